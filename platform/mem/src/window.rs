@@ -1,0 +1,260 @@
+//! The window itself: all reads and writes of shared memory are here.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::mem::{MaybeUninit, size_of};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::Owner;
+
+/// An access outside the window, or an atomic access at an odd address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutOfBounds;
+
+impl fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("access outside the memory window")
+    }
+}
+
+impl core::error::Error for OutOfBounds {}
+
+/// A range of bytes that others may change while we look. Offsets and lengths are in bytes.
+///
+/// Cloning costs one reference count; do it when something is set up, not per request.
+#[derive(Clone)]
+pub struct Window {
+    base: NonNull<u8>,
+    len: usize,
+    owner: Arc<Owner>,
+}
+
+// SAFETY: a window gives access only by volatile, atomic or raw copies, never by reference, so threads may share it.
+unsafe impl Send for Window {}
+// SAFETY: as above.
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// Makes a window of `len` bytes at `base`.
+    ///
+    /// # Safety
+    /// The bytes must stay mapped, readable and (if anything ever writes through this window) writable until the
+    /// last clone of `owner` is gone, and no Rust reference to them may exist meanwhile.
+    pub unsafe fn new(base: NonNull<u8>, len: usize, owner: Arc<Owner>) -> Self {
+        Self { base, len, owner }
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the window holds no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether the memory behind the window vanished ([`Owner::fail`]).
+    #[inline]
+    pub fn failed(&self) -> bool {
+        self.owner.failed()
+    }
+
+    /// Who keeps the memory alive.
+    pub fn owner(&self) -> &Arc<Owner> {
+        &self.owner
+    }
+
+    /// The address in this process, for the home's own calls (mapping for DMA). Not a licence to dereference.
+    pub fn address(&self) -> usize {
+        self.base.as_ptr() as usize
+    }
+
+    /// The part of `len` bytes at `offset`.
+    pub fn sub(&self, offset: usize, len: usize) -> Result<Window, OutOfBounds> {
+        let base = self.at(offset, len)?;
+        Ok(Window { base, len, owner: Arc::clone(&self.owner) })
+    }
+
+    #[inline]
+    fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfBounds> {
+        if offset > self.len || len > self.len - offset {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: `offset <= self.len`, so the result is inside the window or one past its end.
+        Ok(unsafe { self.base.add(offset) })
+    }
+
+    /// Copies bytes out.
+    #[inline]
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, into.len())?;
+        // SAFETY: `from` is valid for `into.len()` bytes; `into` is ours, so the two cannot overlap.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    /// Copies bytes in.
+    #[inline]
+    pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), OutOfBounds> {
+        let into = self.at(offset, from.len())?;
+        // SAFETY: `into` is valid for `from.len()` bytes; `from` is ours, so the two cannot overlap.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    /// Sets `len` bytes to `byte`.
+    pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<(), OutOfBounds> {
+        let into = self.at(offset, len)?;
+        // SAFETY: `into` is valid for `len` bytes.
+        unsafe { ptr::write_bytes(into.as_ptr(), byte, len) };
+        Ok(())
+    }
+
+    /// Copies `len` bytes to another window. The two may overlap.
+    #[inline]
+    pub fn copy_to(&self, offset: usize, to: &Window, to_offset: usize, len: usize) -> Result<(), OutOfBounds> {
+        let from = self.at(offset, len)?;
+        let into = to.at(to_offset, len)?;
+        // SAFETY: both are valid for `len` bytes, and `copy` allows overlap.
+        unsafe { ptr::copy(from.as_ptr(), into.as_ptr(), len) };
+        Ok(())
+    }
+
+    /// Reads a value, each of its bytes exactly once. Any address will do; eight-byte alignment is fast.
+    #[inline]
+    pub fn read_value<T: FromBytes>(&self, offset: usize) -> Result<T, OutOfBounds> {
+        let from = self.at(offset, size_of::<T>())?.as_ptr();
+        let mut value = MaybeUninit::<T>::uninit();
+        let into = value.as_mut_ptr().cast::<u8>();
+        if size_of::<T>().is_multiple_of(8) && (from as usize).is_multiple_of(8) {
+            for i in 0..size_of::<T>() / 8 {
+                // SAFETY: word `i` is inside the checked range, and its address is a multiple of eight.
+                let word = unsafe { from.cast::<u64>().add(i).read_volatile() };
+                // SAFETY: word `i` is inside `value`, which may be less aligned than a word.
+                unsafe { into.cast::<u64>().add(i).write_unaligned(word) };
+            }
+        } else {
+            for i in 0..size_of::<T>() {
+                // SAFETY: byte `i` is inside the checked range.
+                let byte = unsafe { from.add(i).read_volatile() };
+                // SAFETY: byte `i` is inside `value`.
+                unsafe { into.add(i).write(byte) };
+            }
+        }
+        // SAFETY: every byte was written, and `FromBytes` says that any bytes are a valid `T`.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    /// Writes a value.
+    #[inline]
+    pub fn write_value<T: IntoBytes + zerocopy::Immutable>(&self, offset: usize, value: &T) -> Result<(), OutOfBounds> {
+        self.write(offset, value.as_bytes())
+    }
+
+    #[inline]
+    fn atomic16(&self, offset: usize) -> Result<&AtomicU16, OutOfBounds> {
+        let at = self.at(offset, 2)?.cast::<AtomicU16>();
+        if !at.is_aligned() {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: in bounds, aligned and alive as long as `self`; an atomic may be shared with other writers.
+        Ok(unsafe { at.as_ref() })
+    }
+
+    #[inline]
+    fn atomic32(&self, offset: usize) -> Result<&AtomicU32, OutOfBounds> {
+        let at = self.at(offset, 4)?.cast::<AtomicU32>();
+        if !at.is_aligned() {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: in bounds, aligned and alive as long as `self`; an atomic may be shared with other writers.
+        Ok(unsafe { at.as_ref() })
+    }
+
+    /// Loads a little-endian 16-bit word; what its writer released before it is visible afterwards.
+    #[inline]
+    pub fn load16(&self, offset: usize) -> Result<u16, OutOfBounds> {
+        Ok(u16::from_le(self.atomic16(offset)?.load(Ordering::Acquire)))
+    }
+
+    /// Stores a little-endian 16-bit word; what we wrote before it is visible to whoever acquires it.
+    #[inline]
+    pub fn store16(&self, offset: usize, value: u16) -> Result<(), OutOfBounds> {
+        self.atomic16(offset)?.store(value.to_le(), Ordering::Release);
+        Ok(())
+    }
+
+    /// As [`Window::load16`], for 32 bits.
+    #[inline]
+    pub fn load32(&self, offset: usize) -> Result<u32, OutOfBounds> {
+        Ok(u32::from_le(self.atomic32(offset)?.load(Ordering::Acquire)))
+    }
+
+    /// As [`Window::store16`], for 32 bits.
+    #[inline]
+    pub fn store32(&self, offset: usize, value: u32) -> Result<(), OutOfBounds> {
+        self.atomic32(offset)?.store(value.to_le(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Sets bits in a little-endian 32-bit word and says what it held before.
+    pub fn or32(&self, offset: usize, bits: u32) -> Result<u32, OutOfBounds> {
+        Ok(u32::from_le(self.atomic32(offset)?.fetch_or(bits.to_le(), Ordering::AcqRel)))
+    }
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Window({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap;
+
+    #[test]
+    fn an_access_over_the_end_is_refused_whatever_wraps() {
+        let w = heap(64).unwrap();
+        assert_eq!(w.read(60, &mut [0; 5]), Err(OutOfBounds));
+        assert_eq!(w.write(usize::MAX, &[0; 2]), Err(OutOfBounds));
+        assert!(w.sub(64, 0).is_ok() && w.sub(65, 0).is_err() && w.sub(1, usize::MAX).is_err());
+        assert!(w.read_value::<u64>(57).is_err() && w.load16(63).is_err());
+        assert!(w.copy_to(0, &w, 32, 33).is_err());
+    }
+
+    #[test]
+    fn atomics_need_their_alignment() {
+        let w = heap(64).unwrap();
+        assert!(w.load16(1).is_err() && w.store32(2, 0).is_err() && w.store32(4, 7).is_ok());
+        assert_eq!(w.load32(4), Ok(7));
+        assert_eq!((w.or32(4, 8), w.load32(4)), (Ok(7), Ok(15)));
+    }
+
+    #[test]
+    fn values_are_read_at_any_address() {
+        let w = heap(64).unwrap();
+        let bytes: [u8; 64] = core::array::from_fn(|i| i as u8);
+        w.write(0, &bytes).unwrap();
+        for at in 0..=48 {
+            assert_eq!(w.read_value::<[u8; 16]>(at).unwrap(), bytes[at..at + 16]);
+        }
+    }
+
+    #[test]
+    fn a_narrowed_window_cannot_reach_its_neighbours() {
+        let w = heap(64).unwrap();
+        let s = w.sub(16, 16).unwrap();
+        s.fill(0, 16, 0xff).unwrap();
+        assert!(s.fill(0, 17, 0xee).is_err());
+        let mut all = [0; 64];
+        w.read(0, &mut all).unwrap();
+        assert!(all.iter().enumerate().all(|(i, b)| (*b == 0xff) == (16..32).contains(&i)));
+    }
+}

@@ -1,0 +1,264 @@
+//! Places on disk: what a session was given, and the proof that a command stays inside it.
+
+use core::fmt;
+
+/// The unit of virtio-blk, in bytes, whatever the disk's own block size is.
+pub const SECTOR: u64 = 512;
+
+/// A namespace of one of the server's controllers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Namespace {
+    /// Which controller, in the order in which the server got them.
+    pub controller: u16,
+    /// The namespace identifier, 1 and up.
+    pub nsid: u32,
+}
+
+/// The size of a logical block: 512 or 4096 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockSize(u8);
+
+impl BlockSize {
+    /// 512 bytes.
+    pub const B512: Self = Self(9);
+    /// 4096 bytes.
+    pub const B4096: Self = Self(12);
+
+    /// From a size in bytes; only 512 and 4096 are served.
+    pub const fn from_bytes(bytes: u64) -> Option<Self> {
+        match bytes {
+            512 => Some(Self::B512),
+            4096 => Some(Self::B4096),
+            _ => None,
+        }
+    }
+
+    /// In bytes.
+    #[inline]
+    pub const fn bytes(self) -> u64 {
+        1 << self.0
+    }
+
+    /// The base-2 logarithm of the size in bytes.
+    #[inline]
+    pub const fn shift(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// Blocks of a namespace that belong together: a whole namespace or one partition. Never empty, never wraps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    namespace: Namespace,
+    first: u64,
+    blocks: u64,
+    size: BlockSize,
+}
+
+/// Why a request does not become a place on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotConfined {
+    /// It touches no block.
+    Empty,
+    /// It reaches outside the extent (or its address wraps).
+    Outside,
+    /// It does not start and end at a block boundary.
+    Misaligned,
+}
+
+impl fmt::Display for NotConfined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "no block",
+            Self::Outside => "outside the device",
+            Self::Misaligned => "not at a block boundary",
+        })
+    }
+}
+
+impl core::error::Error for NotConfined {}
+
+impl Extent {
+    /// A whole namespace of `blocks` blocks. `None` when it is empty, or too long to be counted in bytes.
+    pub fn whole(namespace: Namespace, blocks: u64, size: BlockSize) -> Option<Self> {
+        let countable = blocks > 0 && blocks <= u64::MAX >> size.shift();
+        countable.then_some(Self { namespace, first: 0, blocks, size })
+    }
+
+    /// The part of `blocks` blocks from block `first` of this extent on. `None` unless it lies inside.
+    pub fn part(&self, first: u64, blocks: u64) -> Option<Self> {
+        let inside = blocks > 0 && first < self.blocks && blocks <= self.blocks - first;
+        inside.then(|| Self { first: self.first + first, blocks, ..*self })
+    }
+
+    /// The namespace it lies in.
+    pub fn namespace(&self) -> Namespace {
+        self.namespace
+    }
+
+    /// Its first block, counted from the start of the namespace.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Its length in blocks.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Its length in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.blocks << self.size.shift()
+    }
+
+    /// The size of its blocks.
+    #[inline]
+    pub fn block_size(&self) -> BlockSize {
+        self.size
+    }
+
+    /// Whether the two have a block in common.
+    pub fn overlaps(&self, other: &Extent) -> bool {
+        self.namespace == other.namespace
+            && self.first < other.first + other.blocks
+            && other.first < self.first + self.blocks
+    }
+
+    /// Confines a request of `bytes` bytes at 512-byte sector `sector` of this extent. This is the one place
+    /// where an [`LbaRange`] is made.
+    #[inline]
+    pub fn confine(&self, sector: u64, bytes: u64) -> Result<LbaRange, NotConfined> {
+        if bytes == 0 {
+            return Err(NotConfined::Empty);
+        }
+        let start = sector.checked_mul(SECTOR).ok_or(NotConfined::Outside)?;
+        let total = self.bytes();
+        if start >= total || bytes > total - start {
+            return Err(NotConfined::Outside);
+        }
+        if (start | bytes) & (self.size.bytes() - 1) != 0 {
+            return Err(NotConfined::Misaligned);
+        }
+        let shift = self.size.shift();
+        Ok(LbaRange {
+            namespace: self.namespace,
+            first: self.first + (start >> shift),
+            blocks: bytes >> shift,
+            size: self.size,
+        })
+    }
+}
+
+/// Proof of place: blocks inside the extent that confined them. Neither copied nor kept: one command uses it up.
+#[derive(PartialEq, Eq, Debug)]
+pub struct LbaRange {
+    namespace: Namespace,
+    first: u64,
+    blocks: u64,
+    size: BlockSize,
+}
+
+impl LbaRange {
+    /// The namespace.
+    #[inline]
+    pub fn namespace(&self) -> Namespace {
+        self.namespace
+    }
+
+    /// The first block, counted from the start of the namespace.
+    #[inline]
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The number of blocks; at least 1.
+    #[inline]
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// The number of bytes.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        self.blocks << self.size.shift()
+    }
+
+    /// The size of a block.
+    #[inline]
+    pub fn block_size(&self) -> BlockSize {
+        self.size
+    }
+
+    /// Divides it after `blocks` blocks; hands it back when a side would be empty.
+    pub fn split_at(self, blocks: u64) -> Result<(LbaRange, LbaRange), LbaRange> {
+        if blocks == 0 || blocks >= self.blocks {
+            return Err(self);
+        }
+        let Self { namespace, first, blocks: all, size } = self;
+        Ok((
+            Self { namespace, first, blocks, size },
+            Self { namespace, first: first + blocks, blocks: all - blocks, size },
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NS: Namespace = Namespace { controller: 0, nsid: 1 };
+
+    fn part(first: u64, blocks: u64, size: BlockSize) -> Extent {
+        Extent::whole(NS, 1 << 20, size).unwrap().part(first, blocks).unwrap()
+    }
+
+    #[test]
+    fn a_request_at_over_and_across_the_end_is_refused() {
+        let e = part(100, 8, BlockSize::B512);
+        assert!(e.confine(7, 512).is_ok());
+        assert_eq!(e.confine(8, 512), Err(NotConfined::Outside));
+        assert_eq!(e.confine(7, 1024), Err(NotConfined::Outside));
+        assert_eq!(e.confine(0, 8 * 512 + 512), Err(NotConfined::Outside));
+        assert_eq!(e.confine(0, 0), Err(NotConfined::Empty));
+    }
+
+    #[test]
+    fn a_sector_whose_byte_address_wraps_is_refused() {
+        let e = part(0, 8, BlockSize::B512);
+        assert_eq!(e.confine(1 << 55, 512), Err(NotConfined::Outside));
+        assert_eq!(e.confine(u64::MAX, u64::MAX), Err(NotConfined::Outside));
+        assert_eq!(e.confine(1, u64::MAX), Err(NotConfined::Outside));
+    }
+
+    #[test]
+    fn large_blocks_are_addressed_whole() {
+        let e = part(10, 2, BlockSize::B4096);
+        assert_eq!(e.confine(1, 4096), Err(NotConfined::Misaligned));
+        assert_eq!(e.confine(0, 512), Err(NotConfined::Misaligned));
+        let r = e.confine(8, 4096).unwrap();
+        assert_eq!((r.first(), r.blocks(), r.bytes()), (11, 1, 4096));
+    }
+
+    #[test]
+    fn a_part_never_reaches_outside_its_whole() {
+        let e = part(100, 8, BlockSize::B512);
+        assert!(e.part(8, 1).is_none() && e.part(0, 9).is_none() && e.part(1, u64::MAX).is_none());
+        assert!(e.part(0, 0).is_none() && e.part(7, 1).is_some());
+        assert!(Extent::whole(NS, u64::MAX, BlockSize::B512).is_none());
+    }
+
+    #[test]
+    fn neighbours_do_not_overlap() {
+        let (a, b, c) =
+            (part(0, 8, BlockSize::B512), part(8, 8, BlockSize::B512), part(7, 2, BlockSize::B512));
+        assert!(!a.overlaps(&b) && !b.overlaps(&a) && a.overlaps(&c) && c.overlaps(&b) && a.overlaps(&a));
+    }
+
+    #[test]
+    fn a_split_keeps_every_block_once() {
+        let r = part(100, 8, BlockSize::B512).confine(0, 4096).unwrap();
+        let r = r.split_at(0).unwrap_err().split_at(8).unwrap_err();
+        let (a, b) = r.split_at(3).unwrap();
+        assert_eq!((a.first(), a.blocks(), b.first(), b.blocks()), (100, 3, 103, 5));
+    }
+}

@@ -1,0 +1,101 @@
+//! What a session holds: an extent, and what it may do there.
+
+use core::fmt;
+
+use crate::extent::{Extent, LbaRange, Namespace, NotConfined};
+
+/// What a session may do with its device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// It may read.
+    ReadOnly,
+    /// It may read and write.
+    ReadWrite,
+}
+
+/// The refusal of a permit: the session is read-only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadOnly;
+
+impl fmt::Display for ReadOnly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the session is read-only")
+    }
+}
+
+impl core::error::Error for ReadOnly {}
+
+/// An extent with the access that a session has to it. The factory makes it; a session's queues each hold one.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    extent: Extent,
+    access: Access,
+}
+
+impl Grant {
+    /// Grants `access` to `extent`. For the factory, which has checked that nobody is in the way, and for the scan
+    /// of partition tables, which asks for [`Access::ReadOnly`].
+    pub fn new(extent: Extent, access: Access) -> Self {
+        Self { extent, access }
+    }
+
+    /// What it covers.
+    #[inline]
+    pub fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
+    /// What it allows.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// See [`Extent::confine`].
+    #[inline]
+    pub fn confine(&self, sector: u64, bytes: u64) -> Result<LbaRange, NotConfined> {
+        self.extent.confine(sector, bytes)
+    }
+
+    /// The one place where a [`WritePermit`] is made: one for each request that changes the disk.
+    #[inline]
+    pub fn write_permit(&self) -> Result<WritePermit, ReadOnly> {
+        match self.access {
+            Access::ReadWrite => Ok(WritePermit { namespace: self.extent.namespace() }),
+            Access::ReadOnly => Err(ReadOnly),
+        }
+    }
+}
+
+/// Proof that the policy lets a request change the disk. Neither copied nor kept: one request uses it up.
+#[derive(Debug)]
+pub struct WritePermit {
+    namespace: Namespace,
+}
+
+impl WritePermit {
+    /// The namespace that may be changed.
+    #[inline]
+    pub fn namespace(&self) -> Namespace {
+        self.namespace
+    }
+
+    /// Divides it, for a request that becomes several commands.
+    #[inline]
+    pub fn split(self) -> (WritePermit, WritePermit) {
+        let Self { namespace } = self;
+        (Self { namespace }, Self { namespace })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extent::BlockSize;
+
+    #[test]
+    fn a_read_only_grant_makes_no_permit() {
+        let extent = Extent::whole(Namespace { controller: 0, nsid: 1 }, 8, BlockSize::B512).unwrap();
+        assert!(Grant::new(extent, Access::ReadOnly).write_permit().is_err());
+        assert!(Grant::new(extent, Access::ReadWrite).write_permit().is_ok());
+    }
+}

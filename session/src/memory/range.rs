@@ -1,0 +1,90 @@
+//! The proof of memory, and the proof that ends it.
+
+use alloc::vec::Vec;
+
+use nvme_platform::Iova;
+
+/// Proof of memory: bytes that the session mediated, at the address by which the controller reaches them. While it
+/// exists, its region stays mapped. Neither copied nor kept beyond the command: it goes back to its queue
+/// with a [`Quiet`].
+#[derive(PartialEq, Eq, Debug)]
+pub struct DmaRange {
+    iova: Iova,
+    len: u32,
+    slot: u16,
+}
+
+impl DmaRange {
+    /// For [`Held::mediate`](super::Held::mediate) only.
+    #[inline]
+    pub(super) fn mediated(iova: Iova, len: u32, slot: u16) -> Self {
+        Self { iova, len, slot }
+    }
+
+    /// Where the controller finds it.
+    #[inline]
+    pub fn iova(&self) -> Iova {
+        self.iova
+    }
+
+    /// Length in bytes; at least 1.
+    #[inline]
+    #[expect(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Which of the session's regions it lies in.
+    #[inline]
+    pub(super) fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// Divides it after `bytes` bytes; hands it back when a side would be empty.
+    pub fn split_at(self, bytes: u32) -> Result<(DmaRange, DmaRange), DmaRange> {
+        if bytes == 0 || bytes >= self.len {
+            return Err(self);
+        }
+        let Self { iova, len, slot } = self;
+        Ok((
+            Self { iova, len: bytes, slot },
+            Self { iova: Iova(iova.0 + u64::from(bytes)), len: len - bytes, slot },
+        ))
+    }
+}
+
+/// The ranges of one transfer, in order. Its storage is used again and again: see `Operation::recycle`.
+pub type Segments = Vec<DmaRange>;
+
+/// How the controller was proven to be done with memory. A time-out is none of these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum QuietBy {
+    /// The command never reached a submission queue.
+    NeverSubmitted,
+    /// The command completed.
+    Completed,
+    /// Its submission queue was deleted.
+    QueueDeleted,
+    /// A controller reset was seen to finish.
+    ResetFinished,
+    /// The device was cut off from the bus.
+    CutOff,
+}
+
+/// Proof that the controller will not touch a command's memory any more. Only the driver makes it
+/// (`nvme::quiet`), at the moment it sees one of the events of [`QuietBy`].
+#[derive(Debug)]
+pub struct Quiet(QuietBy);
+
+impl Quiet {
+    /// For the NVMe driver's module `quiet`: states that `by` was seen.
+    #[inline]
+    pub fn seen(by: QuietBy) -> Self {
+        Self(by)
+    }
+
+    /// What was seen.
+    pub fn by(&self) -> QuietBy {
+        self.0
+    }
+}

@@ -1,0 +1,143 @@
+//! What a session asks of the driver: an operation is built from proofs, and carries them.
+
+use nvme_policy::{LbaRange, WritePermit};
+
+use crate::memory::{DmaRange, Segments};
+
+/// Which request an operation belongs to. The driver keeps it and hands it back; it means nothing to it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tag {
+    /// The virtqueue, as the worker that owns it numbers it.
+    pub queue: u32,
+    /// The head of the descriptor chain.
+    pub head: u16,
+}
+
+/// Blocks on disk and as many bytes of memory: a transfer whose two sides agree.
+#[derive(Debug)]
+pub struct Transfer {
+    place: LbaRange,
+    memory: Segments,
+}
+
+impl Transfer {
+    /// Joins a place and memory. Hands both back when their byte counts disagree.
+    #[inline]
+    pub fn new(place: LbaRange, memory: Segments) -> Result<Self, (LbaRange, Segments)> {
+        let bytes: u64 = memory.iter().map(|s| u64::from(s.len())).sum();
+        if bytes == place.bytes() { Ok(Self { place, memory }) } else { Err((place, memory)) }
+    }
+
+    /// Where on disk.
+    #[inline]
+    pub fn place(&self) -> &LbaRange {
+        &self.place
+    }
+
+    /// Where in memory.
+    #[inline]
+    pub fn memory(&self) -> &[DmaRange] {
+        &self.memory
+    }
+
+    /// Its parts.
+    pub fn into_parts(self) -> (LbaRange, Segments) {
+        (self.place, self.memory)
+    }
+
+    /// Divides it after `blocks` blocks. `spare` is empty storage for the second part; both come back when a
+    /// side would be empty.
+    pub fn split_at(self, blocks: u64, mut spare: Segments) -> Result<(Transfer, Transfer), (Transfer, Segments)> {
+        let Self { place, mut memory } = self;
+        let (place, rest) = match place.split_at(blocks) {
+            Ok(both) => both,
+            Err(place) => return Err((Self { place, memory }, spare)),
+        };
+        let mut left = place.bytes();
+        let mut whole = 0;
+        while let Some(s) = memory.get(whole)
+            && u64::from(s.len()) <= left
+        {
+            left -= u64::from(s.len());
+            whole += 1;
+        }
+        let mut tail = memory.drain(whole..);
+        let mut head = None;
+        if left > 0
+            && let Some(s) = tail.next()
+        {
+            // `left` is less than this segment's length, so it fits and neither side is empty.
+            match s.split_at(left as u32) {
+                Ok((a, b)) => {
+                    head = Some(a);
+                    spare.push(b);
+                }
+                Err(s) => spare.push(s),
+            }
+        }
+        spare.extend(tail);
+        memory.extend(head);
+        Ok((Self { place, memory }, Self { place: rest, memory: spare }))
+    }
+}
+
+/// One thing to do on disk. Whoever has it can do just that.
+#[derive(Debug)]
+pub enum Operation {
+    /// Disk to memory.
+    Read(Transfer),
+    /// Memory to disk.
+    Write {
+        /// What goes where.
+        transfer: Transfer,
+        /// The right to change the disk.
+        permit: WritePermit,
+        /// Whether it must be durable when it completes (Force Unit Access).
+        fua: bool,
+    },
+    /// Makes everything durable that completed before.
+    Flush {
+        /// The right to change the disk; names the namespace.
+        permit: WritePermit,
+    },
+    /// Says that the contents of blocks do not matter any more (Dataset Management, deallocate).
+    Discard {
+        /// Which blocks.
+        place: LbaRange,
+        /// The right to change the disk.
+        permit: WritePermit,
+    },
+    /// Makes blocks read as zeroes.
+    WriteZeroes {
+        /// Which blocks.
+        place: LbaRange,
+        /// The right to change the disk.
+        permit: WritePermit,
+        /// Whether it must be durable when it completes.
+        fua: bool,
+    },
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It failed.
+    Failed,
+    /// The device cannot do it.
+    Unsupported,
+}
+
+/// What a device can do. What it cannot do is not offered to clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Longest transfer of one command, in blocks. Longer ones are split by the driver.
+    pub transfer_blocks: u32,
+    /// Most blocks one discard may cover before it is split; 0: no discard.
+    pub discard_blocks: u32,
+    /// Most blocks one write-zeroes may cover before it is split; 0: none.
+    pub write_zeroes_blocks: u32,
+    /// Whether the controller has a volatile write cache.
+    pub volatile_cache: bool,
+}

@@ -1,0 +1,5 @@
+//! nvme-drv: the controller side and the server.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
