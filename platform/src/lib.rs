@@ -16,6 +16,7 @@
 
 extern crate alloc;
 
+#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 #[macro_use]
 pub mod trace;
