@@ -1,5 +1,9 @@
-//! What a client may do.
+//! What a client may do. No allocation; nothing here reads twice or waits.
 //!
+//! * [`words`]: the words of `create()` become a [`Policy`], or a [`Refusal`] that names the word.
+//! * [`device`]: a [`DeviceName`] is what a word calls a device; it is held against an [`Identity`].
+//! * [`partition`]: what a device is known by: serial number, partition identifier, label.
+//! * [`number`], [`shown`]: numbers in words; words of others made fit for a message.
 //! * [`extent`]: places on disk. An [`Extent`] is what a session was given; only it makes an [`LbaRange`], the proof
 //!   that a command stays inside.
 //! * [`grant`]: an extent with the right to read it, or to read and write it. Only it makes a [`WritePermit`], the
@@ -7,8 +11,17 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod device;
 pub mod extent;
 pub mod grant;
+pub mod number;
+pub mod partition;
+pub mod shown;
+pub mod words;
 
+pub use device::{DeviceName, NoName};
 pub use extent::{BlockSize, Extent, LbaRange, Namespace, NotConfined};
 pub use grant::{Access, Grant, ReadOnly, WritePermit};
+pub use partition::{Identity, Label, NoLabel, PartitionId, PartitionIdentity, Serial};
+pub use shown::Shown;
+pub use words::{DsMax, Policy, Refusal, Why};
