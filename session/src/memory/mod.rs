@@ -5,11 +5,17 @@
 
 mod held;
 mod range;
+mod spares;
 mod table;
 
-pub use held::Held;
+pub use held::{Held, NotMediated, Pinned, Rights};
 pub use range::{DmaRange, Quiet, QuietBy, Segments};
+pub use spares::Spares;
 pub use table::{MemoryTable, Region, TableError};
 
 /// Most regions that a session may register (`GET_MAX_MEM_SLOTS`).
 pub const REGIONS_MAX: usize = 512;
+
+/// Slots for them: a region that was removed keeps its slot until the last DMA into it has ended, and a whole table
+/// can be replaced meanwhile.
+pub const SLOTS_MAX: usize = 2 * REGIONS_MAX;

@@ -53,7 +53,7 @@ impl DmaRange {
     }
 }
 
-/// The ranges of one transfer, in order. Its storage is used again and again: see `Operation::recycle`.
+/// The ranges of one transfer, in order. Its storage is used again and again: see [`Spares`](super::Spares).
 pub type Segments = Vec<DmaRange>;
 
 /// How the controller was proven to be done with memory. A time-out is none of these.
@@ -81,6 +81,11 @@ impl Quiet {
     #[inline]
     pub fn seen(by: QuietBy) -> Self {
         Self(by)
+    }
+
+    /// For what the session itself kept back.
+    pub(crate) fn never_submitted() -> Self {
+        Self(QuietBy::NeverSubmitted)
     }
 
     /// What was seen.

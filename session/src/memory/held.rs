@@ -1,0 +1,390 @@
+//! Mediation, and the account of what is in flight.
+
+use alloc::vec::Vec;
+
+use nvme_platform::{Iova, Window};
+
+use super::{DmaRange, MemoryTable, Quiet, SLOTS_MAX, Segments};
+
+/// What a request does to memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rights {
+    /// The device reads it (disk writes).
+    Read,
+    /// The device writes it (disk reads).
+    Write,
+}
+
+/// Why memory is not the client's to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotMediated {
+    /// It is empty, or its end wraps.
+    BadRange,
+    /// A byte of it lies in no registered region.
+    NotRegistered,
+    /// A byte of it lies in a region that may not be written to.
+    NotWritable,
+}
+
+/// What is known about one slot.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Bytes in flight.
+    bytes: u64,
+    /// Whether the current table has it. One that it has not is kept for what is in flight.
+    listed: bool,
+    iova: u64,
+    window: Option<Window>,
+}
+
+impl Slot {
+    fn forget_unless_needed(&mut self) {
+        if self.bytes == 0 && !self.listed {
+            self.window = None;
+        }
+    }
+}
+
+/// One byte of client memory that the server itself writes later: a request's status. Like a [`DmaRange`] it
+/// keeps its region; unlike one it is not for the controller.
+#[derive(Debug)]
+pub struct Pinned {
+    offset: usize,
+    slot: u16,
+}
+
+/// One virtqueue's account of client memory: how many bytes of each region are in flight. A region whose count is
+/// not zero stays mapped, even when the table no longer has it.
+#[derive(Debug, Default)]
+pub struct Held {
+    slots: Vec<Slot>,
+    /// Where the last data was found, and the last of the rest: neighbours are likely.
+    data_hint: usize,
+    other_hint: usize,
+}
+
+impl Held {
+    /// Nothing is held.
+    pub fn new(table: &MemoryTable) -> Self {
+        let mut held = Self::default();
+        held.set_table(table);
+        held
+    }
+
+    /// From now on, lookups go to `table`; what is in flight stays.
+    pub fn set_table(&mut self, table: &MemoryTable) {
+        for slot in &mut self.slots {
+            slot.listed = false;
+        }
+        for region in table.regions() {
+            let index = usize::from(region.slot);
+            debug_assert!(index < SLOTS_MAX, "the table checked it");
+            if index >= self.slots.len() {
+                self.slots.resize_with(index + 1, Slot::default);
+            }
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.listed = true;
+                slot.iova = region.iova.0;
+                slot.window = Some(region.window.clone());
+            }
+        }
+        for slot in &mut self.slots {
+            slot.forget_unless_needed();
+        }
+    }
+
+    /// Whether anything in flight lies in this region.
+    pub fn holds(&self, slot: u16) -> bool {
+        self.slots.get(usize::from(slot)).is_some_and(|s| s.bytes != 0)
+    }
+
+    /// Bytes in flight in all regions.
+    pub fn bytes(&self) -> u64 {
+        self.slots.iter().map(|s| s.bytes).fold(0, u64::saturating_add)
+    }
+
+    /// The one place where a [`DmaRange`] is made: checks guest memory of `len` bytes at `addr` against `table` and
+    /// appends the ranges to `into`: one for each region it touches, two as a rule at most. On an error,
+    /// ranges may have been appended; the caller releases them.
+    #[inline]
+    pub fn mediate(
+        &mut self,
+        table: &MemoryTable,
+        addr: u64,
+        len: u32,
+        need: Rights,
+        into: &mut Segments,
+    ) -> Result<(), NotMediated> {
+        if len == 0 || addr.checked_add(u64::from(len)).is_none() {
+            return Err(NotMediated::BadRange);
+        }
+        let (mut addr, mut left) = (addr, len);
+        loop {
+            let region = match table.at(self.data_hint, addr) {
+                Some(region) => region,
+                None => {
+                    self.data_hint = table.find(addr).ok_or(NotMediated::NotRegistered)?;
+                    table.at(self.data_hint, addr).ok_or(NotMediated::NotRegistered)?
+                }
+            };
+            if need == Rights::Write && !region.writable {
+                return Err(NotMediated::NotWritable);
+            }
+            let offset = addr - region.guest;
+            // The region's end is behind `addr`, so this is at least 1; it shrinks `left` each time.
+            let now = (region.len - offset).min(u64::from(left)) as u32;
+            let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
+            slot.bytes += u64::from(now);
+            into.push(DmaRange::mediated(Iova(region.iova.0 + offset), now, region.slot));
+            left -= now;
+            if left == 0 {
+                return Ok(());
+            }
+            addr += u64::from(now);
+        }
+    }
+
+    /// Takes a range back that the controller was proven to be done with.
+    #[inline]
+    pub fn release(&mut self, range: DmaRange, _proof: &Quiet) {
+        if let Some(slot) = self.slots.get_mut(usize::from(range.slot())) {
+            slot.bytes = slot.bytes.saturating_sub(u64::from(range.len()));
+            if !slot.listed {
+                slot.forget_unless_needed();
+            }
+        }
+    }
+
+    /// Our own view of a range that is in flight, for bounce copies.
+    pub fn window(&self, range: &DmaRange) -> Option<Window> {
+        let slot = self.slots.get(usize::from(range.slot()))?;
+        let offset = range.iova().0.checked_sub(slot.iova)?;
+        slot.window.as_ref()?.sub(usize::try_from(offset).ok()?, usize::try_from(range.len()).ok()?).ok()
+    }
+
+    #[inline]
+    fn other<'t>(&mut self, table: &'t MemoryTable, addr: u64) -> Result<&'t super::Region, NotMediated> {
+        if let Some(region) = table.at(self.other_hint, addr) {
+            return Ok(region);
+        }
+        self.other_hint = table.find(addr).ok_or(NotMediated::NotRegistered)?;
+        table.at(self.other_hint, addr).ok_or(NotMediated::NotRegistered)
+    }
+
+    /// Keeps the byte at guest address `addr` for a later [`write_pinned`](Self::write_pinned).
+    #[inline]
+    pub fn pin(&mut self, table: &MemoryTable, addr: u64) -> Result<Pinned, NotMediated> {
+        let region = self.other(table, addr)?;
+        if !region.writable {
+            return Err(NotMediated::NotWritable);
+        }
+        let offset = usize::try_from(addr - region.guest).map_err(|_| NotMediated::NotRegistered)?;
+        let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
+        slot.bytes += 1;
+        Ok(Pinned { offset, slot: region.slot })
+    }
+
+    /// Writes the byte, and lets go of it.
+    #[inline]
+    pub fn write_pinned(&mut self, pinned: Pinned, byte: u8) {
+        if let Some(slot) = self.slots.get_mut(usize::from(pinned.slot)) {
+            if let Some(window) = &slot.window {
+                // `pin` found the byte inside this region, and a window never shrinks.
+                let _ = window.write(pinned.offset, &[byte]);
+            }
+            slot.bytes = slot.bytes.saturating_sub(1);
+            if !slot.listed {
+                slot.forget_unless_needed();
+            }
+        }
+    }
+
+    /// Lets go of the byte without writing it.
+    pub fn unpin(&mut self, pinned: Pinned) {
+        if let Some(slot) = self.slots.get_mut(usize::from(pinned.slot)) {
+            slot.bytes = slot.bytes.saturating_sub(1);
+            slot.forget_unless_needed();
+        }
+    }
+
+    /// The 16 bytes at guest address `addr`, each read once: a descriptor, a request's header. They may lie across
+    /// regions.
+    #[inline]
+    pub fn read16(&mut self, table: &MemoryTable, addr: u64) -> Result<[u8; 16], NotMediated> {
+        let region = self.other(table, addr)?;
+        let offset = (addr - region.guest) as usize;
+        if let Ok(bytes) = region.window.read_value(offset) {
+            return Ok(bytes);
+        }
+        let mut bytes = [0; 16];
+        self.read(table, addr, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Copies guest memory out, each byte read once. It may lie across regions.
+    pub fn read(&mut self, table: &MemoryTable, addr: u64, into: &mut [u8]) -> Result<(), NotMediated> {
+        let (mut addr, mut into) = (addr, into);
+        while !into.is_empty() {
+            let region = self.other(table, addr)?;
+            let offset = addr - region.guest;
+            let now = usize::try_from(region.len - offset).unwrap_or(usize::MAX).min(into.len());
+            let (head, tail) = into.split_at_mut(now);
+            region.window.read(offset as usize, head).map_err(|_| NotMediated::NotRegistered)?;
+            into = tail;
+            addr = addr.checked_add(now as u64).ok_or(NotMediated::BadRange)?;
+        }
+        Ok(())
+    }
+
+    /// Copies into guest memory, which may lie across regions. All of it must be writable before any is written.
+    pub fn write(&mut self, table: &MemoryTable, addr: u64, from: &[u8]) -> Result<(), NotMediated> {
+        for dry in [true, false] {
+            let (mut addr, mut from) = (addr, from);
+            while !from.is_empty() {
+                let region = self.other(table, addr)?;
+                if !region.writable {
+                    return Err(NotMediated::NotWritable);
+                }
+                let offset = addr - region.guest;
+                let now = usize::try_from(region.len - offset).unwrap_or(usize::MAX).min(from.len());
+                let (head, tail) = from.split_at(now);
+                if !dry {
+                    region.window.write(offset as usize, head).map_err(|_| NotMediated::NotRegistered)?;
+                }
+                from = tail;
+                addr = addr.checked_add(now as u64).ok_or(NotMediated::BadRange)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::memory::table::tests::region;
+    use crate::memory::{QuietBy, Region};
+
+    fn quiet() -> Quiet {
+        Quiet::seen(QuietBy::Completed)
+    }
+
+    fn table() -> MemoryTable {
+        let read_only = Region { writable: false, ..region(2, 0x9000, 0x1000) };
+        MemoryTable::new(vec![region(0, 0x1000, 0x1000), region(5, 0x2000, 0x2000), read_only]).unwrap()
+    }
+
+    #[test]
+    fn a_buffer_over_two_adjoining_regions_becomes_two_ranges() {
+        let (t, mut into) = (table(), Segments::new());
+        let mut h = Held::new(&t);
+        h.mediate(&t, 0x1800, 0x1000, Rights::Write, &mut into).unwrap();
+        let got: Vec<_> = into.iter().map(|r| (r.iova().0 & 0xffff, r.len(), r.slot())).collect();
+        assert_eq!(got, [(0x800, 0x800, 0), (0, 0x800, 5)]);
+        assert_eq!((h.holds(0), h.holds(5), h.holds(2), h.bytes()), (true, true, false, 0x1000));
+        for r in into.drain(..) {
+            h.release(r, &quiet());
+        }
+        assert_eq!(h.bytes(), 0);
+    }
+
+    #[test]
+    fn gaps_wraps_and_missing_rights_are_refused() {
+        let (t, mut into) = (table(), Segments::new());
+        let mut h = Held::new(&t);
+        let mut ask = |addr, len, need| h.mediate(&t, addr, len, need, &mut into).err();
+        assert_eq!(ask(0x3800, 0x1000, Rights::Read), Some(NotMediated::NotRegistered));
+        assert_eq!(ask(0xfff, 2, Rights::Read), Some(NotMediated::NotRegistered));
+        assert_eq!(ask(u64::MAX, 2, Rights::Read), Some(NotMediated::BadRange));
+        assert_eq!(ask(u64::MAX - 0x1000, u32::MAX, Rights::Read), Some(NotMediated::BadRange));
+        assert_eq!(ask(0x1000, 0, Rights::Read), Some(NotMediated::BadRange));
+        assert_eq!(ask(0x9000, 16, Rights::Write), Some(NotMediated::NotWritable));
+        assert_eq!(ask(0x9000, 16, Rights::Read), None);
+    }
+
+    #[test]
+    fn a_removed_region_is_kept_until_its_last_byte_is_released() {
+        let (t, mut into) = (table(), Segments::new());
+        let mut h = Held::new(&t);
+        h.mediate(&t, 0x1000, 0x800, Rights::Read, &mut into).unwrap();
+        let status = h.pin(&t, 0x1fff).unwrap();
+        h.set_table(&MemoryTable::default());
+        let range = into.pop().unwrap();
+        assert!(h.window(&range).is_some() && h.holds(0) && !h.holds(5));
+        h.release(range, &quiet());
+        assert!(h.holds(0), "the status byte is still to be written");
+        h.write_pinned(status, 7);
+        let mut byte = [0];
+        t.regions()[0].window.read(0xfff, &mut byte).unwrap();
+        assert_eq!((byte, h.holds(0)), ([7], false));
+        assert!(h.slots[0].window.is_none());
+    }
+
+    #[test]
+    fn copies_go_across_regions_or_not_at_all() {
+        let t = table();
+        let mut h = Held::new(&t);
+        let bytes: [u8; 16] = core::array::from_fn(|i| i as u8);
+        h.write(&t, 0x1ff8, &bytes).unwrap();
+        assert_eq!(h.read16(&t, 0x1ff8), Ok(bytes));
+        assert!(h.write(&t, 0x3ff8, &bytes).is_err());
+        assert_eq!(h.read16(&t, 0x3ff0), Ok([0; 16]), "nothing of it was written");
+        assert!(h.read16(&t, 0x3ff8).is_err() && h.write(&t, 0x9000, &bytes).is_err());
+        assert!(h.pin(&t, 0x9000).is_err() && h.read16(&t, u64::MAX - 3).is_err());
+    }
+
+    proptest! {
+        /// Regions with gaps between, guest and bus addresses unrelated: what is mediated is exactly the bytes
+        /// asked for, each inside a region that has the right, and what is released leaves nothing held.
+        #[test]
+        fn a_range_lies_inside_a_region_with_the_right(
+            shape in prop::collection::vec((0_u64..3, 1_usize..4, any::<bool>()), 1..24),
+            asks in prop::collection::vec((0_u64..0x60, 0_u64..0x1000, 0_u32..0x5000, any::<bool>()), 1..40),
+        ) {
+            let mut next = 0;
+            let regions = shape.iter().enumerate().map(|(i, (gap, pages, writable))| {
+                let guest = next + gap * 0x1000;
+                next = guest + *pages as u64 * 0x1000;
+                Region { writable: *writable, ..region(i as u16, guest, pages * 0x1000) }
+            });
+            let t = MemoryTable::new(regions.collect()).unwrap();
+            let (mut h, mut all, mut bytes) = (Held::new(&t), Segments::new(), 0);
+            for (page, offset, len, write) in asks {
+                let (addr, before) = (page * 0x1000 + offset, all.len());
+                let need = if write { Rights::Write } else { Rights::Read };
+                // The oracle goes page by page.
+                let home = |a: u64| t.regions().iter().find(|r| r.guest <= a && a < r.guest + r.len);
+                let allowed = len > 0 && (addr..addr + u64::from(len)).step_by(0x1000)
+                    .chain([addr + u64::from(len) - 1])
+                    .all(|a| home(a).is_some_and(|r| r.writable || !write));
+                let got = h.mediate(&t, addr, len, need, &mut all);
+                prop_assert_eq!(got.is_ok(), allowed);
+                if got.is_err() {
+                    for r in all.drain(before..) {
+                        h.release(r, &quiet());
+                    }
+                    continue;
+                }
+                bytes += u64::from(len);
+                let mut at = addr;
+                for r in &all[before..] {
+                    let region = home(at).unwrap();
+                    prop_assert_eq!(r.iova().0, region.iova.0 + (at - region.guest));
+                    prop_assert!(at + u64::from(r.len()) <= region.guest + region.len && r.slot() == region.slot);
+                    at += u64::from(r.len());
+                }
+                prop_assert_eq!(at, addr + u64::from(len));
+            }
+            prop_assert_eq!(h.bytes(), bytes);
+            for r in all.drain(..) {
+                h.release(r, &quiet());
+            }
+            prop_assert_eq!(h.bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Storage that is used again.
+
+use alloc::vec::Vec;
+
+use super::Segments;
+
+/// Most empty lists kept.
+const LISTS_MAX: usize = 1024;
+/// Most room kept in all of them together, in ranges (of 16 bytes).
+const ROOM_MAX: usize = 1 << 15;
+/// Room of a list that is made new, in ranges.
+const ROOM_NEW: usize = 16;
+
+/// A worker's stack of empty [`Segments`]: once warm, a request allocates nothing. What is kept is bounded.
+#[derive(Debug, Default)]
+pub struct Spares {
+    lists: Vec<Segments>,
+    room: usize,
+}
+
+impl Spares {
+    /// An empty stack.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty list, an old one if there is one.
+    #[inline]
+    pub fn take(&mut self) -> Segments {
+        match self.lists.pop() {
+            Some(list) => {
+                self.room -= list.capacity();
+                list
+            }
+            None => Segments::with_capacity(ROOM_NEW),
+        }
+    }
+
+    /// Keeps a list's storage, within the bounds. The list should be empty: ranges in it must have gone back to
+    /// their queue before.
+    #[inline]
+    pub fn give(&mut self, mut list: Segments) {
+        debug_assert!(list.is_empty(), "ranges go back to their queue first");
+        list.clear();
+        let room = self.room + list.capacity();
+        if self.lists.len() < LISTS_MAX && room <= ROOM_MAX {
+            self.room = room;
+            self.lists.push(list);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_used_again_and_what_is_kept_is_bounded() {
+        let mut spares = Spares::new();
+        let list = spares.take();
+        let place = list.as_ptr();
+        spares.give(list);
+        assert_eq!(spares.take().as_ptr(), place);
+        for _ in 0..2 * LISTS_MAX {
+            spares.give(Segments::with_capacity(64));
+        }
+        assert!(spares.room <= ROOM_MAX && spares.lists.len() <= LISTS_MAX && !spares.lists.is_empty());
+        spares.give(Segments::with_capacity(ROOM_MAX + 1));
+        assert!(spares.room <= ROOM_MAX);
+    }
+}
