@@ -171,3 +171,154 @@ impl<'a> Shape<'a> {
         Ok(Kind::Partition { serial, nsid, number: number.ok_or(NoName::Partition)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::string::ToString;
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::partition::PartitionIdentity;
+
+    const UUID: &str = "88e59675-4dc8-469a-98e4-b7b021dc7fbe";
+
+    fn name(word: &str) -> DeviceName {
+        DeviceName::parse(word).unwrap_or_else(|why| panic!("{word:?}: {why}"))
+    }
+
+    fn refused(word: &str) -> NoName {
+        DeviceName::parse(word).unwrap_err()
+    }
+
+    fn namespace(serial: &str, nsid: u32) -> Identity<'_> {
+        Identity { serial, nsid, partition: None }
+    }
+
+    fn partition<'a>(serial: &'a str, number: u32, id: &str, label: &'a str) -> Identity<'a> {
+        let id = PartitionId::parse(id).unwrap();
+        Identity { serial, nsid: 1, partition: Some(PartitionIdentity { number, id, label }) }
+    }
+
+    #[test]
+    fn a_serial_number_may_hold_spaces_and_colons() {
+        assert!(name("S4 X:7:n3").matches(&namespace("S4 X:7", 3)));
+        assert!(name("a:n1:n2").matches(&namespace("a:n1", 2)));
+        assert!(name("a:n1:2:n1:5").matches(&partition("a:n1:2", 5, UUID, "")));
+        assert!(!name("a:n1:n2").matches(&namespace("a", 1)));
+    }
+
+    #[test]
+    fn a_namespace_is_not_its_partition_nor_the_other_way_round() {
+        assert!(!name("a:n1").matches(&partition("a", 1, UUID, "a:n1")));
+        assert!(!name("a:n1:1").matches(&namespace("a", 1)));
+        assert!(name("a:n1:1").matches(&partition("a", 1, UUID, "")));
+        assert!(!name("a:n1:1").matches(&partition("a", 2, UUID, "")));
+        assert!(!name("a:n1:1").matches(&partition("b", 1, UUID, "")));
+    }
+
+    #[test]
+    fn identifiers_match_in_any_letter_case() {
+        for word in [UUID.to_uppercase(), UUID.to_string(), std::format!("partuuid:{}", UUID.to_uppercase())]
+        {
+            assert!(name(&word).matches(&partition("a", 1, UUID, "")), "{word}");
+        }
+        assert!(name("0BADCAFE-0a").matches(&partition("a", 10, "0badcafe-0A", "")));
+        assert!(!name("0badcafe-0a").matches(&partition("a", 11, "0badcafe-0b", "")));
+    }
+
+    #[test]
+    fn a_label_cannot_impersonate_another_kind_of_name() {
+        const OTHER: &str = "00000000-0000-0000-0000-000000000001";
+        for word in [UUID, "0badcafe-01", "a:n1", "a:n1:2"] {
+            assert!(!name(word).matches(&partition("evil", 7, OTHER, word)), "{word}");
+            assert!(
+                name(&std::format!("partlabel:{word}")).matches(&partition("evil", 7, OTHER, word)),
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_prefix_restricts_the_kind() {
+        assert!(name("partlabel:root").matches(&partition("a", 1, UUID, "root")));
+        assert!(name("root").matches(&partition("a", 1, UUID, "root")));
+        assert!(!name("partlabel:root").matches(&partition("a", 1, UUID, "ROOT")));
+        let label = std::format!("partlabel:{UUID}");
+        assert!(!name(&label).matches(&partition("a", 1, UUID, "root")));
+        assert_eq!(refused("partuuid:root"), NoName::Uuid);
+        assert_eq!(refused("partuuid:a:n1"), NoName::Uuid);
+        assert!(name("partlabel:partuuid:x").matches(&partition("a", 1, UUID, "partuuid:x")));
+    }
+
+    #[test]
+    fn a_partition_without_a_label_has_no_such_name() {
+        for word in ["", "partlabel:", "partuuid:"] {
+            assert_eq!(refused(word), NoName::Empty, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_ends_like_a_namespace_is_one_or_refused() {
+        for word in ["a:n", "a:n0", "a:n01", "a:n4294967295", "a:n99999999999999999999", "a:n:1", "a:n0:1"] {
+            assert_eq!(refused(word), NoName::Nsid, "{word}");
+        }
+        for word in ["a:n1:", "a:n1:0", "a:n1:01", "a:n1:4294967296"] {
+            assert_eq!(refused(word), NoName::Partition, "{word}");
+        }
+        for word in [":n1", " a:n1", "a :n1", "é:n1", "a\t:n1", "123456789012345678901:n1", ":n1:1"] {
+            assert_eq!(refused(word), NoName::Serial, "{word}");
+        }
+        assert_eq!(refused("0badcafe-00"), NoName::MbrNumber);
+        assert_eq!(refused("partuuid:0badcafe-00"), NoName::MbrNumber);
+        assert!(name("a:n4294967294").matches(&namespace("a", 0xffff_fffe)));
+    }
+
+    #[test]
+    fn other_words_with_colons_are_labels() {
+        for word in ["a:1", "a:m1", "n1", "a:n1:p1", "a:n-1", "a:N1", ":", "EFI system partition"] {
+            assert!(name(word).matches(&partition("a", 1, UUID, word)), "{word}");
+        }
+        assert_eq!(refused("a\nb"), NoName::Label(NoLabel::Control));
+        assert_eq!(refused(&"x".repeat(37)), NoName::Label(NoLabel::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn names_come_back_from_what_is_shown(
+            serial in "[!-~]([ -~]{0,18}[!-~])?", nsid in 1..=0xffff_fffe_u32, number in 1..=u32::MAX,
+            uuid in any::<u128>(), label in "[a-z :]{1,30}"
+        ) {
+            prop_assume!(!serial.starts_with("part"));
+            let id = PartitionId::Gpt(Uuid::from_u128(uuid));
+            let own = Identity {
+                serial: &serial, nsid, partition: Some(PartitionIdentity { number, id, label: &label }),
+            };
+            let whole = Identity { partition: None, ..own };
+            prop_assert!(name(&whole.to_string()).matches(&whole));
+            let words = [std::format!("{serial}:n{nsid}:{number}"), id.to_string(), std::format!("partlabel:{label}")];
+            for word in &words {
+                let parsed = name(word);
+                prop_assert!(parsed.matches(&own) && !parsed.matches(&whole));
+                prop_assert_eq!(&name(&parsed.to_string()), &parsed);
+            }
+        }
+
+        /// Whatever is typed names one kind of thing: never a namespace and a partition, never an identifier and a label.
+        #[test]
+        fn a_word_has_one_meaning(word in "[a0:n-]{0,40}", nsid in 0..3u32) {
+            if let Ok(parsed) = DeviceName::parse(&word) {
+                let id = PartitionId::parse("00000000-0000-0000-0000-00000000000a").unwrap();
+                let labelled = Identity {
+                    serial: "zz", nsid, partition: Some(PartitionIdentity { number: 1, id, label: &word }),
+                };
+                if parsed.matches(&labelled) {
+                    prop_assert!(PartitionId::parse(&word).is_none());
+                    prop_assert!(Shape::of(&word).is_none());
+                }
+            }
+        }
+    }
+}

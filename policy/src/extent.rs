@@ -204,6 +204,8 @@ impl LbaRange {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const NS: Namespace = Namespace { controller: 0, nsid: 1 };
@@ -260,5 +262,101 @@ mod tests {
         let r = r.split_at(0).unwrap_err().split_at(8).unwrap_err();
         let (a, b) = r.split_at(3).unwrap();
         assert_eq!((a.first(), a.blocks(), b.first(), b.blocks()), (100, 3, 103, 5));
+    }
+    fn block_size() -> impl Strategy<Value = BlockSize> {
+        prop_oneof![Just(BlockSize::B512), Just(BlockSize::B4096)]
+    }
+
+    /// Small numbers, numbers near the powers of two at which something wraps, and any others.
+    fn number() -> impl Strategy<Value = u64> {
+        let edge = (0..=64u32, -3..=3i64)
+            .prop_map(|(shift, off)| 1u64.checked_shl(shift).unwrap_or(0).wrapping_add_signed(off));
+        prop_oneof![0..=64u64, edge, any::<u64>()]
+    }
+
+    /// A whole namespace, and perhaps a part of it.
+    fn extent() -> impl Strategy<Value = Extent> {
+        (number(), block_size(), number(), number()).prop_filter_map(
+            "no extent",
+            |(blocks, size, first, count)| {
+                let whole = Extent::whole(NS, blocks, size)?;
+                Some(whole.part(first % blocks, count).unwrap_or(whole))
+            },
+        )
+    }
+
+    /// Computed wide enough that nothing wraps.
+    fn bytes_of(first: u64, blocks: u64, size: BlockSize) -> core::ops::Range<u128> {
+        let at = |block: u128| block << size.shift();
+        at(first.into())..at(u128::from(first) + u128::from(blocks))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_confined_is_what_was_asked_and_lies_inside(e in extent(), sector in number(), bytes in number()) {
+            let outer = bytes_of(e.first(), e.blocks(), e.block_size());
+            let start = outer.start + u128::from(sector) * u128::from(SECTOR);
+            let asked = start..start + u128::from(bytes);
+            let aligned = (asked.start | asked.end) % u128::from(e.block_size().bytes()) == 0;
+            let inside = asked.end <= outer.end;
+            match e.confine(sector, bytes) {
+                Ok(range) => {
+                    prop_assert_eq!(bytes_of(range.first(), range.blocks(), range.block_size()), asked);
+                    prop_assert!(inside && range.blocks() > 0 && range.bytes() == bytes);
+                }
+                Err(NotConfined::Empty) => prop_assert_eq!(bytes, 0),
+                Err(NotConfined::Outside) => prop_assert!(!inside || start >= outer.end),
+                Err(NotConfined::Misaligned) => prop_assert!(!aligned),
+            }
+        }
+
+        #[test]
+        fn a_request_inside_is_never_refused(e in extent(), at in any::<u64>(), count in any::<u64>()) {
+            let first = at % e.blocks();
+            let blocks = 1 + count % (e.blocks() - first);
+            let shift = e.block_size().shift();
+            let range = e.confine((first << shift) / SECTOR, blocks << shift);
+            prop_assert_eq!(range.map(|r| (r.first(), r.blocks())), Ok((e.first() + first, blocks)));
+        }
+
+        #[test]
+        fn parts_of_parts_stay_inside(e in extent(), first in number(), blocks in number(), again in number()) {
+            if let Some(part) = e.part(first, blocks) {
+                prop_assert_eq!((part.first(), part.blocks()), (e.first() + first, blocks));
+                let (inner, outer) = (bytes_of(part.first(), blocks, e.block_size()), bytes_of(e.first(), e.blocks(), e.block_size()));
+                prop_assert!(outer.start <= inner.start && inner.end <= outer.end && part.overlaps(&e) && e.overlaps(&part));
+                if let Some(part) = part.part(again, 1) {
+                    prop_assert!(again < blocks && part.overlaps(&e));
+                }
+            } else {
+                prop_assert!(blocks == 0 || u128::from(first) + u128::from(blocks) > u128::from(e.blocks()));
+            }
+        }
+
+        #[test]
+        fn overlap_is_a_block_in_common(a in (0..20u64, 1..20u64), b in (0..20u64, 1..20u64)) {
+            let whole = Extent::whole(NS, 40, BlockSize::B512).unwrap();
+            let other = Extent::whole(Namespace { nsid: 2, ..NS }, 40, BlockSize::B512).unwrap();
+            let common = (a.0..a.0 + a.1).any(|block| (b.0..b.0 + b.1).contains(&block));
+            let (x, y) = (whole.part(a.0, a.1).unwrap(), whole.part(b.0, b.1).unwrap());
+            prop_assert_eq!((x.overlaps(&y), y.overlaps(&x)), (common, common));
+            prop_assert!(!x.overlaps(&other.part(b.0, b.1).unwrap()));
+        }
+
+        #[test]
+        fn pieces_join_to_the_whole(e in extent(), cut in number()) {
+            let (first, blocks) = (e.first(), e.blocks());
+            let Ok(range) = e.confine(0, e.bytes()) else { return Err(TestCaseError::fail("whole extent refused")) };
+            match range.split_at(cut) {
+                Ok((a, b)) => {
+                    prop_assert_eq!((a.first(), a.blocks(), b.first()), (first, cut, first + cut));
+                    prop_assert!(b.blocks() > 0 && a.blocks() + b.blocks() == blocks);
+                }
+                Err(range) => {
+                    prop_assert_eq!((range.first(), range.blocks()), (first, blocks));
+                    prop_assert!(cut == 0 || cut >= blocks);
+                }
+            }
+        }
     }
 }

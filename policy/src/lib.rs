@@ -1,6 +1,7 @@
 //! What a client may do. No allocation; nothing here reads twice or waits.
 //!
 //! * [`words`]: the words of `create()` become a [`Policy`], or a [`Refusal`] that names the word.
+//! * [`command_line`]: options, among them those of static clients, which become policies by the same rules.
 //! * [`device`]: a [`DeviceName`] is what a word calls a device; it is held against an [`Identity`].
 //! * [`partition`]: what a device is known by: serial number, partition identifier, label.
 //! * [`number`], [`shown`]: numbers in words; words of others made fit for a message.
@@ -11,6 +12,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod command_line;
 pub mod device;
 pub mod extent;
 pub mod grant;
@@ -19,6 +21,7 @@ pub mod partition;
 pub mod shown;
 pub mod words;
 
+pub use command_line::{CommandLine, Home, OptionError};
 pub use device::{DeviceName, NoName};
 pub use extent::{BlockSize, Extent, LbaRange, Namespace, NotConfined};
 pub use grant::{Access, Grant, ReadOnly, WritePermit};

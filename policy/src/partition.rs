@@ -4,6 +4,8 @@ use core::fmt;
 
 use uuid::Uuid;
 
+use crate::shown::printable;
+
 /// The length of a serial number in bytes, at most (NVM Express Base 2.0, Identify Controller, SN).
 pub const SERIAL_MAX: usize = 20;
 /// The length of a label in UTF-16 code units, at most (UEFI 2.10, 5.3.3, PartitionName).
@@ -115,13 +117,7 @@ impl Label {
 /// Everything that is not printable (directional overrides, say) is escaped.
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            match c {
-                '\'' | '"' => fmt::Write::write_char(f, c)?,
-                c => fmt::Display::fmt(&c.escape_debug(), f)?,
-            }
-        }
-        Ok(())
+        printable(f, &self.0)
     }
 }
 
@@ -207,9 +203,7 @@ pub struct PartitionIdentity<'a> {
 /// `SN:nNSID`, or `SN:nNSID:PART`.
 impl fmt::Display for Identity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.serial.chars() {
-            fmt::Display::fmt(&c.escape_debug(), f)?;
-        }
+        printable(f, self.serial)?;
         write!(f, ":n{}", self.nsid)?;
         match &self.partition {
             Some(partition) => write!(f, ":{}", partition.number),

@@ -3,15 +3,23 @@
 use core::fmt::{self, Write};
 
 /// The length of a [`Shown`] word in bytes, at most.
-const SHOWN_MAX: usize = 72;
+const SHOWN_MAX: usize = 71;
 /// What stands in place of the rest of a word that was cut.
 const CUT: &str = "…";
+
+/// Prints text with everything escaped that is not printable, and nothing else.
+pub(crate) fn printable(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars().try_for_each(|c| match c {
+        '\'' | '"' | '\\' => f.write_char(c),
+        c => fmt::Display::fmt(&c.escape_debug(), f),
+    })
+}
 
 /// A word of somebody else's, fit to be shown to an operator: quotes, control characters and everything else that is not
 /// printable are escaped, bytes that are not UTF-8 stand as `\xNN`, and a long word is cut. Prints within quotes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Shown {
-    text: heapless::String<SHOWN_MAX>,
+    text: heapless::String<SHOWN_MAX, u8>,
 }
 
 impl Shown {

@@ -212,7 +212,7 @@ fn unknown(word: &str) -> Why {
         (["dsmax", "maxds", "ds"].as_slice(), "ds-max=N"),
         (["device", "dev", "disk", "devices"].as_slice(), "device=DEV"),
     ] {
-        if spellings.iter().any(|s| looks_like(&s)) {
+        if spellings.iter().any(looks_like) {
             return Why::Meant(known);
         }
     }

@@ -1,0 +1,133 @@
+//! The command line, as far as both homes share it, and what the Linux home adds.
+//!
+//! The arguments go by once, from left to right. Options may stand anywhere, but `--device`, `--ds-max` and `--readonly`
+//! belong to the `--client` before them. A long option takes its value as the next argument or behind a `=`; a value that
+//! starts with `-` only behind a `=`. `-v` and `-q` may be bundled (`-vvv`), and `-d` may end a bundle (`-vdCAP`). Nothing
+//! is abbreviated, and nothing else is accepted: an argument that is not known ends the parse with an [`OptionError`].
+//!
+//! * `option`: which options there are, and in which home.
+//! * `parser`: [`CommandLine::parse`].
+//! * `error`: [`OptionError`], which names the option, its value and what to do.
+
+mod error;
+mod option;
+mod parser;
+#[cfg(test)]
+mod tests;
+
+pub use error::{OptionError, Problem};
+
+use crate::words::Policy;
+
+/// How many `--client` are accepted.
+pub const CLIENTS_MAX: usize = 64;
+/// How many `--register-ds` are accepted.
+pub const TRUSTED_MAX: usize = 64;
+/// How many `--cap` are accepted: those of all clients and dataspaces, and as many again for controllers.
+pub const CAPS_MAX: usize = 256;
+/// The length of a capability's name in bytes, at most (that of systemd's `LISTEN_FDNAMES`).
+pub const CAP_NAME_MAX: usize = 255;
+/// The longest time to poll for, in microseconds: one second.
+pub const POLL_US_MAX: u64 = 1_000_000;
+/// How many workers are accepted.
+pub const WORKERS_MAX: u64 = 256;
+/// How many sessions are accepted.
+pub const SESSIONS_MAX: u64 = 65_535;
+
+/// Which home the program runs in; decides which options there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Home {
+    /// Linux: the common options and its own.
+    Linux,
+    /// L4Re: the common options.
+    L4re,
+}
+
+/// How much to say.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Verbosity {
+    /// Nothing at all.
+    Quiet,
+    /// Errors and warnings.
+    #[default]
+    Normal,
+    /// What happens, too.
+    Info,
+    /// What is of use to developers.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Verbosity {
+    fn more(self) -> Self {
+        match self {
+            Self::Quiet | Self::Normal => Self::Info,
+            Self::Info => Self::Debug,
+            Self::Debug | Self::Trace => Self::Trace,
+        }
+    }
+}
+
+/// What to print instead of serving.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ask {
+    /// `--help`
+    Help,
+    /// `--version`
+    Version,
+}
+
+/// What the command line says. Capabilities are names, not yet looked up.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CommandLine<'a> {
+    /// Something to print instead of serving. The arguments behind it were not read, and an open scope may be missing.
+    pub ask: Option<Ask>,
+    /// How much to say.
+    pub verbosity: Verbosity,
+    /// The static clients, in order; each name once.
+    pub clients: heapless::Vec<StaticClient<'a>, CLIENTS_MAX>,
+    /// The names of the trusted dataspaces; each once. With at least one, no other memory may be registered.
+    pub trusted: heapless::Vec<&'a str, TRUSTED_MAX>,
+    /// Do not use SGLs.
+    pub nosgl: bool,
+    /// Do not use MSI.
+    pub nomsi: bool,
+    /// Do not use MSI-X.
+    pub nomsix: bool,
+    /// What only the Linux home knows; empty elsewhere.
+    pub linux: LinuxOptions<'a>,
+}
+
+/// A client that is configured from the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StaticClient<'a> {
+    /// The name of the capability that it is served on.
+    pub cap: &'a str,
+    /// What it may do.
+    pub policy: Policy,
+}
+
+/// The options of the Linux home. What was not said is `None`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LinuxOptions<'a> {
+    /// The capabilities that the server opens itself; a name may repeat.
+    pub caps: heapless::Vec<Cap<'a>, CAPS_MAX>,
+    /// How long to poll after work, in microseconds; at most [`POLL_US_MAX`].
+    pub poll_us: Option<u32>,
+    /// How many workers; 1 to [`WORKERS_MAX`].
+    pub workers: Option<u16>,
+    /// The memory that one session may register, in bytes; at least 1.
+    pub mem_max: Option<u64>,
+    /// How many sessions there may be; 1 to [`SESSIONS_MAX`].
+    pub sessions_max: Option<u16>,
+}
+
+/// A capability that the server opens itself: `--cap NAME=SPEC`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cap<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How to open it; not empty, otherwise unchecked.
+    pub spec: &'a str,
+}

@@ -1,0 +1,222 @@
+extern crate std;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::device::NoName;
+use crate::grant::Access;
+use crate::words::Why;
+
+fn on(home: Home, line: &str) -> Result<CommandLine<'_>, OptionError> {
+    CommandLine::parse(line.split_ascii_whitespace(), home)
+}
+
+fn ok(line: &str) -> CommandLine<'_> {
+    on(Home::Linux, line).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+fn problem(line: &str) -> Problem {
+    match on(Home::Linux, line) {
+        Err(error) => error.problem,
+        Ok(parsed) => panic!("{line}: accepted as {parsed:?}"),
+    }
+}
+
+#[test]
+fn the_manual_s_example_is_a_static_client() {
+    let line = ok("--client cl1 --device 88E59675-4DC8-469A-98E4-B7B021DC7FBE --ds-max 5");
+    assert_eq!(line.clients.len(), 1);
+    let client = &line.clients[0];
+    assert_eq!(
+        (client.cap, client.policy.ds_max().get(), client.policy.access()),
+        ("cl1", 5, Access::ReadWrite)
+    );
+    assert!(line.trusted.is_empty() && !line.nosgl && line.verbosity == Verbosity::Normal);
+}
+
+#[test]
+fn values_come_behind_an_equals_sign_or_next() {
+    assert_eq!(
+        ok("--client=a --device=x:n1 --ds-max=3 --readonly -d ds"),
+        ok("--client a --device x:n1 --ds-max 3 --readonly --register-ds=ds")
+    );
+    assert_eq!(CommandLine::parse(["--client=a", "--device=-x y:n1"], Home::L4re).unwrap().clients.len(), 1);
+}
+
+#[test]
+fn each_client_has_options_of_its_own() {
+    let line =
+        ok("--client a --device x:n1 -v --readonly --nosgl --client b -d ds1 --ds-max 9 --device=root");
+    let said: Vec<_> =
+        line.clients.iter().map(|c| (c.cap, c.policy.ds_max().get(), c.policy.access())).collect();
+    assert_eq!(said, [("a", 2, Access::ReadOnly), ("b", 9, Access::ReadWrite)]);
+    assert_eq!((&line.trusted[..], line.nosgl, line.verbosity), (&["ds1"][..], true, Verbosity::Info));
+}
+
+#[test]
+fn options_of_a_client_need_one() {
+    for option in ["--device x:n1", "--ds-max 2", "--readonly"] {
+        assert_eq!(problem(option), Problem::NoClient, "{option}");
+    }
+}
+
+#[test]
+fn options_of_a_client_are_said_once() {
+    for option in ["--device x:n1", "--ds-max 2", "--readonly"] {
+        let line = std::format!("--client a --device y:n1 --ds-max 1 --readonly {option}");
+        assert_eq!(problem(&line), Problem::Client(Why::Repeated), "{option}");
+    }
+}
+
+#[test]
+fn a_client_without_a_device_is_named() {
+    for line in ["--client nodev", "--client nodev --readonly --client b --device x:n1"] {
+        let error = on(Home::Linux, line).unwrap_err();
+        assert_eq!(error.problem, Problem::Client(Why::NoDevice));
+        assert_eq!(error.to_string(), "--client \"nodev\": no device is named; add --device DEV behind it");
+    }
+}
+
+#[test]
+fn names_of_clients_are_their_own() {
+    assert_eq!(problem("--client a --device x:n1 --client a --device y:n1"), Problem::Repeated);
+    assert_eq!(problem("-d a --client a --device x:n1"), Problem::TwoUses);
+    assert_eq!(problem("--client a -d a --device x:n1"), Problem::TwoUses);
+    assert_eq!(problem("--client a --device x:n1 --client b --device x:n1 -d a"), Problem::TwoUses);
+    for name in ["svr", "vbus", "ctl"] {
+        assert_eq!(problem(&std::format!("--client {name} --device x:n1")), Problem::Reserved);
+    }
+    assert!(on(Home::L4re, "--client ctl --device x:n1").is_ok());
+    for name in ["a=b", "a:b", "é", "=", "a\u{7f}"] {
+        assert_eq!(problem(&std::format!("--client={name} --device x:n1")), Problem::CapName, "{name}");
+    }
+    assert_eq!(problem(&std::format!("--client {}", "x".repeat(256))), Problem::CapName);
+}
+
+#[test]
+fn the_words_of_a_client_are_checked_as_those_of_create_are() {
+    assert_eq!(problem("--client a --device x:n0"), Problem::Client(Why::Device(NoName::Nsid)));
+    for count in ["0", "257", "02", "+2", "two"] {
+        assert_eq!(problem(&std::format!("--client a --ds-max {count}")), Problem::Client(Why::DsMax));
+    }
+}
+
+#[test]
+fn of_verbose_and_quiet_the_last_wins() {
+    for (line, verbosity) in [
+        ("", Verbosity::Normal),
+        ("-v", Verbosity::Info),
+        ("-v --verbose", Verbosity::Debug),
+        ("-vvv", Verbosity::Trace),
+        ("-vvvvvv -v", Verbosity::Trace),
+        ("-vvv -q", Verbosity::Quiet),
+        ("--quiet -v", Verbosity::Info),
+        ("-qvv", Verbosity::Debug),
+        ("-vvq", Verbosity::Quiet),
+    ] {
+        assert_eq!(ok(line).verbosity, verbosity, "{line}");
+    }
+}
+
+#[test]
+fn a_trusted_dataspace_may_stand_anywhere_and_repeat() {
+    let line = ok("-d one --client a -dtwo --device x:n1 -vd three --register-ds=one");
+    assert_eq!(&line.trusted[..], ["one", "two", "three"]);
+    assert_eq!(line.verbosity, Verbosity::Info);
+    assert_eq!(problem("-d=one"), Problem::CapName);
+}
+
+#[test]
+fn what_is_not_known_is_named() {
+    for (line, message) in [
+        ("--frobnicate=1", "\"--frobnicate=1\": no such option"),
+        ("--client a --read-only", "\"--read-only\": no such option; did you mean --readonly?"),
+        ("--dsmax 2", "\"--dsmax\": no such option; did you mean --ds-max?"),
+        ("-x", "\"-x\": no such option"),
+        ("-vx", "\"-vx\": no such option"),
+        ("-", "\"-\": no such option"),
+        ("--", "\"--\": no such option"),
+        ("---v", "\"---v\": no such option"),
+        ("svr", "\"svr\": no such option"),
+        ("--verb", "\"--verb\": no such option"),
+        ("--readonly=yes", "--readonly \"yes\": takes no value"),
+        ("--client", "--client: needs a value"),
+        ("--client=", "--client: needs a value that is not empty"),
+        ("-d", "-d: needs a value"),
+    ] {
+        assert_eq!(on(Home::Linux, line).unwrap_err().to_string(), message, "{line}");
+    }
+    assert_eq!(problem("--client --device x:n1"), Problem::LooksLikeOption);
+    assert_eq!(CommandLine::parse([""], Home::L4re).unwrap_err().problem, Problem::Unknown);
+    let not_text: [&[u8]; 2] = [b"--client", b"a\xff"];
+    assert_eq!(CommandLine::parse(not_text, Home::L4re).unwrap_err().problem, Problem::NotText);
+}
+
+#[test]
+fn options_of_linux_are_for_linux() {
+    let line = ok(
+        "--cap vbus=pci:0000:01:00.0 --poll-us 0 --workers=2 --cap=vbus=soft:a=b --mem-max 16G --sessions-max 9",
+    );
+    let caps: Vec<_> = line.linux.caps.iter().map(|cap| (cap.name, cap.spec)).collect();
+    assert_eq!(caps, [("vbus", "pci:0000:01:00.0"), ("vbus", "soft:a=b")]);
+    assert_eq!((line.linux.poll_us, line.linux.workers), (Some(0), Some(2)));
+    assert_eq!((line.linux.mem_max, line.linux.sessions_max), (Some(16 << 30), Some(9)));
+    for option in
+        ["--cap a=b", "--poll-us 1", "--workers 1", "--mem-max 1", "--sessions-max 1", "--help", "--version"]
+    {
+        assert!(on(Home::Linux, option).is_ok(), "{option}");
+        assert!(on(Home::L4re, option).is_err(), "{option}");
+    }
+    let one_to = |most| Problem::Number { least: 1, most };
+    assert_eq!(problem("--workers 0"), one_to(256));
+    assert_eq!(problem("--sessions-max 65536"), one_to(65_535));
+    assert_eq!(problem("--poll-us 1000001"), Problem::Number { least: 0, most: 1_000_000 });
+    assert_eq!(problem("--mem-max 0"), Problem::Size);
+    assert_eq!(problem("--workers 1 --workers 1"), Problem::Repeated);
+    for cap in ["vbus", "vbus=", "=x"] {
+        assert!(
+            matches!(problem(&std::format!("--cap {cap}")), Problem::CapForm | Problem::CapName),
+            "{cap}"
+        );
+    }
+}
+
+#[test]
+fn help_is_given_whatever_follows() {
+    assert_eq!(ok("--client a --help --frobnicate").ask, Some(Ask::Help));
+    assert_eq!(ok("--version").ask, Some(Ask::Version));
+    assert_eq!(problem("--frobnicate --help"), Problem::Unknown);
+}
+
+#[test]
+fn there_may_be_64_clients_and_trusted_dataspaces() {
+    let clients = |n: usize| (0..n).map(|i| std::format!("--client c{i} --device x:n1 ")).collect::<String>();
+    let trusted = |n: usize| (0..n).map(|i| std::format!("-d d{i} ")).collect::<String>();
+    let most = clients(64) + &trusted(64);
+    assert_eq!((ok(&most).clients.len(), ok(&most).trusted.len()), (64, 64));
+    assert_eq!(problem(&clients(65)), Problem::TooMany(64));
+    assert_eq!(problem(&trusted(65)), Problem::TooMany(64));
+}
+
+proptest! {
+    /// Errors are for a terminal; and a client that is accepted was asked for, with a device.
+    #[test]
+    fn any_arguments_are_read_or_refused(args in proptest::collection::vec(
+        prop_oneof![
+            proptest::sample::select(std::vec!["--client", "--device", "--readonly", "--ds-max", "-d", "-vq", "a", "x:n1", "3",
+                "--client=b", "--device=root", "--cap", "a=b", "--nomsi"]).prop_map(|s| s.as_bytes().to_vec()),
+            proptest::collection::vec(any::<u8>(), 0..12),
+        ], 0..12)) {
+        let count = |option: &[u8]| args.iter().filter(|arg| arg.starts_with(option)).count();
+        match CommandLine::parse(args.iter(), Home::Linux) {
+            Ok(line) => {
+                prop_assert!(line.clients.len() <= count(b"--client") && line.clients.len() <= count(b"--device"));
+                let read_only = line.clients.iter().filter(|c| c.policy.access() == Access::ReadOnly).count();
+                prop_assert_eq!(read_only, count(b"--readonly"));
+            }
+            Err(error) => prop_assert!(!error.to_string().chars().any(char::is_control)),
+        }
+    }
+}
