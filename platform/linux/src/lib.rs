@@ -1,1 +1,5 @@
 //! The Linux home.
+
+pub mod clientmem;
+pub mod inventory;
+pub mod spawn;
