@@ -1,8 +1,20 @@
 //! The session: the capability that a client holds.
+//!
+//! * [`factory`]: the catalogue of what there is and who has it; it mints sessions.
+//! * [`dataspace`]: the control side of a session's memory: what was registered, and what may be.
+//! * [`memory`]: one state of that memory, and the mediation that makes a [`DmaRange`](memory::DmaRange).
+//! * [`virtqueue`], [`blk`]: rings and requests on the wire.
+//! * [`queue`]: one virtqueue on one worker: chains in, [`Operation`](operation::Operation)s out, and back.
+//! * [`operation`]: what a session asks of the driver.
+//!
+//! No state machine here waits, allocates per request, or believes what a client wrote.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod blk;
 pub mod memory;
 pub mod operation;
+pub mod queue;
+pub mod virtqueue;

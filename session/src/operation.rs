@@ -1,5 +1,6 @@
 //! What a session asks of the driver: an operation is built from proofs, and carries them.
 
+use nvme_platform::Window;
 use nvme_policy::{LbaRange, WritePermit};
 
 use crate::memory::{DmaRange, Segments};
@@ -47,7 +48,11 @@ impl Transfer {
 
     /// Divides it after `blocks` blocks. `spare` is empty storage for the second part; both come back when a
     /// side would be empty.
-    pub fn split_at(self, blocks: u64, mut spare: Segments) -> Result<(Transfer, Transfer), (Transfer, Segments)> {
+    pub fn split_at(
+        self,
+        blocks: u64,
+        mut spare: Segments,
+    ) -> Result<(Transfer, Transfer), (Transfer, Segments)> {
         let Self { place, mut memory } = self;
         let (place, rest) = match place.split_at(blocks) {
             Ok(both) => both,
@@ -116,6 +121,12 @@ pub enum Operation {
         /// Whether it must be durable when it completes.
         fua: bool,
     },
+}
+
+/// Who can see the memory behind a range: the queue that mediated it. For bounce copies.
+pub trait Windows {
+    /// Our own view of a range that is in flight; `None` for a range of another queue.
+    fn window(&self, range: &DmaRange) -> Option<Window>;
 }
 
 /// How an operation ended.

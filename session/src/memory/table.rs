@@ -144,8 +144,14 @@ pub(crate) mod tests {
     #[test]
     fn an_address_is_found_in_its_region_and_nowhere_else() {
         let t = MemoryTable::new(vec![region(1, 0x9000, 0x1000), region(0, 0x1000, 0x2000)]).unwrap();
-        assert_eq!((t.find(0xfff), t.find(0x1000), t.find(0x2fff), t.find(0x3000)), (None, Some(0), Some(0), None));
-        assert_eq!((t.find(0x9fff), t.find(0xa000), t.find(u64::MAX), t.find(0)), (Some(1), None, None, None));
+        assert_eq!(
+            (t.find(0xfff), t.find(0x1000), t.find(0x2fff), t.find(0x3000)),
+            (None, Some(0), Some(0), None)
+        );
+        assert_eq!(
+            (t.find(0x9fff), t.find(0xa000), t.find(u64::MAX), t.find(0)),
+            (Some(1), None, None, None)
+        );
     }
 
     #[test]

@@ -1,0 +1,121 @@
+//! Feature bits (virtio 1.2, 5.2.3 and 6), and which of them are offered.
+
+use nvme_policy::{Access, Grant};
+
+use super::ConfigSpace;
+use crate::operation::Limits;
+
+/// Largest size of a segment is in `size_max`.
+pub const SIZE_MAX: u64 = 1 << 1;
+/// Largest number of segments is in `seg_max`.
+pub const SEG_MAX: u64 = 1 << 2;
+/// The device is read-only.
+pub const RO: u64 = 1 << 5;
+/// The block size is in `blk_size`.
+pub const BLK_SIZE: u64 = 1 << 6;
+/// Flush requests.
+pub const FLUSH: u64 = 1 << 9;
+/// Topology is in the configuration space.
+pub const TOPOLOGY: u64 = 1 << 10;
+/// The cache mode can be changed by `writeback`.
+pub const CONFIG_WCE: u64 = 1 << 11;
+/// Several queues.
+pub const MQ: u64 = 1 << 12;
+/// Discard requests.
+pub const DISCARD: u64 = 1 << 13;
+/// Write-zeroes requests.
+pub const WRITE_ZEROES: u64 = 1 << 14;
+/// Indirect descriptors.
+pub const INDIRECT_DESC: u64 = 1 << 28;
+/// Event indices.
+pub const EVENT_IDX: u64 = 1 << 29;
+/// virtio 1.0 and up.
+pub const VERSION_1: u64 = 1 << 32;
+
+/// What a session's device offers to its driver.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    features: u64,
+    config: ConfigSpace,
+}
+
+impl Offer {
+    /// For the Linux home, with up to `queues` queues (DESIGN 2.5). Bits of the transport are its own affair.
+    pub fn linux(grant: &Grant, limits: &Limits, queues: u16) -> Self {
+        Self {
+            features: common(grant, limits) | EVENT_IDX | MQ,
+            config: ConfigSpace::new(grant, limits, queues),
+        }
+    }
+
+    /// For the L4Re home, whose drivers acknowledge all they are offered.
+    pub fn l4re(grant: &Grant, limits: &Limits) -> Self {
+        Self { features: common(grant, limits), config: ConfigSpace::new(grant, limits, 1) }
+    }
+
+    /// The feature bits.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// The configuration space at start and after a reset.
+    pub fn config(&self) -> &ConfigSpace {
+        &self.config
+    }
+
+    /// Whether a driver may acknowledge these features: nothing that was not offered. `transport` are the bits that
+    /// the home offered on its own.
+    pub fn accepts(&self, acknowledged: u64, transport: u64) -> bool {
+        acknowledged & !(self.features | transport) == 0
+    }
+}
+
+fn common(grant: &Grant, limits: &Limits) -> u64 {
+    let read_only = grant.access() == Access::ReadOnly;
+    let discard = limits.discard_blocks > 0 && !read_only;
+    let write_zeroes = limits.write_zeroes_blocks > 0 && !read_only;
+    let mut offer = VERSION_1 | INDIRECT_DESC | SEG_MAX | SIZE_MAX | BLK_SIZE | TOPOLOGY | FLUSH | CONFIG_WCE;
+    for (bit, on) in [(RO, read_only), (DISCARD, discard), (WRITE_ZEROES, write_zeroes)] {
+        if on {
+            offer |= bit;
+        }
+    }
+    offer
+}
+
+#[cfg(test)]
+mod tests {
+    use nvme_policy::{BlockSize, Extent, Namespace};
+
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { transfer_blocks: 256, discard_blocks: 8, write_zeroes_blocks: 8, volatile_cache: true };
+
+    fn grant(access: Access) -> Grant {
+        Grant::new(Extent::whole(Namespace { controller: 0, nsid: 1 }, 64, BlockSize::B512).unwrap(), access)
+    }
+
+    #[test]
+    fn the_homes_offer_what_the_contract_says() {
+        let linux = Offer::linux(&grant(Access::ReadWrite), &LIMITS, 256).features();
+        assert_eq!(linux, 0x1_3000_7e46);
+        let l4re = Offer::l4re(&grant(Access::ReadWrite), &LIMITS).features();
+        assert_eq!(linux ^ l4re, EVENT_IDX | MQ);
+    }
+
+    #[test]
+    fn what_the_controller_cannot_do_is_not_offered() {
+        let limits = Limits { discard_blocks: 0, write_zeroes_blocks: 0, ..LIMITS };
+        let offer = Offer::linux(&grant(Access::ReadWrite), &limits, 1).features();
+        assert_eq!(offer & (DISCARD | WRITE_ZEROES | RO), 0);
+    }
+
+    #[test]
+    fn only_a_read_only_session_offers_ro_and_it_offers_no_discard() {
+        let offer = Offer::l4re(&grant(Access::ReadOnly), &LIMITS);
+        assert_eq!(offer.features() & (DISCARD | WRITE_ZEROES | RO), RO);
+        assert!(offer.accepts(offer.features() & !RO, 0) && offer.accepts(1 << 30, 1 << 30));
+        assert!(!offer.accepts(DISCARD, 0) && !offer.accepts(1 << 30, 0));
+    }
+}

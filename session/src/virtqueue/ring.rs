@@ -1,0 +1,236 @@
+//! The rings, and who tells whom what.
+
+use core::sync::atomic::{Ordering, fence};
+
+use nvme_platform::Window;
+
+use super::{Broken, RingError};
+use crate::memory::MemoryTable;
+
+/// Longest queue.
+pub const QUEUE_MAX: u16 = 1024;
+
+/// Available ring, flags (virtio 1.2, 2.7.6): the driver wants no notifications.
+const NO_INTERRUPT: u16 = 1;
+/// Used ring, flags (virtio 1.2, 2.7.8): the device wants no notifications.
+const NO_NOTIFY: u16 = 1;
+
+/// In both rings: flags at 0, index at 2, entries from 4.
+const FLAGS: usize = 0;
+const INDEX: usize = 2;
+const ENTRIES: usize = 4;
+
+/// What kind of addresses the rings have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddressSpace {
+    /// Guest-physical, as in descriptors (L4virtio).
+    Guest,
+    /// The client's own process (vhost-user).
+    Client,
+}
+
+/// Where the rings are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub desc: u64,
+    /// Available ring.
+    pub avail: u64,
+    /// Used ring.
+    pub used: u64,
+    /// What kind of addresses these are.
+    pub space: AddressSpace,
+}
+
+struct Rings {
+    desc: Window,
+    avail: Window,
+    used: Window,
+}
+
+impl Rings {
+    fn resolve(at: &RingAddresses, size: u16, table: &MemoryTable) -> Result<Self, RingError> {
+        let n = usize::from(size);
+        // Address, length and alignment: virtio 1.2, 2.7. The event fields behind the rings are part of them.
+        let parts = [(at.desc, 16 * n, 16), (at.avail, 6 + 2 * n, 2), (at.used, 6 + 8 * n, 4)];
+        let [desc, avail, used] = parts.map(|(addr, len, align)| {
+            if !addr.is_multiple_of(align) {
+                return Err(RingError::Misaligned);
+            }
+            let found = match at.space {
+                AddressSpace::Guest => table.guest_window(addr, len),
+                AddressSpace::Client => table.user_window(addr, len),
+            };
+            let (window, writable) = found.ok_or(RingError::NotRegistered)?;
+            // Atomic accesses go by our own address.
+            let aligned = (window.address() as u64).is_multiple_of(align.min(4));
+            if aligned { Ok((window, writable)) } else { Err(RingError::Misaligned) }
+        });
+        let (used, writable) = used?;
+        if !writable {
+            return Err(RingError::NotWritable);
+        }
+        Ok(Self { desc: desc?.0, avail: avail?.0, used })
+    }
+}
+
+/// One split virtqueue, from the device's side. Accesses to the rings cannot fail once they are resolved: all offsets
+/// are masked or checked before; an error is answered as if the memory was gone.
+pub struct Ring {
+    rings: Rings,
+    size: u16,
+    event_idx: bool,
+    /// Next available entry to take.
+    next_avail: u16,
+    /// The driver's available index, as last seen.
+    seen_avail: u16,
+    /// Next used entry to write.
+    next_used: u16,
+    /// The used index that the driver was last given.
+    published: u16,
+    /// Whether kicks are asked for.
+    listening: bool,
+}
+
+impl Ring {
+    /// Resolves the rings in `table`. Available entries are taken from `next_avail` on; used ones go on where the used
+    /// ring's own index says.
+    pub fn new(
+        at: &RingAddresses,
+        size: u16,
+        next_avail: u16,
+        event_idx: bool,
+        table: &MemoryTable,
+    ) -> Result<Self, RingError> {
+        if !size.is_power_of_two() || size > QUEUE_MAX {
+            return Err(RingError::BadSize);
+        }
+        let rings = Rings::resolve(at, size, table)?;
+        // The driver's claim; any value will do, as it is only ever used modulo the size.
+        let next_used = rings.used.load16(INDEX).map_err(|_| RingError::Misaligned)?;
+        rings.used.store16(FLAGS, 0).map_err(|_| RingError::Misaligned)?;
+        Ok(Self {
+            rings,
+            size,
+            event_idx,
+            next_avail,
+            seen_avail: next_avail,
+            next_used,
+            published: next_used,
+            listening: true,
+        })
+    }
+
+    /// Resolves the rings in another table; indices stay.
+    pub fn resolve(&mut self, at: &RingAddresses, table: &MemoryTable) -> Result<(), RingError> {
+        self.rings = Rings::resolve(at, self.size, table)?;
+        Ok(())
+    }
+
+    /// Number of descriptors.
+    #[inline]
+    pub fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// The descriptor table, `16 * size` bytes.
+    #[inline]
+    pub(super) fn descriptors(&self) -> &Window {
+        &self.rings.desc
+    }
+
+    /// The next available entry that will be taken.
+    pub fn next_avail(&self) -> u16 {
+        self.next_avail
+    }
+
+    #[inline]
+    fn mask(&self, index: u16) -> usize {
+        usize::from(index & (self.size - 1))
+    }
+
+    /// Reads the driver's available index. Acquire: the entries and descriptors before it are visible then.
+    #[inline]
+    fn look(&mut self) -> Result<bool, Broken> {
+        self.seen_avail = self.rings.avail.load16(INDEX).map_err(|_| Broken::MemoryGone)?;
+        if self.seen_avail.wrapping_sub(self.next_avail) > self.size {
+            return Err(Broken::AvailableJump);
+        }
+        Ok(self.seen_avail != self.next_avail)
+    }
+
+    /// Takes the next available head, which is a descriptor of this queue.
+    #[inline]
+    pub fn take(&mut self) -> Result<Option<u16>, Broken> {
+        if self.seen_avail == self.next_avail && !self.look()? {
+            return Ok(None);
+        }
+        let at = ENTRIES + 2 * self.mask(self.next_avail);
+        let head = self.rings.avail.load16(at).map_err(|_| Broken::MemoryGone)?;
+        // Asked after the bytes were read, before they are believed.
+        if self.rings.avail.failed() {
+            return Err(Broken::MemoryGone);
+        }
+        if head >= self.size {
+            return Err(Broken::HeadOutOfRange);
+        }
+        self.next_avail = self.next_avail.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// Writes a used entry: `len` bytes were written to the chain of `head`. The driver sees it after
+    /// [`publish`](Self::publish).
+    #[inline]
+    pub fn give(&mut self, head: u16, len: u32) {
+        let at = ENTRIES + 8 * self.mask(self.next_used);
+        let entry = (u64::from(head) | u64::from(len) << 32).to_le_bytes();
+        // In bounds by the mask.
+        let _ = self.rings.used.write(at, &entry);
+        self.next_used = self.next_used.wrapping_add(1);
+    }
+
+    /// Publishes the used entries, and says whether the driver wants to be told.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return false;
+        }
+        // Release: the entries before it, and the requests' data and status, are visible with it.
+        let _ = self.rings.used.store16(INDEX, new);
+        self.published = new;
+        // The index must be visible before we look whether the driver waits; else both could miss each other
+        // (virtio 1.2, 2.7.13.4.1 and 2.7.7.2).
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let event = self.rings.avail.load16(ENTRIES + 2 * usize::from(self.size)).unwrap_or_default();
+            // virtio 1.2, 2.7.10: whether `event` is one of the entries from `old` up to `new`.
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            self.rings.avail.load16(FLAGS).unwrap_or_default() & NO_INTERRUPT == 0
+        }
+    }
+
+    /// Asks for kicks. True: something is available (or broken) already, so nobody will kick for it.
+    pub fn listen(&mut self) -> bool {
+        if self.event_idx {
+            let _ = self.rings.used.store16(ENTRIES + 8 * usize::from(self.size), self.next_avail);
+        } else if !self.listening {
+            let _ = self.rings.used.store16(FLAGS, 0);
+        }
+        self.listening = true;
+        // Our wish must be visible before we look for what came meanwhile (virtio 1.2, 2.7.13.4.1).
+        fence(Ordering::SeqCst);
+        // An error will be found again, and reported, by `take`.
+        self.look().unwrap_or(true)
+    }
+
+    /// Says that no kicks are needed for now. It is a hint: they may come all the same.
+    pub fn ignore_kicks(&mut self) {
+        // With an event index it is enough not to move it.
+        if !self.event_idx && self.listening {
+            let _ = self.rings.used.store16(FLAGS, NO_NOTIFY);
+        }
+        self.listening = false;
+    }
+}
