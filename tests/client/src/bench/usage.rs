@@ -1,0 +1,88 @@
+//! What a process has used, from `/proc`.
+
+use std::collections::BTreeMap;
+use std::io::{Error, Result};
+use std::time::Duration;
+
+/// CPU time and sleeps per thread, and memory, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Usage {
+    threads: BTreeMap<u64, Thread>,
+    /// Anonymous memory in bytes (`RssAnon`).
+    pub rss_anon: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Thread {
+    /// Nanoseconds on a CPU, user and system.
+    cpu: u64,
+    /// Times it went to sleep by itself.
+    sleeps: u64,
+}
+
+fn field(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find(|line| line.starts_with(name))?;
+    line.get(name.len()..)?.split_whitespace().next()?.parse().ok()
+}
+
+impl Usage {
+    /// Looks at a process.
+    pub fn of(pid: u32) -> Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let rss_anon = field(&status, "RssAnon:").unwrap_or(0) * 1024;
+        let mut threads = BTreeMap::new();
+        for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path = entry?.path();
+            let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
+            // A thread may end while we look.
+            let (Some(id), Ok(sched), Ok(status)) =
+                (id, std::fs::read_to_string(path.join("schedstat")), std::fs::read_to_string(path.join("status")))
+            else {
+                continue;
+            };
+            let cpu = sched.split_whitespace().next().and_then(|n| n.parse().ok());
+            let cpu = cpu.ok_or_else(|| Error::other("this kernel has no schedstat"))?;
+            threads.insert(id, Thread { cpu, sleeps: field(&status, "voluntary_ctxt_switches:").unwrap_or(0) });
+        }
+        Ok(Self { threads, rss_anon })
+    }
+
+    fn sum_since(&self, before: &Usage, what: impl Fn(&Thread) -> u64) -> u64 {
+        let old = |id| before.threads.get(id).map_or(0, &what);
+        self.threads.iter().map(|(id, thread)| what(thread).saturating_sub(old(id))).sum()
+    }
+
+    /// CPU time of all threads since an earlier look. What a thread used that has ended meanwhile is not in it.
+    pub fn cpu_since(&self, before: &Usage) -> Duration {
+        Duration::from_nanos(self.sum_since(before, |thread| thread.cpu))
+    }
+
+    /// How often threads went to sleep since an earlier look.
+    pub fn sleeps_since(&self, before: &Usage) -> u64 {
+        self.sum_since(before, |thread| thread.sleeps)
+    }
+
+    /// Threads.
+    pub fn threads(&self) -> usize {
+        self.threads.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_busy_loop_is_seen_and_memory_is_counted() {
+        let pid = std::process::id();
+        let before = Usage::of(pid).unwrap();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(30) {
+            std::hint::spin_loop();
+        }
+        let after = Usage::of(pid).unwrap();
+        assert!(after.cpu_since(&before) > Duration::from_micros(500));
+        assert!(after.rss_anon > 0 && after.threads() > 0);
+    }
+}
