@@ -3,3 +3,11 @@
 pub mod clientmem;
 pub mod inventory;
 pub mod spawn;
+pub mod caps;
+pub mod events;
+pub mod sandbox;
+mod accounts;
+pub mod factory;
+pub mod memory;
+pub mod socket;
+pub mod vhost;

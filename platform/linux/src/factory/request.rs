@@ -1,0 +1,132 @@
+//! The server's side: requests in, replies out.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::reply::{Refusal, encode};
+use super::{REQUEST_MAX, WORDS_MAX};
+use crate::socket::{self, Kind, Peer, ReceiveError};
+
+/// One request: its words, and the socket that the session is to take its clients from.
+#[derive(Debug)]
+pub struct Request {
+    text: String,
+    listener: Option<OwnedFd>,
+}
+
+impl Request {
+    /// Checks a datagram and the descriptors that came with it. Those of a refused request are closed.
+    pub fn parse(datagram: &[u8], mut files: Vec<OwnedFd>) -> Result<Self, Refusal> {
+        let invalid = |message: String| Refusal { errno: libc::EINVAL, message };
+        if datagram.len() > REQUEST_MAX {
+            return Err(invalid(format!("a request of more than {REQUEST_MAX} bytes")));
+        }
+        let text = std::str::from_utf8(datagram).map_err(|e| {
+            invalid(format!("the request is not UTF-8 from byte {} on", e.valid_up_to()))
+        })?;
+        for (n, word) in text.split('\0').enumerate() {
+            if word.is_empty() {
+                return Err(invalid(format!("word {} of the request is empty", n + 1)));
+            }
+            if n >= WORDS_MAX {
+                return Err(invalid(format!("a request of more than {WORDS_MAX} words")));
+            }
+        }
+        let listener = files.pop();
+        if !files.is_empty() {
+            return Err(invalid(format!("a request with {} descriptors; one listening socket may come", files.len() + 1)));
+        }
+        if let Some(listener) = &listener {
+            if !socket::is_unix_listener(listener, Kind::Stream) {
+                return Err(invalid("the descriptor is not a listening AF_UNIX stream socket".into()));
+            }
+            rustix::io::ioctl_fionbio(listener, true).map_err(|e| invalid(format!("the listening socket: {e}")))?;
+        }
+        Ok(Self { text: text.into(), listener })
+    }
+
+    /// The words, `create` and `0` among them; none is empty.
+    pub fn words(&self) -> impl Iterator<Item = &str> + Clone {
+        self.text.split('\0')
+    }
+
+    /// The listening socket, non-blocking, if one came. Its flags are shared with the client: see [`socket::accept`].
+    pub fn take_listener(&mut self) -> Option<OwnedFd> {
+        self.listener.take()
+    }
+
+    /// Whether a listening socket came.
+    pub fn has_listener(&self) -> bool {
+        self.listener.is_some()
+    }
+}
+
+/// How a connection to the factory ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CallerError {
+    /// It hung up.
+    #[error("the caller hung up")]
+    Closed,
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Socket(Errno),
+}
+
+/// One connection to the factory. Requests are answered one after the other, in order.
+#[derive(Debug)]
+pub struct Caller {
+    socket: OwnedFd,
+    peer: Option<Peer>,
+}
+
+impl Caller {
+    /// Wraps a connection that was accepted on `svr`; it becomes non-blocking.
+    pub fn new(socket: OwnedFd) -> Result<Self, Errno> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        let peer = socket::peer(&socket);
+        Ok(Self { socket, peer })
+    }
+
+    /// Who it is, for the log.
+    pub fn peer(&self) -> Option<Peer> {
+        self.peer
+    }
+
+    /// The next request, or what is to be answered to it at once. `None`: nothing has come.
+    pub fn receive(&mut self) -> Result<Option<Result<Request, Refusal>>, CallerError> {
+        // One byte more than may come, so that a longer one shows.
+        let mut buffer = [0; REQUEST_MAX + 1];
+        match socket::receive(&self.socket, &mut buffer) {
+            Ok((0, files)) if files.is_empty() => Err(CallerError::Closed),
+            Ok((n, files)) => Ok(Some(Request::parse(buffer.get(..n).unwrap_or(&[]), files))),
+            Err(ReceiveError::Socket(Errno::AGAIN | Errno::INTR)) => Ok(None),
+            Err(ReceiveError::Socket(Errno::CONNRESET)) => Err(CallerError::Closed),
+            Err(ReceiveError::Socket(e)) => Err(CallerError::Socket(e)),
+            Err(ReceiveError::Truncated) => Ok(Some(Err(Refusal {
+                errno: libc::EINVAL,
+                message: format!("a request of more than {REQUEST_MAX} bytes, or with descriptors that were lost"),
+            }))),
+        }
+    }
+
+    /// Sends the reply to a request: the session capability with a message for people (may be empty), or a refusal. Does not
+    /// wait: a caller that reads no replies loses its connection (`Err`).
+    pub fn reply(&mut self, reply: Result<(BorrowedFd<'_>, &str), &Refusal>) -> Result<(), CallerError> {
+        let sent = match reply {
+            Ok((session, message)) => socket::send(&self.socket, &encode(0, message), &[session]),
+            Err(refusal) => socket::send(&self.socket, &encode(refusal.errno, &refusal.message), &[]),
+        };
+        match sent {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(CallerError::Closed),
+            Err(e) => Err(CallerError::Socket(e)),
+        }
+    }
+}
+
+impl AsFd for Caller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,96 @@
+//! `AF_UNIX` sockets: descriptors in messages, who the peer is, and listening sockets that are made safely.
+//!
+//! [`send`] and [`receive`] move bytes and descriptors and never wait. [`listen`] makes listening sockets from a
+//! `unix:` SPEC; [`accept`] takes connections; [`peer`] names the process at the other end for the log.
+
+mod listen;
+mod message;
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_peercred, socket_type};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with};
+
+pub use listen::{ListenError, ListenSpec, SpecError};
+pub use message::{DESCRIPTORS_MAX, ReceiveError, receive, send};
+
+/// What travels through a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Bytes: vhost-user.
+    Stream,
+    /// Datagrams in order, with connections: the factory and `ctl`.
+    SeqPacket,
+}
+
+impl Kind {
+    fn socket_type(self) -> SocketType {
+        match self {
+            Self::Stream => SocketType::STREAM,
+            Self::SeqPacket => SocketType::SEQPACKET,
+        }
+    }
+}
+
+/// Whether `fd` is a listening `AF_UNIX` socket of that kind.
+pub fn is_unix_listener(fd: impl AsFd, kind: Kind) -> bool {
+    is_unix(&fd, kind) && socket_acceptconn(&fd) == Ok(true)
+}
+
+/// Whether `fd` is an `AF_UNIX` stream socket that does not listen.
+pub fn is_unix_stream(fd: impl AsFd) -> bool {
+    is_unix(&fd, Kind::Stream) && socket_acceptconn(&fd) == Ok(false)
+}
+
+fn is_unix(fd: impl AsFd, kind: Kind) -> bool {
+    socket_domain(&fd) == Ok(AddressFamily::UNIX) && socket_type(&fd) == Ok(kind.socket_type())
+}
+
+/// Takes a connection that waits, non-blocking and closed on exec. `None`: none waits.
+///
+/// The listener must be non-blocking. One that a client handed over shares its flags with the client, who can make it
+/// block again; it is to be taken care of apart from everybody else's work.
+pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
+    match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(socket) => Ok(Some(socket)),
+        // A peer that gave up meanwhile is no error of the listener.
+        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// A connected pair, non-blocking on the first side only: the server's.
+pub fn pair(kind: Kind) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind.socket_type(), SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// The process that connected, as the kernel noted it then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// Process.
+    pub pid: i32,
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {} uid {} gid {}", self.pid, self.uid, self.gid)
+    }
+}
+
+/// Who is at the other end. `None` when the kernel cannot tell.
+pub fn peer(socket: impl AsFd) -> Option<Peer> {
+    let credentials = socket_peercred(socket).ok()?;
+    Some(Peer {
+        pid: credentials.pid.as_raw_nonzero().get(),
+        uid: credentials.uid.as_raw(),
+        gid: credentials.gid.as_raw(),
+    })
+}

@@ -1,0 +1,174 @@
+//! A machine on a socket.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::machine::{Machine, WrongReply};
+use super::request::{Call, Event, ProtocolError, Reply, Token};
+use super::wire::{PAYLOAD_MAX, config_changed};
+use crate::socket::{self, ReceiveError};
+
+/// Messages that one [`Connection::poll`] takes, so that a client that only chatters cannot hold its caller.
+const MESSAGES_PER_POLL: usize = 32;
+
+/// What a connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Interest {
+    /// The client's bytes.
+    pub read: bool,
+    /// Room for ours.
+    pub write: bool,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The client hung up between two messages: the ordinary end.
+    #[error("the client hung up")]
+    Closed,
+    /// The client hung up in the middle of a message.
+    #[error("the client hung up in the middle of a message")]
+    ClosedInMessage,
+    /// The client broke the protocol.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// Descriptors were lost: more than a message may carry, or no room in the server's own table.
+    #[error("descriptors were lost: too many in one message, or the server has no room for them")]
+    DescriptorsLost,
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Socket(Errno),
+}
+
+/// One client's connection: a [`Machine`] on a non-blocking stream socket. After an error it is to be dropped.
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+    machine: Machine,
+    channel: Option<OwnedFd>,
+    change_pending: bool,
+}
+
+impl Connection {
+    /// Drives a machine for a device that offers `features` over `socket`, which becomes non-blocking.
+    pub fn new(socket: OwnedFd, features: u64) -> Result<Self, Errno> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self { socket, machine: Machine::new(features), channel: None, change_pending: false })
+    }
+
+    /// Sends what is to be sent, reads what has come, and says what is to be done. `None`: nothing now; wait as
+    /// [`interest`](Self::interest) says, and call again.
+    pub fn poll(&mut self) -> Result<Option<Event>, ConnectionError> {
+        for _ in 0..MESSAGES_PER_POLL {
+            if !self.flush()? {
+                return Ok(None);
+            }
+            match self.machine.next()? {
+                Some(Event::Request(request)) if matches!(request.call, Call::SetBackendChannel(_)) => {
+                    if let Call::SetBackendChannel(channel) = request.call {
+                        let reply = if self.set_channel(channel) { Reply::Done } else { Reply::Failed };
+                        let _ = self.machine.reply(request.token, reply);
+                    }
+                }
+                Some(event) => return Ok(Some(event)),
+                None if self.machine.wanted() == 0 => {
+                    if self.machine.outgoing().is_empty() {
+                        return Ok(None);
+                    }
+                }
+                None => {
+                    if !self.receive()? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Answers a request; what the socket takes at once is sent at once.
+    pub fn reply(&mut self, token: Token, reply: Reply) -> Result<(), WrongReply> {
+        self.machine.reply(token, reply)?;
+        // Whatever is wrong with the socket shows again in the next poll.
+        let _ = self.flush();
+        Ok(())
+    }
+
+    /// What to wait for before the next [`poll`](Self::poll).
+    pub fn interest(&self) -> Interest {
+        Interest { read: self.machine.wanted() > 0, write: !self.machine.outgoing().is_empty() }
+    }
+
+    /// The protocol's state.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Tells the client that the configuration space changed, if it gave a channel for that. Never waits: while the
+    /// channel is full the news waits for the next call, and a channel that fails is given up.
+    pub fn config_changed(&mut self) {
+        self.change_pending = true;
+        self.flush_channel();
+    }
+
+    fn flush_channel(&mut self) {
+        let Some(channel) = self.channel.as_ref().filter(|_| self.change_pending) else { return };
+        match socket::send(channel, &config_changed(), &[]) {
+            Ok(_) => self.change_pending = false,
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => {
+                self.change_pending = false;
+                self.channel = None;
+            }
+        }
+    }
+
+    fn set_channel(&mut self, channel: OwnedFd) -> bool {
+        if !socket::is_unix_stream(&channel) {
+            return false;
+        }
+        self.channel = Some(channel);
+        true
+    }
+
+    /// Whether everything is sent.
+    fn flush(&mut self) -> Result<bool, ConnectionError> {
+        self.flush_channel();
+        while !self.machine.outgoing().is_empty() {
+            match socket::send(&self.socket, self.machine.outgoing(), &[]) {
+                Ok(n) => self.machine.sent(n),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(ConnectionError::Closed),
+                Err(e) => return Err(ConnectionError::Socket(e)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether anything came.
+    fn receive(&mut self) -> Result<bool, ConnectionError> {
+        let mut buffer = [0; PAYLOAD_MAX];
+        let wanted = self.machine.wanted();
+        let Some(into) = buffer.get_mut(..wanted) else { return Ok(false) };
+        match socket::receive(&self.socket, into) {
+            Ok((0, _)) if self.machine.in_message() => Err(ConnectionError::ClosedInMessage),
+            Ok((0, _)) => Err(ConnectionError::Closed),
+            Ok((n, files)) => {
+                self.machine.feed(buffer.get(..n).unwrap_or(&[]), files)?;
+                Ok(true)
+            }
+            Err(ReceiveError::Socket(Errno::AGAIN | Errno::INTR)) => Ok(false),
+            Err(ReceiveError::Socket(Errno::CONNRESET)) => Err(ConnectionError::Closed),
+            Err(ReceiveError::Socket(e)) => Err(ConnectionError::Socket(e)),
+            Err(ReceiveError::Truncated) => Err(ConnectionError::DescriptorsLost),
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
