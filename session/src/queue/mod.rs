@@ -167,6 +167,11 @@ impl BlkQueue {
         }
     }
 
+    /// Ends the queue for a reason that the home found (its memory vanished). What is in flight is still completed.
+    pub fn break_off(&mut self, why: Broken) {
+        self.broken.get_or_insert(why);
+    }
+
     /// Takes no new requests from now on (GET_VRING_BASE, reset). What is in flight goes on; it is over when
     /// [`in_flight`](Self::in_flight) is 0.
     pub fn stop(&mut self) {
