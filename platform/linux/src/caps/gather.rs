@@ -1,0 +1,327 @@
+//! All capabilities in one table.
+
+use std::collections::BTreeMap;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::SocketType;
+
+use super::kind::{Access, listening_unix, regular_file};
+use super::{CapError, CapWord, Inherited, Place, SoftOptions, SoftSource, Spec, UnixOptions};
+
+/// The names that the command line asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Of the static clients (`--client`).
+    pub clients: &'a [String],
+    /// Of the trusted dataspaces (`--register-ds`); a repeated name is one dataspace.
+    pub dataspaces: &'a [String],
+}
+
+/// What the server starts with. Everything in it was checked.
+#[derive(Debug)]
+pub struct Capabilities {
+    /// The controllers, in the order given: inherited ones first. At least one.
+    pub controllers: Vec<ControllerSpec>,
+    /// The factory: `SOCK_SEQPACKET`.
+    pub svr: Option<Listener>,
+    /// The static clients, in the order of [`Wanted::clients`]: `SOCK_STREAM`.
+    pub clients: Vec<Listener>,
+    /// The trusted dataspaces, in the order of [`Wanted::dataspaces`].
+    pub dataspaces: Vec<NamedFile>,
+    /// Introspection: `SOCK_STREAM` when the server makes it; an inherited one may be `SOCK_SEQPACKET`.
+    pub ctl: Option<Listener>,
+}
+
+/// One `vbus` capability.
+#[derive(Debug)]
+pub struct ControllerSpec {
+    /// What it is.
+    pub kind: ControllerKind,
+    /// How the operator wrote it, for messages: `vbus=soft:disk.img`, or `vbus (descriptor 3)`.
+    pub origin: String,
+}
+
+/// What a controller is.
+#[derive(Debug)]
+pub enum ControllerKind {
+    /// A PCI function for VFIO, as `DDDD:BB:DD.F` in lower case.
+    Pci(String),
+    /// The software controller.
+    Soft {
+        /// What it serves.
+        image: Image,
+        /// Its serial number; no two software controllers have the same.
+        serial: String,
+        /// Block size in bytes: 512 or 4096.
+        block_size: u32,
+        /// Nothing may be written.
+        read_only: bool,
+    },
+}
+
+/// What a software controller serves.
+#[derive(Debug)]
+pub enum Image {
+    /// A regular file, open for reading, and for writing unless the controller is read-only.
+    File(OwnedFd),
+    /// Memory of so many bytes, zero at the start.
+    Memory(u64),
+}
+
+/// A listening socket, or how to make one.
+#[derive(Debug)]
+pub struct Listener {
+    /// The capability's name.
+    pub name: String,
+    /// The socket.
+    pub kind: ListenerKind,
+    /// Its type.
+    pub socket: SocketType,
+}
+
+/// Whether a socket is there already.
+#[derive(Debug)]
+pub enum ListenerKind {
+    /// Inherited; it listens.
+    Open(OwnedFd),
+    /// To be made at this path.
+    Make(PathBuf, UnixOptions),
+}
+
+/// A trusted dataspace.
+#[derive(Debug)]
+pub struct NamedFile {
+    /// The capability's name.
+    pub name: String,
+    /// A regular file, open for reading and, where the file allows it, for writing.
+    pub file: OwnedFd,
+    /// Whether it is open for writing.
+    pub writable: bool,
+}
+
+/// One capability before it is checked.
+enum Raw {
+    Open(OwnedFd, String),
+    Word(Spec, Option<OwnedFd>, String),
+}
+
+const FILE: &str = "a file (memfd, tmpfs, hugetlbfs): file:PATH";
+const IMAGE: &str = "a PCI function or an image file: pci:DDDD:BB:DD.F or soft:IMAGE";
+const STREAM: &str = "a listening AF_UNIX SOCK_STREAM socket: unix:PATH";
+const SEQPACKET: &str = "a listening AF_UNIX SOCK_SEQPACKET socket: unix:PATH";
+const EITHER: &str = "a listening AF_UNIX socket (SOCK_STREAM or SOCK_SEQPACKET): unix:PATH";
+
+impl Capabilities {
+    /// Brings the inherited capabilities and the `--cap` words together, and checks each against what the command
+    /// line asks for. Opens the files that the words name. The first thing that is wrong is the error.
+    pub fn gather(inherited: Inherited, words: Vec<CapWord>, wanted: &Wanted<'_>) -> Result<Self, CapError> {
+        check_names(wanted)?;
+        let other_pid = inherited.other_pid;
+        let mut named = by_name(inherited, words)?;
+
+        let vbus = named.remove("vbus").unwrap_or_default();
+        let mut one = |name: &str| -> Result<Option<Raw>, CapError> {
+            let mut raws = named.remove(name).unwrap_or_default();
+            if raws.len() > 1 {
+                return Err(CapError::Twice(name.to_owned()));
+            }
+            Ok(raws.pop())
+        };
+        let (svr, ctl) = (one("svr")?, one("ctl")?);
+        let clients: Vec<(&String, Option<Raw>)> =
+            wanted.clients.iter().map(|name| Ok((name, one(name)?))).collect::<Result<_, CapError>>()?;
+        let mut dataspaces: Vec<(&String, Option<Raw>)> = Vec::new();
+        for name in wanted.dataspaces {
+            if !dataspaces.iter().any(|(known, _)| *known == name) {
+                dataspaces.push((name, one(name)?));
+            }
+        }
+        // What is left has no use. Before what is missing: a name that was misspelt is the more useful message.
+        if let Some(name) = named.into_keys().next() {
+            return Err(CapError::Unknown(name));
+        }
+
+        let missing = |name: &str, spec: &str| {
+            let mut hint = format!("pass it by name, or give --cap {name}={spec}");
+            if let Some(pid) = other_pid {
+                hint += &format!(" (LISTEN_PID={pid} is not this process, so LISTEN_FDS was not used)");
+            }
+            CapError::Missing { name: name.to_owned(), hint }
+        };
+        if vbus.is_empty() {
+            return Err(missing("vbus", "pci:DDDD:BB:DD.F or --cap vbus=soft:IMAGE"));
+        }
+        if svr.is_none() && wanted.clients.is_empty() {
+            return Err(missing("svr", "unix:PATH (or serve static clients only, with --client)"));
+        }
+        let ctl_types = [SocketType::STREAM, SocketType::SEQPACKET];
+        let mut capabilities = Self {
+            controllers: controllers(vbus)?,
+            svr: svr.map(|raw| listener("svr", raw, &[SocketType::SEQPACKET], SEQPACKET)).transpose()?,
+            clients: Vec::new(),
+            dataspaces: Vec::new(),
+            ctl: ctl.map(|raw| listener("ctl", raw, &ctl_types, EITHER)).transpose()?,
+        };
+        for (name, raw) in clients {
+            let raw = raw.ok_or_else(|| missing(name, "unix:PATH"))?;
+            capabilities.clients.push(listener(name, raw, &[SocketType::STREAM], STREAM)?);
+        }
+        for (name, raw) in dataspaces {
+            let raw = raw.ok_or_else(|| missing(name, "file:PATH"))?;
+            capabilities.dataspaces.push(dataspace(name, raw)?);
+        }
+        Ok(capabilities)
+    }
+}
+
+/// A name is one thing.
+fn check_names(wanted: &Wanted<'_>) -> Result<(), CapError> {
+    for (index, name) in wanted.clients.iter().enumerate() {
+        let reserved = ["vbus", "svr", "ctl"].contains(&name.as_str());
+        let again = wanted.clients.iter().take(index).any(|other| other == name);
+        if reserved || again || wanted.dataspaces.contains(name) {
+            return Err(CapError::Ambiguous(name.clone()));
+        }
+    }
+    match wanted.dataspaces.iter().find(|name| ["vbus", "svr", "ctl"].contains(&name.as_str())) {
+        Some(name) => Err(CapError::Ambiguous(name.clone())),
+        None => Ok(()),
+    }
+}
+
+fn by_name(inherited: Inherited, words: Vec<CapWord>) -> Result<BTreeMap<String, Vec<Raw>>, CapError> {
+    let mut named: BTreeMap<String, Vec<Raw>> = BTreeMap::new();
+    for capability in inherited.listen {
+        let origin = format!("{} (passed by name)", capability.name);
+        named.entry(capability.name).or_default().push(Raw::Open(capability.fd, origin));
+    }
+    let mut taken: BTreeMap<RawFd, OwnedFd> = inherited.words.into_iter().collect();
+    for CapWord { name, spec } in words {
+        let fd = match spec.fd() {
+            None => None,
+            Some(number) => match taken.remove(&number) {
+                Some(fd) => Some(fd),
+                None => return Err(CapError::NotOpen { name, fd: number }),
+            },
+        };
+        let origin = format!("--cap {name}");
+        named.entry(name).or_default().push(Raw::Word(spec, fd, origin));
+    }
+    Ok(named)
+}
+
+fn wrong(name: &str, found: impl Into<String>, wanted: &'static str) -> CapError {
+    CapError::WrongKind { name: name.to_owned(), found: found.into(), wanted }
+}
+
+/// How a SPEC's kind is called in a message.
+fn described(spec: &Spec) -> &'static str {
+    match spec {
+        Spec::Pci(_) => "a PCI function (pci:)",
+        Spec::Soft { .. } => "a disk (soft:)",
+        Spec::Unix { .. } => "a socket (unix:)",
+        Spec::File(_) => "a memory file (file:)",
+    }
+}
+
+fn controllers(raws: Vec<Raw>) -> Result<Vec<ControllerSpec>, CapError> {
+    let mut controllers = Vec::new();
+    let mut serials: Vec<String> = Vec::new();
+    for raw in raws {
+        let (spec, fd, origin) = match raw {
+            Raw::Open(fd, origin) => {
+                let source = SoftSource::Image(Place::Path(PathBuf::new()));
+                (Spec::Soft { source, options: SoftOptions::default() }, Some(fd), origin)
+            }
+            Raw::Word(spec, fd, origin) => (spec, fd, origin),
+        };
+        let kind = match spec {
+            Spec::Pci(address) => ControllerKind::Pci(address),
+            Spec::Soft { source, options } => {
+                let serial = options.serial.clone().unwrap_or_else(|| format!("soft{}", serials.len()));
+                if serials.contains(&serial) {
+                    return Err(CapError::SameSerial(serial));
+                }
+                serials.push(serial.clone());
+                soft(source, fd, serial, &options)?
+            }
+            other => return Err(wrong("vbus", described(&other), IMAGE)),
+        };
+        controllers.push(ControllerSpec { kind, origin });
+    }
+    Ok(controllers)
+}
+
+fn soft(
+    source: SoftSource,
+    fd: Option<OwnedFd>,
+    serial: String,
+    options: &SoftOptions,
+) -> Result<ControllerKind, CapError> {
+    let block_size = options.block_size();
+    let (file, access) = match (source, fd) {
+        (SoftSource::Memory(size), _) => {
+            let read_only = options.read_only;
+            return Ok(ControllerKind::Soft { image: Image::Memory(size), serial, block_size, read_only });
+        }
+        (SoftSource::Image(Place::Path(path)), None) => {
+            let access = if options.read_only { Access::Read } else { Access::ReadWrite };
+            (open("vbus", &path, access)?, access)
+        }
+        (SoftSource::Image(Place::Fd(number)), None) => {
+            return Err(CapError::NotOpen { name: "vbus".to_owned(), fd: number });
+        }
+        (SoftSource::Image(_), Some(fd)) => (fd, Access::ReadWrite),
+    };
+    let allowed = regular_file(&file).map_err(|found| wrong("vbus", found, IMAGE))?;
+    let read_only = options.read_only || access == Access::Read || allowed == Access::Read;
+    Ok(ControllerKind::Soft { image: Image::File(file), serial, block_size, read_only })
+}
+
+fn listener(name: &str, raw: Raw, types: &[SocketType], wanted: &'static str) -> Result<Listener, CapError> {
+    let listens = |fd: OwnedFd| {
+        let socket = listening_unix(&fd, types).map_err(|found| wrong(name, found, wanted))?;
+        Ok(Listener { name: name.to_owned(), kind: ListenerKind::Open(fd), socket })
+    };
+    match raw {
+        Raw::Open(fd, _) | Raw::Word(Spec::Unix { .. }, Some(fd), _) => listens(fd),
+        Raw::Word(Spec::Unix { place: Place::Path(path), options }, None, _) => {
+            let socket = types.first().copied().unwrap_or(SocketType::STREAM);
+            Ok(Listener { name: name.to_owned(), kind: ListenerKind::Make(path, options), socket })
+        }
+        Raw::Word(other, ..) => Err(wrong(name, described(&other), wanted)),
+    }
+}
+
+fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
+    let file = match raw {
+        Raw::Open(fd, _) | Raw::Word(Spec::File(_), Some(fd), _) => fd,
+        Raw::Word(Spec::File(Place::Path(path)), None, _) => match open(name, &path, Access::ReadWrite) {
+            // A dataspace that the server may only read is one all the same: a controller can write from it.
+            Err(CapError::Open { error, .. })
+                if error.kind() == std::io::ErrorKind::PermissionDenied
+                    || error.raw_os_error() == Some(Errno::ROFS.raw_os_error()) =>
+            {
+                open(name, &path, Access::Read)?
+            }
+            other => other?,
+        },
+        Raw::Word(other, ..) => return Err(wrong(name, described(&other), FILE)),
+    };
+    let access = regular_file(&file).map_err(|found| wrong(name, found, FILE))?;
+    Ok(NamedFile { name: name.to_owned(), file, writable: access == Access::ReadWrite })
+}
+
+/// Opens a file that the operator named. Never waits for a pipe's other end, never becomes our terminal.
+fn open(name: &str, path: &PathBuf, access: Access) -> Result<OwnedFd, CapError> {
+    let access = if access == Access::Read { OFlags::RDONLY } else { OFlags::RDWR };
+    let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| CapError::Open {
+        name: name.to_owned(),
+        path: path.display().to_string(),
+        error: error.into(),
+    })
+}

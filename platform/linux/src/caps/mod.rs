@@ -1,0 +1,24 @@
+//! Named capabilities: the authority that the server starts with (DESIGN 2.3).
+//!
+//! A capability is an open file descriptor with a name. It comes from the parent process ([`Inherited`], the systemd
+//! socket-activation convention) or is opened by the server itself, by a word `--cap NAME=SPEC` ([`CapWord`],
+//! [`Spec`]). [`Capabilities::gather`] brings both together and checks that
+//!
+//! * every descriptor has a name that this server knows, and is of the kind that the name asks for;
+//! * what may exist once exists once, and what must exist exists.
+//!
+//! Files are opened here. Sockets (`unix:`), PCI functions (`pci:`) and memory disks (`soft:mem:`) come out as what
+//! was asked for, to be made by whoever knows how.
+
+mod error;
+mod gather;
+mod inherit;
+mod kind;
+mod spec;
+
+pub use error::{CapError, SpecError};
+pub use gather::{
+    Capabilities, ControllerKind, ControllerSpec, Image, Listener, ListenerKind, NamedFile, Wanted,
+};
+pub use inherit::{Inherited, NamedFd};
+pub use spec::{CapWord, Place, Size, SoftOptions, SoftSource, Spec, UnixOptions};

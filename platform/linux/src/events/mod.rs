@@ -1,0 +1,31 @@
+//! What a thread of the server sleeps on, and how it is woken.
+//!
+//! A thread owns one [`Epoll`] and one [`Doorbell`]. Others put a message into a [`channel`] that ends at this
+//! thread and ring the bell; that is a system call only when the thread sleeps. The loop is always the same:
+//!
+//! ```text
+//! loop {
+//!     if bell.take() { receive everything from every channel }
+//!     work, and stay here while there is any
+//!     if bell.arm() { epoll.wait(timeout); bell.disarm() }
+//! }
+//! ```
+//!
+//! [`EventFd`] is for kicks and for descriptors of our own, [`CallNotify`] for those that a client gave us.
+//! [`Signals`] makes SIGTERM and SIGINT an event like any other.
+
+mod call;
+mod channel;
+mod clock;
+mod doorbell;
+mod epoll;
+mod eventfd;
+mod signals;
+
+pub use call::{CallError, CallNotify};
+pub use channel::{Closed, Receiver, SendError, Sender, channel};
+pub use clock::now;
+pub use doorbell::Doorbell;
+pub use epoll::{Epoll, Event, Events, Interest};
+pub use eventfd::EventFd;
+pub use signals::{Signals, Stop, ignore_sigpipe};

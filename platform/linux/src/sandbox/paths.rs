@@ -1,0 +1,69 @@
+//! File systems out of reach.
+
+use std::fmt;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope,
+};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::thread::UnshareFlags;
+
+use super::SandboxError;
+
+/// How much of Landlock is in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Landlock {
+    /// All that this program asks for.
+    Full,
+    /// What this kernel knows of it.
+    Partial,
+    /// The kernel has none, or it is turned off.
+    None,
+}
+
+impl fmt::Display for Landlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Partial => "partial",
+            Self::None => "not in this kernel",
+        })
+    }
+}
+
+/// Denies every access to a file system, TCP, and signals and abstract sockets outside: all that the kernel knows
+/// of these, which may be less than this program does.
+pub(super) fn landlock() -> Result<Landlock, SandboxError> {
+    let abi = ABI::V6;
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?
+        .restrict_self()?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced => Landlock::Full,
+        RulesetStatus::PartiallyEnforced => Landlock::Partial,
+        RulesetStatus::NotEnforced => Landlock::None,
+    })
+}
+
+/// Gives the process a mount view of its own with nothing in it. Needs CAP_SYS_ADMIN, and is done where it can be:
+/// an ordinary user could only do it in a user namespace, in which the peers' user numbers would be lost.
+pub(super) fn empty_view() -> bool {
+    let enter = || -> rustix::io::Result<()> {
+        // SAFETY: a mount namespace of our own changes what paths mean, and no descriptor's ownership.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+        // Nothing of what follows may reach the namespace that we came from.
+        mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("none", "/proc", "tmpfs", flags, Some(c"size=4k,nr_inodes=1,mode=0555"))?;
+        rustix::process::chdir("/proc")?;
+        rustix::process::pivot_root(".", ".")?;
+        // The old root lies on top of the new one now.
+        unmount(".", UnmountFlags::DETACH)?;
+        rustix::process::chdir("/")
+    };
+    enter().is_ok()
+}
