@@ -14,6 +14,7 @@
 extern crate alloc;
 
 pub mod blk;
+pub mod dataspace;
 pub mod memory;
 pub mod operation;
 pub mod queue;

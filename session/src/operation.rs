@@ -1,6 +1,5 @@
 //! What a session asks of the driver: an operation is built from proofs, and carries them.
 
-use nvme_platform::Window;
 use nvme_policy::{LbaRange, WritePermit};
 
 use crate::memory::{DmaRange, Segments};
@@ -121,12 +120,6 @@ pub enum Operation {
         /// Whether it must be durable when it completes.
         fua: bool,
     },
-}
-
-/// Who can see the memory behind a range: the queue that mediated it. For bounce copies.
-pub trait Windows {
-    /// Our own view of a range that is in flight; `None` for a range of another queue.
-    fn window(&self, range: &DmaRange) -> Option<Window>;
 }
 
 /// How an operation ended.

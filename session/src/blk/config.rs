@@ -7,7 +7,6 @@ use nvme_policy::extent::SECTOR;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::features::CONFIG_WCE;
 use super::{RANGE_SECTORS_MAX, RANGES_MAX, SEG_MAX};
 use crate::operation::Limits;
 
@@ -41,21 +40,7 @@ struct Layout {
 
 const _: () = assert!(size_of::<Layout>() == ConfigSpace::SIZE);
 
-/// Where `writeback` is.
-const WRITEBACK: u64 = 32;
-const _: () = assert!(core::mem::offset_of!(Layout, writeback) as u64 == WRITEBACK);
-
-/// The driver wrote what it may not write.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ConfigRefused;
-
-impl core::fmt::Display for ConfigRefused {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("only `writeback` can be written, with 0 or 1, where CONFIG_WCE was negotiated")
-    }
-}
-
-impl core::error::Error for ConfigRefused {}
+const _: () = assert!(core::mem::offset_of!(Layout, writeback) == ConfigSpace::WRITEBACK as usize);
 
 /// A device's configuration space.
 #[derive(Clone, Debug)]
@@ -66,6 +51,8 @@ pub struct ConfigSpace {
 impl ConfigSpace {
     /// Its length in bytes.
     pub const SIZE: usize = 60;
+    /// Where `writeback` is, the one byte that a driver may write.
+    pub const WRITEBACK: u32 = 32;
 
     /// For what a session was granted, with up to `queues` queues. The cache mode starts as write-back when
     /// there is a volatile write cache.
@@ -117,22 +104,13 @@ impl ConfigSpace {
         }
     }
 
-    /// A write by a driver that acknowledged `features`. Says which cache mode it chose (true: write-back).
-    pub fn write(&mut self, offset: u64, from: &[u8], features: u64) -> Result<bool, ConfigRefused> {
-        match (offset, from) {
-            (WRITEBACK, [on @ (0 | 1)]) if features & CONFIG_WCE != 0 => {
-                if let Some(byte) = self.bytes.get_mut(WRITEBACK as usize) {
-                    *byte = *on;
-                }
-                Ok(*on == 1)
-            }
-            _ => Err(ConfigRefused),
+    /// The same in that cache mode; true: write-back.
+    #[must_use]
+    pub fn with_write_back(mut self, on: bool) -> Self {
+        if let Some(byte) = self.bytes.get_mut(Self::WRITEBACK as usize) {
+            *byte = u8::from(on);
         }
-    }
-
-    /// The cache mode; true: write-back.
-    pub fn write_back(&self) -> bool {
-        self.bytes.get(WRITEBACK as usize) == Some(&1)
+        self
     }
 }
 
@@ -182,22 +160,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn only_writeback_can_be_written_and_only_where_negotiated() {
-        let mut s = space();
-        let before = *s.bytes();
-        for offset in 0..300 {
-            assert_eq!(s.write(offset, &[1], 0), Err(ConfigRefused));
-            if offset != WRITEBACK {
-                assert_eq!(s.write(offset, &[1], CONFIG_WCE), Err(ConfigRefused));
-            }
-        }
-        assert_eq!(s.write(WRITEBACK, &[2], CONFIG_WCE), Err(ConfigRefused));
-        assert_eq!(s.write(WRITEBACK, &[0, 0], CONFIG_WCE), Err(ConfigRefused));
-        assert_eq!(s.write(WRITEBACK, &[], CONFIG_WCE), Err(ConfigRefused));
-        assert_eq!(*s.bytes(), before);
-        assert_eq!((s.write(WRITEBACK, &[0], CONFIG_WCE), s.write_back()), (Ok(false), false));
     }
 }

@@ -58,9 +58,21 @@ impl Offer {
         self.features
     }
 
-    /// The configuration space at start and after a reset.
-    pub fn config(&self) -> &ConfigSpace {
-        &self.config
+    /// The configuration space in that cache mode; true: write-back.
+    pub fn config_space(&self, write_back: bool) -> ConfigSpace {
+        self.config.clone().with_write_back(write_back)
+    }
+
+    /// A write to the configuration space by a driver that acknowledged `features`: the cache mode that it chose, or
+    /// `None` when it may not write that. Only `writeback` can be written, with 0 or 1, where CONFIG_WCE was
+    /// negotiated.
+    pub fn write_config(&self, features: u64, offset: u32, bytes: &[u8]) -> Option<bool> {
+        match bytes {
+            [on @ (0 | 1)] if offset == ConfigSpace::WRITEBACK && features & CONFIG_WCE != 0 => {
+                Some(*on == 1)
+            }
+            _ => None,
+        }
     }
 
     /// Whether a driver may acknowledge these features: nothing that was not offered. `transport` are the bits that
@@ -117,5 +129,23 @@ mod tests {
         assert_eq!(offer.features() & (DISCARD | WRITE_ZEROES | RO), RO);
         assert!(offer.accepts(offer.features() & !RO, 0) && offer.accepts(1 << 30, 1 << 30));
         assert!(!offer.accepts(DISCARD, 0) && !offer.accepts(1 << 30, 0));
+    }
+
+    #[test]
+    fn only_writeback_can_be_written_and_only_where_negotiated() {
+        let offer = Offer::linux(&grant(Access::ReadWrite), &LIMITS, 1);
+        for offset in (0..300).chain([u32::MAX]) {
+            let there = offset == ConfigSpace::WRITEBACK;
+            assert_eq!(offer.write_config(0, offset, &[1]), None);
+            assert_eq!(offer.write_config(CONFIG_WCE, offset, &[1]), there.then_some(true));
+        }
+        for bytes in [&[2][..], &[0, 0], &[]] {
+            assert_eq!(offer.write_config(CONFIG_WCE, ConfigSpace::WRITEBACK, bytes), None);
+        }
+        for on in [false, true] {
+            let mut byte = [7];
+            offer.config_space(on).read(u64::from(ConfigSpace::WRITEBACK), &mut byte);
+            assert_eq!(byte, [u8::from(on)]);
+        }
     }
 }

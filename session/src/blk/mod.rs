@@ -8,7 +8,7 @@ pub mod config;
 pub mod features;
 pub mod request;
 
-pub use config::{ConfigRefused, ConfigSpace};
+pub use config::ConfigSpace;
 pub use features::Offer;
 
 /// Most data segments of one request.

@@ -9,7 +9,7 @@ mod spares;
 mod table;
 
 pub use held::{Held, NotMediated, Pinned, Rights};
-pub use range::{DmaRange, Quiet, QuietBy, Segments};
+pub use range::{DmaRange, Quiet, QuietBy, Segments, Windows};
 pub use spares::Spares;
 pub use table::{MemoryTable, Region, TableError};
 

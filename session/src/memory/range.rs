@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use nvme_platform::Iova;
+use nvme_platform::{Iova, Window};
 
 /// Proof of memory: bytes that the session mediated, at the address by which the controller reaches them. While it
 /// exists, its region stays mapped. Neither copied nor kept beyond the command: it goes back to its queue
@@ -55,6 +55,12 @@ impl DmaRange {
 
 /// The ranges of one transfer, in order. Its storage is used again and again: see [`Spares`](super::Spares).
 pub type Segments = Vec<DmaRange>;
+
+/// Who can see the memory behind a range: the queue that mediated it. For bounce copies.
+pub trait Windows {
+    /// Our own view of a range that is in flight; `None` for a range of another queue.
+    fn window(&self, range: &DmaRange) -> Option<Window>;
+}
 
 /// How the controller was proven to be done with memory. A time-out is none of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,7 @@
 //! One virtqueue of one session, as a worker owns it: descriptor chains become [`Operation`]s, outcomes become used
 //! entries.
 //!
-//! * [`config`]: what control decided.
+//! * `config`: what control decided.
 //! * `request`: a chain is parsed, confined and mediated.
 //! * `flight`: which requests are under way, of how many operations each.
 //!
@@ -28,9 +28,11 @@ use flight::{Ended, Flights};
 
 use crate::blk::features;
 use crate::blk::request::Status;
-use crate::memory::{DmaRange, Held, MemoryTable, Quiet, Segments, Spares};
-use crate::operation::{Operation, Outcome, Windows};
-use crate::virtqueue::{Broken, Ring, RingError};
+pub use crate::memory::Spares;
+use crate::memory::{DmaRange, Held, MemoryTable, Pinned, Quiet, Segments, Windows};
+use crate::operation::{Operation, Outcome};
+use crate::virtqueue::Ring;
+pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
 
 /// What a queue has to do next.
 #[derive(Debug)]
@@ -174,7 +176,7 @@ impl BlkQueue {
 
     /// Takes no new requests from now on (GET_VRING_BASE, reset). What is in flight goes on; it is over when
     /// [`in_flight`](Self::in_flight) is 0.
-    pub fn stop(&mut self) {
+    pub fn take_no_more(&mut self) {
         self.state = State::Stopped;
     }
 
@@ -247,7 +249,7 @@ impl BlkQueue {
     }
 
     #[inline]
-    fn answer(&mut self, head: u16, at: crate::memory::Pinned, status: Status, data: u32) {
+    fn answer(&mut self, head: u16, at: Pinned, status: Status, data: u32) {
         self.held.write_pinned(at, status as u8);
         if self.broken.is_none() {
             // `data` left room for the status byte.

@@ -1,7 +1,7 @@
 //! The device's side of a split virtqueue (virtio 1.2, 2.7).
 //!
-//! * [`ring`]: the three rings, resolved once into windows; indices, used entries, notifications.
-//! * [`chain`]: a descriptor chain becomes a bounded list of [`Buffer`]s.
+//! * `ring`: the three rings, resolved once into windows; indices, used entries, notifications.
+//! * `chain`: a descriptor chain becomes a bounded list of [`Buffer`]s.
 //!
 //! The driver can write all of it at any time. Indices are read and written atomically; a descriptor is read
 //! exactly once, into a local copy, and what is checked is the copy. Whatever breaks the *structure* of the ring
@@ -71,6 +71,8 @@ pub enum Broken {
     RingsGone,
     /// The memory under the rings vanished.
     MemoryGone,
+    /// The device is lost. The home says so; no ring does.
+    DeviceLost,
 }
 
 impl fmt::Display for Broken {
@@ -89,6 +91,7 @@ impl fmt::Display for Broken {
             Self::NoStatus => "a request has no status byte that can be written",
             Self::RingsGone => "the rings lie outside the registered memory now",
             Self::MemoryGone => "the memory under the rings vanished",
+            Self::DeviceLost => "the device is lost",
         })
     }
 }
