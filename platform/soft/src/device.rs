@@ -1,0 +1,188 @@
+//! The controller as the driver sees it.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use nvme_platform::{
+    Bus, CutOff, Device, DeviceError, DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE,
+    QueueDoorbells, Registers, Window,
+};
+
+use crate::admin::Nature;
+use crate::config::{Config, ConfigError};
+use crate::control::Control;
+use crate::doorbells::{Engine, PairDoorbells};
+use crate::faulty::Faults;
+use crate::handle::SoftHandle;
+use crate::namespace::Namespace;
+use crate::shared::{Fixed, Shared, World};
+use crate::space::Space;
+
+/// A software NVMe controller. All that it is, it was told by its [`Config`].
+///
+/// Bus mastering is off at first, as on hardware: until [`Bus::master`] turns it on, no command is fetched.
+pub struct SoftDevice {
+    shared: Arc<Shared>,
+    memory: Box<dyn FnMut(usize) -> Option<Window> + Send>,
+    vectors: u16,
+}
+
+impl SoftDevice {
+    /// Makes a controller, switched on and not enabled.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        config.check()?;
+        let nature = Nature::of(&config);
+        let Config { namespaces, namespaces_max, write_cache, interrupts, apart, pause, vectors, .. } =
+            config;
+        let mut slots = Vec::new();
+        for namespace in namespaces {
+            slots.push(Some(Arc::new(Namespace::new(namespace)?)));
+        }
+        slots.resize(namespaces_max as usize, None);
+        let fixed = Fixed {
+            transfer_max: if config.mdts == 0 { usize::MAX } else { PAGE << config.mdts },
+            sgl: config.sgl,
+            dataset_management: config.dataset_management,
+            write_zeroes: config.write_zeroes,
+        };
+        let world = World {
+            space: Space::default(),
+            namespaces: slots,
+            mastering: false,
+            write_back: write_cache,
+            fixed,
+            view: None,
+        };
+        let faults = config.faults.map(Faults::new);
+        let shared =
+            Shared::new(world, config.queues, Control::new(nature), faults, (interrupts, apart, pause));
+        shared.counters.power_cycles.store(1, Ordering::Relaxed);
+        let memory = config.memory.unwrap_or_else(|| Box::new(nvme_mem::heap));
+        Ok(Self { shared: Arc::new(shared), memory, vectors })
+    }
+
+    /// What pulls the strings from outside.
+    pub fn handle(&self) -> SoftHandle {
+        SoftHandle::new(&self.shared)
+    }
+
+    /// What runs I/O commands apart.
+    pub fn engine(&self) -> Engine {
+        Engine::new(&self.shared)
+    }
+
+    /// Waits for the engines after something was taken away.
+    fn settle(&self) -> Result<(), DmaError> {
+        self.shared.settle().map_err(|_| {
+            self.shared.control.lock().fail(&self.shared);
+            DmaError::Gone
+        })
+    }
+}
+
+impl Registers for SoftDevice {
+    fn read32(&self, offset: u32) -> u32 {
+        if self.shared.is_gone() {
+            return u32::MAX;
+        }
+        self.shared.control.lock().read(&self.shared, offset)
+    }
+
+    fn write32(&mut self, offset: u32, value: u32) {
+        if !self.shared.is_gone() {
+            self.shared.control.lock().write(&self.shared, offset, value);
+        }
+    }
+}
+
+impl DmaSpace for SoftDevice {
+    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
+        self.shared.world.lock().space.reserve(len)
+    }
+
+    fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {
+        self.shared.change(|world| world.space.map(at, memory, rights))
+    }
+
+    fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
+        self.shared.change(|world| world.space.unmap(at, len))?;
+        self.settle()
+    }
+}
+
+impl DmaPool for SoftDevice {
+    fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
+        let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
+        let window = (self.memory)(len).filter(|w| w.len() == len).ok_or(DmaError::NoMemory)?;
+        self.shared.change(|world| {
+            let iova = world.space.reserve(len as u64)?;
+            if let Err(error) = world.space.map(iova, &window, DmaRights::ReadWrite) {
+                let _ = world.space.unmap(iova, len as u64);
+                return Err(error);
+            }
+            Ok(DriverMemory::from_pool(window.clone(), iova))
+        })
+    }
+
+    fn recycle(&mut self, memory: DriverMemory) {
+        // After a cut-off it is not mapped any more.
+        let _ = self.unmap(memory.iova(), memory.window().len() as u64);
+    }
+}
+
+impl Bus for SoftDevice {
+    fn vectors(&self) -> u16 {
+        self.vectors
+    }
+
+    fn master(&mut self, on: bool) -> Result<(), DeviceError> {
+        if self.shared.is_gone() {
+            return Err(DeviceError::Gone);
+        }
+        self.shared.change(|world| world.mastering = on);
+        if on { Ok(()) } else { self.settle().map_err(|_| DeviceError::Failed) }
+    }
+
+    fn reset(&mut self) -> Result<(), DeviceError> {
+        if self.shared.is_gone() {
+            return Err(DeviceError::Gone);
+        }
+        self.shared.control.lock().reset(&self.shared).map_err(|_| DeviceError::Failed)
+    }
+
+    fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
+        self.shared.change(|world| {
+            world.mastering = false;
+            world.space.clear();
+        });
+        self.settle().map_err(|_| DeviceError::Failed)?;
+        Ok(CutOff::seen())
+    }
+}
+
+impl Device for SoftDevice {
+    fn registers(&mut self) -> &mut dyn Registers {
+        self
+    }
+    fn dma(&mut self) -> &mut dyn DmaSpace {
+        self
+    }
+    fn pool(&mut self) -> &mut dyn DmaPool {
+        self
+    }
+    fn bus(&mut self) -> &mut dyn Bus {
+        self
+    }
+    fn doorbells(&mut self, queue: u16, stride: u32) -> Result<Box<dyn QueueDoorbells>, DeviceError> {
+        if self.shared.is_gone() {
+            return Err(DeviceError::Gone);
+        }
+        if stride != self.shared.control.lock().stride() {
+            return Err(DeviceError::Unsupported);
+        }
+        let pair = PairDoorbells::new(&self.shared, queue).ok_or(DeviceError::Unsupported)?;
+        Ok(Box::new(pair))
+    }
+}

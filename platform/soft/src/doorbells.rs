@@ -1,0 +1,129 @@
+//! The doorbells of a queue pair, and the engine that runs apart.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use nvme_platform::{QueueDoorbells, Time};
+
+use crate::engine;
+use crate::queue::{CompletionQueue, SubmissionQueue};
+use crate::shared::{Shared, Slot, Trouble};
+
+/// One queue that was made under an identifier: the one there is, or the next. Never a later one.
+struct Bound<Q> {
+    /// Which one it is, counted from 1.
+    which: u64,
+    queue: Option<Arc<Q>>,
+}
+
+impl<Q> Bound<Q> {
+    fn new(there: Option<&Arc<Q>>, made: u64) -> Self {
+        Self { which: made + u64::from(there.is_none()), queue: there.cloned() }
+    }
+
+    fn bind(&mut self, there: Option<&Arc<Q>>, made: u64) {
+        if made == self.which {
+            self.queue = there.cloned();
+        }
+    }
+}
+
+/// The doorbells of one pair. They belong to the queues that exist when they are asked for, or are created next;
+/// once these are deleted, nothing happens here any more.
+pub(crate) struct PairDoorbells {
+    shared: Arc<Shared>,
+    id: u16,
+    sq: Bound<SubmissionQueue>,
+    cq: Bound<CompletionQueue>,
+    /// The state of the queues when we last looked for ours.
+    looked: u64,
+}
+
+impl PairDoorbells {
+    pub(crate) fn new(shared: &Arc<Shared>, id: u16) -> Option<Self> {
+        let looked = shared.queue_generation.load(Ordering::Acquire);
+        let queues = shared.queues.lock();
+        let Slot { sq, cq, sqs_made, cqs_made } = queues.get(usize::from(id)).filter(|_| id > 0)?;
+        let (sq, cq) = (Bound::new(sq.as_ref(), *sqs_made), Bound::new(cq.as_ref(), *cqs_made));
+        drop(queues);
+        Some(Self { shared: Arc::clone(shared), id, sq, cq, looked })
+    }
+
+    /// Looks for queues that did not exist yet.
+    #[inline]
+    fn look(&mut self) {
+        if self.sq.queue.is_some() && self.cq.queue.is_some() {
+            return;
+        }
+        let generation = self.shared.queue_generation.load(Ordering::Acquire);
+        if generation != self.looked {
+            self.looked = generation;
+            if let Some(slot) = self.shared.queues.lock().get(usize::from(self.id)) {
+                self.sq.bind(slot.sq.as_ref(), slot.sqs_made);
+                self.cq.bind(slot.cq.as_ref(), slot.cqs_made);
+            }
+        }
+    }
+
+    #[cold]
+    fn refused(&self) {
+        self.shared.trouble(Trouble::BadDoorbellValue);
+        self.shared.control.lock().absorb(&self.shared);
+    }
+}
+
+impl QueueDoorbells for PairDoorbells {
+    #[inline]
+    fn submission_tail(&mut self, tail: u16) {
+        self.look();
+        if let Some(sq) = &self.sq.queue
+            && !sq.gate.is_closed()
+        {
+            if sq.ring(u32::from(tail)) { self.shared.wake() } else { self.refused() }
+        }
+    }
+
+    #[inline]
+    fn completion_head(&mut self, head: u16) {
+        self.look();
+        if let Some(cq) = &self.cq.queue {
+            if cq.ring(u32::from(head)) { self.shared.wake() } else { self.refused() }
+        }
+    }
+
+    #[inline]
+    fn run(&mut self, budget: u32, now: Time) -> Option<Time> {
+        if self.shared.apart.is_some() {
+            return None;
+        }
+        self.look();
+        engine::run(&self.shared, self.sq.queue.as_ref()?, budget, now)
+    }
+}
+
+/// Runs the I/O commands of all queues, on a thread of the home's ([`Config::apart`](crate::Config::apart)).
+pub struct Engine {
+    shared: Arc<Shared>,
+    queues: Vec<Arc<SubmissionQueue>>,
+    looked: Option<u64>,
+}
+
+impl Engine {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared), queues: Vec::new(), looked: None }
+    }
+
+    /// Runs up to `budget` commands of each queue, and says when there is more to do: `Some(now)`: at once;
+    /// `None`: when it is woken.
+    pub fn run(&mut self, budget: u32, now: Time) -> Option<Time> {
+        let generation = self.shared.queue_generation.load(Ordering::Acquire);
+        if self.looked != Some(generation) {
+            self.looked = Some(generation);
+            self.queues.clear();
+            self.queues.extend(self.shared.queues.lock().iter().filter_map(|s| s.sq.clone()));
+        }
+        let shared = &self.shared;
+        self.queues.iter().filter_map(|sq| engine::run(shared, sq, budget, now)).min()
+    }
+}

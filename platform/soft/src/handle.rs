@@ -1,0 +1,139 @@
+//! Pulling the strings from outside.
+
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+
+use nvme_platform::Time;
+
+use crate::config::{ConfigError, NamespaceConfig};
+use crate::faulty::Faults;
+use crate::namespace::Namespace;
+use crate::shared::{Shared, Trouble};
+use crate::wire::Status;
+
+/// A string to the controller, for any thread.
+#[derive(Clone)]
+pub struct SoftHandle {
+    shared: Arc<Shared>,
+}
+
+/// What a controller did since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Statistics {
+    /// Reads that succeeded.
+    pub reads: u64,
+    /// Writes that succeeded.
+    pub writes: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Accesses to memory that is not mapped, may not be written, or vanished.
+    pub dma_faults: u64,
+    /// Failures of a medium.
+    pub media_errors: u64,
+}
+
+impl SoftHandle {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Self { shared: Arc::clone(shared) }
+    }
+
+    /// What was done so far.
+    pub fn statistics(&self) -> Statistics {
+        let c = &self.shared.counters;
+        Statistics {
+            reads: c.reads.load(Ordering::Relaxed),
+            writes: c.writes.load(Ordering::Relaxed),
+            bytes_read: c.bytes_read.load(Ordering::Relaxed),
+            bytes_written: c.bytes_written.load(Ordering::Relaxed),
+            flushes: c.flushes.load(Ordering::Relaxed),
+            dma_faults: c.faults.load(Ordering::Relaxed),
+            media_errors: c.media_errors.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Tells the time, for admin commands that a rule delays: those that are due complete.
+    pub fn advance(&self, now: Time) {
+        self.shared.now.fetch_max(now.as_nanos(), Ordering::Relaxed);
+        self.shared.control.lock().absorb(&self.shared);
+    }
+
+    /// Changes the size of a namespace, within its medium, and says so to the driver. `false`: it cannot be.
+    pub fn resize(&self, nsid: u32, bytes: u64) -> bool {
+        self.edit(nsid, |slot| {
+            let Some(old) = slot else { return false };
+            let blocks = bytes >> old.shift;
+            if blocks == 0 || bytes > old.window.len() as u64 {
+                return false;
+            }
+            *slot = Some(Arc::new(Namespace { blocks, ..(**old).clone() }));
+            true
+        })
+    }
+
+    /// Adds a namespace, in the place of the one there is, and says so to the driver.
+    pub fn add(&self, nsid: u32, namespace: NamespaceConfig) -> Result<(), ConfigError> {
+        let namespace = Arc::new(Namespace::new(namespace)?);
+        let added = self.edit(nsid, |slot| {
+            *slot = Some(namespace);
+            true
+        });
+        if added { Ok(()) } else { Err(ConfigError::Namespaces) }
+    }
+
+    /// Removes a namespace, and says so to the driver. `false`: there is none.
+    pub fn remove(&self, nsid: u32) -> bool {
+        self.edit(nsid, |slot| slot.take().is_some())
+    }
+
+    fn edit(&self, nsid: u32, edit: impl FnOnce(&mut Option<Arc<Namespace>>) -> bool) -> bool {
+        let mut control = self.shared.control.lock();
+        let edited = self
+            .shared
+            .change(|world| world.namespaces.get_mut((nsid as usize).wrapping_sub(1)).is_some_and(edit));
+        if edited {
+            if self.shared.settle().is_err() {
+                control.fail(&self.shared);
+            }
+            control.namespace_changed(&self.shared, nsid);
+        }
+        edited
+    }
+
+    /// Pulls the device out: all registers read as ones from now on, and nothing is done any more.
+    pub fn vanish(&self) {
+        let mut control = self.shared.control.lock();
+        self.shared.gone.store(true, Ordering::Relaxed);
+        control.freeze(&self.shared);
+    }
+
+    /// Takes power away and gives it back: the registers are as at first, all queues are gone, and a device that was
+    /// pulled out is there again. What a [`WriteCache`](crate::WriteCache) loses is the caller's to say.
+    pub fn power_cycle(&self) {
+        let mut control = self.shared.control.lock();
+        if control.reset(&self.shared).is_ok() {
+            self.shared.gone.store(false, Ordering::Relaxed);
+            self.shared.counters.power_cycles.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Raises CSTS.CFS: nothing is done until the controller is reset.
+    pub fn raise_fatal(&self) {
+        self.shared.trouble(Trouble::Fatal);
+        self.shared.control.lock().absorb(&self.shared);
+    }
+
+    /// Posts a completion that belongs to no command, with any identifier, on the completion queue of submission
+    /// queue `queue` (0: admin). `false`: there is no such queue, or it is full.
+    pub fn forge(&self, queue: u16, cid: u16, status: Status) -> bool {
+        self.shared.control.lock().forge(&self.shared, queue, cid, status)
+    }
+
+    /// The rules and lies of the faulty twin. `None`: this is not one.
+    pub fn faults(&self) -> Option<&Faults> {
+        self.shared.faults.as_ref()
+    }
+}
