@@ -1,7 +1,27 @@
-//! Client memory and images.
+//! Memory that belongs to others: clients' memory files and disk images, mapped so that they cannot hurt.
+//!
+//! A descriptor becomes a [`MemoryFile`] when it is memory indeed, or one of the [`Trusted`] files; a part of it becomes
+//! a window ([`MemoryFile::map`]): shared, never executable, out of core dumps, unmapped with the last clone of
+//! the window. An [`ImageFile`] is a whole disk image as one window.
+//!
+//! The files stay their owners' to shrink. A fault in a window that no longer has a file behind it puts zero pages there
+//! and marks the window failed; the control role learns of it by [`failures`].
+
+mod file;
+mod image;
+mod lock;
+mod mapping;
+mod sigbus;
+mod trusted;
+
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The path by which a descriptor's file can be opened anew.
+pub use file::{FileId, MemoryFile, Refusal};
+pub use image::{ImageAccess, ImageError, ImageFile};
+pub use sigbus::{Failures, WINDOWS_MAX, failures};
+pub use trusted::Trusted;
+
+/// The path by which a descriptor's file can be reached anew.
 pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -1,0 +1,214 @@
+//! A memory file that a client handed over.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nvme_mem::Window;
+use nvme_platform::PAGE;
+use rustix::fs::{
+    AtFlags, FileType, OFlags, SealFlags, StatxFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fstatfs, statx,
+};
+use rustix::io::Errno;
+
+use super::mapping::{self, MapError};
+use super::trusted::Trusted;
+
+/// `f_type` of tmpfs and of memfds (statfs(2)).
+const TMPFS: u64 = 0x0102_1994;
+/// `f_type` of hugetlbfs and of memfds with huge pages.
+const HUGETLBFS: u64 = 0x9584_58f6;
+
+/// Which file object it is, while it exists.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FileId {
+    /// Major and minor number of its file system's device.
+    pub device: u64,
+    /// Its inode there.
+    pub inode: u64,
+}
+
+/// Why memory is not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The descriptor is no regular file.
+    #[error("a {0} is no memory")]
+    NotAFile(Kind),
+    /// The file is on a file system where a page fault may wait for ever.
+    #[error("the file is not on tmpfs or hugetlbfs, and no memfd")]
+    NotMemory,
+    /// There are trusted dataspaces, and this is none.
+    #[error("it is no trusted dataspace")]
+    NotTrusted,
+    /// The descriptor only names the file (`O_PATH`).
+    #[error("the descriptor only names the file (O_PATH)")]
+    PathOnly,
+    /// The descriptor cannot be read.
+    #[error("the file is not open for reading")]
+    NotReadable,
+    /// The range is empty, or not a multiple of 4096 bytes.
+    #[error("offset {0:#x} and length {1:#x} are not multiples of 4096")]
+    Unaligned(u64, u64),
+    /// The range is not in the file.
+    #[error("offset {offset:#x} and length {len:#x} reach over the file's end at {size:#x}")]
+    BeyondEnd {
+        /// Start of the range.
+        offset: u64,
+        /// Its length.
+        len: u64,
+        /// The file's size at that time.
+        size: u64,
+    },
+    /// The process has as many windows as it may.
+    #[error("the server has no room for another window")]
+    TooManyWindows,
+    /// A system call failed.
+    #[error("{0}: {1}")]
+    System(&'static str, Errno),
+}
+
+/// What a descriptor is instead of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Kind(FileType);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            FileType::Directory => "directory",
+            FileType::Symlink => "symbolic link",
+            FileType::Fifo => "pipe",
+            FileType::Socket => "socket",
+            FileType::CharacterDevice => "character device",
+            FileType::BlockDevice => "block device",
+            _ => "special file",
+        })
+    }
+}
+
+/// A file of memory. What its owner can still do to it: write, and, unless it is sealed, shrink.
+#[derive(Debug)]
+pub struct MemoryFile {
+    file: OwnedFd,
+    id: FileId,
+    writable: bool,
+    sealed: bool,
+    trusted: Option<usize>,
+    block: u64,
+}
+
+pub(super) struct Identity {
+    pub(super) id: FileId,
+    pub(super) size: u64,
+}
+
+/// The flags of a descriptor that can be read.
+pub(super) fn check_access(file: BorrowedFd<'_>) -> Result<OFlags, Refusal> {
+    let flags = fcntl_getfl(file).map_err(|e| Refusal::System("F_GETFL", e))?;
+    if flags.contains(OFlags::PATH) {
+        return Err(Refusal::PathOnly);
+    }
+    if flags & OFlags::RWMODE == OFlags::WRONLY {
+        return Err(Refusal::NotReadable);
+    }
+    Ok(flags)
+}
+
+/// Which regular file it is, as far as the kernel knows it without asking anybody: a file system in user space could make
+/// an ordinary `fstat` wait for ever.
+pub(super) fn identify(file: BorrowedFd<'_>) -> Result<Identity, Refusal> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let want = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE;
+    let stat = statx(file, "", flags, want).map_err(|e| Refusal::System("statx", e))?;
+    let kind = FileType::from_raw_mode(u32::from(stat.stx_mode));
+    if kind != FileType::RegularFile {
+        return Err(Refusal::NotAFile(Kind(kind)));
+    }
+    let device = u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor);
+    Ok(Identity { id: FileId { device, inode: stat.stx_ino }, size: stat.stx_size })
+}
+
+impl MemoryFile {
+    /// Accepts a client's descriptor when it is memory, or trusted, and seals it against shrinking where that can be. Asks
+    /// nothing of a file system that a client may have mounted, so it never waits.
+    pub fn open(file: OwnedFd, trusted: &Trusted) -> Result<Self, Refusal> {
+        let fd = file.as_fd();
+        let flags = check_access(fd)?;
+        let id = identify(fd)?.id;
+        let trusted = match (trusted.is_empty(), trusted.recognise(fd, id)) {
+            (true, _) => None,
+            (false, Some(n)) => Some(n),
+            (false, None) => return Err(Refusal::NotTrusted),
+        };
+        // The kernel's memory file systems alone have seals; asking for them asks the kernel only.
+        let seals = fcntl_get_seals(fd);
+        if trusted.is_none() && seals.is_err() {
+            return Err(Refusal::NotMemory);
+        }
+        let statfs = fstatfs(fd).map_err(|e| Refusal::System("fstatfs", e))?;
+        let kind = statfs.f_type as u64 & 0xffff_ffff;
+        if trusted.is_none() && kind != TMPFS && kind != HUGETLBFS {
+            return Err(Refusal::NotMemory);
+        }
+        let block = if kind == HUGETLBFS { u64::try_from(statfs.f_bsize).unwrap_or(0) } else { PAGE as u64 };
+        if !block.is_power_of_two() || block < PAGE as u64 {
+            return Err(Refusal::System("fstatfs", Errno::INVAL));
+        }
+        let seals = seals.unwrap_or(SealFlags::empty());
+        let sealed = seals.contains(SealFlags::SHRINK) || fcntl_add_seals(fd, SealFlags::SHRINK).is_ok();
+        let frozen = seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
+        let writable = flags & OFlags::RWMODE == OFlags::RDWR && !frozen;
+        Ok(Self { file, id, writable, sealed, trusted, block })
+    }
+
+    /// Which file object it is: regions of one file count as one dataspace.
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// The file's size in bytes, now.
+    pub fn size(&self) -> Result<u64, Refusal> {
+        identify(self.file.as_fd()).map(|identity| identity.size)
+    }
+
+    /// Whether its windows may be written.
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Whether nobody can make it shorter any more.
+    pub fn sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// Which of the trusted files it is, by the order in which they were added.
+    pub fn trusted(&self) -> Option<usize> {
+        self.trusted
+    }
+
+    /// The size of its pages in bytes: 4096, or that of its huge pages. What is mapped is rounded to whole pages.
+    pub fn block_size(&self) -> u64 {
+        self.block
+    }
+
+    /// Maps `len` bytes at `offset`, multiples of 4096 inside the file. The window stays when this value is dropped.
+    /// When [`writable`](Self::writable) is false, nothing may be written through it: a write would end the process.
+    pub fn map(&self, offset: u64, len: u64) -> Result<Window, Refusal> {
+        let page = PAGE as u64;
+        if len == 0 || !offset.is_multiple_of(page) || !len.is_multiple_of(page) {
+            return Err(Refusal::Unaligned(offset, len));
+        }
+        let size = self.size()?;
+        let beyond = Refusal::BeyondEnd { offset, len, size };
+        let end = offset.checked_add(len).filter(|end| *end <= size).ok_or(beyond)?;
+        // A region of a client may begin inside a huge page; the mapping cannot.
+        let start = offset & !(self.block - 1);
+        let whole = end.checked_next_multiple_of(self.block).map(|end| end - start).ok_or(beyond)?;
+        let too_long = |_| Refusal::System("mmap", Errno::NOMEM);
+        let whole = usize::try_from(whole).map_err(too_long)?;
+        let window = mapping::map(self.file.as_fd(), start, whole, self.writable).map_err(|e| match e {
+            MapError::TooMany => Refusal::TooManyWindows,
+            MapError::System(e) => Refusal::System("mmap", e),
+        })?;
+        let skip = usize::try_from(offset - start).map_err(too_long)?;
+        window.sub(skip, usize::try_from(len).map_err(too_long)?).map_err(|_| beyond)
+    }
+}

@@ -1,0 +1,67 @@
+//! One mapping: made, entered in the table of windows, and taken down.
+
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, OnceLock};
+
+use nvme_mem::{Owner, Window};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use super::sigbus::{self, Registration};
+
+/// Why there is no mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MapError {
+    /// The table of windows is full.
+    TooMany,
+    /// A system call failed.
+    System(Errno),
+}
+
+struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    registration: OnceLock<Registration>,
+}
+
+// SAFETY: the bytes are reached through windows alone, which copy and never refer.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // First out of the table: a handler must not put pages where there is no window any more.
+        drop(self.registration.take());
+        // SAFETY: `base` and `len` are what `mmap` returned; the last window is gone with its owner.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+/// Maps `len` bytes of a file from `offset`, both multiples of its block size. Shared and never executable; kept out of core
+/// dumps, since it is the client's, and out of children, so that no fork keeps a client's memory alive.
+pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> Result<Window, MapError> {
+    // No window without the handler.
+    sigbus::failures().map_err(MapError::System)?;
+    let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, offset) };
+    let base = NonNull::new(base.map_err(MapError::System)?.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
+    // Windows are looked up by address in the handler.
+    let address = base.as_ptr().expose_provenance();
+    let owner = Arc::new(Owner::new(Box::new(Mapping { base, len, registration: OnceLock::new() })));
+    for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
+        // SAFETY: the range was just mapped; neither advice changes its bytes.
+        unsafe { madvise(base.as_ptr().cast(), len, advice) }.map_err(MapError::System)?;
+    }
+    // SAFETY: the mapping and its owner live until `Mapping` is dropped, which drops the registration first.
+    let registration = unsafe { sigbus::register(address, len, writable, Arc::as_ptr(&owner)) };
+    let registration = registration.ok_or(MapError::TooMany)?;
+    if let Some(mapping) = owner.resource().and_then(|r| r.downcast_ref::<Mapping>()) {
+        let _ = mapping.registration.set(registration);
+    }
+    // SAFETY: mapped for `len` bytes until the owner drops the mapping; no reference to the bytes was ever made. A
+    // window of a read-only mapping is not written: see `MemoryFile::writable`.
+    Ok(unsafe { Window::new(base, len, owner) })
+}
