@@ -1,0 +1,11 @@
+//! Fuzz targets, each a function from bytes that panics when a promise is broken.
+//!
+//! `cargo +nightly fuzz run TARGET` runs one for as long as one likes; each bug that it finds is mended together with a
+//! file in `corpus/TARGET`. `tests/fuzz_corpus.rs` of the project runs all files there with the stable compiler.
+#![forbid(unsafe_code)]
+
+mod disk;
+mod policy;
+
+pub use disk::gpt;
+pub use policy::{command_line, device_name, extent, policy_words};

@@ -1,0 +1,52 @@
+//! Everything that the fuzz targets were ever fed on purpose, once, with the stable compiler.
+
+use std::path::Path;
+
+#[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
+#[path = "../fuzz/src/disk.rs"]
+mod disk;
+#[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
+#[path = "../fuzz/src/policy.rs"]
+mod policy;
+
+/// Runs a target over its corpus, and over all that is one bit away from a file of it, as far as that is quick.
+fn replay(name: &str, target: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    let mut files = 0;
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let mut data = std::fs::read(file.unwrap().path()).unwrap();
+        target(&data);
+        for bit in 0..(data.len() * 8).min(2000) {
+            data[bit / 8] ^= 1 << (bit % 8);
+            target(&data);
+            data[bit / 8] ^= 1 << (bit % 8);
+        }
+        files += 1;
+    }
+    assert!(files >= 3, "no corpus in {}", folder.display());
+}
+
+#[test]
+fn words_are_refused_or_become_a_policy() {
+    replay("policy_words", policy::policy_words);
+}
+
+#[test]
+fn arguments_are_refused_or_become_a_command_line() {
+    replay("command_line", policy::command_line);
+}
+
+#[test]
+fn a_word_has_one_meaning() {
+    replay("device_name", policy::device_name);
+}
+
+#[test]
+fn requests_stay_inside_their_extent() {
+    replay("extent", policy::extent);
+}
+
+#[test]
+fn partitions_stay_inside_their_disk() {
+    replay("gpt", disk::gpt);
+}
