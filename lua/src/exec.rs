@@ -1,0 +1,248 @@
+//! Starting a program with its capabilities.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mlua::{AnyUserData, Lua, Table, Value};
+use nvme_linux::spawn::Spawn;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::cap::{Cap, Kind, Object};
+use crate::channel::{self, Channel, Ends};
+use crate::failure::Failure;
+use crate::output::{self, Tag};
+use crate::rights;
+use crate::state::State;
+use crate::supervise::Program;
+use crate::words::{self, is_server};
+
+/// What a script asks to be started.
+pub(crate) struct Request {
+    /// The capabilities, by name: a name may come several times.
+    caps: Vec<(String, Given)>,
+    /// The words of the command line, the program first.
+    line: Vec<String>,
+    /// Variables set, or removed.
+    environment: Vec<(String, Option<String>)>,
+    output: Output,
+    stdin: bool,
+}
+
+enum Given {
+    Cap(Cap),
+    Spec(String),
+}
+
+enum Output {
+    /// The loader's own.
+    Inherited,
+    /// Line by line, under a tag.
+    Tagged(Vec<String>),
+}
+
+/// A descriptor for the program.
+struct Handed {
+    name: String,
+    fd: OwnedFd,
+}
+
+/// A channel that the program will serve.
+struct Serving {
+    channel: Rc<Object>,
+    ends: Ends,
+    name: String,
+}
+
+impl Request {
+    /// From what the prelude hands over.
+    pub(crate) fn new(
+        lua: &Lua,
+        (caps, line, environment, log, stdin): (Table, Vec<String>, Table, Value, bool),
+    ) -> mlua::Result<Request> {
+        let mut given = Vec::new();
+        for pair in caps.sequence_values::<Table>() {
+            let pair = pair?;
+            let name: String = pair.raw_get(1)?;
+            let value = match pair.raw_get::<Value>(2)? {
+                Value::String(spec) => Given::Spec(spec.to_str()?.to_owned()),
+                other => Given::Cap(lua.unpack::<AnyUserData>(other)?.borrow::<Cap>()?.clone()),
+            };
+            given.push((name, value));
+        }
+        let mut variables = Vec::new();
+        for pair in environment.pairs::<String, Value>() {
+            let (name, value) = pair?;
+            let value = match value {
+                Value::Boolean(false) => None,
+                other => Some(lua.unpack::<String>(other)?),
+            };
+            variables.push((name, value));
+        }
+        variables.sort();
+        let output = match log {
+            Value::Nil => Output::Inherited,
+            Value::Table(words) => Output::Tagged(words.sequence_values::<String>().collect::<Result<_, _>>()?),
+            Value::UserData(cap) => match &*cap.borrow::<Cap>()?.object {
+                Object::Log(words) => Output::Tagged(words.clone()),
+                _ => Output::Inherited,
+            },
+            other => {
+                let text = format!("log: a table {{ \"tag\", \"colour\" }} is expected, not a {}", other.type_name());
+                return Err(mlua::Error::runtime(text));
+            }
+        };
+        Ok(Request { caps: given, line, environment: variables, output, stdin })
+    }
+
+    /// Starts it.
+    pub(crate) fn start(self, state: &State) -> Result<Arc<Program>, Failure> {
+        let program = self.line.first().ok_or_else(|| Failure::new(Errno::INVAL, "no program to start"))?;
+        if state.supervisor.ending() {
+            return Err(Failure::new(Errno::CANCELED, "the loader was told to end"));
+        }
+        let path = state.rom.resolve(program)?;
+        let (handed, serving, specs) = self.capabilities(program)?;
+
+        let failed = |error: std::io::Error| Failure::io(format_args!("{program} ({})", path.display()), &error);
+        let mut spawn = Spawn::new(&path, OsStr::new(program)).map_err(failed)?;
+        let mut numbers = Vec::new();
+        let serving_fds = serving.iter().map(|one| (&one.name, one.ends.server.as_fd()));
+        for (name, fd) in handed.iter().map(|one| (&one.name, one.fd.as_fd())).chain(serving_fds) {
+            numbers.push((name.clone(), spawn.fd(name, fd).map_err(failed)?));
+        }
+        for (name, spec) in specs {
+            spawn.arg(OsStr::new("--cap")).map_err(failed)?;
+            spawn.arg(OsStr::new(&format!("{name}={spec}"))).map_err(failed)?;
+        }
+        for word in self.line.iter().skip(1) {
+            let word = words::substitute(word, &numbers, words::base(program))?;
+            spawn.arg(OsStr::new(&word)).map_err(failed)?;
+        }
+        self.set_environment(&mut spawn).map_err(failed)?;
+
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Failure::io("/dev/null", &errno.into()))?;
+        let pipes = self.pipes(program)?;
+        if !self.stdin {
+            spawn.standard(0, null.as_fd());
+        }
+        for (number, (_, write, _)) in (1..).zip(&pipes) {
+            spawn.standard(number, write.as_fd());
+        }
+        spawn.die_with_parent();
+        let process = spawn.start().map_err(failed)?;
+        let running = state.supervisor.add(words::base(program), process);
+        for (number, (read, write, tag)) in (1..).zip(pipes) {
+            drop(write);
+            let copy = output::copy(read, tag, number == 2).map_err(failed)?;
+            state.copies.borrow_mut().push(copy);
+        }
+        for Serving { channel, ends, .. } in serving {
+            if let Object::Channel(channel) = &*channel {
+                channel.borrow_mut().serve(ends, &running);
+            }
+        }
+        Ok(running)
+    }
+
+    fn pipes(&self, program: &str) -> Result<Vec<(OwnedFd, OwnedFd, Tag)>, Failure> {
+        let Output::Tagged(words) = &self.output else { return Ok(Vec::new()) };
+        let tag = Tag::new(words, words::base(program));
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let pipe = || pipe().map_err(|errno| Failure::io("a pipe", &errno.into()));
+        let ((a, b), (c, d)) = (pipe()?, pipe()?);
+        Ok(vec![(a, b, tag.clone()), (c, d, tag)])
+    }
+
+    /// The loader's own variables and the script's, without what tells the loader about its own parent.
+    fn set_environment(&self, spawn: &mut Spawn<'_>) -> std::io::Result<()> {
+        const OURS: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "FDSTORE"];
+        for (name, value) in std::env::vars_os() {
+            let set_here = self.environment.iter().any(|(other, _)| name == **other);
+            if !set_here && !OURS.iter().any(|ours| name == **ours) {
+                spawn.env(&name, &value)?;
+            }
+        }
+        for (name, value) in &self.environment {
+            if let Some(value) = value {
+                spawn.env(OsStr::new(name), OsStr::new(value))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens, connects and makes what the capabilities stand for.
+    fn capabilities(&self, program: &str) -> Result<(Vec<Handed>, Vec<Serving>, Vec<(&str, &str)>), Failure> {
+        let clients = words::clients(&self.line);
+        let (mut handed, mut serving, mut specs) = (Vec::new(), Vec::<Serving>::new(), Vec::new());
+        for (name, given) in &self.caps {
+            let named = |mut failure: Failure| {
+                failure.text = format!("capability `{name}` for {}: {}", words::base(program), failure.text);
+                failure
+            };
+            match given {
+                Given::Spec(spec) if is_server(program) => specs.push((name.as_str(), spec.as_str())),
+                Given::Spec(spec) => {
+                    handed.push(Handed { name: name.clone(), fd: open(spec).map_err(named)? });
+                }
+                // Every program finds the file system by itself.
+                Given::Cap(cap) if matches!(*cap.object, Object::Ambient("rom")) => (),
+                Given::Cap(cap) => match &*cap.object {
+                    Object::Channel(channel) if cap.server => {
+                        let twice = serving.iter().any(|other| Rc::ptr_eq(&other.channel, &cap.object));
+                        if twice {
+                            let text = "the channel has another name among these caps: it can be served under one";
+                            return Err(named(Failure::new(Errno::INVAL, text)));
+                        }
+                        channel.borrow().may_be_served().map_err(named)?;
+                        let factory = name == "svr" && !clients.contains(&name.as_str());
+                        let ends = channel::make(factory).map_err(named)?;
+                        serving.push(Serving { channel: Rc::clone(&cap.object), ends, name: name.clone() });
+                    }
+                    _ => handed.push(Handed { name: name.clone(), fd: hand_over(cap).map_err(named)? }),
+                },
+            }
+        }
+        Ok((handed, serving, specs))
+    }
+}
+
+/// The descriptor that a program is given for a capability.
+fn hand_over(cap: &Cap) -> Result<OwnedFd, Failure> {
+    let channel = |channel: &RefCell<Channel>| channel.borrow().connect();
+    match &*cap.object {
+        Object::Channel(one) => channel(one),
+        Object::Open(fd, kind) => {
+            let fd = fd.borrow();
+            let fd = fd.as_ref().ok_or_else(|| Failure::new(Errno::BADF, "it is closed"))?;
+            let copy = if *kind == Kind::Dataspace && cap.rights & rights::W == 0 {
+                crate::memory::read_only(fd.as_fd())
+            } else {
+                rustix::io::fcntl_dupfd_cloexec(fd, 3)
+            };
+            copy.map_err(|errno| Failure::io("a copy of its descriptor", &errno.into()))
+        }
+        Object::Kernel | Object::Memory(_) | Object::Log(_) | Object::Ambient(_) => {
+            Err(Failure::new(Errno::NOSYS, "it stands for nothing that a Linux program could be handed"))
+        }
+    }
+}
+
+/// Opens a SPEC for a program that does not understand SPECs itself.
+fn open(spec: &str) -> Result<OwnedFd, Failure> {
+    let path = spec.strip_prefix("file:").filter(|path| !path.is_empty()).ok_or_else(|| {
+        let text = format!("`{spec}`: only nvme-drv understands this SPEC; other programs take `file:PATH`");
+        Failure::new(Errno::INVAL, text)
+    })?;
+    let open = |access| rustix::fs::open(path, access | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty());
+    // What may only be read is handed out for reading.
+    let file = match open(OFlags::RDWR) {
+        Err(Errno::ACCESS | Errno::ROFS | Errno::PERM) => open(OFlags::RDONLY),
+        other => other,
+    };
+    file.map_err(|errno| Failure::io(format_args!("`{path}`"), &errno.into()))
+}
