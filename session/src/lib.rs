@@ -15,6 +15,7 @@ extern crate alloc;
 
 pub mod blk;
 pub mod dataspace;
+pub mod factory;
 pub mod memory;
 pub mod operation;
 pub mod queue;

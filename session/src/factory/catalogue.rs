@@ -1,0 +1,400 @@
+//! Who has what.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, Policy};
+
+use super::device::{Device, NamespaceEntry, PartitionEntry, overlap};
+use super::error::CreateError;
+use super::tables::{Disks, Refused};
+use crate::operation::Limits;
+
+/// A session, by number. No number is used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    /// The number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// A static client's reservation, in the order in which they were made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReservationId(usize);
+
+/// What the operator chose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CatalogueConfig {
+    /// Most sessions at a time. Room for static clients is set aside.
+    pub sessions_max: usize,
+}
+
+/// A session that was minted.
+#[derive(Clone, Debug)]
+pub struct Minted {
+    session: SessionId,
+    grant: Grant,
+    limits: Limits,
+    id: [u8; 20],
+    device: String,
+}
+
+impl Minted {
+    /// Which session it is.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// What it holds.
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// What its device can do.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What GET_ID answers.
+    pub fn id(&self) -> [u8; 20] {
+        self.id
+    }
+
+    /// Its device as `SN:nNSID` or `SN:nNSID:PART`.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+}
+
+/// What is to be done after a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// The namespace whose table is to be read again ([`Catalogue::set_namespace`]): nothing is granted there before.
+    pub rescan: Option<Namespace>,
+}
+
+/// Who has a part of a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// The session; `None` for a reservation without a client.
+    pub session: Option<SessionId>,
+    /// The static client's reservation.
+    pub reservation: Option<ReservationId>,
+    /// What it has.
+    pub extent: Extent,
+    /// How.
+    pub access: Access,
+}
+
+#[derive(Debug)]
+struct Live {
+    id: SessionId,
+    extent: Extent,
+    access: Access,
+    reservation: Option<ReservationId>,
+    /// Whether it can write what a scan reads.
+    rewrites: bool,
+}
+
+#[derive(Debug)]
+struct Reserved {
+    policy: Policy,
+    /// Its device, once it was there. Stays bound while the device is there.
+    extent: Option<Extent>,
+}
+
+/// What there is, and who has it.
+#[derive(Debug)]
+pub struct Catalogue {
+    config: CatalogueConfig,
+    disks: Disks,
+    live: Vec<Live>,
+    reserved: Vec<Reserved>,
+    scanned: bool,
+    next: u64,
+}
+
+impl Catalogue {
+    /// An empty one, as before the first scan.
+    pub fn new(config: CatalogueConfig) -> Self {
+        Self {
+            config,
+            disks: Disks::default(),
+            live: Vec::new(),
+            reserved: Vec::new(),
+            scanned: false,
+            next: 1,
+        }
+    }
+
+    /// A scan's result: a namespace and its partitions. What is in use stays as it is. Says what was not believed.
+    pub fn set_namespace(&mut self, namespace: NamespaceEntry, table: Vec<PartitionEntry>) -> Vec<Refused> {
+        let held = self.held();
+        let scanned = namespace.namespace();
+        let refused = self.disks.scanned(namespace, table, &held, self.scanned);
+        // Partitions that are held stay; a whole namespace whose size changed is another device.
+        for index in 0..self.reserved.len() {
+            let extent = self.reserved.get(index).and_then(|r| r.extent).filter(|e| e.namespace() == scanned);
+            let is_live = self.live.iter().any(|l| l.reservation == Some(ReservationId(index)));
+            if extent.is_some_and(|e| !is_live && self.device_at(&e).is_none())
+                && let Some(reserved) = self.reserved.get_mut(index)
+            {
+                reserved.extent = None;
+            }
+        }
+        self.bind();
+        refused
+    }
+
+    /// The scan at start is over: requests are answered, and names belong to whoever has them now.
+    pub fn set_scanned(&mut self) {
+        self.scanned = true;
+        self.bind();
+    }
+
+    /// The controller has these namespaces and no others any more.
+    pub fn keep_namespaces(&mut self, controller: u16, present: &[Namespace]) {
+        self.disks.retain(|n| n.controller != controller || present.contains(&n));
+        // Whoever reserved what is gone waits for it to appear.
+        for reserved in &mut self.reserved {
+            let gone = |e: &Extent| self.disks.get(e.namespace()).is_none();
+            if reserved.extent.as_ref().is_some_and(gone) {
+                reserved.extent = None;
+            }
+        }
+    }
+
+    /// The controller is gone, with all its namespaces. Sessions that are live there have to be ended.
+    pub fn remove_controller(&mut self, controller: u16) {
+        self.keep_namespaces(controller, &[]);
+    }
+
+    /// Mints a session for a dynamic client.
+    pub fn create(&mut self, policy: &Policy) -> Result<Minted, CreateError> {
+        if !self.scanned {
+            return Err(CreateError::Scanning);
+        }
+        let dynamic = self.live.iter().filter(|l| l.reservation.is_none()).count();
+        if dynamic.saturating_add(self.reserved.len()) >= self.config.sessions_max {
+            return Err(CreateError::NoRoom);
+        }
+        let device = self.resolve(policy.device())?;
+        self.may(&device, policy.access(), None)?;
+        let extent = device.extent();
+        self.mint(extent, policy.access(), None)
+    }
+
+    /// Reserves a static client's device before any dynamic client is served. One that is absent, or not scanned yet, is
+    /// reserved when it appears; see [`is_present`](Self::is_present). Refused when the device is ambiguous,
+    /// write-protected, or in the way of an earlier reservation.
+    pub fn reserve(&mut self, policy: &Policy) -> Result<ReservationId, CreateError> {
+        let mut extent = None;
+        if self.scanned {
+            match self.resolve(policy.device()) {
+                Ok(device) => {
+                    self.may(&device, policy.access(), None)?;
+                    extent = Some(device.extent());
+                }
+                Err(CreateError::NoDevice(_) | CreateError::Scanning) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        self.reserved.push(Reserved { policy: policy.clone(), extent });
+        Ok(ReservationId(self.reserved.len() - 1))
+    }
+
+    /// Whether a reservation has its device, or why not.
+    pub fn is_present(&self, id: ReservationId) -> Result<(), CreateError> {
+        let reserved = self.reserved.get(id.0).ok_or(CreateError::NotReserved)?;
+        if reserved.extent.is_some() {
+            return Ok(());
+        }
+        if !self.scanned {
+            return Err(CreateError::Scanning);
+        }
+        let device = self.resolve(reserved.policy.device())?;
+        self.may(&device, reserved.policy.access(), Some(id))
+    }
+
+    /// Mints the session of a static client that has a reservation by this very policy; one at a time.
+    pub fn claim(&mut self, policy: &Policy) -> Result<Minted, CreateError> {
+        let mut refused = CreateError::NotReserved;
+        for (index, reserved) in self.reserved.iter().enumerate() {
+            if reserved.policy != *policy {
+                continue;
+            }
+            let id = ReservationId(index);
+            match (self.live.iter().find(|l| l.reservation == Some(id)), reserved.extent) {
+                (Some(live), _) => {
+                    refused = CreateError::InUse { device: self.name_of(&live.extent), readable: false };
+                }
+                (None, Some(extent)) => {
+                    return self.mint(extent, policy.access(), Some(id));
+                }
+                // It has no device, so there is something to say.
+                (None, None) => refused = self.is_present(id).err().unwrap_or(CreateError::Scanning),
+            }
+        }
+        Err(refused)
+    }
+
+    /// A session has ended, with everything that was in flight.
+    pub fn end(&mut self, id: SessionId) -> Ended {
+        let Some(index) = self.live.iter().position(|l| l.id == id) else { return Ended { rescan: None } };
+        let live = self.live.swap_remove(index);
+        let namespace = live.extent.namespace();
+        let mut ended = Ended { rescan: None };
+        if live.rewrites
+            && let Some(disk) = self.disks.get_mut(namespace)
+        {
+            disk.stale = true;
+            ended.rescan = Some(namespace);
+        }
+        // What it held may be something else by now.
+        if let Some(id) = live.reservation
+            && self.device_at(&live.extent).is_none()
+            && let Some(reserved) = self.reserved.get_mut(id.0)
+        {
+            reserved.extent = None;
+        }
+        let held = self.held();
+        self.disks.refresh(namespace, &held, self.scanned);
+        self.bind();
+        ended
+    }
+
+    /// Whether the scan at start is over.
+    pub fn is_scanned(&self) -> bool {
+        self.scanned
+    }
+
+    /// The namespaces, each with the partitions that can be had.
+    pub fn devices(&self) -> impl Iterator<Item = (&NamespaceEntry, impl Iterator<Item = &PartitionEntry>)> {
+        self.disks.iter().map(|d| (&d.entry, d.parts.iter().map(|b| &b.partition)))
+    }
+
+    /// Whoever holds or has reserved something that overlaps `extent`.
+    pub fn holders(&self, extent: &Extent) -> impl Iterator<Item = Holder> {
+        self.claims().filter(move |h| overlap(&h.extent, extent))
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Live sessions, and reservations that have a device.
+    fn claims(&self) -> impl Iterator<Item = Holder> {
+        let live = self.live.iter().map(|l| Holder {
+            session: Some(l.id),
+            reservation: l.reservation,
+            extent: l.extent,
+            access: l.access,
+        });
+        let reserved = self.reserved.iter().enumerate().filter_map(|(i, r)| {
+            let reservation = Some(ReservationId(i));
+            let extent = r.extent?;
+            let is_live = self.live.iter().any(|l| l.reservation == reservation);
+            (!is_live).then(|| Holder { session: None, reservation, extent, access: r.policy.access() })
+        });
+        live.chain(reserved)
+    }
+
+    fn held(&self) -> Vec<Extent> {
+        self.claims().map(|h| h.extent).collect()
+    }
+
+    /// The one device of that name.
+    fn resolve(&self, name: &DeviceName) -> Result<Device<'_>, CreateError> {
+        let mut found = self.disks.iter().flat_map(|d| d.devices()).filter(|d| d.answers_to(name));
+        match (found.next(), found.next()) {
+            (Some(device), None) if device.disk.stale => Err(CreateError::Scanning),
+            (Some(device), None) => Ok(device),
+            (None, _) if self.disks.iter().any(|d| d.stale) => Err(CreateError::Scanning),
+            (None, _) => Err(CreateError::NoDevice(name.clone())),
+            (Some(first), Some(second)) => {
+                let candidates = [first, second].into_iter().chain(found).map(|d| d.own_name()).collect();
+                Err(CreateError::Ambiguous { name: name.clone(), candidates })
+            }
+        }
+    }
+
+    /// Whether nobody is in the way, `own` reservation aside.
+    fn may(
+        &self,
+        device: &Device<'_>,
+        access: Access,
+        own: Option<ReservationId>,
+    ) -> Result<(), CreateError> {
+        if device.disk.stale {
+            return Err(CreateError::Scanning);
+        }
+        if access == Access::ReadWrite && device.disk.entry.read_only() {
+            return Err(CreateError::WriteProtected(device.own_name()));
+        }
+        let extent = device.extent();
+        let mut others = self.holders(&extent).filter(|h| own.is_none() || h.reservation != own).peekable();
+        if others.peek().is_none() {
+            return Ok(());
+        }
+        let readable = others.all(|h| h.access == Access::ReadOnly);
+        match access {
+            Access::ReadOnly if readable => Ok(()),
+            _ => {
+                let readable = readable && access == Access::ReadWrite;
+                Err(CreateError::InUse { device: device.own_name(), readable })
+            }
+        }
+    }
+
+    /// Gives devices to reservations that have none, in their order.
+    fn bind(&mut self) {
+        if !self.scanned {
+            return;
+        }
+        for index in 0..self.reserved.len() {
+            let id = ReservationId(index);
+            let Some(reserved) = self.reserved.get(index).filter(|r| r.extent.is_none()) else { continue };
+            let (name, access) = (reserved.policy.device(), reserved.policy.access());
+            let found = self.resolve(name).and_then(|d| self.may(&d, access, Some(id)).map(|()| d.extent()));
+            if let (Ok(extent), Some(reserved)) = (found, self.reserved.get_mut(index)) {
+                reserved.extent = Some(extent);
+            }
+        }
+    }
+
+    fn device_at(&self, extent: &Extent) -> Option<Device<'_>> {
+        self.disks.get(extent.namespace())?.devices().find(|d| d.extent() == *extent)
+    }
+
+    fn name_of(&self, extent: &Extent) -> String {
+        self.device_at(extent).map(|d| d.own_name()).unwrap_or_default()
+    }
+
+    fn mint(
+        &mut self,
+        extent: Extent,
+        access: Access,
+        reservation: Option<ReservationId>,
+    ) -> Result<Minted, CreateError> {
+        let found = self.device_at(&extent).filter(|d| !d.disk.stale);
+        let Some(device) = found else { return Err(CreateError::Scanning) };
+        // Tables lie at both ends of a namespace.
+        let whole = device.disk.entry.extent();
+        let reaches = extent.first() == 0 || extent.first() + extent.blocks() >= whole.blocks();
+        let rewrites = access == Access::ReadWrite && (device.part.is_none() || reaches);
+        let minted = Minted {
+            session: SessionId(self.next),
+            grant: Grant::new(extent, access),
+            limits: *device.disk.entry.limits(),
+            id: device.id(),
+            device: device.own_name(),
+        };
+        self.next += 1;
+        self.live.push(Live { id: minted.session, extent, access, reservation, rewrites });
+        Ok(minted)
+    }
+}

@@ -1,0 +1,168 @@
+//! What there is: namespaces and their partitions, and by which names they go.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use nvme_policy::{
+    BlockSize, DeviceName, Extent, Identity, Label, Namespace, PartitionId, PartitionIdentity,
+};
+
+use crate::operation::Limits;
+
+/// A namespace, as its scan found it.
+#[derive(Clone, Debug)]
+pub struct NamespaceEntry {
+    serial: String,
+    extent: Extent,
+    limits: Limits,
+    read_only: bool,
+}
+
+impl NamespaceEntry {
+    /// `serial` is the controller's serial number without its padding; `extent` the whole namespace; `read_only` says
+    /// that it is write-protected.
+    pub fn new(serial: &str, extent: Extent, limits: Limits, read_only: bool) -> Self {
+        Self { serial: serial.into(), extent, limits, read_only }
+    }
+
+    /// The controller's serial number.
+    pub fn serial(&self) -> &str {
+        &self.serial
+    }
+
+    /// Which namespace.
+    pub fn namespace(&self) -> Namespace {
+        self.extent.namespace()
+    }
+
+    /// All of it.
+    pub fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
+    /// What its controller can do.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Whether it is write-protected.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// What it is known by.
+    pub fn identity(&self) -> Identity<'_> {
+        Identity { serial: &self.serial, nsid: self.namespace().nsid, partition: None }
+    }
+}
+
+/// A partition, as a scan found it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionEntry {
+    /// Its number in the table, 1 and up.
+    pub number: u32,
+    /// Its identifier.
+    pub id: PartitionId,
+    /// Its name; may be empty.
+    pub label: Label,
+    /// Where it is.
+    pub extent: Extent,
+}
+
+/// A partition that can be had, and the names that are bound to it.
+#[derive(Clone, Debug)]
+pub(super) struct Bound {
+    pub(super) partition: PartitionEntry,
+    /// Whether its identifier belonged to another partition before it came up.
+    pub(super) id_taken: bool,
+    /// Likewise its label.
+    pub(super) label_taken: bool,
+}
+
+/// One namespace and what can be had of it.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) entry: NamespaceEntry,
+    /// What the last scan found, whatever is in use.
+    pub(super) table: Vec<PartitionEntry>,
+    /// What can be had.
+    pub(super) parts: Vec<Bound>,
+    /// A client may have rewritten the table: nothing is granted here until it was read again.
+    pub(super) stale: bool,
+}
+
+/// One thing that can be had. Refers to a disk by its namespace, so it outlives no scan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Device<'a> {
+    pub(super) disk: &'a Disk,
+    pub(super) part: Option<&'a Bound>,
+}
+
+impl<'a> Device<'a> {
+    pub(super) fn identity(&self) -> Identity<'a> {
+        let partition = self.part.map(|b| PartitionIdentity {
+            number: b.partition.number,
+            id: b.partition.id,
+            label: b.partition.label.as_str(),
+        });
+        Identity { partition, ..self.disk.entry.identity() }
+    }
+
+    /// Whether a name means this device. Identifiers and labels that were somebody else's before do not count.
+    pub(super) fn answers_to(&self, name: &DeviceName) -> bool {
+        let identity = self.identity();
+        let (Some(bound), Some(partition)) = (self.part, identity.partition) else {
+            return name.matches(&identity);
+        };
+        // A name is of one kind, so it matches twice unless what it matches is taken away. No name is an empty label.
+        let label = if bound.label_taken { "" } else { partition.label };
+        let id = if bound.id_taken { another(&partition.id) } else { partition.id };
+        let partition = PartitionIdentity { id, label, ..partition };
+        name.matches(&identity) && name.matches(&Identity { partition: Some(partition), ..identity })
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        self.part.map_or(self.disk.entry.extent, |b| b.partition.extent)
+    }
+
+    /// A name that is its own: `SN:nNSID[:PART]`.
+    pub(super) fn own_name(&self) -> String {
+        format!("{}", self.identity())
+    }
+
+    /// What GET_ID answers: `SN:nNSID`, cut, or the first 20 hexadecimal digits of the identifier.
+    pub(super) fn id(&self) -> [u8; 20] {
+        let text = match self.part.map(|b| b.partition.id) {
+            None => format!("{}:n{}", self.disk.entry.serial, self.disk.entry.namespace().nsid),
+            Some(PartitionId::Gpt(uuid)) => format!("{:x}", uuid.simple()),
+            Some(PartitionId::Mbr { disk, number }) => format!("{disk:08x}{number:02x}"),
+        };
+        let mut id = [0; 20];
+        for (to, from) in id.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        id
+    }
+}
+
+/// An identifier that is not this one.
+fn another(id: &PartitionId) -> PartitionId {
+    match id {
+        PartitionId::Gpt(_) => PartitionId::Mbr { disk: 0, number: 1 },
+        PartitionId::Mbr { disk, number } => PartitionId::Mbr { disk: !disk, number: *number },
+    }
+}
+
+/// Whether the two places have a block in common. Where the size of a block changed in between nobody can tell.
+pub(super) fn overlap(a: &Extent, b: &Extent) -> bool {
+    let size = |e: &Extent| -> BlockSize { e.block_size() };
+    a.namespace() == b.namespace() && (size(a) != size(b) || a.overlaps(b))
+}
+
+impl Disk {
+    pub(super) fn devices(&self) -> impl Iterator<Item = Device<'_>> {
+        let whole = Device { disk: self, part: None };
+        core::iter::once(whole).chain(self.parts.iter().map(|part| Device { disk: self, part: Some(part) }))
+    }
+}

@@ -1,0 +1,77 @@
+//! Why a session is not minted.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use nvme_policy::DeviceName;
+
+/// Most candidates that a message lists.
+const LISTED_MAX: usize = 8;
+
+/// The refusal of a session. Prints as a message for the client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CreateError {
+    /// The device may be on a disk that is still being scanned. Ask again when a scan has ended.
+    Scanning,
+    /// There is no such device.
+    NoDevice(DeviceName),
+    /// The name matches several devices.
+    Ambiguous {
+        /// The name.
+        name: DeviceName,
+        /// What it matches, each by a name that matches nothing else: `SN:nNSID:PART`.
+        candidates: Vec<String>,
+    },
+    /// Somebody else uses the device, or a part of it, or has reserved it.
+    InUse {
+        /// The device.
+        device: String,
+        /// Whether it could be had read-only.
+        readable: bool,
+    },
+    /// The device cannot be written to.
+    WriteProtected(String),
+    /// There are as many sessions as the operator allows.
+    NoRoom,
+    /// The static client has not been reserved for.
+    NotReserved,
+}
+
+impl CreateError {
+    /// The error number that goes with it, positive: `EAGAIN`, `ENODEV`, `EINVAL`, `EBUSY` or `ENOMEM`.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Scanning => 11,
+            Self::NoRoom => 12,
+            Self::InUse { .. } => 16,
+            Self::NoDevice(_) => 19,
+            Self::Ambiguous { .. } | Self::WriteProtected(_) | Self::NotReserved => 22,
+        }
+    }
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scanning => f.write_str("devices are still being scanned; try again"),
+            Self::NoDevice(name) => write!(f, "no such device: {name}"),
+            Self::Ambiguous { name, candidates } => {
+                write!(f, "{name} names {} devices; say which: ", candidates.len())?;
+                for (i, candidate) in candidates.iter().take(LISTED_MAX).enumerate() {
+                    write!(f, "{}{candidate}", if i == 0 { "" } else { ", " })?;
+                }
+                f.write_str(if candidates.len() > LISTED_MAX { ", …" } else { "" })
+            }
+            Self::InUse { device, readable: true } => {
+                write!(f, "{device} is in use; it can be had read-only")
+            }
+            Self::InUse { device, readable: false } => write!(f, "{device} is in use"),
+            Self::WriteProtected(device) => write!(f, "{device} is write-protected; add read-only"),
+            Self::NoRoom => f.write_str("too many sessions (--sessions-max)"),
+            Self::NotReserved => f.write_str("no such static client"),
+        }
+    }
+}
+
+impl core::error::Error for CreateError {}

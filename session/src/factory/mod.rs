@@ -1,0 +1,22 @@
+//! The factory: what there is, who has it, and who may have what (DESIGN 2.2).
+//!
+//! * [`Catalogue`]: mints sessions, reserves for static clients, and takes the results of scans.
+//! * [`NamespaceEntry`], [`PartitionEntry`]: what a scan found.
+//!
+//! Sharing is a readers-writer rule on extents, so a whole namespace and its partitions are in each other's way.
+//! Partition tables are written by clients, so a later scan is believed only as far as it touches nobody else:
+//!
+//! * a partition that a live session or a reservation holds stays as it is, whatever the table says now, and what
+//!   overlaps it or has its number does not come up;
+//! * an identifier or a label belongs to the partition that had it first: another one that comes up with it later can be
+//!   had by its number only. What the scan at start finds twice is ambiguous, and refused.
+
+mod catalogue;
+mod device;
+mod error;
+mod tables;
+
+pub use catalogue::{Catalogue, CatalogueConfig, Ended, Holder, Minted, ReservationId, SessionId};
+pub use device::{NamespaceEntry, PartitionEntry};
+pub use error::CreateError;
+pub use tables::Refused;

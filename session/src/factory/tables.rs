@@ -1,0 +1,124 @@
+//! What a new partition table may change.
+
+use alloc::vec::Vec;
+
+use nvme_policy::{Extent, Namespace};
+
+use super::device::{Bound, Disk, NamespaceEntry, PartitionEntry, overlap};
+
+/// What of a new table was not believed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The partition overlaps one that is in use, or has its number.
+    InTheWay(PartitionEntry),
+    /// The partition's identifier is another's already.
+    IdTaken(PartitionEntry),
+    /// The partition's label is another's already.
+    LabelTaken(PartitionEntry),
+}
+
+/// All disks.
+#[derive(Debug, Default)]
+pub(super) struct Disks(Vec<Disk>);
+
+impl Disks {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Disk> {
+        self.0.iter()
+    }
+
+    pub(super) fn get(&self, namespace: Namespace) -> Option<&Disk> {
+        self.0.iter().find(|d| d.entry.namespace() == namespace)
+    }
+
+    pub(super) fn get_mut(&mut self, namespace: Namespace) -> Option<&mut Disk> {
+        self.0.iter_mut().find(|d| d.entry.namespace() == namespace)
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(Namespace) -> bool) {
+        self.0.retain(|d| keep(d.entry.namespace()));
+    }
+
+    /// A scan's result. `first_come`: from now on names belong to whoever had them first.
+    pub(super) fn scanned(
+        &mut self,
+        entry: NamespaceEntry,
+        table: Vec<PartitionEntry>,
+        held: &[Extent],
+        first_come: bool,
+    ) -> Vec<Refused> {
+        let namespace = entry.namespace();
+        match self.get_mut(namespace) {
+            Some(disk) => {
+                disk.entry = entry;
+                disk.table = table;
+                disk.stale = false;
+            }
+            None => {
+                self.0.push(Disk { entry, table, parts: Vec::new(), stale: false });
+                // In an order that does not depend on which scan ended first.
+                self.0.sort_by_key(|d| d.entry.namespace());
+            }
+        }
+        self.refresh(namespace, held, first_come)
+    }
+
+    /// Makes what can be had of a namespace from its table, and from what is held there.
+    pub(super) fn refresh(
+        &mut self,
+        namespace: Namespace,
+        held: &[Extent],
+        first_come: bool,
+    ) -> Vec<Refused> {
+        let mut refused = Vec::new();
+        let Some(disk) = self.get(namespace) else { return refused };
+        let whole = *disk.entry.extent();
+        let is_held = |b: &&Bound| held.contains(&b.partition.extent);
+        let mut parts: Vec<Bound> = disk.parts.iter().filter(is_held).cloned().collect();
+        let in_use = parts.len();
+        // What is as it was keeps its names; it goes before what is new.
+        let known = |p: &PartitionEntry| disk.parts.iter().find(|b| b.partition == *p);
+        let (old, new): (Vec<_>, Vec<_>) = disk.table.iter().partition(|p| known(p).is_some());
+        for partition in old.into_iter().chain(new) {
+            if parts.iter().any(|b| b.partition == *partition) {
+                continue;
+            }
+            let before = parts.get(..in_use).unwrap_or_default();
+            let in_the_way = |b: &Bound| {
+                b.partition.number == partition.number || overlap(&b.partition.extent, &partition.extent)
+            };
+            let inside = whole.part(partition.extent.first(), partition.extent.blocks());
+            if before.iter().any(in_the_way) || inside != Some(partition.extent) {
+                refused.push(Refused::InTheWay(partition.clone()));
+                continue;
+            }
+            let bound = match known(partition) {
+                Some(bound) => bound.clone(),
+                None if first_come => {
+                    // All that came up before: on other disks, and what stays on this one.
+                    let others = self.0.iter().filter(|d| d.entry.namespace() != namespace);
+                    let others = others.flat_map(|d| &d.parts);
+                    let here = parts.iter().filter(|b| known(&b.partition).is_some());
+                    let mut earlier = others.chain(here);
+                    let label = &partition.label;
+                    let label_taken = !label.is_empty()
+                        && earlier.clone().any(|b| !b.label_taken && b.partition.label == *label);
+                    let id_taken = earlier.any(|b| !b.id_taken && b.partition.id == partition.id);
+                    Bound { partition: partition.clone(), id_taken, label_taken }
+                }
+                None => Bound { partition: partition.clone(), id_taken: false, label_taken: false },
+            };
+            if bound.id_taken {
+                refused.push(Refused::IdTaken(partition.clone()));
+            }
+            if bound.label_taken {
+                refused.push(Refused::LabelTaken(partition.clone()));
+            }
+            parts.push(bound);
+        }
+        parts.sort_by_key(|b| b.partition.number);
+        if let Some(disk) = self.get_mut(namespace) {
+            disk.parts = parts;
+        }
+        refused
+    }
+}
