@@ -132,6 +132,16 @@ pub enum CapError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// An owner for a socket that the system does not know.
+    #[error("capability `{name}`: there is no {kind} `{word}`: give a name that the system knows, or a number")]
+    NoAccount {
+        /// The capability's name.
+        name: String,
+        /// `user` or `group`.
+        kind: &'static str,
+        /// What was given.
+        word: String,
+    },
     /// A file that does not open.
     #[error("capability `{name}`: cannot open {path}: {error}")]
     Open {

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::SocketType;
 
 use super::kind::{Access, listening_unix, regular_file};
 use super::{CapError, CapWord, Inherited, Place, SoftOptions, SoftSource, Spec, UnixOptions};
+use crate::accounts;
+use crate::socket::{Kind, ListenError, ListenSpec};
 
 /// The names that the command line asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +32,7 @@ pub struct Capabilities {
     pub clients: Vec<Listener>,
     /// The trusted dataspaces, in the order of [`Wanted::dataspaces`].
     pub dataspaces: Vec<NamedFile>,
-    /// Introspection: `SOCK_STREAM` when the server makes it; an inherited one may be `SOCK_SEQPACKET`.
+    /// Introspection: `SOCK_SEQPACKET` when the server makes it; an inherited one may be `SOCK_STREAM`.
     pub ctl: Option<Listener>,
 }
 
@@ -79,7 +80,17 @@ pub struct Listener {
     /// The socket.
     pub kind: ListenerKind,
     /// Its type.
-    pub socket: SocketType,
+    pub socket: Kind,
+}
+
+impl Listener {
+    /// The socket, non-blocking; makes it where it is not there yet.
+    pub fn open(self) -> Result<OwnedFd, ListenError> {
+        match self.kind {
+            ListenerKind::Open(fd) => Ok(fd),
+            ListenerKind::Make(spec) => spec.listen(self.socket),
+        }
+    }
 }
 
 /// Whether a socket is there already.
@@ -87,8 +98,8 @@ pub struct Listener {
 pub enum ListenerKind {
     /// Inherited; it listens.
     Open(OwnedFd),
-    /// To be made at this path.
-    Make(PathBuf, UnixOptions),
+    /// To be made.
+    Make(ListenSpec),
 }
 
 /// A trusted dataspace.
@@ -157,17 +168,17 @@ impl Capabilities {
         if svr.is_none() && wanted.clients.is_empty() {
             return Err(missing("svr", "unix:PATH (or serve static clients only, with --client)"));
         }
-        let ctl_types = [SocketType::STREAM, SocketType::SEQPACKET];
+        let ctl_types = [Kind::SeqPacket, Kind::Stream];
         let mut capabilities = Self {
             controllers: controllers(vbus)?,
-            svr: svr.map(|raw| listener("svr", raw, &[SocketType::SEQPACKET], SEQPACKET)).transpose()?,
+            svr: svr.map(|raw| listener("svr", raw, &[Kind::SeqPacket], SEQPACKET)).transpose()?,
             clients: Vec::new(),
             dataspaces: Vec::new(),
             ctl: ctl.map(|raw| listener("ctl", raw, &ctl_types, EITHER)).transpose()?,
         };
         for (name, raw) in clients {
             let raw = raw.ok_or_else(|| missing(name, "unix:PATH"))?;
-            capabilities.clients.push(listener(name, raw, &[SocketType::STREAM], STREAM)?);
+            capabilities.clients.push(listener(name, raw, &[Kind::Stream], STREAM)?);
         }
         for (name, raw) in dataspaces {
             let raw = raw.ok_or_else(|| missing(name, "file:PATH"))?;
@@ -281,19 +292,37 @@ fn soft(
     Ok(ControllerKind::Soft { image: Image::File(file), serial, block_size, read_only })
 }
 
-fn listener(name: &str, raw: Raw, types: &[SocketType], wanted: &'static str) -> Result<Listener, CapError> {
+fn listener(name: &str, raw: Raw, types: &[Kind], wanted: &'static str) -> Result<Listener, CapError> {
     let listens = |fd: OwnedFd| {
         let socket = listening_unix(&fd, types).map_err(|found| wrong(name, found, wanted))?;
+        // Whoever made it may have left it blocking; the control role waits for nobody.
+        rustix::io::ioctl_fionbio(&fd, true)
+            .map_err(|error| CapError::System { name: name.to_owned(), error: error.into() })?;
         Ok(Listener { name: name.to_owned(), kind: ListenerKind::Open(fd), socket })
     };
     match raw {
         Raw::Open(fd, _) | Raw::Word(Spec::Unix { .. }, Some(fd), _) => listens(fd),
         Raw::Word(Spec::Unix { place: Place::Path(path), options }, None, _) => {
-            let socket = types.first().copied().unwrap_or(SocketType::STREAM);
-            Ok(Listener { name: name.to_owned(), kind: ListenerKind::Make(path, options), socket })
+            let socket = types.first().copied().unwrap_or(Kind::Stream);
+            let kind = ListenerKind::Make(listen_spec(name, path, &options)?);
+            Ok(Listener { name: name.to_owned(), kind, socket })
         }
         Raw::Word(other, ..) => Err(wrong(name, described(&other), wanted)),
     }
+}
+
+/// Looks up the owner's names: the user database is out of reach later.
+fn listen_spec(name: &str, path: PathBuf, options: &UnixOptions) -> Result<ListenSpec, CapError> {
+    let nobody = |kind, word: &str| CapError::NoAccount { name: name.to_owned(), kind, word: word.to_owned() };
+    let user = match &options.user {
+        Some(word) => Some(accounts::user(word).ok_or_else(|| nobody("user", word))?),
+        None => None,
+    };
+    let group = match &options.group {
+        Some(word) => Some(accounts::group(word).ok_or_else(|| nobody("group", word))?),
+        None => None,
+    };
+    Ok(ListenSpec { path, mode: options.mode.unwrap_or(0o600), user, group })
 }
 
 fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
@@ -325,3 +354,7 @@ fn open(name: &str, path: &PathBuf, access: Access) -> Result<OwnedFd, CapError>
         error: error.into(),
     })
 }
+
+#[cfg(test)]
+#[path = "gather_tests.rs"]
+mod tests;

@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+use crate::socket::Kind;
+
 /// What an image or a memory file may be done with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Access {
@@ -31,7 +33,7 @@ pub(super) fn regular_file(fd: impl AsFd) -> Result<Access, String> {
 }
 
 /// A listening `AF_UNIX` socket of one of the types. Else: what it is.
-pub(super) fn listening_unix(fd: impl AsFd, types: &[SocketType]) -> Result<SocketType, String> {
+pub(super) fn listening_unix(fd: impl AsFd, types: &[Kind]) -> Result<Kind, String> {
     let fd = fd.as_fd();
     let kind = file_type(fd)?;
     if kind != FileType::Socket {
@@ -41,8 +43,13 @@ pub(super) fn listening_unix(fd: impl AsFd, types: &[SocketType]) -> Result<Sock
         Ok((sockopt::socket_domain(fd)?, sockopt::socket_type(fd)?, sockopt::socket_acceptconn(fd)?))
     };
     let (domain, socket, listens) = ask().map_err(|error| error.to_string())?;
-    if domain == AddressFamily::UNIX && types.contains(&socket) && listens {
-        return Ok(socket);
+    let kind = match socket {
+        SocketType::STREAM => Some(Kind::Stream),
+        SocketType::SEQPACKET => Some(Kind::SeqPacket),
+        _ => None,
+    };
+    if let Some(kind) = kind.filter(|kind| domain == AddressFamily::UNIX && types.contains(kind) && listens) {
+        return Ok(kind);
     }
     let domain = match domain {
         AddressFamily::UNIX => "AF_UNIX",
@@ -110,21 +117,21 @@ mod tests {
     fn sockets_must_be_unix_of_the_right_type_and_listen() {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("s")).unwrap();
-        assert_eq!(listening_unix(&listener, &[SocketType::STREAM]), Ok(SocketType::STREAM));
+        assert_eq!(listening_unix(&listener, &[Kind::Stream]), Ok(Kind::Stream));
         assert_eq!(
-            listening_unix(&listener, &[SocketType::SEQPACKET]),
+            listening_unix(&listener, &[Kind::SeqPacket]),
             Err("an AF_UNIX SOCK_STREAM socket that listens".to_owned())
         );
         let (connected, _peer) = UnixStream::pair().unwrap();
         assert_eq!(
-            listening_unix(&connected, &[SocketType::STREAM]),
+            listening_unix(&connected, &[Kind::Stream]),
             Err("an AF_UNIX SOCK_STREAM socket that does not listen".to_owned())
         );
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         assert_eq!(
-            listening_unix(&tcp, &[SocketType::STREAM]),
+            listening_unix(&tcp, &[Kind::Stream]),
             Err("an AF_INET SOCK_STREAM socket that listens".to_owned())
         );
-        assert_eq!(listening_unix(File::open("/").unwrap(), &[SocketType::STREAM]), Err("a directory".to_owned()));
+        assert_eq!(listening_unix(File::open("/").unwrap(), &[Kind::Stream]), Err("a directory".to_owned()));
     }
 }
