@@ -295,7 +295,10 @@ fn more_partitions_than_are_served_are_left_out() {
     assert_eq!((table.partitions.len(), &table.warnings[..]), (256, &[Warning::TooMany][..]));
 }
 
-fn mbr(primary: &[(u8, u32, u32)], records: &[(u64, &[(u8, u32, u32)])]) -> Table {
+/// Kind, first block, number of blocks.
+type Slot = (u8, u32, u32);
+
+fn mbr(primary: &[Slot], records: &[(u64, &[Slot])]) -> Table {
     let mut image = Image::new(1000, BlockSize::B512);
     record(&mut image, 0, 7, primary);
     for (block, entries) in records {
