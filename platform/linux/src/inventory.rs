@@ -267,7 +267,16 @@ impl Inventory {
         if document.len() as u64 > LENGTH_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
         }
-        let inventory: Inventory = serde_json::from_slice(&document)?;
+        Inventory::from_json(&document)
+    }
+
+    /// The document's content.
+    ///
+    /// # Errors
+    ///
+    /// A newer [`VERSION`], and what is no such document.
+    pub fn from_json(document: &[u8]) -> io::Result<Inventory> {
+        let inventory: Inventory = serde_json::from_slice(document)?;
         if inventory.version != VERSION {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,

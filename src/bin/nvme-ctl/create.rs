@@ -1,0 +1,58 @@
+//! `nvme-ctl create`.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nvme_linux::socket::{Kind, ListenSpec};
+use rustix::event::{PollFd, PollFlags};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use crate::Failure;
+use crate::server::{self, Place};
+
+/// Mints a session that takes clients at `listen`, and holds it until a signal comes or the server ends it.
+pub(crate) fn create(place: &Place, words: &[String], listen: &str) -> Result<(), Failure> {
+    let spec = ListenSpec::parse(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
+    // Before anything is held: a signal that comes from now on is seen.
+    let signals = signals().map_err(|error| format!("signals: {error}"))?;
+    let mut factory = server::factory(place)?;
+    let socket = spec.listen(Kind::Stream).map_err(|error| format!("--listen {listen}: {error}"))?;
+    let minted = factory.create(words, Some(socket.as_fd()));
+    // The server has it, or nobody has.
+    drop(socket);
+    let held = minted
+        .map_err(|refusal| Failure::from(server::refused(&words.join(" "), &refusal)))
+        .and_then(|session| {
+            eprintln!("nvme-ctl: clients of {} connect to {}", words.join(" "), spec.path.display());
+            hold(&session, &signals)
+        });
+    // The name leads nowhere once the session is over.
+    let _ = std::fs::remove_file(&spec.path);
+    held
+}
+
+/// A socket that becomes readable with the first signal.
+fn signals() -> std::io::Result<OwnedFd> {
+    let (read, write) = std::os::unix::net::UnixStream::pair()?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+    }
+    Ok(read.into())
+}
+
+fn hold(session: &OwnedFd, signals: &OwnedFd) -> Result<(), Failure> {
+    loop {
+        let mut fds = [PollFd::new(session, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => return Err(format!("poll: {errno}").into()),
+            Ok(_) => (),
+        }
+        let [session, signals] = fds.map(|fd| !fd.revents().is_empty());
+        if signals {
+            return Ok(());
+        }
+        if session {
+            return Err("the server ended the session; its log says why".to_owned().into());
+        }
+    }
+}

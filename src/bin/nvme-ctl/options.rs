@@ -1,0 +1,100 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+
+use crate::run::Device;
+use crate::server::{Place, find};
+
+/// Asks a running nvme-drv for its inventory and for sessions.
+///
+/// Whoever can connect to the factory's socket can ask for any disk: its permissions are the protection.
+#[derive(Debug, Parser)]
+#[command(name = "nvme-ctl", version, max_term_width = 100)]
+pub(crate) struct Options {
+    /// The factory's socket, or fd=N for an inherited connection to it
+    ///
+    /// Without it: NVME_DRV_SVR, else /run/nvme-drv/svr.
+    #[arg(long, value_name = "PATH", global = true)]
+    svr: Option<String>,
+
+    /// The introspection socket, or fd=N for an inherited connection to it
+    ///
+    /// Without it: NVME_DRV_CTL, else /run/nvme-drv/ctl.
+    #[arg(long, value_name = "PATH", global = true)]
+    ctl: Option<String>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show controllers, namespaces, partitions and sessions
+    Ls {
+        /// Print the server's document as it is
+        #[arg(long)]
+        json: bool,
+    },
+    /// Mint a session that takes clients at a socket of its own, and hold it
+    ///
+    /// The session ends with this command: on SIGINT or SIGTERM, or when the server ends it. Clients come one after the
+    /// other: QEMU by `-chardev socket,path=PATH`, Cloud Hypervisor, crosvm, Firecracker.
+    Create {
+        /// device=DEV, and if wanted ds-max=N and read-only, in any order
+        #[arg(value_name = "WORD", required = true)]
+        words: Vec<String>,
+        /// Where clients connect: PATH[,mode=0660][,user=U][,group=G]
+        #[arg(long, value_name = "PATH")]
+        listen: String,
+    },
+    /// Mint a session per NAME, and run a command that inherits them
+    ///
+    /// In the command's words, {NAME} stands for the number of that session's descriptor: for instance
+    /// `-chardev socket,id=c,fd={vda}`. The command takes the place of nvme-ctl, so its exit status is that of the
+    /// command; a session ends when the last process that has its descriptor does.
+    #[command(override_usage = "nvme-ctl run NAME=DEV[,read-only][,ds-max=N]... -- COMMAND...")]
+    Run {
+        /// NAME=DEV[,read-only][,ds-max=N]
+        #[arg(value_name = "NAME=DEV", required = true)]
+        devices: Vec<Device>,
+        /// The command and its arguments
+        #[arg(value_name = "COMMAND", last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+impl Options {
+    /// Where the factory is.
+    pub(crate) fn svr(&self) -> Place {
+        find("svr", self.svr.as_deref(), std::env::var_os("NVME_DRV_SVR"))
+    }
+
+    /// Where introspection is.
+    pub(crate) fn ctl(&self) -> Place {
+        find("ctl", self.ctl.as_deref(), std::env::var_os("NVME_DRV_CTL"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_words_of_a_command_that_is_run_are_its_own() {
+        let line = ["nvme-ctl", "run", "a=1234:n1", "b=x", "--svr", "/s", "--", "sh", "--svr", "{a}"];
+        let options = Options::try_parse_from(line).unwrap();
+        let Command::Run { devices, command } = &options.command else { panic!("not run") };
+        assert_eq!(devices.len(), 2);
+        assert_eq!(command, &["sh", "--svr", "{a}"]);
+        assert_eq!(options.svr(), Place::Path("/s".into()));
+        assert!(Options::try_parse_from(["nvme-ctl", "run", "a=1234:n1"]).is_err());
+        assert!(Options::try_parse_from(["nvme-ctl", "create", "device=x"]).is_err());
+    }
+}

@@ -1,0 +1,114 @@
+//! Where the server is, and how to connect to it.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use nvme_linux::factory::{Client, Refusal};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+
+/// A socket of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// To be connected to.
+    Path(PathBuf),
+    /// Inherited, and connected.
+    Fd(i32),
+}
+
+/// The option's word, else the variable, else the place where the service has it.
+pub(crate) fn find(name: &str, option: Option<&str>, variable: Option<OsString>) -> Place {
+    let word = option.map(OsString::from).or(variable.filter(|value| !value.is_empty()));
+    let word = word.unwrap_or_else(|| format!("/run/nvme-drv/{name}").into());
+    let number = word.to_str().and_then(|word| word.strip_prefix("fd=")).and_then(|number| number.parse().ok());
+    number.map_or_else(|| Place::Path(word.into()), Place::Fd)
+}
+
+/// Connects. The type of a `ctl` socket is the server's choice, so that the first that fits is taken, and returned.
+pub(crate) fn connect(place: &Place, kinds: &[SocketType]) -> Result<(OwnedFd, SocketType), String> {
+    let path = match place {
+        Place::Fd(number) => return inherited(*number),
+        Place::Path(path) => path,
+    };
+    let mut errno = Errno::PROTOTYPE;
+    for kind in kinds {
+        let connected = || -> Result<OwnedFd, Errno> {
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, *kind, SocketFlags::CLOEXEC, None)?;
+            let address = SocketAddrUnix::new(path)?;
+            rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+            Ok(socket)
+        };
+        match connected() {
+            Ok(socket) => return Ok((socket, *kind)),
+            Err(Errno::PROTOTYPE) => (),
+            Err(other) => {
+                errno = other;
+                break;
+            }
+        }
+    }
+    let hint = match errno {
+        Errno::NOENT => "; is nvme-drv running? Give its socket by --svr or --ctl, or NVME_DRV_SVR or NVME_DRV_CTL",
+        Errno::CONNREFUSED => "; nobody listens there any more: start nvme-drv again",
+        Errno::ACCESS => "; ask for the right to write to that socket, usually by its group",
+        Errno::PROTOTYPE => "; that is another kind of socket: --svr is the factory, --ctl is introspection",
+        _ => "",
+    };
+    let error = std::io::Error::from(errno);
+    Err(format!("cannot connect to {}: {error}{hint}", path.display()))
+}
+
+/// A copy of an inherited descriptor, as a value that owns it.
+fn inherited(number: i32) -> Result<(OwnedFd, SocketType), String> {
+    let copy = || -> Result<(OwnedFd, SocketType), Errno> {
+        let myself = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+        let socket = rustix::process::pidfd_getfd(&myself, number, PidfdGetfdFlags::empty())?;
+        let kind = rustix::net::sockopt::socket_type(&socket)?;
+        Ok((socket, kind))
+    };
+    copy().map_err(|errno| format!("fd={number} is no inherited socket: {errno}"))
+}
+
+/// Connects to the factory.
+pub(crate) fn factory(place: &Place) -> Result<Client, String> {
+    let (socket, kind) = connect(place, &[SocketType::SEQPACKET])?;
+    if kind != SocketType::SEQPACKET {
+        return Err("--svr: that descriptor is not a connection to the factory (SOCK_SEQPACKET)".to_owned());
+    }
+    Ok(Client::from_fd(socket))
+}
+
+/// A refusal, with what to do.
+pub(crate) fn refused(what: &str, refusal: &Refusal) -> String {
+    let hint = match Errno::from_raw_os_error(refusal.errno) {
+        Errno::NODEV => "; `nvme-ctl ls` shows what there is",
+        Errno::BUSY => "; `nvme-ctl ls` shows who has it. Readers may share: read-only",
+        Errno::AGAIN => "; devices are still being scanned: try again",
+        Errno::CONNRESET => "; the server closed the connection: its log says why",
+        _ => "",
+    };
+    format!("{what}: {refusal}{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_option_comes_before_the_variable_and_that_before_the_service_s_place() {
+        let variable = || Some(OsString::from("/v"));
+        assert_eq!(find("svr", Some("/o"), variable()), Place::Path("/o".into()));
+        assert_eq!(find("svr", None, variable()), Place::Path("/v".into()));
+        assert_eq!(find("ctl", None, Some(OsString::new())), Place::Path("/run/nvme-drv/ctl".into()));
+        assert_eq!(find("svr", Some("fd=7"), None), Place::Fd(7));
+    }
+
+    #[test]
+    fn a_missing_server_is_an_error_that_says_what_to_do() {
+        let error = connect(&Place::Path("/nonexistent/svr".into()), &[SocketType::STREAM]).unwrap_err();
+        assert!(error.contains("/nonexistent/svr") && error.contains("--svr"), "{error}");
+        assert!(connect(&Place::Fd(987_654), &[]).is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! The inventory, for people: a tree whose `device=` words can be given to `create` as they stand.
+
+use std::fmt::Write;
+
+use nvme_linux::inventory::{Client, Controller, Inventory, Namespace, Session};
+
+/// The whole text.
+pub(crate) fn text(inventory: &Inventory) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write(inventory, &mut out);
+    out
+}
+
+fn write(inventory: &Inventory, out: &mut String) -> std::fmt::Result {
+    let scanning = if inventory.scanning { ", scanning" } else { "" };
+    writeln!(out, "{} (process {}){scanning}", clean(&inventory.server), inventory.pid)?;
+    let mut rows = Vec::new();
+    for controller in &inventory.controllers {
+        controller_rows(controller, &mut rows);
+    }
+    table(&rows, out)?;
+    let limits = &inventory.limits;
+    if !inventory.clients.is_empty() {
+        writeln!(out, "\nstatic clients")?;
+        table(&inventory.clients.iter().map(client_row).collect::<Vec<_>>(), out)?;
+    }
+    writeln!(out, "\nsessions: {} of {}", inventory.sessions.len(), limits.sessions)?;
+    table(&inventory.sessions.iter().map(session_row).collect::<Vec<_>>(), out)?;
+    if !inventory.trusted.is_empty() {
+        let names: Vec<String> = inventory.trusted.iter().map(|name| clean(name)).collect();
+        writeln!(out, "\ntrusted dataspaces, and no other memory: {}", names.join(", "))?;
+    }
+    Ok(())
+}
+
+fn controller_rows(controller: &Controller, rows: &mut Vec<Vec<String>>) {
+    let model = format!("{} {}", clean(&controller.model), clean(&controller.firmware));
+    rows.push(vec![clean(&controller.name), controller.state.word().to_owned(), model.trim().to_owned()]);
+    let last = controller.namespaces.len();
+    for (index, namespace) in (1..).zip(&controller.namespaces) {
+        let (branch, below) = if index == last { ("└─", "  ") } else { ("├─", "│ ") };
+        namespace_rows(&controller.serial, namespace, branch, below, rows);
+    }
+}
+
+fn namespace_rows(serial: &str, namespace: &Namespace, branch: &str, below: &str, rows: &mut Vec<Vec<String>>) {
+    let block = u64::from(namespace.block_size);
+    let device = format!("{serial}:n{}", namespace.nsid);
+    let mut notes = format!("{} blocks of {block}", namespace.blocks);
+    if let Some(table) = &namespace.table {
+        notes += &format!(", {}", clean(table));
+    }
+    if namespace.read_only {
+        notes += ", cannot be written";
+    }
+    rows.push(vec![format!("{branch} {}", word(&device)), size(namespace.blocks.saturating_mul(block)), notes]);
+    let last = namespace.partitions.len();
+    for (index, partition) in (1..).zip(&namespace.partitions) {
+        let branch = if index == last { "└─" } else { "├─" };
+        let label =
+            if partition.label.is_empty() { String::new() } else { format!("  \"{}\"", clean(&partition.label)) };
+        rows.push(vec![
+            format!("{below} {branch} {}", word(&format!("{device}:{}", partition.number))),
+            size(partition.blocks.saturating_mul(block)),
+            format!("{}{label}", word(&partition.uuid)),
+        ]);
+    }
+}
+
+fn client_row(client: &Client) -> Vec<String> {
+    let state = match (client.present, client.connected) {
+        (false, _) => "absent",
+        (true, false) => "waiting",
+        (true, true) => "connected",
+    };
+    vec![
+        format!("  {}", clean(&client.name)),
+        word(&client.device),
+        client.access.word().to_owned(),
+        state.to_owned(),
+    ]
+}
+
+fn session_row(session: &Session) -> Vec<String> {
+    let counters = &session.counters;
+    let peer = match (&session.client, session.peer) {
+        (Some(client), _) => format!("client {}", clean(client)),
+        (None, Some(peer)) => format!("process {} of user {}", peer.pid, peer.uid),
+        (None, None) => "-".to_owned(),
+    };
+    let mut work = format!("{} requests", counters.requests);
+    for (count, what) in
+        [(counters.refused, "refused"), (counters.failed, "failed"), (session.in_flight.into(), "in flight")]
+    {
+        if count > 0 {
+            work += &format!(", {count} {what}");
+        }
+    }
+    vec![
+        format!("  {}", session.id),
+        word(&session.device),
+        session.access.word().to_owned(),
+        format!(
+            "{} in {}/{} dataspaces, {} regions",
+            size(session.registered),
+            session.dataspaces,
+            session.ds_max,
+            session.regions
+        ),
+        format!("{} queues", session.queues),
+        work,
+        peer,
+    ]
+}
+
+/// Columns, each as wide as its widest cell; the last one is not padded.
+fn table(rows: &[Vec<String>], out: &mut String) -> std::fmt::Result {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            write!(line, "{cell:<width$}  ")?;
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// A word that a shell takes back as `device=…`.
+fn word(device: &str) -> String {
+    let device = clean(device);
+    let device = device.strip_prefix("device=").unwrap_or(&device);
+    let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.,/+@%".contains(c);
+    if device.chars().all(plain) {
+        format!("device={device}")
+    } else {
+        format!("'device={}'", device.replace('\'', r"'\''"))
+    }
+}
+
+/// Without anything that a terminal would act on: serial numbers and labels come from devices and disks.
+fn clean(text: &str) -> String {
+    text.chars().flat_map(|c| if c == '\'' || c == '"' { vec![c] } else { c.escape_debug().collect() }).collect()
+}
+
+/// A number of bytes, short.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if value.fract() == 0.0 || unit == "B" { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use nvme_linux::inventory::{Access, Counters, Limits, Partition, Peer, State, VERSION};
+
+    use super::*;
+
+    fn example() -> Inventory {
+        let partition = |number, uuid: &str, label: &str| Partition {
+            number,
+            uuid: uuid.into(),
+            label: label.into(),
+            first: 2048,
+            blocks: 2048,
+        };
+        Inventory {
+            version: VERSION,
+            server: "nvme-drv 0.1.0".into(),
+            pid: 7,
+            controllers: vec![Controller {
+                name: "soft:disk.img".into(),
+                serial: "my disk".into(),
+                model: "soft".into(),
+                state: State::Ready,
+                namespaces: vec![Namespace {
+                    nsid: 1,
+                    blocks: 4096,
+                    block_size: 512,
+                    table: Some("gpt".into()),
+                    partitions: vec![partition(1, "88E59675", "root"), partition(2, "0a-01", "\x1b[2Jboo")],
+                    ..Namespace::default()
+                }],
+                ..Controller::default()
+            }],
+            sessions: vec![Session {
+                id: 3,
+                device: "my disk:n1".into(),
+                access: Access::ReadWrite,
+                ds_max: 2,
+                dataspaces: 1,
+                regions: 3,
+                registered: 1 << 30,
+                queues: 1,
+                peer: Some(Peer { pid: 9, uid: 1000, gid: 1000 }),
+                counters: Counters { requests: 12, refused: 1, ..Counters::default() },
+                ..Session::default()
+            }],
+            limits: Limits { sessions: 64, ..Limits::default() },
+            ..Inventory::default()
+        }
+    }
+
+    #[test]
+    fn the_tree_is_aligned_and_its_words_can_be_pasted() {
+        let expected = "\
+nvme-drv 0.1.0 (process 7)
+soft:disk.img                ready  soft
+└─ 'device=my disk:n1'       2 MiB  4096 blocks of 512, gpt
+   ├─ 'device=my disk:n1:1'  1 MiB  device=88E59675  \"root\"
+   └─ 'device=my disk:n1:2'  1 MiB  device=0a-01  \"\\u{1b}[2Jboo\"
+
+sessions: 1 of 64
+  3  'device=my disk:n1'  read-write  1 GiB in 1/2 dataspaces, 3 regions  1 queues  12 requests, 1 refused  process 9 of user 1000
+";
+        assert_eq!(text(&example()), expected);
+    }
+
+    #[test]
+    fn nothing_from_a_disk_reaches_the_terminal_as_it_is() {
+        let shown = text(&example());
+        assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
+        assert_eq!(word("it's"), r"'device=it'\''s'");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (u64::MAX, "16 EiB")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}
