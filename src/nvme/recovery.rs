@@ -1,0 +1,144 @@
+//! What a queue pair does about commands that do not end by themselves.
+//!
+//! A deadline that has passed proves nothing: [`expired`](QueuePair::expired) only names the command. Commands end here
+//! when the control role has the pair back and shows a [`QueueQuiet`]: either all of them
+//! ([`fail_all`](QueuePair::fail_all)), or those that are picked, while the others are issued again on the queues that
+//! were created anew ([`restart`](QueuePair::restart)). Issuing a write again is safe: its client was not told
+//! anything, and whatever it submitted after the answer to another command is not older than that.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use nvme_platform::Time;
+use nvme_session::memory::Quiet;
+use nvme_session::operation::{Outcome, Tag};
+
+use super::pair::{Done, Doorbells, Expired, Issued, QueuePair, State};
+use super::quiet::{PairQuiet, QueueQuiet};
+
+/// The proof is not about this pair, or about an earlier one with its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotQuiet;
+
+impl fmt::Display for NotQuiet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the controller was not proven to be done with this queue pair")
+    }
+}
+
+impl core::error::Error for NotQuiet {}
+
+impl QueuePair {
+    /// When [`expired`](Self::expired) is worth calling: not later than the first deadline of a command that it did
+    /// not name yet.
+    #[inline]
+    pub fn next_deadline(&self) -> Option<Time> {
+        (self.flight.len() > 0 && self.earliest != Time::from_nanos(u64::MAX)).then_some(self.earliest)
+    }
+
+    /// A command whose deadline has passed. Each is named once.
+    pub fn expired(&mut self, now: Time) -> Option<Expired> {
+        if now < self.earliest {
+            return None;
+        }
+        let mut earliest = Time::from_nanos(u64::MAX);
+        let mut found = None;
+        for (cid, issued) in self.flight.iter_mut().filter(|(_, issued)| !issued.named) {
+            if issued.deadline <= now && found.is_none() {
+                issued.named = true;
+                found = Some(Expired { cid, tag: issued.tag });
+            } else {
+                earliest = earliest.min(issued.deadline);
+            }
+        }
+        self.earliest = earliest;
+        found
+    }
+
+    /// The requests that are in flight, with their commands.
+    pub fn commands(&self) -> impl Iterator<Item = Expired> {
+        self.flight.iter().map(|(cid, issued)| Expired { cid, tag: issued.tag })
+    }
+
+    /// Whether `quiet` covers the queues that this pair has or had last.
+    pub fn is_covered(&self, quiet: &QueueQuiet) -> bool {
+        quiet.covers(self.config.controller, self.config.id, self.generation)
+    }
+
+    /// Ends everything that is in flight: each comes back as failed. The pair takes nothing any more.
+    pub fn fail_all(&mut self, quiet: QueueQuiet) -> Result<(), NotQuiet> {
+        let proof = quiet.pair(self.config.controller, self.config.id, self.generation).ok_or(NotQuiet)?;
+        self.state = State::Stopped;
+        for issued in self.take_all() {
+            self.fail(issued, proof.command());
+        }
+        Ok(())
+    }
+
+    /// Goes on with queues that [`recreate_pair`](super::Controller::recreate_pair) made: issues everything again that
+    /// was in flight, but what `fail` picks, which comes back as failed. `now` starts new deadlines.
+    /// [`ring`](Self::ring) afterwards. The doorbells come back when the proof or they are not for this pair.
+    pub fn restart(
+        &mut self,
+        quiet: QueueQuiet,
+        doorbells: Doorbells,
+        now: Time,
+        fail: &mut dyn FnMut(Tag) -> bool,
+    ) -> Result<(), Doorbells> {
+        let next = doorbells.id == self.config.id && doorbells.generation > self.generation;
+        let proof = match quiet.pair(self.config.controller, self.config.id, self.generation) {
+            Some(proof) if next && self.state == State::Stopped => proof,
+            _ => return Err(doorbells),
+        };
+        let all = self.take_all();
+        let mut again = Vec::with_capacity(all.len());
+        for issued in all {
+            if fail(issued.tag) { self.fail(issued, proof.command()) } else { again.push(issued) }
+        }
+        self.generation = doorbells.generation;
+        self.set_doorbells(doorbells.doorbells);
+        self.state = State::Running;
+        for mut issued in again {
+            issued.deadline = now + self.config.timeout;
+            issued.named = false;
+            self.issue_again(issued, proof);
+        }
+        Ok(())
+    }
+
+    fn issue_again(&mut self, issued: Issued, proof: PairQuiet) {
+        let Some(slot) = self.flight.next_slot() else { return self.fail(issued, proof.command()) };
+        // Bounced data is still in its chunk; a list page is written anew for the slot that the command has now.
+        let Ok(mut sqe) = self.encode(slot, &issued) else { return self.fail(issued, proof.command()) };
+        let deadline = issued.deadline;
+        match self.flight.insert(issued) {
+            Err(issued) => self.fail(issued, proof.command()),
+            Ok(cid) => {
+                sqe.cid = cid.into();
+                self.earliest = self.earliest.min(deadline);
+                self.counters.issued += 1;
+                // The ring has an entry for each slot of the table. Were it not so, the deadline would find it.
+                let _ = self.sq.push(&sqe);
+            }
+        }
+    }
+
+    fn take_all(&mut self) -> Vec<Issued> {
+        self.earliest = Time::from_nanos(u64::MAX);
+        let cids: Vec<u16> = self.flight.iter().map(|(cid, _)| cid).collect();
+        cids.into_iter().filter_map(|cid| self.flight.take(cid)).collect()
+    }
+
+    fn fail(&mut self, issued: Issued, quiet: Quiet) {
+        let Issued { operation, tag, bounce, .. } = issued;
+        self.release_bounce(bounce);
+        self.ended.push(Done { tag, operation, outcome: Outcome::Failed, quiet });
+    }
+
+    /// Before its queues are created anew: empties the rings. The controller does not know the old queues any more.
+    pub(super) fn rewind(&mut self) {
+        self.state = State::Stopped;
+        self.sq.rewind();
+        self.cq.rewind();
+    }
+}

@@ -1,0 +1,168 @@
+//! The two rings of a queue pair, without what is in them: positions, phase, and the checks on what comes back.
+//! Used by the admin queue and by I/O pairs alike.
+
+use nvme_platform::{OutOfBounds, Window};
+
+use super::spec::command::{CQE_BYTES, CQE_DW2, CQE_DW3, CQE_PHASE, Command, Completion, SQE_SHIFT, Status};
+
+/// A submission queue in driver memory. Whoever submits makes sure that no more than `depth - 1` commands are in
+/// flight; then a free entry needs no head pointer from the controller.
+#[derive(Debug)]
+pub(super) struct SubmissionRing {
+    memory: Window,
+    depth: u16,
+    tail: u16,
+    rung: u16,
+}
+
+impl SubmissionRing {
+    /// `memory` holds at least `depth` entries of 64 bytes.
+    pub(super) fn new(memory: Window, depth: u16) -> Self {
+        Self { memory, depth, tail: 0, rung: 0 }
+    }
+
+    /// Writes one entry. It is seen by the controller once the doorbell is rung.
+    #[inline]
+    pub(super) fn push(&mut self, command: &Command) -> Result<(), OutOfBounds> {
+        self.memory.write_value(usize::from(self.tail) << SQE_SHIFT, command)?;
+        self.tail = if self.tail + 1 == self.depth { 0 } else { self.tail + 1 };
+        Ok(())
+    }
+
+    /// The tail for the doorbell, when it moved since the last call.
+    #[inline]
+    pub(super) fn to_ring(&mut self) -> Option<u16> {
+        if self.tail == self.rung {
+            return None;
+        }
+        self.rung = self.tail;
+        Some(self.tail)
+    }
+
+    /// Back to the start, for a queue that is created anew.
+    pub(super) fn rewind(&mut self) {
+        (self.tail, self.rung) = (0, 0);
+    }
+
+    pub(super) fn depth(&self) -> u16 {
+        self.depth
+    }
+}
+
+/// A completion queue in driver memory. The controller writes it at any time; each entry is taken once.
+#[derive(Debug)]
+pub(super) struct CompletionRing {
+    memory: Window,
+    depth: u16,
+    head: u16,
+    rung: u16,
+    /// What the phase tag of the next new entry is, at its place in the dword.
+    phase: u32,
+}
+
+impl CompletionRing {
+    /// `memory` holds at least `depth` entries of 16 bytes, all zero.
+    pub(super) fn new(memory: Window, depth: u16) -> Self {
+        Self { memory, depth, head: 0, rung: 0, phase: CQE_PHASE }
+    }
+
+    /// Takes the next entry, if there is one.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Completion> {
+        let at = usize::from(self.head) * CQE_BYTES;
+        // Acquire: the controller writes the phase tag last, so the rest of the entry, and the data that the command
+        // brought, are visible once the tag is.
+        let dw3 = self.memory.load32(at + CQE_DW3).ok()?;
+        if dw3 & CQE_PHASE != self.phase {
+            return None;
+        }
+        let dw0 = self.memory.load32(at).ok()?;
+        let dw2 = self.memory.load32(at + CQE_DW2).ok()?;
+        self.head += 1;
+        if self.head == self.depth {
+            self.head = 0;
+            self.phase ^= CQE_PHASE;
+        }
+        Some(Completion {
+            dw0,
+            sqhd: dw2 as u16,
+            sqid: (dw2 >> 16) as u16,
+            cid: dw3 as u16,
+            status: Status((dw3 >> 17) as u16),
+        })
+    }
+
+    /// The head for the doorbell, when it moved since the last call.
+    #[inline]
+    pub(super) fn to_ring(&mut self) -> Option<u16> {
+        if self.head == self.rung {
+            return None;
+        }
+        self.rung = self.head;
+        Some(self.head)
+    }
+
+    /// Back to the start, for a queue that is created anew. The controller does not know the old one any more, so
+    /// nobody writes while it is cleared.
+    pub(super) fn rewind(&mut self) {
+        (self.head, self.rung, self.phase) = (0, 0, CQE_PHASE);
+        // The range is the window's own.
+        let _ = self.memory.fill(0, self.memory.len(), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nvme_mem::heap;
+
+    use super::*;
+
+    fn post(w: &Window, at: u16, phase: bool, cid: u16) {
+        w.store32(usize::from(at) * 16 + 12, u32::from(cid) | u32::from(phase) << 16).unwrap();
+    }
+
+    #[test]
+    fn an_entry_is_taken_once_in_every_lap() {
+        let w = heap(4096).unwrap();
+        let mut ring = CompletionRing::new(w.clone(), 3);
+        assert!(ring.pop().is_none());
+        for lap in 0..7_u16 {
+            for i in 0..3 {
+                post(&w, i, lap.is_multiple_of(2), lap * 3 + i);
+                assert_eq!(ring.pop().map(|c| c.cid), Some(lap * 3 + i));
+                assert!(ring.pop().is_none());
+                assert_eq!(ring.to_ring(), Some((i + 1) % 3));
+                assert_eq!(ring.to_ring(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_that_was_rewound_starts_in_its_first_lap() {
+        let w = heap(4096).unwrap();
+        let mut ring = CompletionRing::new(w.clone(), 2);
+        for i in 0..2 {
+            post(&w, i, true, i);
+            ring.pop().unwrap();
+        }
+        ring.rewind();
+        assert!(ring.pop().is_none());
+        post(&w, 0, true, 9);
+        assert_eq!(ring.pop().map(|c| c.cid), Some(9));
+    }
+
+    #[test]
+    fn entries_wrap_and_the_tail_is_rung_once() {
+        let w = heap(4096).unwrap();
+        let mut ring = SubmissionRing::new(w.clone(), 3);
+        let mut tails = alloc::vec::Vec::new();
+        for cid in 0..7_u16 {
+            ring.push(&Command { cid: cid.into(), ..Command::default() }).unwrap();
+            tails.extend(ring.to_ring());
+            assert_eq!(ring.to_ring(), None);
+            let slot = usize::from(cid % 3) * 64;
+            assert_eq!(w.read_value::<Command>(slot).unwrap().cid.get(), cid);
+        }
+        assert_eq!(tails, [1, 2, 0, 1, 2, 0, 1]);
+    }
+}

@@ -1,0 +1,156 @@
+//! Queue entries, opcodes and status.
+
+use core::mem::size_of;
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A submission queue entry (Base 3.3.3.1).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Command {
+    /// What to do: [`admin`] or [`io`].
+    pub opcode: u8,
+    /// FUSE and PSDT: [`PSDT_SGL`].
+    pub flags: u8,
+    /// Command identifier.
+    pub cid: U16,
+    /// Namespace.
+    pub nsid: U32,
+    /// Command dwords 2 and 3.
+    pub cdw2: [U32; 2],
+    /// Metadata pointer. Not used.
+    pub mptr: U64,
+    /// Data pointer: two PRP entries, or an SGL descriptor.
+    pub dptr: [U64; 2],
+    /// Command dwords 10 to 15.
+    pub cdw10: U32,
+    /// 11.
+    pub cdw11: U32,
+    /// 12.
+    pub cdw12: U32,
+    /// 13.
+    pub cdw13: U32,
+    /// 14.
+    pub cdw14: U32,
+    /// 15.
+    pub cdw15: U32,
+}
+const _: () = assert!(size_of::<Command>() == 64);
+
+/// Bytes of a submission queue entry, as a power of two (CC.IOSQES).
+pub const SQE_SHIFT: u8 = 6;
+/// Bytes of a completion queue entry, as a power of two (CC.IOCQES).
+pub const CQE_SHIFT: u8 = 4;
+
+/// Flags: the data pointer is an SGL descriptor (PSDT = 01b).
+pub const PSDT_SGL: u8 = 1 << 6;
+
+/// A completion queue entry (Base 3.3.3.2), as far as it is taken from the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Completion {
+    /// Command specific.
+    pub dw0: u32,
+    /// How far the controller got in the submission queue.
+    pub sqhd: u16,
+    /// Which submission queue.
+    pub sqid: u16,
+    /// Which command.
+    pub cid: u16,
+    /// How it ended.
+    pub status: Status,
+}
+
+/// Bytes of a completion queue entry.
+pub const CQE_BYTES: usize = 16;
+/// Offset of the dword with the command identifier, the phase tag and the status in an entry.
+pub const CQE_DW3: usize = 12;
+/// Offset of the dword with SQHD and SQID.
+pub const CQE_DW2: usize = 8;
+/// The phase tag in the last dword.
+pub const CQE_PHASE: u32 = 1 << 16;
+
+/// The status field without its phase tag (Base 3.3.3.2.1): code in bits 7:0, type in 10:8, then CRD, More, DNR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status(pub u16);
+
+impl Status {
+    /// Success.
+    pub const SUCCESS: u16 = 0;
+    /// Invalid Command Opcode (generic 01h).
+    pub const INVALID_OPCODE: u16 = 0x001;
+    /// Invalid Field in Command (generic 02h).
+    pub const INVALID_FIELD: u16 = 0x002;
+    /// Command Abort Requested (generic 07h).
+    pub const ABORTED: u16 = 0x007;
+    /// Command Aborted due to SQ Deletion (generic 08h).
+    pub const SQ_DELETED: u16 = 0x008;
+    /// Asynchronous Event Request Limit Exceeded (command specific 05h).
+    pub const AER_LIMIT: u16 = 0x105;
+    /// Invalid Queue Identifier (command specific 01h).
+    pub const INVALID_QUEUE: u16 = 0x101;
+
+    /// Type and code: what tells one error from another.
+    #[inline]
+    pub fn code(self) -> u16 {
+        self.0 & 0x7ff
+    }
+
+    /// Whether it is a success.
+    #[inline]
+    pub fn ok(self) -> bool {
+        self.code() == Self::SUCCESS
+    }
+}
+
+/// Admin opcodes (Base 5).
+pub mod admin {
+    #![expect(missing_docs, reason = "the names are the specification's")]
+    pub const DELETE_SQ: u8 = 0x00;
+    pub const CREATE_SQ: u8 = 0x01;
+    pub const GET_LOG_PAGE: u8 = 0x02;
+    pub const DELETE_CQ: u8 = 0x04;
+    pub const CREATE_CQ: u8 = 0x05;
+    pub const IDENTIFY: u8 = 0x06;
+    pub const ABORT: u8 = 0x08;
+    pub const SET_FEATURES: u8 = 0x09;
+    pub const ASYNC_EVENT: u8 = 0x0c;
+}
+
+/// I/O opcodes (NVM 3.2; Flush: Base 7.1).
+pub mod io {
+    #![expect(missing_docs, reason = "the names are the specification's")]
+    pub const FLUSH: u8 = 0x00;
+    pub const WRITE: u8 = 0x01;
+    pub const READ: u8 = 0x02;
+    pub const WRITE_ZEROES: u8 = 0x08;
+    pub const DATASET_MANAGEMENT: u8 = 0x09;
+}
+
+/// Command dword 12 of Read, Write and Write Zeroes: Force Unit Access.
+pub const FUA: u32 = 1 << 30;
+/// Command dword 11 of Dataset Management: Attribute, Deallocate.
+pub const DEALLOCATE: u32 = 1 << 2;
+
+/// Features (Base 5.27.1).
+pub mod feature {
+    /// Volatile Write Cache.
+    pub const VOLATILE_WRITE_CACHE: u32 = 0x06;
+    /// Number of Queues.
+    pub const NUMBER_OF_QUEUES: u32 = 0x07;
+    /// Asynchronous Event Configuration.
+    pub const ASYNC_EVENT_CONFIGURATION: u32 = 0x0b;
+}
+
+/// A range of a Dataset Management command (NVM 3.2.3.1).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DsmRange {
+    /// Context attributes: none.
+    pub attributes: U32,
+    /// Length in blocks.
+    pub blocks: U32,
+    /// First block.
+    pub first: U64,
+}
+const _: () = assert!(size_of::<DsmRange>() == 16);
