@@ -152,10 +152,12 @@ impl Ring {
     /// Reads the driver's available index. Acquire: the entries and descriptors before it are visible then.
     #[inline]
     fn look(&mut self) -> Result<bool, Broken> {
-        self.seen_avail = self.rings.avail.load16(INDEX).map_err(|_| Broken::MemoryGone)?;
-        if self.seen_avail.wrapping_sub(self.next_avail) > self.size {
+        let seen = self.rings.avail.load16(INDEX).map_err(|_| Broken::MemoryGone)?;
+        if seen.wrapping_sub(self.next_avail) > self.size {
             return Err(Broken::AvailableJump);
         }
+        // Kept only when it was found good: `take` goes on without another look.
+        self.seen_avail = seen;
         Ok(self.seen_avail != self.next_avail)
     }
 

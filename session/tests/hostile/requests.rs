@@ -1,0 +1,434 @@
+//! Requests that no honest driver makes. Each is answered in its status; nothing stays held, and the queue goes on.
+
+use nvme_policy::{Access, BlockSize};
+use nvme_session::blk::{RANGE_SECTORS_MAX, RANGES_MAX, SEG_MAX, features};
+use nvme_session::operation::{Operation, Outcome};
+use nvme_session::queue::Direction;
+
+use crate::driver::*;
+
+/// The request is refused with that status, and the queue serves the next one.
+fn refused(mut d: Driver, kind: u32, sector: u64, data: &[(u64, u32, u16)], status: u8) {
+    d.request(0, kind, sector, data);
+    d.refused(0, status);
+    if d.queue.config().grant.extent().block_size() == BlockSize::B512 {
+        d.serves();
+    }
+}
+
+fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
+    let mut bytes = sector.to_le_bytes().to_vec();
+    bytes.extend(sectors.to_le_bytes());
+    bytes.extend(flags.to_le_bytes());
+    bytes
+}
+
+fn with_ranges(ranges: &[Vec<u8>]) -> (Driver, u32) {
+    let d = Driver::new();
+    let bytes = ranges.concat();
+    d.put(DATA, &bytes);
+    (d, bytes.len() as u32)
+}
+
+#[test]
+fn an_address_that_wraps_is_refused() {
+    for (addr, len) in
+        [(u64::MAX, 512), (u64::MAX - 511, 512), (u64::MAX - 100, 512), (u64::MAX - 0x1000, 512)]
+    {
+        refused(Driver::new(), IN, 0, &[(addr, len, WRITE)], IOERR);
+        refused(Driver::new(), OUT, 0, &[(addr, len, 0)], IOERR);
+    }
+}
+
+#[test]
+fn a_buffer_over_a_gap_or_outside_is_refused_and_what_came_before_it_is_released() {
+    for addr in [0, RAM - 512, DATA_END - 256, DATA_END, ROM + ROM_LEN] {
+        refused(Driver::new(), IN, 0, &[(DATA, 512, WRITE), (addr, 512, WRITE)], IOERR);
+    }
+}
+
+#[test]
+fn a_buffer_over_two_adjoining_regions_is_served_in_two_ranges() {
+    let mut d = Driver::new();
+    d.request(0, IN, 0, &[(DATA - 100, 512, WRITE)]);
+    let (_, op) = d.operation();
+    assert_eq!(ranges(&op), [(iova(0).0 + DATA - RAM - 100, 100), (iova(1).0, 412)]);
+    d.complete(0, op, Outcome::Done);
+    assert_eq!(d.queue.bytes_held(), 0);
+}
+
+#[test]
+fn a_region_without_the_right_to_be_written_is_only_read() {
+    for direction in [Direction::AsFlagged, Direction::ByRequest] {
+        let driver = || Driver::with(|c| c.direction = direction);
+        refused(driver(), IN, 0, &[(ROM, 512, WRITE)], IOERR);
+        refused(driver(), GET_ID, 0, &[(ROM, 20, WRITE)], IOERR);
+        let mut d = driver();
+        d.request(0, OUT, 0, &[(ROM, 512, 0)]);
+        let (_, op) = d.operation();
+        assert_eq!(ranges(&op), [(iova(2).0, 512)]);
+        d.complete(0, op, Outcome::Done);
+    }
+}
+
+#[test]
+fn a_buffer_of_the_wrong_direction_is_refused() {
+    refused(Driver::new(), IN, 0, &[(DATA, 512, 0)], IOERR);
+    refused(Driver::new(), OUT, 0, &[(DATA, 512, WRITE)], IOERR);
+    refused(Driver::new(), IN, 0, &[(DATA, 512, WRITE), (DATA + 512, 512, 0)], IOERR);
+    refused(Driver::new(), GET_ID, 0, &[(DATA, 20, 0)], IOERR);
+    let (d, len) = with_ranges(&[range(0, 8, 0)]);
+    refused(d, DISCARD, 0, &[(DATA, len, WRITE)], IOERR);
+}
+
+#[test]
+fn by_request_the_flags_of_a_payload_say_nothing() {
+    for flags in [0, WRITE] {
+        let mut d = Driver::with(|c| c.direction = Direction::ByRequest);
+        d.request(0, IN, 0, &[(DATA, 512, flags)]);
+        let (_, op) = d.operation();
+        assert!(matches!(op, Operation::Read(_)));
+        d.complete(0, op, Outcome::Done);
+        d.request(0, OUT, 0, &[(DATA, 512, flags)]);
+        let (_, op) = d.operation();
+        assert!(matches!(op, Operation::Write { .. }));
+        d.complete(0, op, Outcome::Done);
+    }
+}
+
+#[test]
+fn a_header_may_be_split_over_descriptors_and_share_one_with_data() {
+    // 5 + 0 + 11 bytes, the last followed by data in the same buffer; the status byte follows data as well.
+    let mut d = Driver::new();
+    let (one, two) = (HEAD, HEAD + 0x100);
+    d.header(DATA - 0x4000, OUT, 7);
+    let header = d.get(DATA - 0x4000, 16);
+    d.put(one, &header[..5]);
+    d.put(two, &header[5..]);
+    d.set_desc(0, desc(one, 5, NEXT, 1));
+    d.set_desc(1, desc(DATA, 0, NEXT, 2));
+    d.set_desc(2, desc(two, 11 + 512, NEXT, 3));
+    d.set_desc(3, desc(HEAD + 16, 1, WRITE, 0));
+    d.offer(0);
+    let (_, op) = d.operation();
+    assert_eq!((place(&op), ranges(&op)), ((107, 1), vec![(iova(0).0 + two + 11 - RAM, 512)]));
+    d.complete(0, op, Outcome::Done);
+    assert_eq!((d.status(0), d.used()), (OK, vec![(0, 1)]));
+
+    d.header(HEAD, IN, 3);
+    d.set_desc(0, desc(HEAD, 16, NEXT, 1));
+    d.set_desc(1, desc(DATA, 513, WRITE, 0));
+    d.offer(0);
+    let (_, op) = d.operation();
+    assert_eq!((place(&op), ranges(&op)), ((103, 1), vec![(iova(1).0, 512)]));
+    d.complete(0, op, Outcome::Done);
+    assert_eq!((d.get(DATA + 512, 1), d.used()), (vec![OK], vec![(0, 513)]));
+}
+
+#[test]
+fn a_header_that_is_short_writable_or_outside_is_refused() {
+    let ask = |addr: u64, len: u32, flags: u16| {
+        let mut d = Driver::new();
+        d.header(HEAD, IN, 0);
+        d.put(HEAD + 16, &[UNSET]);
+        d.set_desc(0, desc(addr, len, flags | NEXT, 1));
+        d.set_desc(1, desc(HEAD + 16, 1, WRITE, 0));
+        d.offer(0);
+        d.refused(0, IOERR);
+        d.serves();
+    };
+    ask(HEAD, 15, 0);
+    ask(HEAD, 0, 0);
+    ask(HEAD, 16, WRITE);
+    ask(DATA_END, 16, 0);
+    ask(DATA_END - 8, 16, 0);
+    ask(u64::MAX - 7, 16, 0);
+    ask(u64::MAX - 7, 8, 0);
+    ask(0, 16, 0);
+}
+
+#[test]
+fn a_chain_of_nothing_but_a_status_byte_is_refused() {
+    let mut d = Driver::new();
+    d.put(HEAD + 16, &[UNSET]);
+    d.set_desc(0, desc(HEAD + 16, 1, WRITE, 0));
+    d.offer(0);
+    d.refused(0, IOERR);
+}
+
+#[test]
+fn a_sector_whose_byte_address_wraps_is_refused() {
+    for sector in [u64::MAX, 1 << 55, (1 << 55) + 1, u64::MAX / 512, u64::MAX - 100] {
+        refused(Driver::new(), IN, sector, &[(DATA, 512, WRITE)], IOERR);
+        refused(Driver::new(), OUT, sector, &[(DATA, 512, 0)], IOERR);
+    }
+}
+
+#[test]
+fn a_transfer_at_over_or_across_the_partition_s_end_is_refused() {
+    for (sector, bytes) in [(64, 512), (65, 512), (63, 1024), (0, 65 * 512), (1, 64 * 512)] {
+        refused(Driver::new(), IN, sector, &[(DATA, bytes, WRITE)], IOERR);
+        refused(Driver::new(), OUT, sector, &[(DATA, bytes, 0)], IOERR);
+    }
+    let mut d = Driver::new();
+    d.request(0, IN, 63, &[(DATA, 512, WRITE)]);
+    let (_, op) = d.operation();
+    assert_eq!(place(&op), (163, 1), "the last sector is there");
+    d.complete(0, op, Outcome::Done);
+}
+
+#[test]
+fn a_transfer_of_no_bytes_or_no_whole_sectors_is_refused() {
+    refused(Driver::new(), IN, 0, &[], IOERR);
+    refused(Driver::new(), OUT, 0, &[(DATA, 0, 0)], IOERR);
+    refused(Driver::new(), IN, 0, &[(DATA, 511, WRITE)], IOERR);
+    refused(Driver::new(), OUT, 0, &[(DATA, 512, 0), (DATA, 1, 0)], IOERR);
+}
+
+#[test]
+fn a_transfer_that_is_misaligned_to_4096_byte_blocks_is_refused() {
+    let big = || Driver::with(|c| c.grant = grant(Access::ReadWrite, BlockSize::B4096));
+    refused(big(), IN, 1, &[(DATA, 4096, WRITE)], IOERR);
+    refused(big(), OUT, 0, &[(DATA, 512, 0)], IOERR);
+    let mut d = big();
+    d.request(0, IN, 8, &[(DATA, 512, WRITE), (DATA + 0x1000, 3584, WRITE)]);
+    let (_, op) = d.operation();
+    assert_eq!((place(&op), ranges(&op).len()), ((101, 1), 2));
+    d.complete(0, op, Outcome::Done);
+}
+
+#[test]
+fn discards_that_are_misaligned_to_4096_byte_blocks_are_refused() {
+    for kind in [DISCARD, WRITE_ZEROES] {
+        for (sector, sectors) in [(1, 8), (0, 7), (4, 8)] {
+            let mut d = Driver::with(|c| c.grant = grant(Access::ReadWrite, BlockSize::B4096));
+            d.put(DATA, &range(sector, sectors, 0));
+            d.request(0, kind, 0, &[(DATA, 16, 0)]);
+            d.refused(0, IOERR);
+        }
+    }
+}
+
+#[test]
+fn a_read_only_session_refuses_changes_whatever_was_acknowledged() {
+    for features in [ALL, ALL | features::RO, 0, u64::MAX & !features::EVENT_IDX] {
+        for direction in [Direction::AsFlagged, Direction::ByRequest] {
+            let read_only = || {
+                Driver::with(|c| {
+                    c.grant = grant(Access::ReadOnly, BlockSize::B512);
+                    c.features = features;
+                    c.direction = direction;
+                })
+            };
+            refused(read_only(), OUT, 0, &[(DATA, 512, 0)], IOERR);
+            refused(read_only(), DISCARD, 0, &[(DATA, 16, 0)], IOERR);
+            refused(read_only(), WRITE_ZEROES, 0, &[(DATA, 16, 0)], IOERR);
+            // A flush has nothing to do, and does not reach the controller.
+            refused(read_only(), FLUSH, 0, &[], OK);
+        }
+    }
+}
+
+#[test]
+fn requests_for_features_that_were_not_negotiated_are_not_served() {
+    for (kind, bit) in [(DISCARD, features::DISCARD), (WRITE_ZEROES, features::WRITE_ZEROES)] {
+        refused(Driver::with(|c| c.features &= !bit), kind, 0, &[(DATA, 16, 0)], UNSUPP);
+    }
+    let none = |c: &mut nvme_session::queue::QueueConfig| {
+        c.limits.discard_blocks = 0;
+        c.limits.write_zeroes_blocks = 0;
+    };
+    refused(Driver::with(none), DISCARD, 0, &[(DATA, 16, 0)], UNSUPP);
+    refused(Driver::with(none), WRITE_ZEROES, 0, &[(DATA, 16, 0)], UNSUPP);
+}
+
+#[test]
+fn unknown_types_are_not_served() {
+    for kind in [2, 3, 5, 7, 9, 10, 12, 14, 15, 17, 0x8000_0000, u32::MAX] {
+        refused(Driver::new(), kind, 0, &[(DATA, 512, WRITE)], UNSUPP);
+        refused(Driver::new(), kind, 0, &[], UNSUPP);
+    }
+}
+
+#[test]
+fn one_segment_too_many_is_refused() {
+    // By way of an indirect table; the queue itself is too short for that.
+    let mut ask = |n: u32| {
+        let mut d = Driver::with(|c| {
+            c.grant = {
+                let whole = nvme_policy::Extent::whole(
+                    nvme_policy::Namespace { controller: 0, nsid: 1 },
+                    1 << 20,
+                    BlockSize::B512,
+                );
+                nvme_policy::Grant::new(whole.unwrap(), Access::ReadWrite)
+            }
+        });
+        d.header(HEAD, IN, 0);
+        d.put(HEAD + 16, &[UNSET]);
+        d.set_indirect(0, desc(HEAD, 16, NEXT, 1));
+        for i in 1..=n as u16 {
+            d.set_indirect(i, desc(DATA + u64::from(i) * 512, 512, NEXT | WRITE, i + 1));
+        }
+        d.set_indirect(n as u16 + 1, desc(HEAD + 16, 1, WRITE, 0));
+        d.set_desc(0, desc(TABLE, 16 * (n + 2), INDIRECT, 0));
+        d.offer(0);
+        d
+    };
+    ask(SEG_MAX + 1).refused(0, IOERR);
+    let mut d = ask(SEG_MAX);
+    let (_, op) = d.operation();
+    assert_eq!(ranges(&op).len(), SEG_MAX as usize);
+    d.complete(0, op, Outcome::Done);
+    assert_eq!(d.queue.bytes_held(), 0);
+}
+
+#[test]
+fn a_transfer_longer_than_a_used_length_can_tell_is_refused() {
+    let mut d = Driver::with(|c| {
+        let whole = nvme_policy::Extent::whole(
+            nvme_policy::Namespace { controller: 0, nsid: 1 },
+            1 << 40,
+            BlockSize::B512,
+        );
+        c.grant = nvme_policy::Grant::new(whole.unwrap(), Access::ReadWrite);
+    });
+    d.request(0, IN, 0, &[(DATA, 0x8000_0000, WRITE), (DATA, 0x8000_0000, WRITE)]);
+    d.refused(0, IOERR);
+}
+
+#[test]
+fn get_id_answers_twenty_bytes_and_no_more() {
+    for (len, wrote) in [(20, 20), (512, 20), (7, 7)] {
+        let mut d = Driver::new();
+        d.put(DATA, &[0xaa; 32]);
+        d.request(0, GET_ID, 0, &[(DATA, len, WRITE)]);
+        assert!(matches!(d.next(), nvme_session::queue::Next::Again));
+        assert_eq!((d.status(0), d.used()), (OK, vec![(0, wrote + 1)]));
+        let got = d.get(DATA, 32);
+        assert_eq!(got[..wrote as usize], b"0123456789abcdefghij"[..wrote as usize]);
+        assert!(got[wrote as usize..].iter().all(|b| *b == 0xaa));
+    }
+    refused(Driver::new(), GET_ID, 0, &[], IOERR);
+    // Over two regions.
+    let mut d = Driver::new();
+    d.request(0, GET_ID, 0, &[(DATA - 3, 20, WRITE)]);
+    assert!(matches!(d.next(), nvme_session::queue::Next::Again));
+    assert_eq!(d.get(DATA - 3, 20), b"0123456789abcdefghij");
+}
+
+#[test]
+fn discards_of_several_segments_are_one_request() {
+    let all: Vec<_> = (0..4).map(|i| range(16 * i, 8, 0)).collect();
+    let (mut d, len) = with_ranges(&all);
+    // Split where no segment ends.
+    d.request(0, DISCARD, u64::MAX, &[(DATA, 10, 0), (DATA + 10, len - 10, 0)]);
+    let ops: Vec<_> = (0..4).map(|_| d.operation().1).collect();
+    assert_eq!(ops.iter().map(place).collect::<Vec<_>>(), [(100, 8), (116, 8), (132, 8), (148, 8)]);
+    for (i, op) in ops.into_iter().enumerate() {
+        assert_eq!(d.used(), [], "not before the last");
+        let outcome = if i == 2 { Outcome::Failed } else { Outcome::Done };
+        assert!(d.complete(0, op, outcome).is_none());
+    }
+    assert_eq!((d.status(0), d.used()), (IOERR, vec![(0, 1)]));
+}
+
+#[test]
+fn one_bad_segment_refuses_the_whole_discard() {
+    for kind in [DISCARD, WRITE_ZEROES] {
+        for bad in [
+            range(64, 1, 0),
+            range(63, 2, 0),
+            range(u64::MAX, 1, 0),
+            range(1 << 55, 8, 0),
+            range(0, 0, 0),
+            range(0, u32::MAX, 0),
+            range(0, RANGE_SECTORS_MAX + 8, 0),
+        ] {
+            let (d, len) = with_ranges(&[range(0, 8, 0), bad]);
+            refused(d, kind, 0, &[(DATA, len, 0)], IOERR);
+        }
+    }
+}
+
+#[test]
+fn flags_that_a_discard_must_not_have_are_not_served() {
+    for (kind, flags, status) in [
+        (DISCARD, 1, UNSUPP),
+        (DISCARD, 2, UNSUPP),
+        (WRITE_ZEROES, 2, UNSUPP),
+        (WRITE_ZEROES, 0x8000_0001, UNSUPP),
+    ] {
+        let (d, len) = with_ranges(&[range(0, 8, 0), range(8, 8, flags)]);
+        refused(d, kind, 0, &[(DATA, len, 0)], status);
+    }
+    // To be allowed to unmap is not to be told to.
+    let (mut d, len) = with_ranges(&[range(0, 8, 1)]);
+    d.request(0, WRITE_ZEROES, 0, &[(DATA, len, 0)]);
+    let (_, op) = d.operation();
+    assert!(matches!(op, Operation::WriteZeroes { .. }));
+    d.complete(0, op, Outcome::Done);
+}
+
+#[test]
+fn a_discard_of_no_too_many_or_broken_segments_is_refused() {
+    let most = RANGES_MAX as usize;
+    for bytes in [0, 1, 15, 17, 16 * most + 1, 16 * most + 16, 0x1000] {
+        let (d, _) = with_ranges(&vec![range(0, 1, 0); 2 * most]);
+        refused(d, DISCARD, 0, &[(DATA, bytes as u32, 0)], IOERR);
+    }
+    let (mut d, len) = with_ranges(&vec![range(0, 1, 0); most]);
+    d.request(0, DISCARD, 0, &[(DATA, len, 0)]);
+    for _ in 0..most {
+        let (_, op) = d.operation();
+        d.complete(0, op, Outcome::Done);
+    }
+    assert_eq!((d.status(0), d.used()), (OK, vec![(0, 1)]));
+}
+
+#[test]
+fn the_worst_outcome_is_answered_and_a_failed_read_claims_no_data() {
+    for (outcome, status) in [(Outcome::Failed, IOERR), (Outcome::Unsupported, UNSUPP)] {
+        let mut d = Driver::new();
+        d.request(0, IN, 0, &[(DATA, 1024, WRITE)]);
+        let (head, op) = d.operation();
+        let Operation::Read(t) = op else { panic!("not a read") };
+        let (a, b) = t.split_at(1, d.spares.take()).unwrap();
+        d.queue.rest(head, Operation::Read(b));
+        let (again, b) = d.operation();
+        assert_eq!(again, head);
+        d.complete(head, b, outcome);
+        assert_eq!(d.used(), []);
+        d.complete(head, Operation::Read(a), Outcome::Done);
+        assert_eq!((d.status(0), d.used()), (status, vec![(0, 1)]));
+        assert_eq!((d.queue.bytes_held(), d.queue.in_flight()), (0, 0));
+    }
+}
+
+#[test]
+fn what_was_put_back_is_offered_again_in_order_and_can_be_cancelled() {
+    let mut d = Driver::new();
+    d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
+    d.request(4, IN, 1, &[(DATA, 512, WRITE)]);
+    let first = d.operation();
+    d.queue.put_back(first.0, first.1);
+    assert!(d.queue.listen(), "there is something to do");
+    let (a, b) = (d.operation(), d.operation());
+    assert_eq!((a.0, b.0), (0, 4));
+    d.queue.put_back(b.0, b.1);
+    d.queue.put_back(a.0, a.1);
+    d.queue.cancel(&mut d.spares);
+    assert_eq!((d.status(0), d.status(4)), (IOERR, IOERR));
+    assert_eq!(d.used(), [(0, 1), (4, 1)]);
+    assert_eq!((d.queue.bytes_held(), d.queue.in_flight()), (0, 0));
+}
+
+#[test]
+fn an_outcome_for_a_head_that_is_not_in_flight_changes_nothing() {
+    let mut d = Driver::new();
+    d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
+    let (_, op) = d.operation();
+    // The memory is released all the same: it is the controller's no more.
+    assert!(d.complete(9, op, Outcome::Done).is_none());
+    assert_eq!((d.used(), d.queue.in_flight()), (vec![], 1));
+}
