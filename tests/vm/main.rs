@@ -1,0 +1,19 @@
+//! Real clients: Debian kernels in QEMU (TCG), each with a disk of the server.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `need` | what must be installed, and what happens when it is not |
+//! | `kernel` | vmlinux, modules and an initramfs, made once |
+//! | `disk` | the image: a golden partition, a scratch partition |
+//! | `server` | starts the server, mints sessions |
+//! | `machine` | one virtual machine: starts, runs commands in it, ends it |
+//! | `scenarios`, `trouble` | the tests |
+
+#[macro_use]
+mod need;
+mod disk;
+mod kernel;
+mod machine;
+mod scenarios;
+mod server;
+mod trouble;

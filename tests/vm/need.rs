@@ -1,0 +1,56 @@
+//! What must be installed. A test that lacks something says so in one line and passes, unless `CI` or
+//! `NVME_DRV_REQUIRE_VM` is set: then it fails.
+
+use std::path::Path;
+
+use crate::kernel::Kernel;
+
+/// Everything that the tests here need.
+pub struct Needs {
+    pub kernel: &'static Kernel,
+}
+
+fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(Into::into);
+    std::env::split_paths(&path).chain(more).any(|dir: std::path::PathBuf| dir.join(program).is_file())
+}
+
+/// Looks for all of it; `None` after saying what is missing.
+pub fn needs() -> Option<Needs> {
+    let programs = ["qemu-system-x86_64", "busybox", "modprobe", "xz", "mkfs.ext4", "e2fsck", "sgdisk", "fio"];
+    let mut missing: Vec<String> = programs.iter().filter(|p| !found(p)).map(|p| p.to_string()).collect();
+    let mut kernel = None;
+    if missing.is_empty() {
+        match Kernel::get() {
+            Ok(found) => kernel = Some(found),
+            Err(why) => missing.push(why.clone()),
+        }
+    }
+    if let Some(kernel) = kernel {
+        return Some(Needs { kernel });
+    }
+    let packages = include_str!("../../.ci/packages").lines().filter_map(|line| line.split('#').next());
+    let packages: Vec<_> = packages.map(str::trim).filter(|name| !name.is_empty()).collect();
+    let line =
+        format!("missing: {} (apt-get install --no-install-recommends {})", missing.join(", "), packages.join(" "));
+    let required = ["CI", "NVME_DRV_REQUIRE_VM"].iter().any(|name| std::env::var_os(name).is_some());
+    assert!(!required, "{line}");
+    println!("skipped: {line}");
+    None
+}
+
+/// The needs, or the end of the test.
+macro_rules! needs {
+    () => {
+        match crate::need::needs() {
+            Some(needs) => needs,
+            None => return,
+        }
+    };
+}
+
+/// Whether a path is there; for errors that name it.
+pub fn must_exist(path: &Path) -> Result<(), String> {
+    path.exists().then_some(()).ok_or_else(|| format!("{} (not there)", path.display()))
+}
