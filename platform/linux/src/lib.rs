@@ -5,6 +5,7 @@ pub mod inventory;
 pub mod spawn;
 pub mod caps;
 pub mod events;
+pub mod logger;
 pub mod sandbox;
 mod accounts;
 pub mod factory;

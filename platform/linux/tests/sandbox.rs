@@ -155,16 +155,30 @@ macro_rules! errno {
 }
 
 fn own_calls() {
-    use nvme_linux::events::{Doorbell, Epoll, EventFd, Events, Interest, now};
+    use nvme_linux::events::{CallNotify, Doorbell, Epoll, EventFd, Events, Interest, now};
+    use nvme_linux::logger::{Logger, Verbosity};
 
     let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
+    let (mut heard, log_pipe) = std::io::pipe().expect("pipe");
+    let logger = Logger::new(log_pipe.into(), Verbosity::Normal);
+    let call = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("eventfd");
     enter();
+    log::Log::log(
+        &logger,
+        &log::Record::builder().level(log::Level::Warn).args(format_args!("hello")).build(),
+    );
+    let mut line = [0; 64];
+    let length = heard.read(&mut line).expect("the log");
+    assert_eq!(&line[..length], b"nvme-drv: warning: hello\n");
+    let notify = CallNotify::new(Some(call.try_clone().expect("dup")), None).expect("an eventfd");
+    nvme_platform::Notify::used(&notify);
+    assert_eq!(rustix::io::read(&call, &mut [0; 8]), Ok(8));
     let start = now();
     theirs.write_all(b"x").expect("write to a socket");
     let epoll = Epoll::new().expect("epoll");
     epoll.add(&ours, 1, Interest::Read).expect("epoll add");
-    epoll.add(&EventFd::new().expect("eventfd"), 2, Interest::ReadEdge).expect("epoll add");
-    epoll.add(&Doorbell::new().expect("doorbell"), 3, Interest::ReadEdge).expect("epoll add");
+    epoll.add(EventFd::new().expect("eventfd"), 2, Interest::ReadEdge).expect("epoll add");
+    epoll.add(Doorbell::new().expect("doorbell"), 3, Interest::ReadEdge).expect("epoll add");
     let mut events = Events::new(4);
     epoll.wait(&mut events, None).expect("epoll wait");
     assert_eq!(events.iter().next().map(|event| event.token), Some(1));
@@ -225,7 +239,10 @@ fn no_socket() {
     enter();
     assert_eq!(errno!(SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM, 0), libc::EPERM);
     assert_eq!(errno!(SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0), libc::EPERM);
-    assert_eq!(errno!(SYS_socketpair, libc::AF_INET, libc::SOCK_STREAM, 0, [0i32; 2].as_mut_ptr()), libc::EPERM);
+    assert_eq!(
+        errno!(SYS_socketpair, libc::AF_INET, libc::SOCK_STREAM, 0, [0i32; 2].as_mut_ptr()),
+        libc::EPERM
+    );
     let fd = ours.as_raw_fd();
     let address = [0u8; 16];
     assert_eq!(errno!(SYS_connect, fd, address.as_ptr(), 16), libc::EPERM);

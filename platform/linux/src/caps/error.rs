@@ -106,7 +106,9 @@ pub enum CapError {
         second: String,
     },
     /// A name that nothing asks for.
-    #[error("capability `{0}` is not used: the names are vbus, svr, ctl, and those of --client and --register-ds")]
+    #[error(
+        "capability `{0}` is not used: the names are vbus, svr, ctl, and those of --client and --register-ds"
+    )]
     Unknown(String),
     /// A name that may come once only.
     #[error("capability `{0}` is given more than once")]
@@ -133,7 +135,9 @@ pub enum CapError {
         wanted: &'static str,
     },
     /// An owner for a socket that the system does not know.
-    #[error("capability `{name}`: there is no {kind} `{word}`: give a name that the system knows, or a number")]
+    #[error(
+        "capability `{name}`: there is no {kind} `{word}`: give a name that the system knows, or a number"
+    )]
     NoAccount {
         /// The capability's name.
         name: String,

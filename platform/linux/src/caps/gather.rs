@@ -313,7 +313,8 @@ fn listener(name: &str, raw: Raw, types: &[Kind], wanted: &'static str) -> Resul
 
 /// Looks up the owner's names: the user database is out of reach later.
 fn listen_spec(name: &str, path: PathBuf, options: &UnixOptions) -> Result<ListenSpec, CapError> {
-    let nobody = |kind, word: &str| CapError::NoAccount { name: name.to_owned(), kind, word: word.to_owned() };
+    let nobody =
+        |kind, word: &str| CapError::NoAccount { name: name.to_owned(), kind, word: word.to_owned() };
     let user = match &options.user {
         Some(word) => Some(accounts::user(word).ok_or_else(|| nobody("user", word))?),
         None => None,

@@ -126,7 +126,12 @@ fn what_is_no_image_is_refused_by_name() {
         "capability `vbus`: it is a pipe, and must be a PCI function or an image file: pci:DDDD:BB:DD.F or soft:IMAGE"
     );
     assert!(server().cap("vbus=soft:/dev/null").refusal().contains("it is a character device"));
-    assert!(server().cap("vbus=soft:/no/such/image").refusal().contains("cannot open /no/such/image: No such file"));
+    assert!(
+        server()
+            .cap("vbus=soft:/no/such/image")
+            .refusal()
+            .contains("cannot open /no/such/image: No such file")
+    );
     assert!(server().cap("vbus=unix:/run/s").refusal().contains("it is a socket (unix:)"));
 }
 
@@ -134,7 +139,8 @@ fn what_is_no_image_is_refused_by_name() {
 fn a_fifo_in_the_place_of_an_image_does_not_block() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+        .unwrap();
     let given = server().cap(&format!("vbus=soft:{}", path.display()));
     assert!(given.refusal().contains("it is a pipe"));
 }

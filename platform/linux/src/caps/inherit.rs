@@ -112,7 +112,10 @@ fn read_convention(
 }
 
 /// Every descriptor that is named: its number, its name, and whether a word named it (else the environment did).
-fn plan<'a>(convention: &'a Convention, words: &'a [CapWord]) -> Result<Vec<(RawFd, &'a String, bool)>, CapError> {
+fn plan<'a>(
+    convention: &'a Convention,
+    words: &'a [CapWord],
+) -> Result<Vec<(RawFd, &'a String, bool)>, CapError> {
     let mut plan: Vec<(RawFd, &String, bool)> =
         (START..).zip(&convention.names).map(|(fd, name)| (fd, name, false)).collect();
     for word in words {
@@ -160,7 +163,10 @@ mod tests {
     #[test]
     fn numbers_that_make_no_sense_are_refused() {
         for bad in ["", "-1", "+1", "x", "4097", "99999999999"] {
-            assert!(matches!(read("77", bad, None), Err(CapError::BadVariable { variable: "LISTEN_FDS", .. })), "{bad}");
+            assert!(
+                matches!(read("77", bad, None), Err(CapError::BadVariable { variable: "LISTEN_FDS", .. })),
+                "{bad}"
+            );
         }
         assert!(matches!(read("x", "1", None), Err(CapError::BadVariable { variable: "LISTEN_PID", .. })));
     }

@@ -246,7 +246,13 @@ fn unix(rest: &str) -> Result<Spec, SpecError> {
             _ => return Err(SpecError::UnknownOption(word.to_owned())),
         }
         if matches!(place, Place::Fd(_)) {
-            let name = if options.mode.is_some() { "mode" } else if options.user.is_some() { "user" } else { "group" };
+            let name = if options.mode.is_some() {
+                "mode"
+            } else if options.user.is_some() {
+                "user"
+            } else {
+                "group"
+            };
             return Err(SpecError::NotWithFd(name));
         }
     }
@@ -309,9 +315,20 @@ mod tests {
     fn pci_addresses_are_exact() {
         assert_eq!(spec("pci:0000:01:00.0"), Ok(Spec::Pci("0000:01:00.0".into())));
         assert_eq!(spec("pci:00AB:fF:1f.7"), Ok(Spec::Pci("00ab:ff:1f.7".into())));
-        for bad in ["01:00.0", "0000:01:00", "0000:01:20.0", "0000:01:00.8", "000:01:00.0", "0000:1:00.0", "0000:01:00.0x",
-            "0000:01:0g.0", "+000:01:00.0", "", "fd=5", "0000:01:00.0,ro"]
-        {
+        for bad in [
+            "01:00.0",
+            "0000:01:00",
+            "0000:01:20.0",
+            "0000:01:00.8",
+            "000:01:00.0",
+            "0000:1:00.0",
+            "0000:01:00.0x",
+            "0000:01:0g.0",
+            "+000:01:00.0",
+            "",
+            "fd=5",
+            "0000:01:00.0,ro",
+        ] {
             assert_eq!(spec(&format!("pci:{bad}")), Err(SpecError::BadPci(bad.into())), "{bad}");
         }
     }
@@ -336,7 +353,11 @@ mod tests {
     #[test]
     fn serial_numbers_fit_the_controllers_field() {
         for bad in ["", " a", "a ", "123456789012345678901", "ä", "a\tb"] {
-            assert_eq!(spec(&format!("soft:x,serial={bad}")), Err(SpecError::BadSerial(bad.into())), "{bad:?}");
+            assert_eq!(
+                spec(&format!("soft:x,serial={bad}")),
+                Err(SpecError::BadSerial(bad.into())),
+                "{bad:?}"
+            );
         }
         assert!(spec("soft:x,serial=12345678901234567890").is_ok());
         assert!(spec("soft:x,serial=a:b=c").is_ok());
@@ -355,17 +376,21 @@ mod tests {
         assert_eq!(spec("soft:mem:0"), Err(SpecError::BadMemorySize { size: 0, block: 512 }));
         assert_eq!(spec("soft:mem:513"), Err(SpecError::BadMemorySize { size: 513, block: 512 }));
         assert_eq!(spec("soft:mem:512,lba=4096"), Err(SpecError::BadMemorySize { size: 512, block: 4096 }));
-        assert_eq!(spec("soft:./mem:x"), spec("soft:./mem:x,lba=512").map(|_| Spec::Soft {
-            source: SoftSource::Image(path("./mem:x")),
-            options: SoftOptions::default()
-        }));
+        assert_eq!(
+            spec("soft:./mem:x"),
+            spec("soft:./mem:x,lba=512").map(|_| Spec::Soft {
+                source: SoftSource::Image(path("./mem:x")),
+                options: SoftOptions::default()
+            })
+        );
     }
 
     #[test]
     fn sizes_do_not_wrap_and_have_no_sign() {
         assert_eq!("1T".parse(), Ok(Size(1 << 40)));
         assert_eq!("16777215T".parse(), Ok(Size(16_777_215 << 40)));
-        for bad in ["", "K", "-1", "+1", "1 K", "1KB", "0x10", "16777216T", "18446744073709551616", "1é", "é"] {
+        for bad in ["", "K", "-1", "+1", "1 K", "1KB", "0x10", "16777216T", "18446744073709551616", "1é", "é"]
+        {
             assert_eq!(bad.parse::<Size>(), Err(SpecError::BadSize(bad.into())), "{bad}");
         }
     }

@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn call_and_error_are_signalled_apart() {
-        let (call, error) = (eventfd(0, EventfdFlags::NONBLOCK).unwrap(), eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+        let (call, error) =
+            (eventfd(0, EventfdFlags::NONBLOCK).unwrap(), eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let notify =
             CallNotify::new(Some(call.try_clone().unwrap()), Some(error.try_clone().unwrap())).unwrap();
         notify.used();

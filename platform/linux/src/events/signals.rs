@@ -76,8 +76,8 @@ mod tests {
     fn a_signal_is_taken_once_and_does_not_end_the_process() {
         let signals = Signals::new().unwrap();
         assert_eq!(signals.take(), None);
-        // SAFETY: sends a signal, which `Signals` has blocked, to this very thread.
-        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGTERM) };
+        // SAFETY: sends a signal to this very thread, which has blocked it above.
+        unsafe { libc::raise(libc::SIGTERM) };
         assert_eq!(signals.take(), Some(Stop::Terminate));
         assert_eq!(signals.take(), None);
     }

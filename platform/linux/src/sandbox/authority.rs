@@ -46,5 +46,6 @@ pub(super) fn drop_capabilities() -> Result<bool, SandboxError> {
 /// No program that is started gains anything, and nobody of the same user can trace us or read our memory.
 pub(super) fn no_new_privileges() -> Result<(), SandboxError> {
     set_no_new_privs(true).map_err(SandboxError::step("setting no_new_privs"))?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(SandboxError::step("setting PR_SET_DUMPABLE"))
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(SandboxError::step("setting PR_SET_DUMPABLE"))
 }

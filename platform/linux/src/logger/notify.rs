@@ -1,0 +1,97 @@
+//! Telling the service manager (sd_notify(3)).
+//!
+//! The crate `sd-notify` makes a socket and connects it for every message, neither of which the sandbox allows. This
+//! one connects once, before.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// A connection to the service manager, if there is one.
+#[derive(Debug, Default)]
+pub struct Notifier(Option<UnixDatagram>);
+
+impl Notifier {
+    /// Connects to `NOTIFY_SOCKET`, and removes the variable. Nothing happens later on when it is not set.
+    ///
+    /// # Safety
+    /// There is no other thread.
+    pub unsafe fn from_env() -> io::Result<Self> {
+        let Some(place) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(Self(None)) };
+        // SAFETY: there is no other thread (this function's contract).
+        unsafe { std::env::remove_var("NOTIFY_SOCKET") };
+        Self::connect(place.as_bytes())
+    }
+
+    /// `@` in front: an abstract name; else a path.
+    fn connect(place: &[u8]) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        match place.strip_prefix(b"@") {
+            Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+            None => socket.connect(std::ffi::OsStr::from_bytes(place))?,
+        }
+        socket.set_nonblocking(true)?;
+        Ok(Self(Some(socket)))
+    }
+
+    /// The controllers are scanned, and clients are served.
+    pub fn ready(&self) {
+        self.tell("READY=1");
+    }
+
+    /// The server drains.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1");
+    }
+
+    /// One line for `systemctl status`; control characters become spaces.
+    pub fn status(&self, line: &str) {
+        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        self.tell(&format!("STATUS={line}"));
+    }
+
+    fn tell(&self, message: &str) {
+        if let Some(socket) = &self.0 {
+            // A manager that does not read is not waited for.
+            let _ = socket.send(message.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hear(socket: &UnixDatagram) -> String {
+        let mut bytes = [0; 256];
+        let length = socket.recv(&mut bytes).unwrap();
+        String::from_utf8(bytes[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn the_manager_hears_by_path_and_by_abstract_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let name = format!("nvme-notify-test-{}", std::process::id());
+        let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
+        for (manager, place) in [
+            (UnixDatagram::bind(&path).unwrap(), path.display().to_string()),
+            (UnixDatagram::bind_addr(&abstract_name).unwrap(), format!("@{name}")),
+        ] {
+            let notifier = Notifier::connect(place.as_bytes()).unwrap();
+            notifier.ready();
+            notifier.status("two\nlines=1");
+            notifier.stopping();
+            assert_eq!(hear(&manager), "READY=1");
+            assert_eq!(hear(&manager), "STATUS=two lines=1");
+            assert_eq!(hear(&manager), "STOPPING=1");
+        }
+    }
+
+    #[test]
+    fn without_a_manager_nothing_happens() {
+        Notifier::default().ready();
+        assert!(Notifier::connect(b"/no/such/socket").is_err());
+    }
+}
