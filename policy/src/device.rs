@@ -217,6 +217,8 @@ mod tests {
         assert!(name("a:n1:1").matches(&partition("a", 1, UUID, "")));
         assert!(!name("a:n1:1").matches(&partition("a", 2, UUID, "")));
         assert!(!name("a:n1:1").matches(&partition("b", 1, UUID, "")));
+        assert!(!name("a:n2:1").matches(&partition("a", 1, UUID, "")));
+        assert!(!name("a:n2").matches(&namespace("a", 1)) && !name("b:n1").matches(&namespace("a", 1)));
     }
 
     #[test]
