@@ -16,7 +16,13 @@ pub(crate) fn user(word: &str) -> Option<u32> {
             let mut found = ptr::null_mut();
             // SAFETY: all five pointers are valid for the call, and the length is the buffer's.
             let rc = unsafe {
-                libc::getpwnam_r(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found)
+                libc::getpwnam_r(
+                    name.as_ptr(),
+                    entry.as_mut_ptr(),
+                    buffer.as_mut_ptr(),
+                    buffer.len(),
+                    &mut found,
+                )
             };
             // SAFETY: `found` is null or points to `entry`, which the call then filled.
             (rc, unsafe { found.as_ref() }.map(|e| e.pw_uid))
@@ -33,7 +39,13 @@ pub(crate) fn group(word: &str) -> Option<u32> {
             let mut found = ptr::null_mut();
             // SAFETY: all five pointers are valid for the call, and the length is the buffer's.
             let rc = unsafe {
-                libc::getgrnam_r(name.as_ptr(), entry.as_mut_ptr(), buffer.as_mut_ptr(), buffer.len(), &mut found)
+                libc::getgrnam_r(
+                    name.as_ptr(),
+                    entry.as_mut_ptr(),
+                    buffer.as_mut_ptr(),
+                    buffer.len(),
+                    &mut found,
+                )
             };
             // SAFETY: `found` is null or points to `entry`, which the call then filled.
             (rc, unsafe { found.as_ref() }.map(|e| e.gr_gid))
@@ -63,7 +75,13 @@ mod tests {
 
     #[test]
     fn root_is_found_by_name_and_by_number_and_nobody_else_is_made_up() {
-        assert_eq!((user("root"), user("0"), group("root"), group("17")), (Some(0), Some(0), Some(0), Some(17)));
-        assert_eq!((user("no such user"), group(""), user("4294967295"), user("a\0b")), (None, None, None, None));
+        assert_eq!(
+            (user("root"), user("0"), group("root"), group("17")),
+            (Some(0), Some(0), Some(0), Some(17))
+        );
+        assert_eq!(
+            (user("no such user"), group(""), user("4294967295"), user("a\0b")),
+            (None, None, None, None)
+        );
     }
 }

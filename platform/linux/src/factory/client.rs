@@ -27,8 +27,8 @@ impl Client {
         let path = path.as_ref();
         let failed = |e: Errno| system(&format!("{}", path.display()), e);
         let address = SocketAddrUnix::new(path).map_err(failed)?;
-        let socket =
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(failed)?;
         connect(&socket, &address).map_err(failed)?;
         Ok(Self { socket })
     }
@@ -71,7 +71,9 @@ impl Client {
             match socket::receive(&self.socket, &mut buffer) {
                 Ok((0, files)) if files.is_empty() => return Err(system("factory", Errno::CONNRESET)),
                 Ok((n, files)) => return decode(buffer.get(..n).unwrap_or(&[]), files),
-                Err(ReceiveError::Socket(Errno::AGAIN | Errno::INTR)) => self.wait(PollFlags::IN, deadline)?,
+                Err(ReceiveError::Socket(Errno::AGAIN | Errno::INTR)) => {
+                    self.wait(PollFlags::IN, deadline)?
+                }
                 Err(ReceiveError::Socket(e)) => return Err(system("factory", e)),
                 Err(ReceiveError::Truncated) => return Err(system("factory", Errno::MSGSIZE)),
             }

@@ -22,9 +22,8 @@ impl Request {
         if datagram.len() > REQUEST_MAX {
             return Err(invalid(format!("a request of more than {REQUEST_MAX} bytes")));
         }
-        let text = std::str::from_utf8(datagram).map_err(|e| {
-            invalid(format!("the request is not UTF-8 from byte {} on", e.valid_up_to()))
-        })?;
+        let text = std::str::from_utf8(datagram)
+            .map_err(|e| invalid(format!("the request is not UTF-8 from byte {} on", e.valid_up_to())))?;
         for (n, word) in text.split('\0').enumerate() {
             if word.is_empty() {
                 return Err(invalid(format!("word {} of the request is empty", n + 1)));
@@ -35,13 +34,17 @@ impl Request {
         }
         let listener = files.pop();
         if !files.is_empty() {
-            return Err(invalid(format!("a request with {} descriptors; one listening socket may come", files.len() + 1)));
+            return Err(invalid(format!(
+                "a request with {} descriptors; one listening socket may come",
+                files.len() + 1
+            )));
         }
         if let Some(listener) = &listener {
             if !socket::is_unix_listener(listener, Kind::Stream) {
                 return Err(invalid("the descriptor is not a listening AF_UNIX stream socket".into()));
             }
-            rustix::io::ioctl_fionbio(listener, true).map_err(|e| invalid(format!("the listening socket: {e}")))?;
+            rustix::io::ioctl_fionbio(listener, true)
+                .map_err(|e| invalid(format!("the listening socket: {e}")))?;
         }
         Ok(Self { text: text.into(), listener })
     }
@@ -105,7 +108,9 @@ impl Caller {
             Err(ReceiveError::Socket(e)) => Err(CallerError::Socket(e)),
             Err(ReceiveError::Truncated) => Ok(Some(Err(Refusal {
                 errno: libc::EINVAL,
-                message: format!("a request of more than {REQUEST_MAX} bytes, or with descriptors that were lost"),
+                message: format!(
+                    "a request of more than {REQUEST_MAX} bytes, or with descriptors that were lost"
+                ),
             }))),
         }
     }

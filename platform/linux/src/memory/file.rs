@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nvme_mem::Window;
 use nvme_platform::PAGE;
 use rustix::fs::{
-    AtFlags, FileType, OFlags, SealFlags, StatxFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fstatfs, statx,
+    AtFlags, FileType, OFlags, SealFlags, StatxFlags, fcntl_add_seals, fcntl_get_seals, fcntl_getfl, fstatfs,
+    statx,
 };
 use rustix::io::Errno;
 

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nvme_mem::Window;
 use nvme_platform::PAGE;
 use rustix::fs::{
-    FallocateFlags, FileType, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_getfl,
-    fdatasync, fstat, ftruncate, memfd_create, seek,
+    FallocateFlags, FileType, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals,
+    fcntl_getfl, fdatasync, fstat, ftruncate, memfd_create, seek,
 };
 use rustix::io::Errno;
 use rustix::mm::{MsyncFlags, msync};
@@ -27,7 +27,9 @@ pub enum ImageAccess {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ImageError {
     /// Another process, or another controller of this one, has it.
-    #[error("another process or controller uses the image; two may share it only when both open it read-only (`ro`)")]
+    #[error(
+        "another process or controller uses the image; two may share it only when both open it read-only (`ro`)"
+    )]
     InUse,
     /// It is neither a file nor a block device.
     #[error("neither a regular file nor a block device")]
@@ -88,7 +90,9 @@ impl ImageFile {
             FileType::BlockDevice => seek(&file, SeekFrom::End(0)).map_err(system("lseek"))?,
             _ => return Err(ImageError::NotAnImage),
         };
-        if !lock_file(&file, if writable { Lock::Exclusive } else { Lock::Shared }).map_err(system("F_OFD_SETLK"))? {
+        if !lock_file(&file, if writable { Lock::Exclusive } else { Lock::Shared })
+            .map_err(system("F_OFD_SETLK"))?
+        {
             return Err(ImageError::InUse);
         }
         Self::map(file, size, access)
@@ -100,7 +104,8 @@ impl ImageFile {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("nvme-image", flags).map_err(system("memfd_create"))?;
         ftruncate(&file, size).map_err(system("ftruncate"))?;
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(system("F_ADD_SEALS"))?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(system("F_ADD_SEALS"))?;
         Self::map(file, size, ImageAccess::ReadWrite)
     }
 
@@ -110,10 +115,11 @@ impl ImageFile {
         }
         let whole = size.checked_next_multiple_of(PAGE as u64).and_then(|n| usize::try_from(n).ok());
         let whole = whole.ok_or(ImageError::System("mmap", Errno::NOMEM))?;
-        let mapped = mapping::map(file.as_fd(), 0, whole, access == ImageAccess::ReadWrite).map_err(|e| match e {
-            MapError::TooMany => ImageError::TooManyWindows,
-            MapError::System(e) => ImageError::System("mmap", e),
-        })?;
+        let mapped =
+            mapping::map(file.as_fd(), 0, whole, access == ImageAccess::ReadWrite).map_err(|e| match e {
+                MapError::TooMany => ImageError::TooManyWindows,
+                MapError::System(e) => ImageError::System("mmap", e),
+            })?;
         let size = usize::try_from(size).map_err(|_| ImageError::OutOfBounds)?;
         let window = mapped.sub(0, size).map_err(|_| ImageError::OutOfBounds)?;
         Ok(Self { file, window, access })

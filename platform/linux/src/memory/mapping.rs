@@ -47,7 +47,8 @@ pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -
     let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
     // SAFETY: a fresh mapping at an address of the kernel's choice.
     let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, offset) };
-    let base = NonNull::new(base.map_err(MapError::System)?.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
+    let base =
+        NonNull::new(base.map_err(MapError::System)?.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
     // Windows are looked up by address in the handler.
     let address = base.as_ptr().expose_provenance();
     let owner = Arc::new(Owner::new(Box::new(Mapping { base, len, registration: OnceLock::new() })));

@@ -105,7 +105,12 @@ pub(super) struct Registration(usize);
 ///
 /// # Safety
 /// Until the registration is dropped, `base` and `len` are one mapping that belongs to the caller, and `owner` is valid.
-pub(super) unsafe fn register(base: usize, len: usize, writable: bool, owner: *const Owner) -> Option<Registration> {
+pub(super) unsafe fn register(
+    base: usize,
+    len: usize,
+    writable: bool,
+    owner: *const Owner,
+) -> Option<Registration> {
     let mut free = TABLE.free.lock().unwrap_or_else(PoisonError::into_inner);
     let used = TABLE.used.load(Ordering::Relaxed);
     let index = free.pop().unwrap_or(used);
@@ -222,7 +227,9 @@ fn replace(window: Found) -> bool {
     let protection = if window.writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
     let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
     // SAFETY: the range is a mapping of our own, which is used through windows alone; they may change at any time anyway.
-    let mapped = unsafe { mmap_anonymous(ptr::with_exposed_provenance_mut(window.base), window.len, protection, flags) };
+    let mapped = unsafe {
+        mmap_anonymous(ptr::with_exposed_provenance_mut(window.base), window.len, protection, flags)
+    };
     let event = EVENT.load(Ordering::Acquire);
     if event >= 0 {
         // SAFETY: the eventfd is never closed.
@@ -233,11 +240,12 @@ fn replace(window: Found) -> bool {
     mapped.is_ok()
 }
 
-/// Leaves the signal to whoever had it before: a fault comes again when this handler returns, a sent signal is sent again.
+/// Lets the signal do what it did without us: a fault comes again when this handler returns, and is whoever's it was
+/// before; a sent signal is sent again, and ends the process.
 fn give_back(code: i32) {
     // SAFETY: all zeroes is a valid sigaction, and its handler is SIG_DFL.
     let default: libc::sigaction = unsafe { std::mem::zeroed() };
-    let before = BEFORE.get().unwrap_or(&default);
+    let before = BEFORE.get().filter(|_| code > 0).unwrap_or(&default);
     // SAFETY: the action is what the kernel returned, or the default.
     unsafe { libc::sigaction(libc::SIGBUS, before, ptr::null_mut()) };
     if code <= 0 {

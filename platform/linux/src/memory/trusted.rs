@@ -59,7 +59,9 @@ impl Trusted {
     pub(super) fn recognise(&self, candidate: BorrowedFd<'_>, id: FileId) -> Option<usize> {
         static TURN: Mutex<()> = Mutex::new(());
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        self.originals.iter().position(|original| original.id == id && same_file(original.file.as_fd(), candidate))
+        self.originals
+            .iter()
+            .position(|original| original.id == id && same_file(original.file.as_fd(), candidate))
     }
 }
 

@@ -109,12 +109,14 @@ impl ListenSpec {
         let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = self.path.file_name().ok_or(ListenError::NotASocket(self.path.clone()))?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(parent, directory, Mode::empty()).map_err(system("open directory"))?;
+        let directory =
+            rustix::fs::open(parent, directory, Mode::empty()).map_err(system("open directory"))?;
         // Two servers that both find the same stale socket take turns; the lock goes with `directory`.
         self.lock(&directory)?;
 
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, kind.socket_type(), flags, None).map_err(system("socket"))?;
+        let socket =
+            socket_with(AddressFamily::UNIX, kind.socket_type(), flags, None).map_err(system("socket"))?;
         // Linux makes the file with the mode of the socket's own inode, less the umask: no moment with other rights.
         fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(system("fchmod"))?;
         match bind(&socket, &address) {
@@ -139,7 +141,13 @@ impl ListenSpec {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(Errno::WOULDBLOCK | Errno::INTR) => return Err(ListenError::Locked(self.path.clone())),
-                Err(errno) => return Err(ListenError::System { path: self.path.clone(), what: "lock directory", errno }),
+                Err(errno) => {
+                    return Err(ListenError::System {
+                        path: self.path.clone(),
+                        what: "lock directory",
+                        errno,
+                    });
+                }
             }
         }
     }
@@ -157,12 +165,15 @@ impl ListenSpec {
             return Err(ListenError::NotASocket(self.path.clone()));
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let probe = socket_with(AddressFamily::UNIX, kind.socket_type(), flags, None).map_err(system("socket"))?;
+        let probe =
+            socket_with(AddressFamily::UNIX, kind.socket_type(), flags, None).map_err(system("socket"))?;
         match connect(&probe, address) {
             // Nobody has that socket open, or nobody listens.
             Err(Errno::CONNREFUSED) => {}
             // Connected; or its queue is full; or it is a living socket of another kind.
-            Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => return Err(ListenError::InUse(self.path.clone())),
+            Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
+                return Err(ListenError::InUse(self.path.clone()));
+            }
             Err(errno) => return Err(system("connect")(errno)),
         }
         rustix::fs::unlinkat(directory, name, AtFlags::empty()).map_err(system("remove"))

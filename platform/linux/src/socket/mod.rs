@@ -63,7 +63,8 @@ pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
 
 /// A connected pair, non-blocking on the first side only: the server's.
 pub fn pair(kind: Kind) -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, kind.socket_type(), SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, kind.socket_type(), SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
     Ok((ours, theirs))
 }

@@ -19,7 +19,9 @@ pub fn exercise(data: &[u8]) {
         let cut = if steer & 1 == 0 { wanted } else { usize::from(steer >> 4) };
         let (bytes, after) = rest.split_at(cut.min(rest.len()));
         rest = after;
-        let files: Vec<OwnedFd> = (0..(steer >> 1) & 3).filter_map(|_| rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok()).collect();
+        let files: Vec<OwnedFd> = (0..(steer >> 1) & 3)
+            .filter_map(|_| rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok())
+            .collect();
         if machine.feed(bytes, files).is_err() {
             assert_eq!(machine.wanted(), 0);
             assert!(machine.next().is_err());

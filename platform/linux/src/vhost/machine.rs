@@ -75,7 +75,11 @@ impl Machine {
     /// A machine for a device that offers `features`: virtio's, without vhost-user's own.
     pub fn new(features: u64) -> Self {
         Self {
-            agreed: Agreed { offered: features | PROTOCOL_FEATURES, features: 0, protocol: Protocol::empty() },
+            agreed: Agreed {
+                offered: features | PROTOCOL_FEATURES,
+                features: 0,
+                protocol: Protocol::empty(),
+            },
             owned: false,
             touched: false,
             input: Vec::new(),
@@ -100,7 +104,8 @@ impl Machine {
     /// Bytes of the message that is coming in, as far as is known.
     fn message_len(&self) -> usize {
         let header = self.input.get(..HEADER).and_then(|bytes| Header::read_from_bytes(bytes).ok());
-        header.map_or(HEADER, |h| HEADER + usize::try_from(h.size).map_or(PAYLOAD_MAX, |n| n.min(PAYLOAD_MAX)))
+        header
+            .map_or(HEADER, |h| HEADER + usize::try_from(h.size).map_or(PAYLOAD_MAX, |n| n.min(PAYLOAD_MAX)))
     }
 
     /// Takes what one read of the socket returned: at most [`wanted`](Self::wanted) bytes, and the descriptors that came
@@ -128,7 +133,8 @@ impl Machine {
         if version != VERSION {
             return self.fail(ProtocolError::Version(version));
         }
-        if header.flags & !(VhostUserHeaderFlag::VERSION.bits() | VhostUserHeaderFlag::NEED_REPLY.bits()) != 0 {
+        if header.flags & !(VhostUserHeaderFlag::VERSION.bits() | VhostUserHeaderFlag::NEED_REPLY.bits()) != 0
+        {
             return self.fail(ProtocolError::Flags(header.flags));
         }
         if usize::try_from(header.size).map_or(true, |n| n > PAYLOAD_MAX) {

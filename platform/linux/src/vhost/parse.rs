@@ -116,9 +116,15 @@ pub(super) fn parse(
             Ok(Parsed::Call(Call::GetRingBase { ring }))
         }
         R::SET_VRING_ADDR => ring_addresses(payload, &files).map(Parsed::Call),
-        R::SET_VRING_KICK => ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetKick { ring, event })),
-        R::SET_VRING_CALL => ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetCall { ring, event })),
-        R::SET_VRING_ERR => ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetError { ring, event })),
+        R::SET_VRING_KICK => {
+            ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetKick { ring, event }))
+        }
+        R::SET_VRING_CALL => {
+            ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetCall { ring, event }))
+        }
+        R::SET_VRING_ERR => {
+            ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetError { ring, event }))
+        }
         R::SET_VRING_ENABLE => {
             if agreed.features & PROTOCOL_FEATURES == 0 {
                 return Err(Why::NotNegotiated);
@@ -223,8 +229,12 @@ fn ring_event(payload: &[u8], files: Vec<OwnedFd>) -> Result<(u16, Option<OwnedF
 }
 
 fn region(bytes: &[u8]) -> Result<Region, Why> {
-    let VhostUserMemoryRegion { guest_phys_addr: guest, memory_size: size, user_addr: user, mmap_offset: offset } =
-        decode(bytes).ok_or(Why::RegionRange)?;
+    let VhostUserMemoryRegion {
+        guest_phys_addr: guest,
+        memory_size: size,
+        user_addr: user,
+        mmap_offset: offset,
+    } = decode(bytes).ok_or(Why::RegionRange)?;
     // No end may be 2^64 or beyond: the byte after a region has an address.
     let wraps = |start: u64| start.checked_add(size).is_none();
     if size == 0 || wraps(guest) || wraps(user) || wraps(offset) {
