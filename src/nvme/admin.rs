@@ -56,7 +56,9 @@ impl Job {
             // Base 5.17.
             Self::IdentifyController => with(new(admin::IDENTIFY, cns::CONTROLLER, 0), 0, data),
             Self::IdentifyNvm => with(new(admin::IDENTIFY, cns::CONTROLLER_NVM, 0), 0, data),
-            Self::NamespaceList { after } => with(new(admin::IDENTIFY, cns::ACTIVE_NAMESPACES, 0), after, data),
+            Self::NamespaceList { after } => {
+                with(new(admin::IDENTIFY, cns::ACTIVE_NAMESPACES, 0), after, data)
+            }
             Self::IdentifyNamespace { nsid } => with(new(admin::IDENTIFY, cns::NAMESPACE, 0), nsid, data),
             // Base 5.27; numbers of queues are less one.
             Self::NumberOfQueues { pairs } => {

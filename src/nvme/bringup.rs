@@ -12,7 +12,8 @@ use super::event::{AbortOutcome, Event, Failure, ResetReason};
 use super::quiet::QueueQuiet;
 use super::spec::command::{CQE_SHIFT, SQE_SHIFT};
 use super::spec::registers::{
-    ACQ, AQA, ASQ, AdminQueueAttributes, CAP, CC, CRTO, CSTS, Capabilities, Configuration, ReadyTimeouts, Status,
+    ACQ, AQA, ASQ, AdminQueueAttributes, CAP, CC, CRTO, CSTS, Capabilities, Configuration, ReadyTimeouts,
+    Status,
 };
 
 /// How often a register is looked at while we wait for a bit: no interrupt tells of it.

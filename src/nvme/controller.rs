@@ -32,20 +32,32 @@ const ROUNDS: u32 = 256;
 pub(super) enum State {
     New,
     /// CC.EN is being set to one while the controller still starts from an earlier time: waiting for RDY.
-    Starting { deadline: Time },
+    Starting {
+        deadline: Time,
+    },
     /// Left alone for a while, then `Disabling`.
-    Resting { until: Time },
+    Resting {
+        until: Time,
+    },
     /// Waiting for CSTS.RDY = 0.
-    Disabling { deadline: Time, waited: Duration },
+    Disabling {
+        deadline: Time,
+        waited: Duration,
+    },
     /// Waiting for CSTS.RDY = 1.
-    Enabling { deadline: Time, waited: Duration },
+    Enabling {
+        deadline: Time,
+        waited: Duration,
+    },
     /// Asking what it is.
     Setup,
     Running,
     /// Only a reset helps, and that was said.
     Stuck,
     /// Waiting for CSTS.SHST.
-    ShuttingDown { deadline: Time },
+    ShuttingDown {
+        deadline: Time,
+    },
     /// Failed, gone, cut off or shut down.
     Dead,
 }
@@ -205,7 +217,9 @@ impl Controller {
                     self.events.push_back(Event::Aborted { pair, cid, outcome: AbortOutcome::Unanswered });
                 }
                 _ if self.state == State::Setup => self.stop(Failure::AdminTimeout { opcode }, now),
-                Job::DeleteSq { id } if !self.is_scan_pair(id) => self.stuck(ResetReason::DeleteFailed { id }),
+                Job::DeleteSq { id } if !self.is_scan_pair(id) => {
+                    self.stuck(ResetReason::DeleteFailed { id })
+                }
                 _ => self.stuck(ResetReason::AdminTimeout { opcode }),
             }
             if !self.listens() {
@@ -278,7 +292,8 @@ impl Controller {
             self.purpose = Purpose::Reset;
             self.begin_disable(self.now);
         } else if self.state == State::Dead {
-            self.events.push_back(Event::Failed { why: Failure::Device(DeviceError::Gone), quiet: self.quiet });
+            self.events
+                .push_back(Event::Failed { why: Failure::Device(DeviceError::Gone), quiet: self.quiet });
         }
     }
 

@@ -49,7 +49,11 @@ pub(super) fn data(transfer: &Transfer) -> impl Iterator<Item = (u64, u32)> + Cl
 
 /// Divides an operation after `blocks` blocks, when it is longer.
 #[inline]
-pub(super) fn split(operation: Operation, blocks: u64, spares: &mut Spares) -> (Operation, Option<Operation>) {
+pub(super) fn split(
+    operation: Operation,
+    blocks: u64,
+    spares: &mut Spares,
+) -> (Operation, Option<Operation>) {
     let longer = match &operation {
         Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.place().blocks() > blocks,
         Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => place.blocks() > blocks,
@@ -105,11 +109,9 @@ pub(super) fn command(operation: &Operation, how: How, memory: &Memory<'_>) -> R
     match operation {
         Operation::Read(transfer) => transfer_command(io::READ, transfer, false, how, memory),
         Operation::Write { transfer, fua, .. } => transfer_command(io::WRITE, transfer, *fua, how, memory),
-        Operation::Flush { permit } => Ok(Command {
-            opcode: io::FLUSH,
-            nsid: permit.namespace().nsid.into(),
-            ..Command::default()
-        }),
+        Operation::Flush { permit } => {
+            Ok(Command { opcode: io::FLUSH, nsid: permit.namespace().nsid.into(), ..Command::default() })
+        }
         Operation::Discard { place, .. } => discard(place, memory),
         // Neither DEAC nor anything else: the blocks read as zeroes afterwards (NVM 3.2.8).
         Operation::WriteZeroes { place, fua, .. } => {

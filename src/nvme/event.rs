@@ -146,7 +146,9 @@ impl fmt::Display for Failure {
             Self::Admin { opcode, status } => {
                 write!(f, "admin command {opcode:#04x} failed with status {status:#06x}")
             }
-            Self::AdminTimeout { opcode } => write!(f, "admin command {opcode:#04x} was not answered in time"),
+            Self::AdminTimeout { opcode } => {
+                write!(f, "admin command {opcode:#04x} was not answered in time")
+            }
             Self::NoQueues => f.write_str("it grants no I/O queue"),
             Self::Memory(e) => write!(f, "no memory for its queues: {e}"),
             Self::Device(e) => e.fmt(f),
@@ -223,7 +225,9 @@ impl fmt::Display for ResetReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fatal => f.write_str("it reports a fatal status"),
-            Self::AdminTimeout { opcode } => write!(f, "admin command {opcode:#04x} was not answered in time"),
+            Self::AdminTimeout { opcode } => {
+                write!(f, "admin command {opcode:#04x} was not answered in time")
+            }
             Self::DeleteFailed { id } => write!(f, "queue pair {id} could not be deleted"),
         }
     }

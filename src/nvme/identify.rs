@@ -109,7 +109,9 @@ pub(super) fn controller(
 
 /// Narrows what commands may do by the limits of the NVM command set.
 pub(super) fn controller_nvm(data: &identify::ControllerNvm, caps: &mut CommandCaps) {
-    if let Some(bytes) = u64::from(PAGE).checked_shl(data.wzsl.into()).filter(|_| data.wzsl != 0 && data.wzsl < 40) {
+    if let Some(bytes) =
+        u64::from(PAGE).checked_shl(data.wzsl.into()).filter(|_| data.wzsl != 0 && data.wzsl < 40)
+    {
         caps.zeroes.bytes = caps.zeroes.bytes.min(bytes);
     }
     for limit in [u64::from(data.dmrsl.get()), data.dmsl.get()] {
@@ -150,7 +152,9 @@ impl fmt::Display for NotServed {
             Self::BlockSize(shift) => {
                 write!(f, "blocks of 2^{shift} bytes; 512 and 4096 are served")
             }
-            Self::Size(blocks) => write!(f, "its size of {blocks} blocks is too large to be counted in bytes"),
+            Self::Size(blocks) => {
+                write!(f, "its size of {blocks} blocks is too large to be counted in bytes")
+            }
             Self::Transfer => f.write_str("the controller cannot transfer one of its blocks at once"),
         }
     }

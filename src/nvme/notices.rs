@@ -15,12 +15,19 @@ impl Controller {
     pub(super) fn event_came(&mut self, completion: &Completion) {
         if !completion.status.ok() {
             // One less than it said that it takes, or none at all. Nothing depends on it.
-            debug!("controller {}: an event request ended with status {:#06x}", self.index, completion.status.0);
+            debug!(
+                "controller {}: an event request ended with status {:#06x}",
+                self.index, completion.status.0
+            );
             return;
         }
         self.notices = self.notices.saturating_add(1);
         let [kind, information, log, _] = completion.dw0.to_le_bytes();
-        debug!("controller {}: event type {} information {information:#04x} log {log:#04x}", self.index, kind & 7);
+        debug!(
+            "controller {}: event type {} information {information:#04x} log {log:#04x}",
+            self.index,
+            kind & 7
+        );
         let id = match (kind & 7, information) {
             (event::NOTICE, event::NAMESPACE_CHANGED) => page::CHANGED_NAMESPACES,
             (event::ERROR, _) => page::ERROR,

@@ -62,6 +62,8 @@ pub struct Doorbells {
     pub(super) doorbells: Box<dyn QueueDoorbells>,
     pub(super) id: u16,
     pub(super) generation: Generation,
+    /// When they were made.
+    pub(super) made: Time,
 }
 
 impl fmt::Debug for Doorbells {
@@ -242,7 +244,8 @@ impl QueuePair {
             }
         }
         let (operation, rest) = split(operation, now_blocks, spares);
-        let issued = Issued { operation, tag, deadline: now + self.config.timeout, how, bounce, named: false };
+        let issued =
+            Issued { operation, tag, deadline: now + self.config.timeout, how, bounce, named: false };
         match self.issue(slot, issued, windows) {
             Ok(()) => match rest {
                 None => Submit::Issued,
@@ -273,12 +276,18 @@ impl QueuePair {
         let caps = &self.config.caps;
         let ours = |c: u16| c == self.config.controller;
         let (place, permit, blocks) = match operation {
-            Operation::Read(transfer) => return self.part_of(transfer).filter(|_| ours(transfer.place().namespace().controller)),
+            Operation::Read(transfer) => {
+                return self.part_of(transfer).filter(|_| ours(transfer.place().namespace().controller));
+            }
             Operation::Write { transfer, permit, .. } => {
                 let namespace = transfer.place().namespace();
-                return self.part_of(transfer).filter(|_| ours(namespace.controller) && permit.namespace() == namespace);
+                return self
+                    .part_of(transfer)
+                    .filter(|_| ours(namespace.controller) && permit.namespace() == namespace);
             }
-            Operation::Flush { permit } => return ours(permit.namespace().controller).then_some((How::Prp, 1)),
+            Operation::Flush { permit } => {
+                return ours(permit.namespace().controller).then_some((How::Prp, 1));
+            }
             Operation::Discard { place, permit } => (place, permit, caps.discard.blocks(place)),
             Operation::WriteZeroes { place, permit, .. } => (place, permit, caps.zeroes.blocks(place)),
         };
@@ -297,9 +306,16 @@ impl QueuePair {
 
     /// Writes a command into the submission queue and keeps its operation. On an error nothing was written.
     #[inline]
-    fn issue<W: Windows + ?Sized>(&mut self, slot: usize, issued: Issued, windows: &W) -> Result<(), Box<Issued>> {
+    fn issue<W: Windows + ?Sized>(
+        &mut self,
+        slot: usize,
+        issued: Issued,
+        windows: &W,
+    ) -> Result<(), Box<Issued>> {
         if let Some(chunk) = issued.bounce
-            && self.fill_bounce(chunk, &issued.operation, &mut |_, range| windows.window(range), issued.tag).is_err()
+            && self
+                .fill_bounce(chunk, &issued.operation, &mut |_, range| windows.window(range), issued.tag)
+                .is_err()
         {
             return Err(Box::new(issued));
         }
@@ -332,10 +348,7 @@ impl QueuePair {
         let [_, _, lists] = &self.memory;
         let offset = slot * PAGE;
         let list = ListPage { memory: lists.window(), offset, at: Iova(lists.iova().0 + offset as u64) };
-        let memory = Memory {
-            list,
-            bounce: issued.bounce.map(|chunk| self.bounce.at(chunk)),
-        };
+        let memory = Memory { list, bounce: issued.bounce.map(|chunk| self.bounce.at(chunk)) };
         command(&issued.operation, issued.how, &memory)
     }
 

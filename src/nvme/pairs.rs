@@ -179,7 +179,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn sq_created(&mut self, id: u16, status: Status, _now: Time) {
+    pub(super) fn sq_created(&mut self, id: u16, status: Status, now: Time) {
         let Some(record) = self.pairs.records.get_mut(&id) else { return };
         let Stage::Creating { again } = record.stage else { return };
         if !status.ok() {
@@ -189,7 +189,7 @@ impl Controller {
         record.stage = Stage::Live;
         let stride = 4_u32 << self.cap.dstrd();
         let doorbells = match self.device.doorbells(id, stride) {
-            Ok(doorbells) => Doorbells { doorbells, id, generation: record.generation },
+            Ok(doorbells) => Doorbells { doorbells, id, generation: record.generation, made: now },
             Err(e) => {
                 // Nothing was submitted: deleting it is all there is to do.
                 warn!("controller {}: no doorbells for queue pair {id}: {e}", self.index);

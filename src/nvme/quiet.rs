@@ -97,7 +97,9 @@ mod tests {
     fn a_deleted_queue_says_nothing_about_its_successor_or_neighbour() {
         let quiet = QueueQuiet::deleted(0, 2, 7);
         assert!(quiet.pair(0, 2, 7).is_some() && quiet.pair(0, 2, 3).is_some());
-        assert!(quiet.pair(0, 2, 8).is_none() && quiet.pair(0, 3, 7).is_none() && quiet.pair(1, 2, 7).is_none());
+        assert!(
+            quiet.pair(0, 2, 8).is_none() && quiet.pair(0, 3, 7).is_none() && quiet.pair(1, 2, 7).is_none()
+        );
     }
 
     #[test]

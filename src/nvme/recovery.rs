@@ -76,13 +76,12 @@ impl QueuePair {
     }
 
     /// Goes on with queues that [`recreate_pair`](super::Controller::recreate_pair) made: issues everything again that
-    /// was in flight, but what `fail` picks, which comes back as failed. `now` starts new deadlines.
+    /// was in flight, but what `fail` picks, which comes back as failed. Deadlines start when the queues were made.
     /// [`ring`](Self::ring) afterwards. The doorbells come back when the proof or they are not for this pair.
     pub fn restart(
         &mut self,
         quiet: QueueQuiet,
         doorbells: Doorbells,
-        now: Time,
         fail: &mut dyn FnMut(Tag) -> bool,
     ) -> Result<(), Doorbells> {
         let next = doorbells.id == self.config.id && doorbells.generation > self.generation;
@@ -95,11 +94,12 @@ impl QueuePair {
         for issued in all {
             if fail(issued.tag) { self.fail(issued, proof.command()) } else { again.push(issued) }
         }
-        self.generation = doorbells.generation;
-        self.set_doorbells(doorbells.doorbells);
+        let Doorbells { doorbells, generation, made, .. } = doorbells;
+        self.generation = generation;
+        self.set_doorbells(doorbells);
         self.state = State::Running;
         for mut issued in again {
-            issued.deadline = now + self.config.timeout;
+            issued.deadline = made + self.config.timeout;
             issued.named = false;
             self.issue_again(issued, proof);
         }

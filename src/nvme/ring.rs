@@ -43,10 +43,6 @@ impl SubmissionRing {
     pub(super) fn rewind(&mut self) {
         (self.tail, self.rung) = (0, 0);
     }
-
-    pub(super) fn depth(&self) -> u16 {
-        self.depth
-    }
 }
 
 /// A completion queue in driver memory. The controller writes it at any time; each entry is taken once.

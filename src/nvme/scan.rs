@@ -89,9 +89,15 @@ impl Scan {
 
 impl Pair {
     /// Issues the next command of a reading.
-    fn issue(&mut self, reading: &mut Reading, timeout: core::time::Duration, now: Time) -> Result<(), OutOfBounds> {
+    fn issue(
+        &mut self,
+        reading: &mut Reading,
+        timeout: core::time::Duration,
+        now: Time,
+    ) -> Result<(), OutOfBounds> {
         let done = reading.bytes.len() as u64;
-        let bytes = (reading.place.bytes() - done).min(u64::from(self.config.caps.transfer.min(SCAN_MAX))) as u32;
+        let bytes =
+            (reading.place.bytes() - done).min(u64::from(self.config.caps.transfer.min(SCAN_MAX))) as u32;
         let shift = reading.place.block_size().shift();
         let memory = &self.memory;
         memory.bounce.window().fill(0, bytes as usize, 0)?;

@@ -80,7 +80,10 @@ impl Controller {
         info!("controller {}: Firmware Revision: {}", self.index, found.info.firmware);
         info!("controller {}: Number of Namespaces: {}", self.index, found.namespaces);
         if found.info.serial.is_empty() {
-            warn!("controller {}: its serial number is empty; its namespaces have no name by number", self.index);
+            warn!(
+                "controller {}: its serial number is empty; its namespaces have no name by number",
+                self.index
+            );
         }
         self.info = found.info;
         self.caps = found.caps;
@@ -181,7 +184,9 @@ impl Controller {
 
     pub(super) fn namespaces_listed(&mut self, after: u32, completion: &Completion, data: &Window) {
         if !completion.status.ok() {
-            if after == 0 && matches!(completion.status.code(), Status::INVALID_FIELD | Status::INVALID_OPCODE) {
+            if after == 0
+                && matches!(completion.status.code(), Status::INVALID_FIELD | Status::INVALID_OPCODE)
+            {
                 return self.list_all_numbers();
             }
             warn!(
@@ -207,7 +212,9 @@ impl Controller {
             }
             listing.last = nsid;
             if listing.seen == most {
-                warn!("controller {index}: has more than {most} namespaces; {nsid} and higher are not served");
+                warn!(
+                    "controller {index}: has more than {most} namespaces; {nsid} and higher are not served"
+                );
                 entries = 0;
                 break;
             }

@@ -1,5 +1,8 @@
 //! Identify data (Base 5.17.2, NVM 4.1.5).
-#![expect(missing_docs, reason = "fields without a comment are not used; their names are the specification's")]
+#![expect(
+    missing_docs,
+    reason = "fields without a comment are not used; their names are the specification's"
+)]
 
 use core::mem::{offset_of, size_of};
 

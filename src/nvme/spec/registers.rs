@@ -1,5 +1,4 @@
 //! Controller registers (Base 3.1.3).
-#![expect(missing_docs, reason = "fields without a comment are not used; their names are the specification's")]
 
 use bitfield_struct::bitfield;
 
