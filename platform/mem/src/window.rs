@@ -133,18 +133,18 @@ impl Window {
         let into = value.as_mut_ptr().cast::<u8>();
         if size_of::<T>().is_multiple_of(8) && (from as usize).is_multiple_of(8) {
             for i in 0..size_of::<T>() / 8 {
-                // SAFETY: word `i` is inside the checked range, and its address is a multiple of eight.
-                let word = unsafe { from.cast::<u64>().add(i).read_volatile() };
-                // SAFETY: word `i` is inside `value`, which may be less aligned than a word.
-                unsafe { into.cast::<u64>().add(i).write_unaligned(word) };
+                // SAFETY: word `i` is inside the checked range.
+                let at = unsafe { from.cast::<u64>().add(i) };
+                // SAFETY: as above, and its address is a multiple of eight.
+                let word = unsafe { at.read_volatile() };
+                // SAFETY: word `i` is inside `value`.
+                let to = unsafe { into.cast::<u64>().add(i) };
+                // SAFETY: as above; `value` may be less aligned than a word.
+                unsafe { to.write_unaligned(word) };
             }
         } else {
-            for i in 0..size_of::<T>() {
-                // SAFETY: byte `i` is inside the checked range.
-                let byte = unsafe { from.add(i).read_volatile() };
-                // SAFETY: byte `i` is inside `value`.
-                unsafe { into.add(i).write(byte) };
-            }
+            // SAFETY: both are valid for the value's size.
+            unsafe { read_bytes(from, into, size_of::<T>()) };
         }
         // SAFETY: every byte was written, and `FromBytes` says that any bytes are a valid `T`.
         Ok(unsafe { value.assume_init() })
@@ -205,6 +205,26 @@ impl Window {
     /// Sets bits in a little-endian 32-bit word and says what it held before.
     pub fn or32(&self, offset: usize, bits: u32) -> Result<u32, OutOfBounds> {
         Ok(u32::from_le(self.atomic32(offset)?.fetch_or(bits.to_le(), Ordering::AcqRel)))
+    }
+}
+
+/// Reads bytes one by one, each exactly once. Not inlined: otherwise the compiler takes the words of the fast path
+/// to pieces as well.
+///
+/// # Safety
+/// `from` must be valid for reads of `len` bytes, `into` for writes, and the two must not overlap.
+#[cold]
+#[inline(never)]
+unsafe fn read_bytes(from: *const u8, into: *mut u8, len: usize) {
+    for i in 0..len {
+        // SAFETY: byte `i` is inside the range.
+        let at = unsafe { from.add(i) };
+        // SAFETY: as above.
+        let byte = unsafe { at.read_volatile() };
+        // SAFETY: byte `i` is inside the range.
+        let to = unsafe { into.add(i) };
+        // SAFETY: as above.
+        unsafe { to.write(byte) };
     }
 }
 
