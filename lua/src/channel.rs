@@ -99,7 +99,8 @@ impl Channel {
             )
         })?;
         let connect = || -> Result<OwnedFd, Errno> {
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, served.kind, SocketFlags::CLOEXEC, None)?;
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, served.kind, SocketFlags::CLOEXEC, None)?;
             // The place of an unlinked socket can still be gone to this way.
             let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", served.place.as_fd().as_raw_fd()))?;
             rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;

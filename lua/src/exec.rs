@@ -85,13 +85,18 @@ impl Request {
         variables.sort();
         let output = match log {
             Value::Nil => Output::Inherited,
-            Value::Table(words) => Output::Tagged(words.sequence_values::<String>().collect::<Result<_, _>>()?),
+            Value::Table(words) => {
+                Output::Tagged(words.sequence_values::<String>().collect::<Result<_, _>>()?)
+            }
             Value::UserData(cap) => match &*cap.borrow::<Cap>()?.object {
                 Object::Log(words) => Output::Tagged(words.clone()),
                 _ => Output::Inherited,
             },
             other => {
-                let text = format!("log: a table {{ \"tag\", \"colour\" }} is expected, not a {}", other.type_name());
+                let text = format!(
+                    "log: a table {{ \"tag\", \"colour\" }} is expected, not a {}",
+                    other.type_name()
+                );
                 return Err(mlua::Error::runtime(text));
             }
         };
@@ -107,7 +112,8 @@ impl Request {
         let path = state.rom.resolve(program)?;
         let (handed, serving, specs) = self.capabilities(program)?;
 
-        let failed = |error: std::io::Error| Failure::io(format_args!("{program} ({})", path.display()), &error);
+        let failed =
+            |error: std::io::Error| Failure::io(format_args!("{program} ({})", path.display()), &error);
         let mut spawn = Spawn::new(&path, OsStr::new(program)).map_err(failed)?;
         let mut numbers = Vec::new();
         let serving_fds = serving.iter().map(|one| (&one.name, one.ends.server.as_fd()));
@@ -195,7 +201,8 @@ impl Request {
                     Object::Channel(channel) if cap.server => {
                         let twice = serving.iter().any(|other| Rc::ptr_eq(&other.channel, &cap.object));
                         if twice {
-                            let text = "the channel has another name among these caps: it can be served under one";
+                            let text =
+                                "the channel has another name among these caps: it can be served under one";
                             return Err(named(Failure::new(Errno::INVAL, text)));
                         }
                         channel.borrow().may_be_served().map_err(named)?;

@@ -30,7 +30,8 @@ pub(crate) fn descriptors() -> Result<Vec<(String, OwnedFd)>, String> {
         .take(count)
         .map(|number| {
             let name = names.next().filter(|name| !name.is_empty()).unwrap_or("unknown").to_owned();
-            let fd = rustix::process::pidfd_getfd(&myself, number, PidfdGetfdFlags::empty()).map_err(failed)?;
+            let fd =
+                rustix::process::pidfd_getfd(&myself, number, PidfdGetfdFlags::empty()).map_err(failed)?;
             Ok((name, fd))
         })
         .collect()

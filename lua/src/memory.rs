@@ -26,8 +26,10 @@ impl Allocator {
     /// can be made to fault on memory that another one cut off.
     pub(crate) fn dataspace(&self, bytes: u64) -> Result<OwnedFd, Failure> {
         let page = rustix::param::page_size() as u64;
-        let size = bytes.checked_next_multiple_of(page).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
-        let size = size.ok_or_else(|| Failure::new(Errno::INVAL, format!("{bytes} is no size for a dataspace")))?;
+        let size =
+            bytes.checked_next_multiple_of(page).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
+        let size =
+            size.ok_or_else(|| Failure::new(Errno::INVAL, format!("{bytes} is no size for a dataspace")))?;
         self.take(size)?;
         let make = || -> Result<OwnedFd, Errno> {
             let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -42,7 +44,8 @@ impl Allocator {
     fn take(&self, bytes: u64) -> Result<(), Failure> {
         let Some(left) = &self.left else { return Ok(()) };
         let after = left.get().checked_sub(bytes).ok_or_else(|| {
-            let text = format!("{bytes} bytes are more than the {} that are left of this factory", left.get());
+            let text =
+                format!("{bytes} bytes are more than the {} that are left of this factory", left.get());
             Failure::new(Errno::NOMEM, text)
         })?;
         left.set(after);

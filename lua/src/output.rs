@@ -49,7 +49,9 @@ fn colour(word: &str) -> Option<u8> {
     const LETTERS: [&str; 8] = ["k", "r", "g", "y", "b", "m", "c", "w"];
     let bright = word.starts_with(|c: char| c.is_ascii_uppercase());
     let lower = word.to_ascii_lowercase();
-    let index = (0_u8..).zip(NAMES.iter().zip(LETTERS)).find(|(_, (name, letter))| **name == lower || *letter == lower);
+    let index = (0_u8..)
+        .zip(NAMES.iter().zip(LETTERS))
+        .find(|(_, (name, letter))| **name == lower || *letter == lower);
     index.map(|(index, _)| if bright { 90 + index } else { 30 + index })
 }
 

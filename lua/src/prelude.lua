@@ -9,13 +9,12 @@ local Failure = { __name = "L4.Failure" }
 Failure.__tostring = function(self) return self.msg end
 Failure.__concat = function(a, b) return tostring(a) .. tostring(b) end
 
--- Hands on what a native function returned, or raises its failure as one of the script, `level` calls up. Results in
--- parentheses below are no tail calls, so that the calls can be counted.
-local function checked(level, value, code, text)
+-- Hands on what a native function returned, or raises its failure as one of the script's line.
+local function checked(value, code, text)
   if code == nil then
     return value
   end
-  local msg = native.where(level + 1) .. "runtime error " .. text .. " (" .. code .. ")"
+  local msg = native.where() .. "runtime error " .. text .. " (" .. code .. ")"
   error(setmetatable({ msg = msg, code = code }, Failure), 0)
 end
 
@@ -47,7 +46,7 @@ L4.msleep = function(milliseconds) native.sleep(milliseconds or 0) end
 local Cap = native.methods
 
 function Cap:create(protocol, ...)
-  return (checked(2, native.create(self, protocol, table.pack(...))))
+  return checked(native.create(self, protocol, table.pack(...)))
 end
 
 function Cap:svr()
@@ -58,7 +57,7 @@ function Cap:m(rights)
   if rights == nil then
     return native.rights(self)
   end
-  return (checked(2, native.with_rights(self, rights)))
+  return checked(native.with_rights(self, rights))
 end
 Cap.mode = Cap.m
 Cap.rights = Cap.m
@@ -125,7 +124,8 @@ local function listed(caps)
   return list
 end
 
--- Starts a program: the words of its command line, the last of which may be the table of environment variables.
+-- Starts a program: the words of its command line, the last of which may be the table of environment variables. Its callers
+-- put its result in parentheses: a tail call would take the frame that `error` counts.
 local function exec(options, ...)
   local words, environment = table.pack(...), nil
   if type(words[words.n]) == "table" then
@@ -149,7 +149,7 @@ local function exec(options, ...)
   if type(log) == "function" then
     log = log(options)
   end
-  return (checked(3, native.exec(listed(caps), line, environment or {}, log, options.stdin == true)))
+  return checked(native.exec(listed(caps), line, environment or {}, log, options.stdin == true))
 end
 
 local function check(object, class)
@@ -171,7 +171,7 @@ end
 
 function Loader:new_channel()
   check(self, Loader)
-  return (checked(2, native.create(self.factory, L4.Proto.Ipc_gate, { n = 0 })))
+  return checked(native.create(self.factory, L4.Proto.Ipc_gate, { n = 0 }))
 end
 
 function Loader.split_args(line, environment)

@@ -18,6 +18,9 @@ use crate::rights;
 use crate::supervise::{Program, Supervisor};
 use crate::words::Rom;
 
+/// How far up a script's line is looked for.
+const FRAMES_MAX: usize = 32;
+
 /// What the functions of the module work with.
 pub(crate) struct State {
     pub(crate) supervisor: Arc<Supervisor>,
@@ -36,7 +39,12 @@ impl UserData for Task {
             Ok(ended.map(|ended| if ended { "zombie" } else { "running" }))
         });
         methods.add_method("exit_code", |_, this, ()| {
-            Ok(this.0.borrow().as_ref().and_then(|program| program.exit()).map(nvme_linux::spawn::Exit::status))
+            Ok(this
+                .0
+                .borrow()
+                .as_ref()
+                .and_then(|program| program.exit())
+                .map(nvme_linux::spawn::Exit::status))
         });
         methods.add_method("wait", |_, this, ()| {
             let program = this.0.borrow_mut().take();
@@ -57,7 +65,11 @@ impl UserData for Task {
         });
         methods.add_method("pid", |_, this, ()| Ok(this.0.borrow().as_ref().map(|program| program.pid())));
         methods.add_meta_method(mlua::MetaMethod::ToString, |_, this, ()| {
-            Ok(this.0.borrow().as_ref().map_or_else(|| "ended program".to_owned(), |program| program.describe()))
+            Ok(this
+                .0
+                .borrow()
+                .as_ref()
+                .map_or_else(|| "ended program".to_owned(), |program| program.describe()))
         });
     }
 }
@@ -93,12 +105,16 @@ fn natives(lua: &Lua, state: &Rc<State>) -> mlua::Result<Table> {
     native.set("version", lua.create_function(move |_, ()| Ok(version))?)?;
     native.set(
         "where",
-        lua.create_function(|lua, level: usize| {
-            let place = lua.inspect_stack(level, |frame| {
-                let line = frame.current_line()?;
-                Some(format!("{}:{line}: ", frame.source().short_src?))
+        lua.create_function(|lua, ()| {
+            // The innermost line that is a script's, and not the prelude's.
+            let place = (1..FRAMES_MAX).find_map(|level| {
+                lua.inspect_stack(level, |frame| {
+                    let line = frame.current_line()?;
+                    let source = frame.source().short_src.filter(|source| *source != "L4")?;
+                    Some(format!("{source}:{line}: "))
+                })?
             });
-            Ok(place.flatten().unwrap_or_default())
+            Ok(place.unwrap_or_default())
         })?,
     )?;
     native.set(
@@ -127,10 +143,8 @@ fn natives(lua: &Lua, state: &Rc<State>) -> mlua::Result<Table> {
         "rights",
         lua.create_function(move |_, cap: AnyUserData| Ok(cap.borrow::<Cap>()?.rights & all))?,
     )?;
-    native.set(
-        "is_valid",
-        lua.create_function(|_, cap: AnyUserData| Ok(cap.borrow::<Cap>()?.is_valid()))?,
-    )?;
+    native
+        .set("is_valid", lua.create_function(|_, cap: AnyUserData| Ok(cap.borrow::<Cap>()?.is_valid()))?)?;
     native.set(
         "is_cap",
         lua.create_function(|_, value: Value| Ok(value.as_userdata().is_some_and(AnyUserData::is::<Cap>)))?,
@@ -142,7 +156,8 @@ fn natives(lua: &Lua, state: &Rc<State>) -> mlua::Result<Table> {
             let wait = Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or_default();
             let deadline = Instant::now().checked_add(wait);
             while deadline.is_none_or(|deadline| Instant::now() < deadline) && !supervisor.ending() {
-                let left = deadline.map_or(wait, |deadline| deadline.saturating_duration_since(Instant::now()));
+                let left =
+                    deadline.map_or(wait, |deadline| deadline.saturating_duration_since(Instant::now()));
                 std::thread::sleep(left.min(Duration::from_millis(100)));
             }
             Ok(())
@@ -203,7 +218,9 @@ fn first_lines(text: &str) -> String {
 
 /// Where `require` looks: beside the script, and among the installed programs.
 pub(crate) fn set_search_path(lua: &Lua, script: Option<&Path>, rom: &Rom) -> mlua::Result<()> {
-    let beside = script.and_then(Path::parent).map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+    let beside = script
+        .and_then(Path::parent)
+        .map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
     let folders = beside.into_iter().chain(rom.folders.iter().map(std::path::PathBuf::as_path));
     let path: Vec<String> = folders.map(|folder| format!("{}/?.lua", folder.display())).collect();
     lua.globals().get::<Table>("package")?.set("path", path.join(";"))

@@ -82,7 +82,9 @@ impl Program {
         match self.exit() {
             None => format!("{} ({}) runs", self.name, self.pid()),
             Some(Exit::Code(code)) => format!("{} ({}) ended with status {code}", self.name, self.pid()),
-            Some(Exit::Signal(signal)) => format!("{} ({}) was ended by signal {signal}", self.name, self.pid()),
+            Some(Exit::Signal(signal)) => {
+                format!("{} ({}) was ended by signal {signal}", self.name, self.pid())
+            }
         }
     }
 }
@@ -115,8 +117,12 @@ impl Supervisor {
 
     /// Starts looking after a program.
     pub(crate) fn add(&self, name: &str, process: Process) -> Arc<Program> {
-        let program =
-            Arc::new(Program { name: name.to_owned(), process, exit: Mutex::new(None), collected: false.into() });
+        let program = Arc::new(Program {
+            name: name.to_owned(),
+            process,
+            exit: Mutex::new(None),
+            collected: false.into(),
+        });
         lock(&self.programs).push(Arc::clone(&program));
         // The signal may have come between its start and its place in the list.
         if self.ending() {
@@ -137,7 +143,8 @@ impl Supervisor {
         let mut deadline = None;
         loop {
             let programs = lock(&self.programs).clone();
-            let running: Vec<&Program> = programs.iter().map(Arc::as_ref).filter(|one| !one.ended()).collect();
+            let running: Vec<&Program> =
+                programs.iter().map(Arc::as_ref).filter(|one| !one.ended()).collect();
             if running.is_empty() {
                 let wrong = programs.iter().find_map(|program| self.wrong(program));
                 return wrong.map_or(Ok(()), Err);
@@ -170,8 +177,10 @@ impl Supervisor {
 
 /// Waits until one of them has ended, or the deadline; may return early.
 fn wait_for_any(programs: &[&Program], deadline: Option<Instant>) {
-    let mut fds: Vec<PollFd<'_>> =
-        programs.iter().map(|program| PollFd::from_borrowed_fd(program.process.as_fd(), PollFlags::IN)).collect();
+    let mut fds: Vec<PollFd<'_>> = programs
+        .iter()
+        .map(|program| PollFd::from_borrowed_fd(program.process.as_fd(), PollFlags::IN))
+        .collect();
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     // An interrupted wait is an early return.

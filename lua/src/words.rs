@@ -53,7 +53,9 @@ fn number(name: &str, numbers: &Numbers, word: &str, program: &str) -> Result<Ra
         let mut names: Vec<&str> = numbers.iter().map(|(name, _)| name.as_str()).collect();
         names.dedup();
         let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        let text = format!("`{{{name}}}` in `{word}`: {program} is given no descriptor of that name (it has: {there})");
+        let text = format!(
+            "`{{{name}}}` in `{word}`: {program} is given no descriptor of that name (it has: {there})"
+        );
         Failure::new(Errno::INVAL, text)
     })
 }
@@ -94,7 +96,8 @@ impl Rom {
     /// The file of a program: `rom/NAME` in the folders of the installed programs and then in PATH, a word with another
     /// slash as it is, anything else in PATH.
     pub(crate) fn resolve(&self, program: &str) -> Result<PathBuf, Failure> {
-        let is_program = |path: &PathBuf| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file();
+        let is_program =
+            |path: &PathBuf| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file();
         let (name, folders): (&str, Vec<&PathBuf>) = match program.strip_prefix("rom/") {
             Some(name) => (name, self.folders.iter().chain(&self.path).collect()),
             None if program.contains('/') => return Ok(PathBuf::from(program)),
@@ -103,7 +106,10 @@ impl Rom {
         let found = folders.iter().map(|folder| folder.join(name)).find(is_program);
         found.filter(|_| !name.is_empty()).ok_or_else(|| {
             let hint = if program.starts_with("rom/") {
-                format!(" in {}, nor in PATH; set NVME_ROM to the folder of the programs", shown(&self.folders))
+                format!(
+                    " in {}, nor in PATH; set NVME_ROM to the folder of the programs",
+                    shown(&self.folders)
+                )
             } else {
                 " in PATH".to_owned()
             };
@@ -138,7 +144,17 @@ mod tests {
 
     #[test]
     fn braces_that_are_no_names_are_left_alone() {
-        for word in [r#"{"driver":"file","a":{"b":[1]}}"#, "{}", "{ ram }", "${ram}", "${HOME}", "{", "{ram", "x{1}", "}{"] {
+        for word in [
+            r#"{"driver":"file","a":{"b":[1]}}"#,
+            "{}",
+            "{ ram }",
+            "${ram}",
+            "${HOME}",
+            "{",
+            "{ram",
+            "x{1}",
+            "}{",
+        ] {
             assert_eq!(with(word).unwrap(), word);
         }
     }
@@ -155,7 +171,8 @@ mod tests {
 
     #[test]
     fn the_clients_are_found_in_both_forms() {
-        let line = ["nvme-drv", "--client", "cl1", "--device", "x", "--client=cl2", "--client"].map(str::to_owned);
+        let line =
+            ["nvme-drv", "--client", "cl1", "--device", "x", "--client=cl2", "--client"].map(str::to_owned);
         assert_eq!(clients(&line), ["cl1", "cl2"]);
     }
 

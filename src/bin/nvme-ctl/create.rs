@@ -19,12 +19,12 @@ pub(crate) fn create(place: &Place, words: &[String], listen: &str) -> Result<()
     let minted = factory.create(words, Some(socket.as_fd()));
     // The server has it, or nobody has.
     drop(socket);
-    let held = minted
-        .map_err(|refusal| Failure::from(server::refused(&words.join(" "), &refusal)))
-        .and_then(|session| {
+    let held = minted.map_err(|refusal| Failure::from(server::refused(&words.join(" "), &refusal))).and_then(
+        |session| {
             eprintln!("nvme-ctl: clients of {} connect to {}", words.join(" "), spec.path.display());
             hold(&session, &signals)
-        });
+        },
+    );
     // The name leads nowhere once the session is over.
     let _ = std::fs::remove_file(&spec.path);
     held

@@ -22,7 +22,8 @@ pub(crate) enum Place {
 pub(crate) fn find(name: &str, option: Option<&str>, variable: Option<OsString>) -> Place {
     let word = option.map(OsString::from).or(variable.filter(|value| !value.is_empty()));
     let word = word.unwrap_or_else(|| format!("/run/nvme-drv/{name}").into());
-    let number = word.to_str().and_then(|word| word.strip_prefix("fd=")).and_then(|number| number.parse().ok());
+    let number =
+        word.to_str().and_then(|word| word.strip_prefix("fd=")).and_then(|number| number.parse().ok());
     number.map_or_else(|| Place::Path(word.into()), Place::Fd)
 }
 
@@ -50,7 +51,9 @@ pub(crate) fn connect(place: &Place, kinds: &[SocketType]) -> Result<(OwnedFd, S
         }
     }
     let hint = match errno {
-        Errno::NOENT => "; is nvme-drv running? Give its socket by --svr or --ctl, or NVME_DRV_SVR or NVME_DRV_CTL",
+        Errno::NOENT => {
+            "; is nvme-drv running? Give its socket by --svr or --ctl, or NVME_DRV_SVR or NVME_DRV_CTL"
+        }
         Errno::CONNREFUSED => "; nobody listens there any more: start nvme-drv again",
         Errno::ACCESS => "; ask for the right to write to that socket, usually by its group",
         Errno::PROTOTYPE => "; that is another kind of socket: --svr is the factory, --ctl is introspection",

@@ -44,7 +44,13 @@ fn controller_rows(controller: &Controller, rows: &mut Vec<Vec<String>>) {
     }
 }
 
-fn namespace_rows(serial: &str, namespace: &Namespace, branch: &str, below: &str, rows: &mut Vec<Vec<String>>) {
+fn namespace_rows(
+    serial: &str,
+    namespace: &Namespace,
+    branch: &str,
+    below: &str,
+    rows: &mut Vec<Vec<String>>,
+) {
     let block = u64::from(namespace.block_size);
     let device = format!("{serial}:n{}", namespace.nsid);
     let mut notes = format!("{} blocks of {block}", namespace.blocks);
@@ -54,12 +60,19 @@ fn namespace_rows(serial: &str, namespace: &Namespace, branch: &str, below: &str
     if namespace.read_only {
         notes += ", cannot be written";
     }
-    rows.push(vec![format!("{branch} {}", word(&device)), size(namespace.blocks.saturating_mul(block)), notes]);
+    rows.push(vec![
+        format!("{branch} {}", word(&device)),
+        size(namespace.blocks.saturating_mul(block)),
+        notes,
+    ]);
     let last = namespace.partitions.len();
     for (index, partition) in (1..).zip(&namespace.partitions) {
         let branch = if index == last { "└─" } else { "├─" };
-        let label =
-            if partition.label.is_empty() { String::new() } else { format!("  \"{}\"", clean(&partition.label)) };
+        let label = if partition.label.is_empty() {
+            String::new()
+        } else {
+            format!("  \"{}\"", clean(&partition.label))
+        };
         rows.push(vec![
             format!("{below} {branch} {}", word(&format!("{device}:{}", partition.number))),
             size(partition.blocks.saturating_mul(block)),
@@ -145,7 +158,9 @@ fn word(device: &str) -> String {
 
 /// Without anything that a terminal would act on: serial numbers and labels come from devices and disks.
 fn clean(text: &str) -> String {
-    text.chars().flat_map(|c| if c == '\'' || c == '"' { vec![c] } else { c.escape_debug().collect() }).collect()
+    text.chars()
+        .flat_map(|c| if c == '\'' || c == '"' { vec![c] } else { c.escape_debug().collect() })
+        .collect()
 }
 
 /// A number of bytes, short.
@@ -160,7 +175,11 @@ fn size(bytes: u64) -> String {
         value /= 1024.0;
         unit = next;
     }
-    if value.fract() == 0.0 || unit == "B" { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+    if value.fract() == 0.0 || unit == "B" {
+        format!("{value:.0} {unit}")
+    } else {
+        format!("{value:.1} {unit}")
+    }
 }
 
 #[cfg(test)]
