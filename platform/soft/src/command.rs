@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::namespace::Namespace;
 use crate::transfer::{Access, Dma};
 use crate::wire::{Sqe, Status, nvm};
+use crate::world::View;
 
 /// Every namespace (for Flush).
 const ALL_NAMESPACES: u32 = u32::MAX;
@@ -79,11 +80,7 @@ impl Executor<'_> {
 
     /// The namespace of a command, and the bytes that its dwords 10 to 12 name.
     #[inline]
-    fn place<'v>(
-        &self,
-        view: &'v crate::world::View,
-        sqe: &Sqe,
-    ) -> Result<(&'v Namespace, u64, u64), Status> {
+    fn place<'v>(&self, view: &'v View, sqe: &Sqe) -> Result<(&'v Namespace, u64, u64), Status> {
         let namespace = view.namespace(sqe.nsid.get()).ok_or(Status::INVALID_NAMESPACE)?;
         let lba = u64::from(sqe.dword(10)) | u64::from(sqe.dword(11)) << 32;
         let blocks = u64::from(sqe.dword(12) & 0xffff) + 1;

@@ -3,13 +3,13 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use nvme_platform::{PAGE, Time};
+use nvme_platform::{PAGE, Time, Window};
 use zerocopy::little_endian::{U16, U32};
 
 use crate::admin::{Answer, Events, Features, Logs, Nature};
 use crate::faulty::{self, Action, Held};
 use crate::gate::Stuck;
-use crate::queue::Poster;
+use crate::queue::{Poster, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
 use crate::wire::{Cap, Cc, Cqe, Csts, Sqe, Status, VERSION, admin, reg};
 
@@ -303,7 +303,8 @@ impl Control {
         let ring = view.ring(queue.cq_at, queue.cq_size as usize * size_of::<Cqe>(), true)?;
         let now = Time::from_nanos(shared.now.load(Ordering::Relaxed));
         let mut posted = 0;
-        // Each turn posts, or fetches; the driver cannot move the tail meanwhile.
+        // Each turn posts, or fetches; the driver cannot move the tail meanwhile. A command sees the world as the one
+        // before it left it.
         while queue.poster.room(queue.cq_size, queue.cq_head) {
             let due = faulty::take_due(&mut queue.held, now);
             let (sqe, action) = match due {
@@ -326,7 +327,7 @@ impl Control {
                 }
                 Some(Action::Fail(status)) => Err(status),
                 _ if sqe.opcode == admin::ABORT => self.abort(shared, queue, &ring, &mut posted, &sqe),
-                _ => self.execute(shared, &view_again(shared), &sqe),
+                _ => self.execute(shared, &shared.view().1, &sqe),
             };
             let (result, status) = match answer {
                 Ok(Answer::Later) => continue,
@@ -369,7 +370,7 @@ impl Control {
         &mut self,
         shared: &Shared,
         queue: &mut AdminQueue,
-        ring: &nvme_platform::Window,
+        ring: &Window,
         posted: &mut u32,
         sqe: &Sqe,
     ) -> Result<Answer, Status> {
@@ -389,7 +390,7 @@ impl Control {
         } else {
             let sq = shared.queues.lock().get(usize::from(id)).and_then(|s| s.sq.clone());
             sq.is_some_and(|sq| {
-                let Ok(mut inside) = sq.gate.pass(shared.pause) else { return false };
+                let Ok(mut inside) = sq.gate.pass(shared.outside.pause) else { return false };
                 let Some(index) = inside.held.iter().position(|h| h.sqe.cid.get() == cid) else {
                     return false;
                 };
@@ -404,7 +405,7 @@ impl Control {
     }
 
     /// Posts a completion on an I/O queue; its gate was passed.
-    fn post_io(&self, shared: &Shared, sq: &crate::queue::SubmissionQueue, cid: u16, status: Status) -> bool {
+    fn post_io(&self, shared: &Shared, sq: &SubmissionQueue, cid: u16, status: Status) -> bool {
         let (cq, (_, view)) = (&sq.completions, shared.view());
         let Some(ring) = view.ring(cq.at, cq.len(), true) else { return false };
         let mut poster = cq.poster.lock();
@@ -423,7 +424,7 @@ impl Control {
         if queue > 0 {
             let sq = shared.queues.lock().get(usize::from(queue)).and_then(|s| s.sq.clone());
             return sq.is_some_and(|sq| {
-                let inside = sq.gate.pass(shared.pause);
+                let inside = sq.gate.pass(shared.outside.pause);
                 inside.is_ok() && !sq.gate.is_closed() && self.post_io(shared, &sq, cid, status)
             });
         }
@@ -440,14 +441,9 @@ impl Control {
     }
 }
 
-/// The world, as the command before may have changed it.
-fn view_again(shared: &Shared) -> alloc::sync::Arc<crate::world::View> {
-    shared.view().1
-}
-
 impl AdminQueue {
     /// Posts an entry if there is room.
-    fn post(&mut self, ring: &nvme_platform::Window, posted: &mut u32, cqe: &Cqe) {
+    fn post(&mut self, ring: &Window, posted: &mut u32, cqe: &Cqe) {
         if self.poster.room(self.cq_size, self.cq_head) {
             self.poster.post(ring, self.cq_size, cqe);
             *posted += 1;

@@ -17,7 +17,7 @@ use crate::doorbells::{Engine, PairDoorbells};
 use crate::faulty::Faults;
 use crate::handle::SoftHandle;
 use crate::namespace::Namespace;
-use crate::shared::{Fixed, Shared, World};
+use crate::shared::{Fixed, Outside, Shared, World};
 use crate::space::Space;
 
 /// A software NVMe controller. All that it is, it was told by its [`Config`].
@@ -55,9 +55,9 @@ impl SoftDevice {
             fixed,
             view: None,
         };
+        let outside = Outside { interrupts, wake: apart, pause };
         let faults = config.faults.map(Faults::new);
-        let shared =
-            Shared::new(world, config.queues, Control::new(nature), faults, (interrupts, apart, pause));
+        let shared = Shared::new(world, config.queues, Control::new(nature), faults, outside);
         shared.counters.power_cycles.store(1, Ordering::Relaxed);
         let memory = config.memory.unwrap_or_else(|| Box::new(nvme_mem::heap));
         Ok(Self { shared: Arc::new(shared), memory, vectors })
@@ -107,7 +107,8 @@ impl DmaSpace for SoftDevice {
     }
 
     fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
-        self.shared.change(|world| world.space.unmap(at, len))?;
+        let unmapped = self.shared.change(|world| world.space.unmap(at, len))?;
+        drop(unmapped);
         self.settle()
     }
 }
@@ -119,8 +120,7 @@ impl DmaPool for SoftDevice {
         self.shared.change(|world| {
             let iova = world.space.reserve(len as u64)?;
             if let Err(error) = world.space.map(iova, &window, DmaRights::ReadWrite) {
-                let _ = world.space.unmap(iova, len as u64);
-                return Err(error);
+                return world.space.unmap(iova, len as u64).and(Err(error));
             }
             Ok(DriverMemory::from_pool(window.clone(), iova))
         })
@@ -153,10 +153,11 @@ impl Bus for SoftDevice {
     }
 
     fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
-        self.shared.change(|world| {
+        let unmapped = self.shared.change(|world| {
             world.mastering = false;
-            world.space.clear();
+            core::mem::take(&mut world.space)
         });
+        drop(unmapped);
         self.settle().map_err(|_| DeviceError::Failed)?;
         Ok(CutOff::seen())
     }

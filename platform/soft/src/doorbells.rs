@@ -94,7 +94,7 @@ impl QueueDoorbells for PairDoorbells {
 
     #[inline]
     fn run(&mut self, budget: u32, now: Time) -> Option<Time> {
-        if self.shared.apart.is_some() {
+        if self.shared.outside.wake.is_some() {
             return None;
         }
         self.look();

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use nvme_platform::Time;
+use nvme_platform::{Time, Window};
 use zerocopy::little_endian::{U16, U32};
 
 use crate::command::{Counts, Executor};
@@ -10,7 +10,6 @@ use crate::queue::{CompletionQueue, Inside, Poster, Seen, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
 use crate::transfer::Dma;
 use crate::wire::{Cqe, Sqe, Status};
-use nvme_platform::Window;
 
 /// How many bytes count as one more command of the budget.
 const BYTES_SHIFT: u32 = 17;

@@ -30,18 +30,25 @@ pub(crate) struct Shared {
     pub(crate) control: Mutex<Control>,
     pub(crate) counters: Counters,
     pub(crate) faults: Option<Faults>,
-    pub(crate) apart: Option<Box<dyn Fn() + Send + Sync>>,
-    pub(crate) pause: fn(),
+    pub(crate) outside: Outside,
     /// The home's clock, as far as anybody has told.
     pub(crate) now: AtomicU64,
     /// The device is gone.
     pub(crate) gone: AtomicBool,
-    interrupts: Option<Box<dyn Interrupts>>,
     /// INTMS and INTMC: vectors 0 to 31 that are held back, and those of them that wait.
     masked: AtomicU32,
     waiting: AtomicU32,
     /// [`Trouble`] that control has not seen yet.
     troubles: AtomicU32,
+}
+
+/// What the home gave to be called.
+pub(crate) struct Outside {
+    pub(crate) interrupts: Option<Box<dyn Interrupts>>,
+    /// Wakes the engine that runs apart, if there is one.
+    pub(crate) wake: Option<Box<dyn Fn() + Send + Sync>>,
+    /// What control does while it waits for an engine.
+    pub(crate) pause: fn(),
 }
 
 /// What an engine or a doorbell has to tell control.
@@ -127,7 +134,7 @@ impl Shared {
         queues: u16,
         control: Control,
         faults: Option<Faults>,
-        (interrupts, apart, pause): (Option<Box<dyn Interrupts>>, Option<Box<dyn Fn() + Send + Sync>>, fn()),
+        outside: Outside,
     ) -> Self {
         Self {
             generation: AtomicU64::new(0),
@@ -137,11 +144,9 @@ impl Shared {
             control: Mutex::new(control),
             counters: Counters::default(),
             faults,
-            apart,
-            pause,
+            outside,
             now: AtomicU64::new(0),
             gone: AtomicBool::new(false),
-            interrupts,
             masked: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             troubles: AtomicU32::new(0),
@@ -165,9 +170,12 @@ impl Shared {
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut World) -> R) -> R {
         let mut world = self.world.lock();
         let result = change(&mut world);
-        world.view = None;
+        let old = world.view.take();
         // Release: pairs with the engines' load.
         self.generation.fetch_add(1, Ordering::Release);
+        // What unmaps memory, if it is the last to keep it, does so when nobody waits for the lock.
+        drop(world);
+        drop(old);
         result
     }
 
@@ -176,7 +184,7 @@ impl Shared {
     pub(crate) fn settle(&self) -> Result<(), Stuck> {
         let queues: Vec<_> = self.queues.lock().iter().filter_map(|s| s.sq.clone()).collect();
         queues.iter().try_for_each(|sq| {
-            sq.gate.pass(self.pause)?.seen = None;
+            sq.gate.pass(self.outside.pause)?.seen = None;
             Ok(())
         })
     }
@@ -184,7 +192,7 @@ impl Shared {
     /// Fires an interrupt, if there are any and it is not masked.
     #[inline]
     pub(crate) fn interrupt(&self, vector: Option<u16>) {
-        let (Some(vector), Some(interrupts)) = (vector, &self.interrupts) else { return };
+        let (Some(vector), Some(interrupts)) = (vector, &self.outside.interrupts) else { return };
         let bit = 1u32.checked_shl(u32::from(vector)).unwrap_or(0);
         if self.masked.load(Ordering::Acquire) & bit != 0 {
             self.waiting.fetch_or(bit, Ordering::AcqRel);
@@ -210,7 +218,7 @@ impl Shared {
         self.masked.fetch_and(!vectors, Ordering::AcqRel);
         let mut fire = self.waiting.fetch_and(!vectors, Ordering::AcqRel) & vectors;
         while fire != 0 {
-            if let Some(interrupts) = &self.interrupts {
+            if let Some(interrupts) = &self.outside.interrupts {
                 interrupts.raise(fire.trailing_zeros() as u16);
             }
             fire &= fire - 1;
@@ -234,7 +242,7 @@ impl Shared {
     /// Wakes the engine that runs apart.
     #[inline]
     pub(crate) fn wake(&self) {
-        if let Some(wake) = &self.apart {
+        if let Some(wake) = &self.outside.wake {
             wake();
         }
     }

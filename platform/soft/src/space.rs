@@ -1,6 +1,7 @@
 //! The map of bus addresses: reservations, and what is mapped in them.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 
@@ -80,18 +81,13 @@ impl Space {
         Ok(())
     }
 
-    pub(crate) fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
+    /// Hands over what was mapped, to be dropped outside of any lock.
+    pub(crate) fn unmap(&mut self, at: Iova, len: u64) -> Result<Vec<Mapping>, DmaError> {
         if self.reserved.get(&at.0) != Some(&len) {
             return Err(DmaError::BadRange);
         }
         self.reserved.remove(&at.0);
-        self.mapped.extract_if(at.0..at.0 + len, |_, _| true).for_each(drop);
-        Ok(())
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.reserved.clear();
-        self.mapped.clear();
+        Ok(self.mapped.extract_if(at.0..at.0 + len, |_, _| true).map(|(_, mapping)| mapping).collect())
     }
 
     pub(crate) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
@@ -102,7 +98,6 @@ impl Space {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec::Vec;
 
     #[test]
     fn reservations_are_apart_and_do_not_come_back_soon() {
@@ -143,8 +138,8 @@ mod tests {
         let two = nvme_mem::heap(2 * PAGE).unwrap();
         assert_eq!(space.map(at, &two, DmaRights::Read), Err(DmaError::BadRange));
         assert_eq!(space.map(at, &page, DmaRights::ReadWrite), Ok(()));
-        assert_eq!(space.unmap(at, 4096), Err(DmaError::BadRange));
-        assert_eq!(space.unmap(at, 8192), Ok(()));
-        assert_eq!((space.mappings().count(), space.unmap(at, 8192)), (0, Err(DmaError::BadRange)));
+        assert_eq!(space.unmap(at, 4096).err(), Some(DmaError::BadRange));
+        assert_eq!(space.unmap(at, 8192).map(|m| m.len()), Ok(2));
+        assert_eq!((space.mappings().count(), space.unmap(at, 8192).err()), (0, Some(DmaError::BadRange)));
     }
 }

@@ -144,7 +144,7 @@ impl Control {
 /// Closes a queue's gate, waits for its engine, and takes from it what it kept.
 fn end(shared: &Shared, sq: &SubmissionQueue) -> Result<(), Stuck> {
     sq.gate.close();
-    let mut inside = sq.gate.pass(shared.pause)?;
+    let mut inside = sq.gate.pass(shared.outside.pause)?;
     inside.seen = None;
     inside.held.clear();
     Ok(())

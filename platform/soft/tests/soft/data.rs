@@ -157,7 +157,7 @@ fn sgl_segments_are_followed_and_blocks_may_lie_anywhere() {
     let (mut rig, mut pair, disk) = rig(config());
     let (at, memory) = rig.client(4, DmaRights::ReadWrite);
     let (list, entries) = rig.client(1, DmaRights::Read);
-    let mut put_sgl = |index: usize, words: [u64; 2]| {
+    let put_sgl = |index: usize, words: [u64; 2]| {
         put(&entries, index * 16, words[0]);
         put(&entries, index * 16 + 8, words[1]);
     };
