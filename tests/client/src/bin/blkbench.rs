@@ -1,12 +1,12 @@
-//! `blkbench`: puts load on a vhost-user-blk server and says how fast it was, and what the server spent.
+//! `blkbench`: puts load on a vhost-user-blk server, and says how fast it was and what the server spent.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
-use nvme_client::bench::{Load, Order, Usage};
-use nvme_client::{Client, Factory, Options, Result, socket};
+use nvme_client::bench::{Load, Measured, Order, Usage, copy_cost};
+use nvme_client::{Client, Error, Factory, Options, Result, socket};
 
 /// Puts load on a vhost-user-blk server.
 #[derive(Parser)]
@@ -16,7 +16,7 @@ struct Arguments {
     /// A word for the factory, as `device=soft0:n1`; repeatable
     #[arg(long, value_name = "WORD")]
     create: Vec<String>,
-    /// The server's process, to say what it spends
+    /// The server's process, to say what it spends; not needed with COMMAND
     #[arg(long)]
     pid: Option<u32>,
     /// Write instead of read
@@ -38,14 +38,29 @@ struct Arguments {
     #[arg(long, default_value_t = 2.0)]
     time: f64,
     /// Microseconds to look for completions before sleeping
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 0)]
     spin: u64,
     /// The disk's words are their own byte offsets: compare reads, keep it so in writes
     #[arg(long)]
     verify: bool,
+    /// First write the whole disk in that pattern
+    #[arg(long)]
+    fill: bool,
     /// Runs, the best of which counts
     #[arg(long, default_value_t = 1)]
     runs: u32,
+    /// Afterwards, watch the idle server for so many seconds
+    #[arg(long, default_value_t = 0.0)]
+    idle: f64,
+    /// Print NAME=NUMBER words: rates per second, nanoseconds, bytes
+    #[arg(long)]
+    plain: bool,
+    /// Measure a copy of one block instead, from so many bytes of memory
+    #[arg(long, value_name = "BYTES")]
+    copy: Option<u64>,
+    /// A server to start, measure and end
+    #[arg(last = true)]
+    command: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -58,7 +73,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(arguments: &Arguments) -> Result<()> {
+/// The server, ended when this goes.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(arguments: &Arguments) -> Result<Option<Server>> {
+    let Some((program, rest)) = arguments.command.split_first() else { return Ok(None) };
+    Ok(Some(Server(Command::new(program).args(rest).stdin(Stdio::null()).spawn()?)))
+}
+
+fn connect(arguments: &Arguments) -> Result<Client> {
     let wait = Duration::from_secs(10);
     let connection = if arguments.create.is_empty() {
         socket::connect_retry(&arguments.socket, wait)?
@@ -66,14 +96,48 @@ fn bench(arguments: &Arguments) -> Result<()> {
         let words: Vec<_> = arguments.create.iter().map(String::as_str).collect();
         Factory::connect_retry(&arguments.socket, wait)?.create(&words, None)?
     };
-    let data = u64::from(arguments.block) * u64::from(arguments.depth) * u64::from(arguments.queues);
+    let queues = u64::from(arguments.queues);
+    let data = u64::from(arguments.block) * u64::from(arguments.depth) * queues;
     let options = Options {
         queues: arguments.queues,
         queue_size: arguments.depth.next_power_of_two().max(128),
-        regions: vec![(0x10_0000, (data + (16 << 20) * u64::from(arguments.queues)).next_multiple_of(1 << 20))],
+        regions: vec![(0x10_0000, (data + (16 << 20) * queues).next_multiple_of(1 << 20))],
         ..Options::default()
     };
-    let mut client = Client::from_fd(connection, &options)?;
+    Client::from_fd(connection, &options)
+}
+
+/// One set of figures.
+struct Figures {
+    measured: Measured,
+    used: Option<(Duration, u64, u64)>,
+}
+
+fn one(client: &mut Client, load: &Load, buffers: &nvme_client::bench::Buffers, pid: Option<u32>) -> Result<Figures> {
+    let before = pid.map(Usage::of).transpose()?;
+    let measured = load.run(client, buffers)?;
+    let used = match (pid, before) {
+        (Some(pid), Some(before)) => {
+            let after = Usage::of(pid)?;
+            Some((after.cpu_since(&before), after.sleeps_since(&before), after.rss_anon))
+        }
+        _ => None,
+    };
+    Ok(Figures { measured, used })
+}
+
+fn bench(arguments: &Arguments) -> Result<()> {
+    if let Some(len) = arguments.copy {
+        let cost = copy_cost(len, arguments.block, Duration::from_secs_f64(arguments.time))?;
+        println!("copy={}", cost.as_nanos());
+        return Ok(());
+    }
+    let begin = Instant::now();
+    let server = start(arguments)?;
+    let pid = server.as_ref().map(|server| server.0.id()).or(arguments.pid);
+    let mut client = connect(arguments)?;
+    client.read(0, &mut [0; 4096])?;
+    let first = begin.elapsed();
     let load = Load {
         order: if arguments.sequential { Order::Sequential } else { Order::Random },
         write: arguments.write,
@@ -85,34 +149,69 @@ fn bench(arguments: &Arguments) -> Result<()> {
         seed: 1,
     };
     let buffers = load.buffers(&mut client)?;
-    Load { time: Duration::from_millis(100), ..load }.run(&mut client, &buffers)?;
-    let mut best: Option<(f64, String)> = None;
-    for _ in 0..arguments.runs.max(1) {
-        let before = arguments.pid.map(Usage::of).transpose()?;
-        let got = load.run(&mut client, &buffers)?;
-        let mut line = format!(
-            "{:9.0} IOPS  p50 {:.1} µs  p99 {:.1} µs  {:.3} kicks  {:.3} sleeps per request",
-            got.iops(),
-            got.latency.quantile(0.5) as f64 / 1e3,
-            got.latency.quantile(0.99) as f64 / 1e3,
-            got.kicks as f64 / got.requests as f64,
-            got.sleeps as f64 / got.requests as f64,
-        );
-        if let (Some(pid), Some(before)) = (arguments.pid, before) {
-            let after = Usage::of(pid)?;
-            line += &format!(
-                "  server: {:.3} µs CPU and {:.3} sleeps per request, RssAnon {} KiB",
-                after.cpu_since(&before).as_secs_f64() * 1e6 / got.requests as f64,
-                after.sleeps_since(&before) as f64 / got.requests as f64,
-                after.rss_anon / 1024,
-            );
-        }
-        if best.as_ref().is_none_or(|(iops, _)| *iops < got.iops()) {
-            best = Some((got.iops(), line));
+    if arguments.fill {
+        fill(&mut client)?;
+    }
+    let warm = Load { time: Duration::from_millis(150), ..load };
+    warm.run(&mut client, &buffers)?;
+    let mut best = one(&mut client, &load, &buffers, pid)?;
+    for _ in 1..arguments.runs {
+        let next = one(&mut client, &load, &buffers, pid)?;
+        if next.measured.iops() > best.measured.iops() {
+            best = next;
         }
     }
-    if let Some((_, line)) = best {
-        println!("{line}");
+    let mut words = figures(&best);
+    if server.is_some() {
+        words.push(("first", first.as_nanos() as f64));
+    }
+    if let Some(pid) = pid.filter(|_| arguments.idle > 0.0) {
+        // What is polled after work is not idle yet.
+        std::thread::sleep(Duration::from_millis(500));
+        let before = Usage::of(pid)?;
+        std::thread::sleep(Duration::from_secs_f64(arguments.idle));
+        let after = Usage::of(pid)?;
+        words.push(("idle_cpu", after.cpu_since(&before).as_nanos() as f64));
+        words.push(("idle_sleeps", after.sleeps_since(&before) as f64));
+    }
+    for (name, value) in words {
+        if arguments.plain {
+            print!("{name}={value} ");
+        } else {
+            println!("{name:>12} {value:14.3}");
+        }
+    }
+    println!();
+    Ok(())
+}
+
+/// Per request: CPU and sleeps of the server, kicks and sleeps of the client.
+fn figures(best: &Figures) -> Vec<(&'static str, f64)> {
+    let got = &best.measured;
+    let requests = got.requests as f64;
+    let mut words = vec![
+        ("iops", got.iops()),
+        ("p50", got.latency.quantile(0.5) as f64),
+        ("p99", got.latency.quantile(0.99) as f64),
+        ("kicks", got.kicks as f64 / requests),
+        ("client_sleeps", got.sleeps as f64 / requests),
+    ];
+    if let Some((cpu, sleeps, rss_anon)) = best.used {
+        words.push(("cpu", cpu.as_nanos() as f64 / requests));
+        words.push(("sleeps", sleeps as f64 / requests));
+        words.push(("rss_anon", rss_anon as f64));
+    }
+    words
+}
+
+fn fill(client: &mut Client) -> Result<()> {
+    let len = client.config.capacity * 512;
+    let mut part = vec![0; 1 << 20];
+    for at in (0..len).step_by(part.len()) {
+        let n = part.len().min((len - at) as usize);
+        let part = part.get_mut(..n).ok_or(Error::Full("disk"))?;
+        nvme_client::bench::write_pattern(at, part);
+        client.write(at / 512, part)?;
     }
     Ok(())
 }

@@ -1,0 +1,307 @@
+//! Instructions for one 4 KiB read, counted by callgrind: from the available ring through virtqueue, mediation, NVMe
+//! queue pair and software controller to the used ring, in one thread, by the worker that the server runs.
+//!
+//! Without arguments it runs itself under valgrind for 1 and 512 regions and for 1 and 256 sessions, and prints a table.
+//! Only the functions named `counted_…` are counted; the driver's side of the ring is not. Requests come 32 at a time, each time for the next
+//! session, each into the next region.
+
+#![forbid(unsafe_code)]
+
+use std::hint::black_box;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_client::{Format, Io, Memory, Queue, Segment, Status, kind};
+use nvme_drv::nvme::{Controller, Event, NamespaceInfo, Options};
+use nvme_drv::server::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use nvme_drv::server::worker::Worker;
+use nvme_mem::Window;
+use nvme_platform::{DmaRights, Notify, Time};
+use nvme_policy::{Access, Grant};
+use nvme_session::blk::features;
+use nvme_session::memory::{Held, MemoryTable, Quiet, QuietBy, Region, Rights, Segments};
+use nvme_session::queue::{AddressSpace, BlkQueue, Direction, QueueConfig, RingAddresses};
+use nvme_soft::{Config, MemoryMedium, NamespaceConfig, SoftDevice};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Requests in one batch: a queue depth of 32.
+const BATCH: usize = 32;
+/// Batches that are counted.
+const BATCHES: usize = 100;
+const BLOCK: usize = 4096;
+const DISK: usize = 16 << 20;
+/// The first region, with the rings.
+const FIRST: u64 = 1 << 20;
+/// Each other region.
+const REGION: u64 = 64 << 10;
+
+/// What is counted.
+#[derive(Clone, Copy)]
+enum What {
+    /// The whole path.
+    Path,
+    /// Its mediation: check, proof and release, done again by themselves.
+    Mediation,
+    /// Its copy of the data, done again by itself.
+    Copy,
+}
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["count", what, regions, sessions] => {
+            let what = match what {
+                "mediation" => What::Mediation,
+                "copy" => What::Copy,
+                _ => What::Path,
+            };
+            count(what, regions.parse()?, sessions.parse()?)
+        }
+        _ => table(),
+    }
+}
+
+/// Counts one case under valgrind; instructions per request.
+fn instructions(what: &str, regions: u32, sessions: u32) -> Result<f64> {
+    let out = std::env::temp_dir().join(format!("nvme-drv-callgrind-{}", std::process::id()));
+    let status = Command::new("valgrind")
+        .args(["-q", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=path::counted_*"])
+        .arg(format!("--callgrind-out-file={}", out.display()))
+        .arg(std::env::current_exe()?)
+        .args(["count", what, &regions.to_string(), &sessions.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    let text = std::fs::read_to_string(&out).unwrap_or_default();
+    let _ = std::fs::remove_file(&out);
+    let status = status.map_err(|e| format!("valgrind: {e} (apt-get install valgrind)"))?;
+    if !status.success() {
+        return Err(format!("{what}, {regions} regions, {sessions} sessions: {status}").into());
+    }
+    let line = text.lines().find_map(|line| line.strip_prefix("totals:").or(line.strip_prefix("summary:")));
+    let total: f64 = line.ok_or("callgrind counted nothing")?.trim().parse()?;
+    Ok(total / (BATCH * BATCHES) as f64)
+}
+
+fn table() -> Result<()> {
+    println!("Instructions per 4 KiB read (callgrind), batches of {BATCH}:\n");
+    println!("| regions | sessions | whole path | of which mediation | of which the copy |");
+    println!("| --- | --- | --- | --- | --- |");
+    let mut whole = Vec::new();
+    let mut mediation: f64 = 0.0;
+    for (regions, sessions) in [(1, 1), (512, 1), (1, 256)] {
+        let path = instructions("path", regions, sessions)?;
+        let part = instructions("mediation", regions, sessions)?;
+        let copy = instructions("copy", regions, sessions)?;
+        println!("| {regions} | {sessions} | {path:.0} | {part:.0} | {copy:.0} |");
+        whole.push(path);
+        mediation = mediation.max(part);
+    }
+    let largest = whole.iter().copied().fold(0.0, f64::max);
+    let smallest = whole.iter().copied().fold(f64::INFINITY, f64::min);
+    let verdict = |reached| if reached { "reached" } else { "**missed**" };
+    println!("\nat most 1,200 instructions: {largest:.0}, {}", verdict(largest <= 1200.0));
+    println!("of which mediation at most 100: {mediation:.0}, {}", verdict(mediation <= 100.0));
+    let spread = largest / smallest - 1.0;
+    println!("flat within 10 %: {:.1} %, {}", spread * 100.0, verdict(spread <= 0.1));
+    Ok(())
+}
+
+/// A driver that is told nothing: it looks at its used ring.
+struct Silent;
+
+impl Notify for Silent {
+    fn used(&self) {}
+    fn broken(&self) {}
+}
+
+/// One session: its driver, and where its buffers are.
+struct Session {
+    driver: Queue,
+    buffers: Vec<u64>,
+    token: usize,
+    table: Arc<MemoryTable>,
+    memory: Memory,
+}
+
+/// The controller after bring-up, its first pair and its first namespace.
+fn controller() -> Result<(Controller, Box<nvme_drv::nvme::QueuePair>, NamespaceInfo)> {
+    let medium = Arc::new(MemoryMedium::new(DISK).ok_or("no memory")?);
+    let config = Config { namespaces: vec![NamespaceConfig::new(medium)], ..Config::default() };
+    let device = SoftDevice::new(config).map_err(|e| format!("{e}"))?;
+    let mut controller = Controller::new(Box::new(device), 0, Options::default());
+    let mut now = Time::from_nanos(1);
+    let mut pair = None;
+    for _ in 0..10_000 {
+        while let Some(event) = controller.poll(now) {
+            match event {
+                Event::Ready => controller.create_pair(256, 0).map_err(|e| format!("{e}"))?,
+                Event::PairReady { pair: ready, .. } => pair = Some(Box::new(ready)),
+                other => return Err(format!("{other:?}").into()),
+            }
+        }
+        if let Some(pair) = pair {
+            let namespace = controller.namespaces().first().ok_or("no namespace")?.clone();
+            return Ok((controller, pair, namespace));
+        }
+        now = now + Duration::from_millis(1);
+    }
+    Err("the controller does not come up".into())
+}
+
+fn session(
+    controller: &mut Controller,
+    namespace: &NamespaceInfo,
+    regions: u64,
+) -> Result<(Session, Box<BlkQueue>)> {
+    let mut memory = Memory::new();
+    let file = memory.add_file(nvme_client::memfd(FIRST + (regions - 1) * REGION, false)?);
+    memory.add_region(file, 0, 0x10_0000, FIRST)?;
+    for i in 0..regions - 1 {
+        // A gap after each, so that no two adjoin.
+        memory.add_region(file, FIRST + i * REGION, 0x1000_0000 + i * 2 * REGION, REGION)?;
+    }
+    let driver = Queue::new(&mut memory, 0, 0, 128, 4, Format::Indirect, true)?;
+    let mut buffers = Vec::new();
+    for i in 0..BATCH as u64 {
+        // Spread over all regions.
+        let region = if regions == 1 { 0 } else { 1 + (i * 97) % (regions - 1) };
+        buffers.push(memory.alloc_in(region as usize, BLOCK as u64, 4096)?);
+    }
+    let mut listed = Vec::new();
+    for (slot, region) in memory.regions.iter().enumerate() {
+        let dma = controller.device().dma();
+        let iova = dma.reserve(region.words.size).map_err(|e| format!("{e}"))?;
+        dma.map(iova, &region.window, DmaRights::ReadWrite).map_err(|e| format!("{e}"))?;
+        listed.push(Region {
+            guest: region.words.guest,
+            user: region.words.user,
+            len: region.words.size,
+            slot: slot as u16,
+            window: region.window.clone(),
+            iova,
+            writable: true,
+        });
+    }
+    let table = Arc::new(MemoryTable::new(listed).map_err(|e| format!("{e}"))?);
+    let rings = RingAddresses {
+        desc: memory.user(driver.ring.desc)?,
+        avail: memory.user(driver.ring.avail)?,
+        used: memory.user(driver.ring.used)?,
+        space: AddressSpace::Client,
+    };
+    let config = QueueConfig {
+        size: 128,
+        rings,
+        next_avail: 0,
+        features: features::VERSION_1 | features::INDIRECT_DESC | features::EVENT_IDX | features::FLUSH,
+        direction: Direction::AsFlagged,
+        grant: Grant::new(namespace.extent.clone(), Access::ReadWrite),
+        limits: namespace.limits,
+        id: [b'x'; 20],
+        write_back: true,
+    };
+    let queue = BlkQueue::new(config, Arc::clone(&table)).map_err(|e| format!("{e:?}"))?;
+    Ok((Session { driver, buffers, token: 0, table, memory }, Box::new(queue)))
+}
+
+fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
+    let (mut controller, pair, namespace) = controller()?;
+    // No polling after work, so that sessions without work are asleep as they are in the server.
+    let mut worker = Worker::new(Duration::ZERO);
+    let mut now = Time::from_nanos(1_000_000_000);
+    let id = PairId { controller: 0, queue: pair.id() };
+    worker.handle(ToWorker::AddPair(id, pair), now);
+    let mut all = Vec::new();
+    for number in 0..sessions {
+        let (mut session, queue) = session(&mut controller, &namespace, regions)?;
+        let key = QueueKey { session: SessionKey(number), index: 0 };
+        worker.handle(ToWorker::AddQueue(NewQueue { key, queue, pair: id, notify: Box::new(Silent) }), now);
+        session.token = worker.token(key).ok_or("the worker has no such queue")?;
+        all.push(session);
+    }
+    if !worker.sleep() {
+        return Err("a queue without work stays awake".into());
+    }
+    let medium = nvme_mem::heap(DISK).ok_or("no memory")?;
+    let turns = all.len().max(8);
+    for batch in 0..BATCHES + turns {
+        now = now + Duration::from_millis(1);
+        let index = batch % all.len();
+        let session = all.get_mut(index).ok_or("no session")?;
+        // The first turns warm up the sessions; they are not counted.
+        let counted = batch >= turns;
+        match what {
+            What::Mediation if counted => mediation(&session.table, &session.buffers),
+            What::Copy if counted => {
+                let target = session.memory.window(*session.buffers.first().ok_or("no buffer")?, BLOCK as u64)?;
+                counted_copies(&medium, &target);
+            }
+            _ => {}
+        }
+        for (i, addr) in session.buffers.iter().enumerate() {
+            let sector = ((batch * BATCH + i) * 7919 * 8) % (DISK / 512);
+            let segments = [Segment { addr: *addr, len: BLOCK as u32 }];
+            let sector = (sector / 8 * 8) as u64;
+            session.driver.submit(Io { kind: kind::IN, sector, segments: &segments, to_device: false }, i as u64)?;
+        }
+        session.driver.publish()?;
+        if matches!(what, What::Path) && counted {
+            counted_passes(&mut worker, session.token, now);
+        } else {
+            warm(&mut worker, session.token, now);
+        }
+        for _ in 0..BATCH {
+            let done = session.driver.poll()?.ok_or("a request was not served")?;
+            if done.status != Status::Ok {
+                return Err(format!("{:?}", done.status).into());
+            }
+        }
+        worker.sleep();
+    }
+    Ok(())
+}
+
+/// What is counted: from the kick to the last used entry.
+#[inline(never)]
+fn counted_passes(worker: &mut Worker, token: usize, now: Time) {
+    worker.kick(token, now);
+    while worker.pass(now).worked {}
+}
+
+/// The same, not counted.
+#[inline(never)]
+fn warm(worker: &mut Worker, token: usize, now: Time) {
+    worker.kick(token, now);
+    while worker.pass(now).worked {}
+}
+
+/// One batch's mediation alone: each buffer is looked up, proven, and released. The account is a fresh one, made
+/// outside of what is counted.
+fn mediation(table: &MemoryTable, buffers: &[u64]) {
+    let mut held = Held::new(table);
+    let mut segments = Segments::new();
+    counted_mediation(&mut held, table, buffers, &mut segments);
+}
+
+#[inline(never)]
+fn counted_mediation(held: &mut Held, table: &MemoryTable, buffers: &[u64], segments: &mut Segments) {
+    let proof = Quiet::seen(QuietBy::Completed);
+    for addr in buffers {
+        let mediated = held.mediate(table, *addr, BLOCK as u32, Rights::Write, segments);
+        debug_assert!(mediated.is_ok());
+        if let Some(range) = black_box(&mut *segments).pop() {
+            held.release(range, &proof);
+        }
+    }
+}
+
+/// One batch's copies alone.
+#[inline(never)]
+fn counted_copies(medium: &Window, target: &Window) {
+    for i in 0..BATCH {
+        let _ = black_box(medium.copy_to(i * 31 * BLOCK % DISK, target, 0, BLOCK));
+    }
+}
