@@ -236,7 +236,8 @@ fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
         match what {
             What::Mediation if counted => mediation(&session.table, &session.buffers),
             What::Copy if counted => {
-                let target = session.memory.window(*session.buffers.first().ok_or("no buffer")?, BLOCK as u64)?;
+                let target =
+                    session.memory.window(*session.buffers.first().ok_or("no buffer")?, BLOCK as u64)?;
                 counted_copies(&medium, &target);
             }
             _ => {}
@@ -245,7 +246,9 @@ fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
             let sector = ((batch * BATCH + i) * 7919 * 8) % (DISK / 512);
             let segments = [Segment { addr: *addr, len: BLOCK as u32 }];
             let sector = (sector / 8 * 8) as u64;
-            session.driver.submit(Io { kind: kind::IN, sector, segments: &segments, to_device: false }, i as u64)?;
+            session
+                .driver
+                .submit(Io { kind: kind::IN, sector, segments: &segments, to_device: false }, i as u64)?;
         }
         session.driver.publish()?;
         if matches!(what, What::Path) && counted {

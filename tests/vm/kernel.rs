@@ -94,7 +94,10 @@ fn modules(version: &str) -> Result<Vec<PathBuf>, String> {
         let output = output.map_err(|e| format!("modprobe: {e}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         // "builtin NAME" lines need nothing.
-        let paths = text.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|line| PathBuf::from(line.trim()));
+        let paths = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("insmod "))
+            .map(|line| PathBuf::from(line.trim()));
         for path in paths {
             if !all.contains(&path) {
                 all.push(path);
@@ -146,8 +149,21 @@ struct Archive {
 impl Archive {
     fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
         let links = if mode & 0o170000 == 0o040000 { 2 } else { 1 };
-        let fields =
-            [self.known.len() as u32, mode, 0, 0, links, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+        let fields = [
+            self.known.len() as u32,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            content.len() as u32,
+            0,
+            0,
+            0,
+            0,
+            name.len() as u32 + 1,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
             self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
@@ -196,7 +212,8 @@ impl Archive {
         let path = place.iter().find(|path| path.is_file()).ok_or(name)?;
         self.copy(path, &format!("usr/bin/{name}"))?;
         let output = Command::new("ldd").arg(path).output().map_err(|e| format!("ldd: {e}"))?;
-        for word in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|w| w.starts_with('/')) {
+        for word in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|w| w.starts_with('/'))
+        {
             self.copy(Path::new(word), word.trim_start_matches('/'))?;
         }
         Ok(())

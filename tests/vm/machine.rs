@@ -48,7 +48,11 @@ fn connect(path: &Path, child: &mut Child) -> UnixStream {
             Ok(stream) => return stream,
             Err(error) => {
                 let ended = child.try_wait().unwrap();
-                assert!(ended.is_none() && Instant::now() < deadline, "QEMU: {ended:?}, {}: {error}", path.display());
+                assert!(
+                    ended.is_none() && Instant::now() < deadline,
+                    "QEMU: {ended:?}, {}: {error}",
+                    path.display()
+                );
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -67,7 +71,8 @@ impl Machine {
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-nodefaults", "-display", "none"]);
         command.arg("-object").arg(format!("memory-backend-memfd,id=mem,size={},share=on", shape.memory));
         let hotplug = shape.more.contains(&"hotplug");
-        let memory = if hotplug { format!("{},slots=4,maxmem=4G", shape.memory) } else { shape.memory.to_string() };
+        let memory =
+            if hotplug { format!("{},slots=4,maxmem=4G", shape.memory) } else { shape.memory.to_string() };
         command.args(["-M", "q35,memory-backend=mem", "-m", &memory, "-smp", &shape.cpus.to_string()]);
         command.args(["-vga", if shape.vga { "std" } else { "none" }]);
         let initramfs = if shape.fio { &kernel.initramfs_fio } else { &kernel.initramfs };

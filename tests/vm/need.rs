@@ -18,7 +18,8 @@ fn found(program: &str) -> bool {
 
 /// Looks for all of it; `None` after saying what is missing.
 pub fn needs() -> Option<Needs> {
-    let programs = ["qemu-system-x86_64", "busybox", "modprobe", "xz", "mkfs.ext4", "e2fsck", "sgdisk", "fio"];
+    let programs =
+        ["qemu-system-x86_64", "busybox", "modprobe", "xz", "mkfs.ext4", "e2fsck", "sgdisk", "fio"];
     let mut missing: Vec<String> = programs.iter().filter(|p| !found(p)).map(|p| p.to_string()).collect();
     let mut kernel = None;
     if missing.is_empty() {
@@ -32,8 +33,11 @@ pub fn needs() -> Option<Needs> {
     }
     let packages = include_str!("../../.ci/packages").lines().filter_map(|line| line.split('#').next());
     let packages: Vec<_> = packages.map(str::trim).filter(|name| !name.is_empty()).collect();
-    let line =
-        format!("missing: {} (apt-get install --no-install-recommends {})", missing.join(", "), packages.join(" "));
+    let line = format!(
+        "missing: {} (apt-get install --no-install-recommends {})",
+        missing.join(", "),
+        packages.join(" ")
+    );
     let required = ["CI", "NVME_DRV_REQUIRE_VM"].iter().any(|name| std::env::var_os(name).is_some());
     assert!(!required, "{line}");
     println!("skipped: {line}");

@@ -20,7 +20,14 @@ fn a_session_given_by_descriptor_serves_a_file_system_read_only() {
     assert_eq!(vm.run("blockdev --getsize64 /dev/vda"), GOLDEN.len.to_string());
     assert_eq!(vm.run("cat /sys/block/vda/ro"), "1");
     golden_is_good(&mut vm, &disk);
-    assert_ne!(vm.attempt("dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync", std::time::Duration::from_secs(60)).0, 0);
+    assert_ne!(
+        vm.attempt(
+            "dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync",
+            std::time::Duration::from_secs(60)
+        )
+        .0,
+        0
+    );
     // The first digits of the partition's UUID.
     let id = vm.run("cat /sys/block/vda/serial");
     assert!(peer() || (id.len() == 20 && id.bytes().all(|b| b.is_ascii_hexdigit())), "{id}");
@@ -41,7 +48,9 @@ fn a_static_client_makes_checks_fills_and_trims_a_file_system() {
         "fio --name=v --directory=/mnt --size=24m --rw=randwrite --bs=4k --iodepth=16 --ioengine=libaio --direct=1 \
          --verify=crc32c --fsync=256 --output-format=terse >/tmp/fio.log || { cat /tmp/fio.log; false; }",
     );
-    vm.run("dd if=/dev/urandom of=/mnt/more bs=1M count=8 conv=fsync 2>/dev/null; sha256sum /mnt/more >/tmp/sum");
+    vm.run(
+        "dd if=/dev/urandom of=/mnt/more bs=1M count=8 conv=fsync 2>/dev/null; sha256sum /mnt/more >/tmp/sum",
+    );
     vm.run("rm /mnt/v.*; sync; fstrim /mnt");
     vm.run("umount /mnt; e2fsck -fn /dev/vda");
     vm.run("mount -t ext4 /dev/vda /mnt && sha256sum -c /tmp/sum && umount /mnt");

@@ -39,9 +39,8 @@ fn memory_is_plugged_in_under_load() {
     let mut vm = Machine::boot("vm", needs.kernel, server.session(What::GoldenReadOnly), &shape);
     vm.run("mount -t ext4 -o ro /dev/vda /mnt; cd /mnt; sha256sum file >/tmp/sum");
     vm.run("(while [ ! -e /tmp/stop ]; do echo 3 >/proc/sys/vm/drop_caches; sha256sum -c /tmp/sum >/dev/null || echo bad >>/tmp/bad; done) &");
-    let total = |vm: &mut Machine| -> u64 {
-        vm.run("awk '/MemTotal/ {print $2}' /proc/meminfo").parse().unwrap()
-    };
+    let total =
+        |vm: &mut Machine| -> u64 { vm.run("awk '/MemTotal/ {print $2}' /proc/meminfo").parse().unwrap() };
     let before = total(&mut vm);
     for slot in ["1", "2"] {
         let object = format!(

@@ -32,7 +32,8 @@ struct Plan {
     callgrind: bool,
 }
 
-const HELP: &str = "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
+const HELP: &str =
+    "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
   Builds in release mode and measures. Needs qemu-storage-daemon (apt-get install qemu-system-common) for the
   comparison and valgrind for the instructions; what is missing is named and left out.";
 
@@ -148,7 +149,13 @@ fn measure(plan: &Plan, subject: Subject, depth: u16, spin: u32, idle: bool) -> 
             Subject::PeerOverNothing => format!("driver=null-co,node-name=f0,size={DISK}"),
             _ => format!("driver=file,node-name=f0,filename={},aio=io_uring", image.display()),
         };
-        command.args(["qemu-storage-daemon", "--object", "iothread,id=io0,poll-max-ns=32768", "--blockdev", &node]);
+        command.args([
+            "qemu-storage-daemon",
+            "--object",
+            "iothread,id=io0,poll-max-ns=32768",
+            "--blockdev",
+            &node,
+        ]);
         command.arg("--export").arg(format!(
             "type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path={},writable=on,num-queues=2,iothread=io0",
             socket.display()
@@ -179,7 +186,13 @@ fn best(rounds: &[Figures]) -> Option<Figures> {
 }
 
 /// Measures both, round by round.
-fn pair(plan: &Plan, ours: Subject, peer: Option<Subject>, depth: u16, spin: u32) -> Result<(Figures, Option<Figures>)> {
+fn pair(
+    plan: &Plan,
+    ours: Subject,
+    peer: Option<Subject>,
+    depth: u16,
+    spin: u32,
+) -> Result<(Figures, Option<Figures>)> {
     let (mut our_rounds, mut peer_rounds) = (Vec::new(), Vec::new());
     for _ in 0..plan.rounds.max(1) {
         our_rounds.push(measure(plan, ours, depth, spin, false)?);
@@ -225,12 +238,20 @@ fn all(plan: &Plan) -> Result<()> {
         println!("skipped: no qemu-storage-daemon to compare with (apt-get install qemu-system-common)");
     }
     nvme_client::bench::fill_pattern(&plan.dir.join("image"), DISK)?;
-    let copy = Command::new(&plan.blkbench).args(["--copy", &DISK.to_string(), "--time", "0.5", "-"]).output()?;
+    let copy =
+        Command::new(&plan.blkbench).args(["--copy", &DISK.to_string(), "--time", "0.5", "-"]).output()?;
     let copy = of(&words(&String::from_utf8_lossy(&copy.stdout)), "copy");
 
-    println!("4 KiB random reads, one queue, best of {} rounds of {} s, nothing pinned.", plan.rounds, plan.seconds);
-    println!("\"sleeps\": the client sleeps until an interrupt, as a guest does; \"polls\": it looks for 50 µs first.\n");
-    println!("| server | client | depth | IOPS | p50 µs | p99 µs | server CPU µs per request | RssAnon MiB |");
+    println!(
+        "4 KiB random reads, one queue, best of {} rounds of {} s, nothing pinned.",
+        plan.rounds, plan.seconds
+    );
+    println!(
+        "\"sleeps\": the client sleeps until an interrupt, as a guest does; \"polls\": it looks for 50 µs first.\n"
+    );
+    println!(
+        "| server | client | depth | IOPS | p50 µs | p99 µs | server CPU µs per request | RssAnon MiB |"
+    );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut found = BTreeMap::new();
     for (client, spin) in [("sleeps", 0), ("polls", 50)] {
@@ -244,7 +265,10 @@ fn all(plan: &Plan) -> Result<()> {
                 if let Some(their) = &their {
                     row(theirs, client, depth, their);
                 }
-                found.insert((client, ours == Subject::OursOverImage, depth), (our, their.unwrap_or_default()));
+                found.insert(
+                    (client, ours == Subject::OursOverImage, depth),
+                    (our, their.unwrap_or_default()),
+                );
             }
         }
     }
@@ -265,7 +289,13 @@ fn targets(plan: &Plan, found: &Found, idle: &Figures, copy: f64) {
         let (our, their) = get(true, 32);
         let ratio = |name| of(&our, name) / of(&their, name);
         target_row(&format!("QD32 IOPS over io_uring's ({client})"), ratio("iops"), IOPS_RATIO, true, "×");
-        target_row(&format!("QD32 CPU per request over io_uring's ({client})"), ratio("cpu"), CPU_RATIO, false, "×");
+        target_row(
+            &format!("QD32 CPU per request over io_uring's ({client})"),
+            ratio("cpu"),
+            CPU_RATIO,
+            false,
+            "×",
+        );
         let (our, their) = get(false, 32);
         let bound = (of(&their, "cpu") + copy) / 1e3;
         let what = format!("QD32 soft:mem CPU per request, null-co's + {:.3} µs copy ({client})", copy / 1e3);
@@ -276,7 +306,13 @@ fn targets(plan: &Plan, found: &Found, idle: &Figures, copy: f64) {
     }
     let what = format!("idle: CPU over {} s ({} wake-ups)", plan.idle, of(idle, "idle_sleeps"));
     target_row(&what, of(idle, "idle_cpu") / 1e6, IDLE_NANOS / 1e6, false, "ms");
-    target_row("RssAnon with one session", of(idle, "rss_anon") / f64::from(1 << 20), RSS_MAX / f64::from(1 << 20), false, "MiB");
+    target_row(
+        "RssAnon with one session",
+        of(idle, "rss_anon") / f64::from(1 << 20),
+        RSS_MAX / f64::from(1 << 20),
+        false,
+        "MiB",
+    );
     let (our, their) = found.get(&("sleeps", true, 32)).cloned().unwrap_or_default();
     let (our, their) = (of(&our, "first") / 1e6, of(&their, "first") / 1e6);
     println!("| start-up to first I/O | {our:.1} ms | qemu-storage-daemon: {their:.1} ms | |");

@@ -9,8 +9,8 @@ use zerocopy::IntoBytes;
 use crate::block::Range;
 use crate::message::{protocol, request};
 use crate::{
-    Addresses, BlkConfig, Completion, Error, Format, FrontEnd, Io, Memory, Queue, Result, Segment, Status, feature,
-    kind, socket,
+    Addresses, BlkConfig, Completion, Error, Format, FrontEnd, Io, Memory, Queue, Result, Segment, Status,
+    feature, kind, socket,
 };
 
 /// How a client sets itself up.
@@ -138,7 +138,9 @@ impl Client {
     pub fn register(&self) -> Result<()> {
         if self.options.region_by_region && self.protocol & protocol::CONFIGURE_MEM_SLOTS != 0 {
             let regions = self.memory.regions.iter();
-            return regions.into_iter().try_for_each(|r| self.front.add_mem_reg(r.words, self.memory.file(r.file)?));
+            return regions
+                .into_iter()
+                .try_for_each(|r| self.front.add_mem_reg(r.words, self.memory.file(r.file)?));
         }
         self.front.set_mem_table(&self.memory)
     }

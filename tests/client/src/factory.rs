@@ -36,7 +36,9 @@ impl Factory {
         let deadline = socket::until(wait);
         loop {
             match Self::connect(path.as_ref(), wait) {
-                Err(_) if std::time::Instant::now() < deadline => std::thread::sleep(Duration::from_micros(200)),
+                Err(_) if std::time::Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_micros(200))
+                }
                 other => return other,
             }
         }
@@ -61,7 +63,8 @@ impl Factory {
             Some([a, b, c, d, message @ ..]) => (i32::from_le_bytes([*a, *b, *c, *d]), message),
             Some(_) => return Err(Error::Protocol(format!("a reply of {len} bytes"))),
         };
-        let message = String::from_utf8(message.to_vec()).map_err(|_| Error::Protocol("a reply not UTF-8".into()))?;
+        let message =
+            String::from_utf8(message.to_vec()).map_err(|_| Error::Protocol("a reply not UTF-8".into()))?;
         Ok(Reply { code, message, fds })
     }
 
@@ -95,7 +98,8 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     fn pair() -> (Factory, OwnedFd) {
-        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let (a, b) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         (Factory { socket: a, wait: Duration::from_secs(5) }, b)
     }
 
@@ -119,7 +123,8 @@ mod tests {
         let (factory, server) = pair();
         socket::send(server.as_fd(), &[0; 4], &[], socket::until(Duration::from_secs(5))).unwrap();
         assert!(matches!(factory.create(&[], None), Err(Error::Protocol(_))));
-        socket::send(server.as_fd(), &(-19i32).to_le_bytes(), &[], socket::until(Duration::from_secs(5))).unwrap();
+        socket::send(server.as_fd(), &(-19i32).to_le_bytes(), &[], socket::until(Duration::from_secs(5)))
+            .unwrap();
         assert!(matches!(factory.create(&[], None), Err(Error::Create { code: -19, .. })));
     }
 }

@@ -91,7 +91,9 @@ impl FrontEnd {
     /// Sends a request and receives one number.
     pub fn ask_number(&self, request: u32, payload: &[u8]) -> Result<u64> {
         let reply = self.ask(request, payload, &[])?;
-        reply.number().ok_or_else(|| Error::Protocol(format!("{request}: reply of {} bytes", reply.payload.len())))
+        reply
+            .number()
+            .ok_or_else(|| Error::Protocol(format!("{request}: reply of {} bytes", reply.payload.len())))
     }
 
     /// Sends a request that has no reply of its own; with [`FrontEnd::acknowledge`], waits for the acknowledgement and
@@ -110,7 +112,9 @@ impl FrontEnd {
         match reply.number() {
             Some(0) => Ok(()),
             Some(code) => Err(Error::Refused { request, code }),
-            None => Err(Error::Protocol(format!("{request}: acknowledgement of {} bytes", reply.payload.len()))),
+            None => {
+                Err(Error::Protocol(format!("{request}: acknowledgement of {} bytes", reply.payload.len())))
+            }
         }
     }
 
@@ -159,7 +163,12 @@ impl FrontEnd {
     }
 
     /// SET_MEM_TABLE with any count, regions and descriptors.
-    pub fn set_mem_table_raw(&self, count: u32, regions: &[RegionWords], fds: &[BorrowedFd<'_>]) -> Result<()> {
+    pub fn set_mem_table_raw(
+        &self,
+        count: u32,
+        regions: &[RegionWords],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<()> {
         let mut payload = count.to_ne_bytes().to_vec();
         payload.extend_from_slice(&[0; 4]);
         regions.iter().for_each(|r| payload.extend_from_slice(&r.bytes()));
@@ -232,10 +241,13 @@ impl FrontEnd {
 
     /// Reads `len` bytes of the configuration space at `offset`. A zero-length answer is [`Error::Refused`].
     pub fn config(&self, offset: u32, len: u32) -> Result<Vec<u8>> {
-        let reply = self.ask(request::GET_CONFIG, &config_payload(offset, len, &vec![0; len as usize]), &[])?;
+        let reply =
+            self.ask(request::GET_CONFIG, &config_payload(offset, len, &vec![0; len as usize]), &[])?;
         match reply.payload.get(12..) {
             Some(bytes) if bytes.len() == len as usize => Ok(bytes.to_vec()),
-            Some(bytes) if !bytes.is_empty() => Err(Error::Protocol(format!("{} bytes of configuration", bytes.len()))),
+            Some(bytes) if !bytes.is_empty() => {
+                Err(Error::Protocol(format!("{} bytes of configuration", bytes.len())))
+            }
             _ => Err(Error::Refused { request: request::GET_CONFIG, code: 0 }),
         }
     }
@@ -263,9 +275,8 @@ pub fn receive(from: BorrowedFd<'_>, wait: Duration) -> Result<Message> {
     let deadline = socket::until(wait);
     let mut head = [0; HEADER_LEN];
     let mut fds = socket::receive_exact(from, &mut head, deadline)?;
-    let [request, flags, size] = [0, 4, 8].map(|at| {
-        head[at..at + 4].iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte))
-    });
+    let [request, flags, size] =
+        [0, 4, 8].map(|at| head[at..at + 4].iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte)));
     if size as usize > PAYLOAD_MAX {
         return Err(Error::Protocol(format!("a payload of {size} bytes")));
     }

@@ -231,7 +231,8 @@ impl Queue {
         let (id, written) = self.ring.used(self.next_used)?;
         self.next_used = self.next_used.wrapping_add(1);
         let taken = self.tokens.get_mut(id as usize).and_then(Option::take);
-        let token = taken.ok_or_else(|| Error::Protocol(format!("a completion for {id}, which is not in flight")))?;
+        let token =
+            taken.ok_or_else(|| Error::Protocol(format!("a completion for {id}, which is not in flight")))?;
         let mut status = [0];
         self.slots.read(self.stride * id as usize + STATUS, &mut status)?;
         if self.format == Format::Direct {
@@ -347,7 +348,10 @@ mod tests {
         queue.submit(io(&segments), 2).unwrap();
         assert!(matches!(queue.submit(io(&segments[..1]), 3), Err(Error::Full(_))));
         assert!(queue.publish().unwrap());
-        assert_eq!((queue.ring.avail_index().unwrap(), queue.ring.desc(0).unwrap().flags), (2, desc_flag::NEXT));
+        assert_eq!(
+            (queue.ring.avail_index().unwrap(), queue.ring.desc(0).unwrap().flags),
+            (2, desc_flag::NEXT)
+        );
         // The device's part, by hand: the second chain is done.
         let used = queue.ring.used;
         _memory.write(used + 4, &[4, 0, 0, 0, 1, 4, 0, 0]).unwrap();

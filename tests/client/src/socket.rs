@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg, socket_with, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recvmsg, sendmsg,
+    socket_with, socketpair,
 };
 
 use crate::{Error, Result};
@@ -100,7 +101,8 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], deadli
             return Err(Error::Full("descriptors in one message"));
         }
         let rest = bytes.get(sent..).unwrap_or_default();
-        match sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match sendmsg(socket, &[IoSlice::new(rest)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        {
             Ok(n) => sent += n,
             Err(rustix::io::Errno::AGAIN) => {
                 if !wait_for(socket, PollFlags::OUT, deadline)? {

@@ -118,10 +118,10 @@ impl Load {
         let now = Instant::now();
         let depth = usize::from(self.depth);
         let slots = buffers.data.iter();
-        let slots = slots.map(|data| Slots { data: *data, started: vec![now; depth], sectors: vec![0; depth] });
+        let slots =
+            slots.map(|data| Slots { data: *data, started: vec![now; depth], sectors: vec![0; depth] });
         let empty = Histogram::default();
-        let measured =
-            Measured { requests: 0, elapsed: Duration::ZERO, latency: empty, kicks: 0, sleeps: 0 };
+        let measured = Measured { requests: 0, elapsed: Duration::ZERO, latency: empty, kicks: 0, sleeps: 0 };
         let mut run = Run {
             slots: slots.collect(),
             client,
@@ -273,12 +273,16 @@ impl Run<'_> {
             }
             self.measured.sleeps += 1;
             let calls = self.client.queues.iter();
-            let mut fds: Vec<_> = calls.map(|q| PollFd::from_borrowed_fd(q.call.as_fd(), PollFlags::IN)).collect();
+            let mut fds: Vec<_> =
+                calls.map(|q| PollFd::from_borrowed_fd(q.call.as_fd(), PollFlags::IN)).collect();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(Error::Deadline("completion"));
             }
-            poll(&mut fds, Some(&Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }))?;
+            poll(
+                &mut fds,
+                Some(&Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }),
+            )?;
         }
         self.client.queues.iter().try_for_each(crate::Queue::disarm)
     }

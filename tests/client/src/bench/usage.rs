@@ -35,14 +35,17 @@ impl Usage {
             let path = entry?.path();
             let id = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse().ok());
             // A thread may end while we look.
-            let (Some(id), Ok(sched), Ok(status)) =
-                (id, std::fs::read_to_string(path.join("schedstat")), std::fs::read_to_string(path.join("status")))
-            else {
+            let (Some(id), Ok(sched), Ok(status)) = (
+                id,
+                std::fs::read_to_string(path.join("schedstat")),
+                std::fs::read_to_string(path.join("status")),
+            ) else {
                 continue;
             };
             let cpu = sched.split_whitespace().next().and_then(|n| n.parse().ok());
             let cpu = cpu.ok_or_else(|| Error::other("this kernel has no schedstat"))?;
-            threads.insert(id, Thread { cpu, sleeps: field(&status, "voluntary_ctxt_switches:").unwrap_or(0) });
+            threads
+                .insert(id, Thread { cpu, sleeps: field(&status, "voluntary_ctxt_switches:").unwrap_or(0) });
         }
         Ok(Self { threads, rss_anon })
     }

@@ -113,7 +113,12 @@ struct Figures {
     used: Option<(Duration, u64, u64)>,
 }
 
-fn one(client: &mut Client, load: &Load, buffers: &nvme_client::bench::Buffers, pid: Option<u32>) -> Result<Figures> {
+fn one(
+    client: &mut Client,
+    load: &Load,
+    buffers: &nvme_client::bench::Buffers,
+    pid: Option<u32>,
+) -> Result<Figures> {
     let before = pid.map(Usage::of).transpose()?;
     let measured = load.run(client, buffers)?;
     let used = match (pid, before) {
