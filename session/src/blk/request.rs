@@ -8,19 +8,24 @@ use zerocopy::{FromBytes, Immutable, KnownLayout};
 use super::RANGES_MAX;
 use crate::operation::Outcome;
 
-/// The first 16 bytes of a request (`struct virtio_blk_req`).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
+/// The first 16 bytes of a request (`struct virtio_blk_req`), in our own byte order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The type, see [`Kind`].
-    pub kind: U32,
-    /// Reserved; drivers may put anything there (an I/O priority, of old).
-    pub reserved: U32,
+    pub kind: u32,
     /// First 512-byte sector, for transfers.
-    pub sector: U64,
+    pub sector: u64,
 }
 
-const _: () = assert!(size_of::<Header>() == HEADER);
+impl Header {
+    /// From its two little-endian words: the type and 32 reserved bits, in which drivers may put anything (an I/O
+    /// priority, of old); the sector.
+    #[inline]
+    pub fn from_words([kind, sector]: [u64; 2]) -> Self {
+        Self { kind: u64::from_le(kind) as u32, sector: u64::from_le(sector) }
+    }
+}
+
 /// The header's length in bytes.
 pub const HEADER: usize = 16;
 

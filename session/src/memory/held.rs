@@ -207,18 +207,22 @@ impl Held {
         }
     }
 
-    /// The 16 bytes at guest address `addr`, each read once: a descriptor, a request's header. They may lie across
-    /// regions.
+    /// The 16 bytes at guest address `addr` as two words, each byte read once: a descriptor, a request's header. They
+    /// may lie across regions.
     #[inline]
-    pub fn read16(&mut self, table: &MemoryTable, addr: u64) -> Result<[u8; 16], NotMediated> {
+    pub fn read_words(&mut self, table: &MemoryTable, addr: u64) -> Result<[u64; 2], NotMediated> {
         let region = self.other(table, addr)?;
-        let offset = (addr - region.guest) as usize;
-        if let Ok(bytes) = region.window.read_value(offset) {
-            return Ok(bytes);
+        match region.window.read_value((addr - region.guest) as usize) {
+            Ok(words) => Ok(words),
+            Err(_) => self.read_words_across(table, addr),
         }
+    }
+
+    #[cold]
+    fn read_words_across(&mut self, table: &MemoryTable, addr: u64) -> Result<[u64; 2], NotMediated> {
         let mut bytes = [0; 16];
         self.read(table, addr, &mut bytes)?;
-        Ok(bytes)
+        Ok(zerocopy::transmute!(bytes))
     }
 
     /// Copies guest memory out, each byte read once. It may lie across regions.
@@ -331,11 +335,12 @@ mod tests {
         let mut h = Held::new(&t);
         let bytes: [u8; 16] = core::array::from_fn(|i| i as u8);
         h.write(&t, 0x1ff8, &bytes).unwrap();
-        assert_eq!(h.read16(&t, 0x1ff8), Ok(bytes));
+        let words = |w: [u64; 2]| w.map(u64::to_ne_bytes).concat();
+        assert_eq!(h.read_words(&t, 0x1ff8).map(words), Ok(bytes.to_vec()));
         assert!(h.write(&t, 0x3ff8, &bytes).is_err());
-        assert_eq!(h.read16(&t, 0x3ff0), Ok([0; 16]), "nothing of it was written");
-        assert!(h.read16(&t, 0x3ff8).is_err() && h.write(&t, 0x9000, &bytes).is_err());
-        assert!(h.pin(&t, 0x9000).is_err() && h.read16(&t, u64::MAX - 3).is_err());
+        assert_eq!(h.read_words(&t, 0x3ff0), Ok([0; 2]), "nothing of it was written");
+        assert!(h.read_words(&t, 0x3ff8).is_err() && h.write(&t, 0x9000, &bytes).is_err());
+        assert!(h.pin(&t, 0x9000).is_err() && h.read_words(&t, u64::MAX - 3).is_err());
     }
 
     proptest! {

@@ -12,17 +12,16 @@ const ROOM_MAX: usize = 1 << 15;
 /// Room of a list that is made new, in ranges.
 const ROOM_NEW: usize = 16;
 
-/// A worker's stack of empty [`Segments`]: once warm, a request allocates nothing. What is kept is bounded.
+/// What a worker uses again and again: a stack of empty [`Segments`], and the room in which a chain is gathered. Once
+/// warm, a request allocates nothing. What is kept is bounded.
 #[derive(Debug, Default)]
 pub struct Spares {
-    lists: Vec<Segments>,
-    room: usize,
-    /// Where a chain is gathered while it is parsed.
+    pub(crate) lists: Lists,
     pub(crate) chain: Vec<Buffer>,
 }
 
 impl Spares {
-    /// An empty stack.
+    /// Nothing is kept yet.
     pub fn new() -> Self {
         Self::default()
     }
@@ -30,6 +29,28 @@ impl Spares {
     /// An empty list, an old one if there is one.
     #[inline]
     pub fn take(&mut self) -> Segments {
+        self.lists.take()
+    }
+
+    /// Keeps a list's storage, within the bounds. The list should be empty: ranges in it must have gone back to
+    /// their queue before.
+    #[inline]
+    pub fn give(&mut self, list: Segments) {
+        self.lists.give(list);
+    }
+}
+
+/// The stack.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    lists: Vec<Segments>,
+    room: usize,
+}
+
+impl Lists {
+    /// An empty list, an old one if there is one.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Segments {
         match self.lists.pop() {
             Some(list) => {
                 self.room -= list.capacity();
@@ -42,7 +63,7 @@ impl Spares {
     /// Keeps a list's storage, within the bounds. The list should be empty: ranges in it must have gone back to
     /// their queue before.
     #[inline]
-    pub fn give(&mut self, mut list: Segments) {
+    pub(crate) fn give(&mut self, mut list: Segments) {
         debug_assert!(list.is_empty(), "ranges go back to their queue first");
         list.clear();
         let room = self.room + list.capacity();
@@ -68,8 +89,12 @@ mod tests {
         for _ in 0..2 * LISTS_MAX {
             spares.give(Segments::with_capacity(64));
         }
-        assert!(spares.room <= ROOM_MAX && spares.lists.len() <= LISTS_MAX && !spares.lists.is_empty());
+        assert!(
+            spares.lists.room <= ROOM_MAX
+                && spares.lists.lists.len() <= LISTS_MAX
+                && !spares.lists.lists.is_empty()
+        );
         spares.give(Segments::with_capacity(ROOM_MAX + 1));
-        assert!(spares.room <= ROOM_MAX);
+        assert!(spares.lists.room <= ROOM_MAX);
     }
 }

@@ -29,7 +29,7 @@ use flight::{Ended, Flights};
 use crate::blk::features;
 use crate::blk::request::Status;
 pub use crate::memory::Spares;
-use crate::memory::{DmaRange, Held, MemoryTable, Pinned, Quiet, Segments, Windows};
+use crate::memory::{DmaRange, Held, Lists, MemoryTable, Pinned, Quiet, Segments, Windows};
 use crate::operation::{Operation, Outcome};
 use crate::virtqueue::Ring;
 pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
@@ -102,13 +102,13 @@ impl BlkQueue {
         if self.state == State::Stopped {
             return Next::Idle;
         }
-        match self.take(spares) {
-            Ok(next) => next,
-            Err(why) => {
-                self.broken = Some(why);
-                Next::Broken(why)
-            }
-        }
+        self.take(spares)
+    }
+
+    #[cold]
+    fn fail(&mut self, why: Broken) -> Next {
+        self.broken = Some(why);
+        Next::Broken(why)
     }
 
     /// Takes back an operation that was not submitted; [`next`](Self::next) offers it again, before anything else.
@@ -136,7 +136,7 @@ impl BlkQueue {
         match operation {
             Operation::Read(transfer) | Operation::Write { transfer, .. } => {
                 let (_, memory) = transfer.into_parts();
-                self.release(memory, &quiet, spares);
+                self.release(memory, &quiet, &mut spares.lists);
             }
             Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {}
         }
@@ -258,11 +258,11 @@ impl BlkQueue {
     }
 
     #[inline]
-    fn release(&mut self, mut memory: Segments, quiet: &Quiet, spares: &mut Spares) {
-        for range in memory.drain(..) {
+    fn release(&mut self, mut memory: Segments, quiet: &Quiet, lists: &mut Lists) {
+        while let Some(range) = memory.pop() {
             self.held.release(range, quiet);
         }
-        spares.give(memory);
+        lists.give(memory);
     }
 }
 

@@ -1,6 +1,5 @@
 //! A descriptor chain becomes operations, or an answer.
 
-use alloc::vec::Vec;
 use core::mem;
 
 use nvme_policy::{LbaRange, WritePermit};
@@ -10,14 +9,14 @@ use super::{BlkQueue, Direction, Next};
 use crate::blk::features;
 use crate::blk::request::{HEADER, Header, Kind, RANGE, RANGES, Range, Status, UNMAP};
 use crate::blk::{RANGE_SECTORS_MAX, RANGES_MAX, SEG_MAX};
-use crate::memory::{Pinned, Quiet, Rights, Spares};
+use crate::memory::{Lists, Pinned, Quiet, Rights, Spares};
 use crate::operation::{Operation, Transfer};
 use crate::virtqueue::{Broken, Buffer};
 
-/// What becomes of a request.
+/// What becomes of a request that is no transfer.
 enum Step {
-    /// One operation; so many bytes of data are written by it.
-    Start(Operation, u32),
+    /// One operation.
+    Start(Operation),
     /// Several, which wait in `ready`; all have to end, then a flush may have to follow.
     Started(u32, bool),
     /// An answer at once; so many bytes of data were written.
@@ -33,45 +32,71 @@ const UNSUPPORTED: Refused = Refused(Status::Unsupported);
 impl BlkQueue {
     /// Takes the next available chain.
     #[inline]
-    pub(super) fn take(&mut self, spares: &mut Spares) -> Result<Next, Broken> {
-        let Some(head) = self.ring.take()? else { return Ok(Next::Idle) };
+    pub(super) fn take(&mut self, spares: &mut Spares) -> Next {
+        let head = match self.ring.take() {
+            Ok(Some(head)) => head,
+            Ok(None) => return Next::Idle,
+            Err(why) => return self.fail(why),
+        };
         if !self.flights.is_free(head) {
-            return Err(Broken::HeadInFlight);
+            return self.fail(Broken::HeadInFlight);
         }
-        let mut chain = mem::take(&mut spares.chain);
+        let Spares { lists, chain } = spares;
         chain.clear();
-        let next = self.take_chain(head, &mut chain, spares);
-        spares.chain = chain;
-        next
+        if let Err(why) = self.ring.walk(head, self.indirect, &mut self.held, &self.table, chain) {
+            return self.fail(why);
+        }
+        let status = match self.status(chain) {
+            Ok(status) => status,
+            Err(why) => return self.fail(why),
+        };
+        let (header, behind) = match self.header(chain) {
+            Ok(header) => header,
+            Err(Refused(answer)) => return self.answer_now(head, status, answer, 0),
+        };
+        let data = chain.get(behind..).unwrap_or_default();
+        let (need, permit) = match Kind::from_wire(header.kind) {
+            Some(Kind::In) => (Rights::Write, None),
+            Some(Kind::Out) => match self.permit() {
+                Ok(permit) => (Rights::Read, Some(permit)),
+                Err(Refused(answer)) => return self.answer_now(head, status, answer, 0),
+            },
+            kind => return self.no_transfer(head, status, kind, data),
+        };
+        match (self.transfer(data, header.sector, need, lists), permit) {
+            (Ok(transfer), None) => {
+                // `measure` saw to it that a used length can tell it.
+                self.flights.start(head, 1, false, transfer.place().bytes() as u32, status);
+                Next::Operation(head, Operation::Read(transfer))
+            }
+            (Ok(transfer), Some(permit)) => {
+                self.flights.start(head, 1, false, 0, status);
+                Next::Operation(head, Operation::Write { transfer, permit, fua: self.durable })
+            }
+            (Err(Refused(answer)), _) => self.answer_now(head, status, answer, 0),
+        }
     }
 
-    #[inline]
-    fn take_chain(
-        &mut self,
-        head: u16,
-        chain: &mut Vec<Buffer>,
-        spares: &mut Spares,
-    ) -> Result<Next, Broken> {
-        self.ring.walk(head, self.indirect, &mut self.held, &self.table, chain)?;
-        let status = self.status(chain)?;
-        let step = match self.parse(head, chain, spares) {
-            Ok(step) => step,
-            Err(Refused(status)) => Step::Answer(status, 0),
-        };
-        Ok(match step {
-            Step::Start(operation, data) => {
-                self.flights.start(head, 1, false, data, status);
+    #[inline(never)]
+    fn answer_now(&mut self, head: u16, at: Pinned, status: Status, data: u32) -> Next {
+        self.answer(head, at, status, data);
+        Next::Again
+    }
+
+    #[inline(never)]
+    fn no_transfer(&mut self, head: u16, status: Pinned, kind: Option<Kind>, data: &[Buffer]) -> Next {
+        let step = self.parse(head, kind, data).unwrap_or_else(|Refused(status)| Step::Answer(status, 0));
+        match step {
+            Step::Start(operation) => {
+                self.flights.start(head, 1, false, 0, status);
                 Next::Operation(head, operation)
             }
             Step::Started(parts, flush_after) => {
                 self.flights.start(head, parts, flush_after, 0, status);
                 Next::Again
             }
-            Step::Answer(answer, data) => {
-                self.answer(head, status, answer, data);
-                Next::Again
-            }
-        })
+            Step::Answer(answer, data) => self.answer_now(head, status, answer, data),
+        }
     }
 
     /// The last byte of the last buffer, which has to be the device's to write. The buffer is shortened by it.
@@ -95,9 +120,14 @@ impl BlkQueue {
             && first.len as usize == HEADER
             && !(first.write && strict)
         {
-            let bytes = self.held.read16(&self.table, first.addr).map_err(|_| BAD)?;
-            return Ok((transmute!(bytes), 1));
+            let words = self.held.read_words(&self.table, first.addr).map_err(|_| BAD)?;
+            return Ok((Header::from_words(words), 1));
         }
+        self.split_header(chain, strict)
+    }
+
+    #[cold]
+    fn split_header(&mut self, chain: &mut [Buffer], strict: bool) -> Result<(Header, usize), Refused> {
         let mut bytes = [0; HEADER];
         let mut rest = &mut bytes[..];
         let mut index = 0;
@@ -115,34 +145,19 @@ impl BlkQueue {
             buffer.len -= now as u32;
             index += usize::from(buffer.len == 0);
         }
-        Ok((transmute!(bytes), index))
+        Ok((Header::from_words(transmute!(bytes)), index))
     }
 
-    #[inline]
-    fn parse(&mut self, head: u16, chain: &mut [Buffer], spares: &mut Spares) -> Result<Step, Refused> {
-        let (header, behind) = self.header(chain)?;
-        let data = chain.get(behind..).unwrap_or_default();
-        let kind = Kind::from_wire(header.kind.get()).ok_or(UNSUPPORTED)?;
-        let sector = header.sector.get();
+    fn parse(&mut self, head: u16, kind: Option<Kind>, data: &[Buffer]) -> Result<Step, Refused> {
         match kind {
-            Kind::In => {
-                let transfer = self.transfer(data, sector, Rights::Write, spares)?;
-                // `transfer` saw to it that a used length can tell it.
-                let bytes = transfer.place().bytes() as u32;
-                Ok(Step::Start(Operation::Read(transfer), bytes))
-            }
-            Kind::Out => {
-                let permit = self.permit()?;
-                let transfer = self.transfer(data, sector, Rights::Read, spares)?;
-                Ok(Step::Start(Operation::Write { transfer, permit, fua: self.durable }, 0))
-            }
+            None | Some(Kind::In | Kind::Out) => Err(UNSUPPORTED),
             // Where FLUSH was not negotiated all changes are durable already; it is asked for, and it is done.
-            Kind::Flush => Ok(match self.config.grant.write_permit() {
-                Ok(permit) => Step::Start(Operation::Flush { permit }, 0),
+            Some(Kind::Flush) => Ok(match self.config.grant.write_permit() {
+                Ok(permit) => Step::Start(Operation::Flush { permit }),
                 Err(_) => Step::Answer(Status::Ok, 0),
             }),
-            Kind::GetId => self.get_id(data),
-            Kind::Discard => {
+            Some(Kind::GetId) => self.get_id(data),
+            Some(Kind::Discard) => {
                 let permit = self.permit()?;
                 let limit = self.config.limits.discard_blocks;
                 let fua = self.durable;
@@ -151,7 +166,7 @@ impl BlkQueue {
                 })
                 .map(|parts| Step::Started(parts, fua))
             }
-            Kind::WriteZeroes => {
+            Some(Kind::WriteZeroes) => {
                 let permit = self.permit()?;
                 let limit = self.config.limits.write_zeroes_blocks;
                 let fua = self.durable;
@@ -194,23 +209,23 @@ impl BlkQueue {
         data: &[Buffer],
         sector: u64,
         need: Rights,
-        spares: &mut Spares,
+        lists: &mut Lists,
     ) -> Result<Transfer, Refused> {
         let bytes = self.measure(data, need)?;
         let place = self.config.grant.confine(sector, bytes).map_err(|_| BAD)?;
-        let mut memory = spares.take();
+        let mut memory = lists.take();
         for buffer in data {
             if buffer.len == 0 {
                 continue;
             }
             let done = self.held.mediate(&self.table, buffer.addr, buffer.len, need, &mut memory);
             if done.is_err() {
-                self.release(memory, &Quiet::never_submitted(), spares);
+                self.release(memory, &Quiet::never_submitted(), lists);
                 return Err(BAD);
             }
         }
         Transfer::new(place, memory).map_err(|(_, memory)| {
-            self.release(memory, &Quiet::never_submitted(), spares);
+            self.release(memory, &Quiet::never_submitted(), lists);
             BAD
         })
     }

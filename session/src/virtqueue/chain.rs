@@ -1,26 +1,34 @@
 //! Descriptor chains.
 
-use alloc::vec::Vec;
-use core::mem::size_of;
-
-use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, transmute};
-
 use super::{Broken, Ring};
 use crate::memory::{Held, MemoryTable};
+use alloc::vec::Vec;
 
-/// A descriptor (virtio 1.2, 2.7.5, `struct virtq_desc`).
-#[derive(Clone, Copy, FromBytes, Immutable, KnownLayout)]
-#[repr(C)]
+/// A descriptor (virtio 1.2, 2.7.5, `struct virtq_desc`), in our own byte order.
+#[derive(Clone, Copy)]
 struct Descriptor {
-    addr: U64,
-    len: U32,
-    flags: U16,
-    next: U16,
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
 }
 
-const _: () = assert!(size_of::<Descriptor>() == 16);
-const SIZE: u32 = 16;
+/// Its length on the wire in bytes.
+const SIZE: usize = 16;
+
+impl Descriptor {
+    /// From its two little-endian words: the address; then length, flags and next.
+    #[inline]
+    fn from_words([addr, rest]: [u64; 2]) -> Self {
+        let (addr, rest) = (u64::from_le(addr), u64::from_le(rest));
+        Self { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+    }
+
+    #[inline]
+    fn buffer(&self) -> Buffer {
+        Buffer { addr: self.addr, len: self.len, write: self.flags & WRITE != 0 }
+    }
+}
 
 /// The chain goes on at `next`.
 const NEXT: u16 = 1;
@@ -43,13 +51,6 @@ pub struct Buffer {
     pub write: bool,
 }
 
-impl Descriptor {
-    #[inline]
-    fn buffer(&self) -> Buffer {
-        Buffer { addr: self.addr.get(), len: self.len.get(), write: self.flags.get() & WRITE != 0 }
-    }
-}
-
 impl Ring {
     /// Appends the buffers of the chain at `head` to `into`: at most the queue's size, and then [`INDIRECT_MAX`] more.
     /// Each descriptor is read once.
@@ -68,9 +69,9 @@ impl Ring {
             if index >= self.size() {
                 return Err(Broken::NextOutOfRange);
             }
-            let at = usize::from(index) * size_of::<Descriptor>();
-            let d: Descriptor = self.descriptors().read_value(at).map_err(|_| Broken::NextOutOfRange)?;
-            let flags = d.flags.get();
+            let words = self.descriptors().read_value(usize::from(index) * SIZE);
+            let d = Descriptor::from_words(words.map_err(|_| Broken::NextOutOfRange)?);
+            let flags = d.flags;
             if flags & INDIRECT != 0 {
                 if !indirect {
                     return Err(Broken::IndirectNotNegotiated);
@@ -78,13 +79,13 @@ impl Ring {
                 if flags & NEXT != 0 {
                     return Err(Broken::IndirectWithNext);
                 }
-                return walk_indirect(d.addr.get(), d.len.get(), held, table, into);
+                return walk_indirect(d.addr, d.len, held, table, into);
             }
             into.push(d.buffer());
             if flags & NEXT == 0 {
                 return Ok(());
             }
-            index = d.next.get();
+            index = d.next;
         }
         Err(Broken::Loop)
     }
@@ -98,8 +99,8 @@ fn walk_indirect(
     table: &MemoryTable,
     into: &mut Vec<Buffer>,
 ) -> Result<(), Broken> {
-    let count = len / SIZE;
-    if !len.is_multiple_of(SIZE)
+    let count = len / SIZE as u32;
+    if !len.is_multiple_of(SIZE as u32)
         || count == 0
         || count > INDIRECT_MAX
         || addr.checked_add(len.into()).is_none()
@@ -111,10 +112,10 @@ fn walk_indirect(
         if index >= count {
             return Err(Broken::NextOutOfRange);
         }
-        let at = addr + u64::from(index * SIZE);
-        let bytes = held.read16(table, at).map_err(|_| Broken::IndirectNotRegistered)?;
-        let d: Descriptor = transmute!(bytes);
-        let flags = d.flags.get();
+        let at = addr + u64::from(index) * SIZE as u64;
+        let d =
+            Descriptor::from_words(held.read_words(table, at).map_err(|_| Broken::IndirectNotRegistered)?);
+        let flags = d.flags;
         if flags & INDIRECT != 0 {
             return Err(Broken::IndirectNested);
         }
@@ -122,7 +123,7 @@ fn walk_indirect(
         if flags & NEXT == 0 {
             return Ok(());
         }
-        index = u32::from(d.next.get());
+        index = u32::from(d.next);
     }
     Err(Broken::Loop)
 }

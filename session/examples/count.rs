@@ -1,0 +1,81 @@
+//! One 4 KiB read after the other through a virtqueue, for counting instructions:
+//! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT]]`.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use nvme_mem::heap;
+use nvme_platform::Iova;
+use nvme_policy::{Access, BlockSize, Extent, Grant, Namespace};
+use nvme_session::blk::features;
+use nvme_session::memory::{MemoryTable, Quiet, QuietBy, Region, Spares};
+use nvme_session::operation::{Limits, Outcome};
+use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, RingAddresses};
+
+const REGION: u64 = 0x10000;
+const ROUNDS: u16 = 1000;
+
+/// A request, from the available ring to the used ring.
+#[inline(never)]
+fn serve(queue: &mut BlkQueue, spares: &mut Spares) -> bool {
+    let Next::Operation(head, operation) = queue.next(spares) else { return false };
+    queue.complete(head, black_box(operation), Outcome::Done, Quiet::seen(QuietBy::Completed), spares);
+    queue.publish()
+}
+
+fn main() {
+    let mut words = std::env::args().skip(1).map(|w| w.parse().expect("a number"));
+    let (count, indirect): (u64, u64) = (words.next().unwrap_or(1), words.next().unwrap_or(0));
+    let region = |i: u64| Region {
+        guest: i * 2 * REGION,
+        user: i * 2 * REGION,
+        len: REGION,
+        slot: i as u16,
+        window: heap(REGION as usize).expect("memory"),
+        iova: Iova(0xab_0000_0000 + i * REGION),
+        writable: true,
+    };
+    let table = Arc::new(MemoryTable::new((0..count).map(region).collect()).expect("a table"));
+    let ram = table.regions()[0].window.clone();
+    let extent =
+        Extent::whole(Namespace { controller: 0, nsid: 1 }, 1 << 20, BlockSize::B512).expect("a disk");
+    let config = QueueConfig {
+        size: 256,
+        rings: RingAddresses { desc: 0, avail: 0x1000, used: 0x2000, space: AddressSpace::Guest },
+        next_avail: 0,
+        features: features::VERSION_1 | features::FLUSH | features::INDIRECT_DESC | features::EVENT_IDX,
+        direction: Direction::AsFlagged,
+        grant: Grant::new(extent, Access::ReadWrite),
+        limits: Limits {
+            transfer_blocks: 256,
+            discard_blocks: 0,
+            write_zeroes_blocks: 0,
+            volatile_cache: true,
+        },
+        id: [0; 20],
+        write_back: true,
+    };
+    let mut queue = BlkQueue::new(config, table.clone()).expect("a queue");
+    let mut spares = Spares::new();
+    let put = |at: u64, addr: u64, len: u32, flags: u16, next: u16| {
+        ram.write_value(at as usize, &addr).expect("inside");
+        ram.write_value(at as usize + 8, &len).expect("inside");
+        ram.write_value(at as usize + 12, &flags).expect("inside");
+        ram.write_value(at as usize + 14, &next).expect("inside");
+    };
+    let chain = if indirect == 1 { 0x3000 } else { 0 };
+    if indirect == 1 {
+        put(0, 0x3000, 48, 4, 0);
+    }
+    for round in 1..=ROUNDS {
+        // The data goes from region to region.
+        let data = (u64::from(round) * 7 % count) * 2 * REGION + 0x8000;
+        put(chain, 0x4000, 16, 1, 1);
+        put(chain + 16, data, 4096, 3, 2);
+        put(chain + 32, 0x4010, 1, 2, 0);
+        ram.store16(0x1002, round).expect("inside");
+        black_box(serve(&mut queue, &mut spares));
+    }
+    assert_eq!(ram.load16(0x2002), Ok(ROUNDS));
+    assert_eq!(queue.bytes_held(), 0);
+}
