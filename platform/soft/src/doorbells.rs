@@ -97,7 +97,9 @@ impl QueueDoorbells for PairDoorbells {
         if self.shared.outside.wake.is_some() {
             return None;
         }
-        self.look();
+        if self.sq.queue.is_none() {
+            self.look();
+        }
         engine::run(&self.shared, self.sq.queue.as_ref()?, budget, now)
     }
 }

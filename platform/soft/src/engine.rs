@@ -54,6 +54,9 @@ pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time)
     if posted > 0 {
         shared.interrupt(cq.vector);
     }
+    if shared.faults.is_some() {
+        shared.tell(now);
+    }
     next
 }
 

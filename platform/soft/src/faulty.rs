@@ -75,7 +75,7 @@ pub enum Action {
     Phase,
     /// Its completion is posted twice.
     Duplicate,
-    /// Completions for these commands are posted before its own.
+    /// Completions for these commands are posted before its own, which is lost when they fill the queue.
     Forge(Vec<u16>),
 }
 
@@ -303,7 +303,6 @@ impl Batch<'_> {
             let mut cqe = self.completion(sqe.cid.get(), status);
             if let Some(Action::Forge(cids)) = &action {
                 for cid in cids {
-                    // One entry is left for the true completion.
                     self.post(&self.completion(*cid, Status::SUCCESS));
                     if !self.room() {
                         return Some(now);

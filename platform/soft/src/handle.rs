@@ -55,10 +55,9 @@ impl SoftHandle {
         }
     }
 
-    /// Tells the time, for admin commands that a rule delays: those that are due complete.
+    /// Tells the time, for admin commands that a rule delays: those that are due complete. Engines tell it too.
     pub fn advance(&self, now: Time) {
-        self.shared.now.fetch_max(now.as_nanos(), Ordering::Relaxed);
-        self.shared.control.lock().absorb(&self.shared);
+        self.shared.tell(now);
     }
 
     /// Changes the size of a namespace, within its medium, and says so to the driver. `false`: it cannot be.

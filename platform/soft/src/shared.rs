@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use nvme_platform::Time;
 use spin::Mutex;
 
 use crate::command::Counts;
@@ -233,6 +234,12 @@ impl Shared {
     /// What control has not been told yet.
     pub(crate) fn take_troubles(&self) -> u32 {
         if self.troubles.load(Ordering::Relaxed) == 0 { 0 } else { self.troubles.swap(0, Ordering::AcqRel) }
+    }
+
+    /// Tells the time: admin commands that a rule delays and that are due go on. Not inside a gate.
+    pub(crate) fn tell(&self, now: Time) {
+        self.now.fetch_max(now.as_nanos(), Ordering::Relaxed);
+        self.control.lock().absorb(self);
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -168,13 +168,18 @@ fn the_admin_queue_misbehaves_likewise() {
 }
 
 #[test]
-fn a_delayed_admin_command_completes_when_the_handle_tells_the_time() {
+fn a_delayed_admin_command_completes_when_the_handle_or_an_engine_tells_the_time() {
     let delay = Action::Delay(Duration::from_nanos(100));
-    let (mut rig, _pair, at) = rig(vec![Rule::new(Queue::Admin, admin::IDENTIFY, When::Always, delay)]);
+    let (mut rig, mut pair, at) = rig(vec![Rule::new(Queue::Admin, admin::IDENTIFY, When::Always, delay)]);
     rig.admin_submit(identify(1, 0, at));
     rig.handle.advance(Time::from_nanos(99));
     assert_eq!(rig.admin_pop(), None);
     rig.handle.advance(Time::from_nanos(100));
+    expect(&rig.admin_pop().unwrap(), Status::SUCCESS);
+    rig.admin_submit(identify(1, 0, at));
+    assert_eq!(rig.admin_pop(), None);
+    pair.now = Time::from_nanos(200);
+    pair.run();
     expect(&rig.admin_pop().unwrap(), Status::SUCCESS);
 }
 

@@ -54,10 +54,10 @@ fn after_a_deletion_no_engine_touches_memory() {
         rig.done(delete_sq(1));
         memory.fill(0, 4096, 0x5a).unwrap();
         thread::yield_now();
-        assert_eq!(bytes(&memory, 0, 4096), [0x5a; 4096]);
+        assert!(bytes(&memory, 0, 4096).iter().all(|b| *b == 0x5a));
         stop.store(true, Ordering::Relaxed);
         engine.join().unwrap();
-        assert_eq!(bytes(&memory, 0, 4096), [0x5a; 4096]);
+        assert!(bytes(&memory, 0, 4096).iter().all(|b| *b == 0x5a));
         rig.done(delete_cq(1));
     }
 }
@@ -75,7 +75,7 @@ fn after_a_disable_no_engine_touches_memory() {
         memory.fill(0, 4096, 0x5a).unwrap();
         stop.store(true, Ordering::Relaxed);
         engine.join().unwrap();
-        assert_eq!(bytes(&memory, 0, 4096), [0x5a; 4096]);
+        assert!(bytes(&memory, 0, 4096).iter().all(|b| *b == 0x5a));
         rig.enable();
     }
 }
