@@ -252,7 +252,8 @@ impl Registry {
     }
 
     /// Makes the wanted regions the only ones: what is unchanged keeps its slot and its mapping. All of it happens, or
-    /// nothing. The table is the wanted one when everything in the plan is mapped.
+    /// nothing. The table is the wanted one when everything in the plan is mapped. Until what was removed is drained, the
+    /// old and the new are mapped, so twice the memory budget at most.
     pub fn replace(&mut self, wanted: &[(Claim, File)]) -> Result<Plan, RegistryError> {
         if self.entries.iter().any(|e| matches!(e.state, State::Mapping)) {
             return Err(RegistryError::Busy);
