@@ -12,7 +12,7 @@
 //! * [`quirks`]: controllers that need something special. [`options`], [`info`]: choices and findings.
 //!
 //! **The worker's side**
-//! * [`pair`]: submit, ring, poll. `encode`: an operation as a command; `transfer`: how it says where the data is;
+//! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: an operation as a command; `transfer`: how it says where the data is;
 //!   `bounce`: data that must go through memory of ours.
 //! * `inflight`: the commands in flight by identifier; `ring`: the two queues; `recovery`: commands that do not end.
 //! * [`quiet`]: proof that the controller is done with memory.
@@ -23,6 +23,7 @@ mod admin;
 mod answers;
 mod bounce;
 mod bringup;
+mod complete;
 pub mod controller;
 mod encode;
 pub mod event;

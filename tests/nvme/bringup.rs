@@ -1,0 +1,216 @@
+use std::time::Duration;
+
+use nvme_drv::nvme::{Event, Failure, Options, PairError, SglSupport};
+use nvme_policy::BlockSize;
+use nvme_session::memory::QuietBy;
+use nvme_soft::faulty::{Action, Queue, Rule, When};
+use nvme_soft::wire::Status;
+use nvme_soft::{Config, NamespaceConfig};
+
+use crate::rig::{Rig, config, medium, options};
+
+fn three() -> Config {
+    Config {
+        namespaces: vec![
+            NamespaceConfig::new(medium(1 << 20)),
+            NamespaceConfig::new(medium(2 << 20)).block_size(4096),
+            NamespaceConfig::new(medium(3 << 20)).read_only(true),
+        ],
+        ..config(512)
+    }
+}
+
+#[test]
+fn a_controller_comes_up_with_all_of_its_namespaces() {
+    let rig = Rig::new(Config { serial: "  A B:n1 C ".into(), ..three() }, options());
+    let found: Vec<_> =
+        rig.controller.namespaces().iter().map(|n| (n.namespace().nsid, n.blocks())).collect();
+    assert_eq!(found, [(1, 2048), (2, 512), (3, 6144)], "the last one too");
+    assert_eq!(rig.namespace(2).block_size(), BlockSize::B4096);
+    assert!(rig.namespace(3).read_only && !rig.namespace(1).read_only);
+    let info = rig.controller.info();
+    assert_eq!(info.serial, "A B:n1 C", "inner spaces and colons stay");
+    assert_eq!((info.transfer_bytes, info.volatile_cache), (1 << 20, true));
+    assert!(info.sgl != SglSupport::None);
+    assert_eq!(rig.controller.pairs_free(), 63, "one of 64 is the scan's");
+}
+
+#[test]
+fn options_and_the_controller_bound_what_is_offered() {
+    let plain = Config { mdts: 5, sgl: true, dataset_management: false, write_zeroes: false, ..config(512) };
+    let rig = Rig::new(plain, Options { nosgl: true, ..options() });
+    let limits = rig.namespace(1).limits;
+    assert_eq!((limits.transfer_blocks, limits.discard_blocks, limits.write_zeroes_blocks), (256, 0, 0));
+    assert_eq!(rig.controller.info().sgl, SglSupport::None);
+}
+
+#[test]
+fn a_list_of_many_namespaces_is_read_page_by_page() {
+    let one = medium(1 << 20);
+    let namespaces: Vec<_> = (0..1500).map(|_| NamespaceConfig::new(one.clone())).collect();
+    let many = Config { namespaces, namespaces_max: 2000, ..config(512) };
+    let rig = Rig::new(many, Options { namespaces_max: 1400, ..options() });
+    assert_eq!(rig.controller.namespaces().len(), 1400, "and bounded");
+    assert_eq!(rig.controller.namespaces().last().map(|n| n.namespace().nsid), Some(1400));
+}
+
+#[test]
+fn a_controller_that_does_not_get_ready_fails_in_time() {
+    let mut rig = Rig::raw(config(512), options());
+    rig.handle.faults().unwrap().stick_ready(Some(false));
+    let start = rig.now;
+    let Event::Failed { why: Failure::NotReady(waited), quiet: Some(quiet) } = rig.event() else {
+        panic!("it was seen to stop, so there is proof");
+    };
+    assert_eq!((waited, quiet.by()), (Duration::from_secs(10), QuietBy::ResetFinished));
+    assert!(rig.now - start <= Duration::from_secs(11));
+    assert_eq!(rig.controller.create_pair(8, 0), Err(PairError::NotReady));
+}
+
+#[test]
+fn a_controller_that_does_not_stop_fails_without_proof() {
+    let mut rig = Rig::raw(config(512), options());
+    rig.handle.faults().unwrap().stick_ready(Some(true));
+    let start = rig.now;
+    let event = rig.event();
+    let Event::Failed { why: Failure::NotStopped(_), quiet: None } = event else { panic!("{event:?}") };
+    assert!(rig.now - start <= Duration::from_secs(21), "twice: a function reset was tried");
+    assert_eq!(rig.controller.cut_off().unwrap().by(), QuietBy::CutOff);
+}
+
+#[test]
+fn a_device_that_is_gone_is_said_once() {
+    let mut rig = Rig::raw(config(512), options());
+    rig.handle.vanish();
+    assert!(matches!(rig.event(), Event::Gone));
+    assert!(rig.event_within(Duration::from_secs(100)).is_none());
+    let mut rig = Rig::new(config(512), options());
+    rig.handle.vanish();
+    assert!(matches!(rig.event(), Event::Gone));
+    assert!(rig.event_within(Duration::from_secs(100)).is_none());
+}
+
+#[test]
+fn a_fatal_status_while_running_asks_for_a_reset_once() {
+    let mut rig = Rig::new(config(512), options());
+    rig.handle.raise_fatal();
+    assert!(matches!(rig.event(), Event::ResetNeeded(_)));
+    assert!(rig.event_within(Duration::from_secs(100)).is_none());
+    rig.controller.reset();
+    let Event::Reset { quiet } = rig.event() else { panic!() };
+    assert_eq!(quiet.by(), QuietBy::ResetFinished);
+    rig.pair(8);
+}
+
+#[test]
+fn every_admin_command_of_set_up_has_a_deadline() {
+    // Identify, Set Features.
+    for opcode in [0x06, 0x09] {
+        for nth in 1..=3 {
+            let mut rig = Rig::raw(config(512), options());
+            let rule = Rule::new(Queue::Admin, opcode, When::Nth(nth), Action::Hang);
+            rig.handle.faults().unwrap().inject(rule);
+            let start = rig.now;
+            let event = rig.event();
+            let Event::Failed { why: Failure::AdminTimeout { opcode: said }, quiet: Some(_) } = event else {
+                panic!("{opcode:#x} {nth}: {event:?}");
+            };
+            assert_eq!(said, opcode);
+            assert!(rig.now - start < Duration::from_secs(12));
+        }
+    }
+}
+
+#[test]
+fn an_identify_that_fails_is_fatal_only_where_it_must_be() {
+    let rule = |nth| Rule::new(Queue::Admin, 0x06, When::Nth(nth), Action::Fail(Status::INVALID_FIELD));
+    let mut rig = Rig::raw(config(512), options());
+    rig.handle.faults().unwrap().inject(rule(1));
+    let Event::Failed { why: Failure::Admin { opcode: 6, status }, .. } = rig.event() else { panic!() };
+    assert_eq!(status & 0x7ff, 2);
+    // Any other: a namespace may be missing, the controller works.
+    for nth in 2..=5 {
+        let mut rig = Rig::raw(three(), options());
+        rig.handle.faults().unwrap().inject(rule(nth));
+        assert!(matches!(rig.event(), Event::Ready), "{nth}");
+        assert!(rig.controller.namespaces().len() >= 2);
+        rig.pair(8);
+    }
+}
+
+#[test]
+fn identify_data_that_lies_costs_its_namespace_and_no_more() {
+    let lies: [(&str, fn(&mut [u8; 4096])); 5] = [
+        ("format that does not exist", |d| d[26] = 0x0f),
+        ("metadata", |d| d[128] = 8),
+        ("block size", |d| d[130] = 31),
+        ("size that wraps", |d| d[..8].fill(0xff)),
+        ("protection", |d| d[29] = 1),
+    ];
+    for (what, lie) in lies {
+        let mut rig = Rig::raw(three(), options());
+        rig.handle.faults().unwrap().lie_in_identify(Box::new(move |cns, nsid, data| {
+            if (cns, nsid) == (0, 2) {
+                lie(data);
+            }
+        }));
+        assert!(matches!(rig.event(), Event::Ready), "{what}");
+        let ids: Vec<_> = rig.controller.namespaces().iter().map(|n| n.namespace().nsid).collect();
+        assert_eq!(ids, [1, 3], "{what}");
+    }
+}
+
+#[test]
+fn a_list_of_namespaces_that_never_ends_is_left() {
+    let mut rig = Rig::raw(three(), options());
+    rig.handle.faults().unwrap().lie_in_identify(Box::new(|cns, _, data| {
+        if cns == 2 {
+            // The same page for ever, full.
+            data.chunks_exact_mut(4).zip(1_u32..).for_each(|(e, id)| e.copy_from_slice(&id.to_le_bytes()));
+        }
+    }));
+    assert!(matches!(rig.event(), Event::Ready));
+    assert_eq!(rig.controller.namespaces().len(), 3);
+}
+
+#[test]
+fn queues_granted_are_believed_only_downwards() {
+    for (granted, free) in [((0, 0), 1), ((0, 9), 1), ((1, 1), 1), ((4, 3), 3), ((0xfffe, 0xfffe), 511)] {
+        let mut rig = Rig::raw(config(512), options());
+        rig.handle.faults().unwrap().grant_queues(Some(granted));
+        assert!(matches!(rig.event(), Event::Ready));
+        assert_eq!(rig.controller.pairs_free(), free, "{granted:?}");
+    }
+}
+
+#[test]
+fn a_namespace_that_comes_grows_or_goes_is_told() {
+    let mut rig = Rig::new(three(), options());
+    assert!(rig.event_within(Duration::from_secs(1)).is_none());
+    assert!(rig.handle.resize(1, 512 << 10));
+    assert!(matches!(rig.event(), Event::NamespacesChanged));
+    assert_eq!(rig.namespace(1).blocks(), 1024);
+    assert!(rig.handle.remove(2));
+    assert!(matches!(rig.event(), Event::NamespacesChanged));
+    assert_eq!(rig.controller.namespaces().len(), 2);
+    rig.handle.add(7, NamespaceConfig::new(medium(1 << 20))).unwrap();
+    assert!(matches!(rig.event(), Event::NamespacesChanged));
+    assert_eq!(rig.namespace(7).blocks(), 2048);
+}
+
+#[test]
+fn a_shutdown_is_confirmed_or_given_up_in_time() {
+    let mut rig = Rig::new(config(512), options());
+    rig.controller.shutdown(rig.now);
+    assert!(matches!(rig.event(), Event::ShutDown { clean: true }));
+    assert!(rig.event_within(Duration::from_secs(100)).is_none());
+    assert_eq!(rig.controller.pairs_free(), 0);
+}
+
+#[test]
+fn the_health_log_is_told_when_asked_for() {
+    let mut rig = Rig::new(config(512), options());
+    rig.controller.ask_smart();
+    let Event::Smart(smart) = rig.event() else { panic!() };
+    assert!(smart.temperature > 200 && smart.critical == 0);
+}

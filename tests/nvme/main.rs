@@ -1,0 +1,15 @@
+//! The NVMe driver over the software controller and its faulty twin.
+//!
+//! * `rig`: one controller, one client's memory, and the little that control and worker do in between.
+//! * `bringup`: from reset to ready, what Identify may say, namespaces, shutdown.
+//! * `data`: reads, writes and the rest arrive where they should, whatever shape the memory has.
+//! * `hostile`: completions that are stale, forged or repeated; full queues.
+//! * `recovery`: commands that never end: abort, delete, reset, issue again.
+//! * `scan`: the control role's own reads.
+
+mod bringup;
+mod data;
+mod hostile;
+mod recovery;
+mod rig;
+mod scan;

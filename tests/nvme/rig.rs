@@ -1,0 +1,238 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_drv::nvme::{Controller, Done, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_mem::heap;
+use nvme_platform::{DmaRights, Time, Window};
+use nvme_policy::{Access, Extent, Grant};
+use nvme_session::memory::{DmaRange, Held, MemoryTable, Region, Rights, Segments, Spares, Windows};
+use nvme_session::operation::{Operation, Outcome, Tag, Transfer};
+use nvme_soft::{Config, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
+
+/// Where the client's memory begins, as the client says.
+pub const GUEST: u64 = 0x10_0000;
+/// How much it has, in each of two regions that adjoin.
+pub const REGION: u64 = 4 << 20;
+
+/// The client's memory. Its two regions adjoin in guest addresses and nowhere else.
+pub struct Client {
+    pub table: MemoryTable,
+    pub held: Held,
+}
+
+impl Windows for Client {
+    fn window(&self, range: &DmaRange) -> Option<Window> {
+        self.held.window(range)
+    }
+}
+
+impl Client {
+    pub fn write(&mut self, at: u64, bytes: &[u8]) {
+        self.held.write(&self.table, at, bytes).unwrap();
+    }
+
+    pub fn read(&mut self, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.held.read(&self.table, at, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn memory(&mut self, parts: &[(u64, u32)], need: Rights) -> Segments {
+        let mut segments = Segments::new();
+        for (at, len) in parts {
+            self.held.mediate(&self.table, *at, *len, need, &mut segments).unwrap();
+        }
+        segments
+    }
+
+    /// Takes back what an operation held.
+    pub fn release(&mut self, done: Done) {
+        let Done { operation, quiet, .. } = done;
+        if let Operation::Read(transfer) | Operation::Write { transfer, .. } = operation {
+            transfer.into_parts().1.into_iter().for_each(|range| self.held.release(range, &quiet));
+        }
+    }
+}
+
+pub struct Rig {
+    pub controller: Controller,
+    pub handle: SoftHandle,
+    pub client: Client,
+    pub spares: Spares,
+    pub now: Time,
+}
+
+pub fn medium(bytes: usize) -> Arc<MemoryMedium> {
+    Arc::new(MemoryMedium::new(bytes).unwrap())
+}
+
+/// A faulty twin without faults, with one namespace of 8 MiB.
+pub fn config(block_size: u32) -> Config {
+    Config {
+        namespaces: vec![NamespaceConfig::new(medium(8 << 20)).block_size(block_size)],
+        faults: Some(Vec::new()),
+        ..Config::default()
+    }
+}
+
+pub fn options() -> Options {
+    Options { io_timeout: Duration::from_secs(1), ..Options::default() }
+}
+
+impl Rig {
+    /// Not brought up yet.
+    pub fn raw(config: Config, options: Options) -> Self {
+        let device = SoftDevice::new(config).unwrap();
+        let handle = device.handle();
+        let mut controller = Controller::new(Box::new(device), 0, options);
+        let mut regions = Vec::new();
+        for slot in 0..2_u16 {
+            let window = heap(REGION as usize).unwrap();
+            let dma = controller.device().dma();
+            let iova = dma.reserve(REGION).unwrap();
+            dma.map(iova, &window, DmaRights::ReadWrite).unwrap();
+            let guest = GUEST + u64::from(slot) * REGION;
+            regions.push(Region { guest, user: guest, len: REGION, slot, window, iova, writable: true });
+        }
+        let table = MemoryTable::new(regions).unwrap();
+        let held = Held::new(&table);
+        let client = Client { table, held };
+        Self { controller, handle, client, spares: Spares::new(), now: Time::from_nanos(1) }
+    }
+
+    /// Ready.
+    pub fn new(config: Config, options: Options) -> Self {
+        let mut rig = Self::raw(config, options);
+        assert!(matches!(rig.event(), Event::Ready));
+        rig
+    }
+
+    /// The next event, with time going from deadline to deadline.
+    pub fn event(&mut self) -> Event {
+        self.event_within(Duration::from_secs(1000)).expect("an event")
+    }
+
+    /// The next event within some time, if there is one.
+    pub fn event_within(&mut self, time: Duration) -> Option<Event> {
+        let end = self.now + time;
+        loop {
+            if let Some(event) = self.controller.poll(self.now) {
+                return Some(event);
+            }
+            let next = self.controller.next_deadline().filter(|next| *next <= end)?;
+            // A deadline that has passed must come to something, or time must go on.
+            self.now = next.max(self.now + Duration::from_micros(1));
+        }
+    }
+
+    pub fn pair(&mut self, depth: u16) -> QueuePair {
+        self.controller.create_pair(depth, 7).unwrap();
+        match self.event() {
+            Event::PairReady { token: 7, pair } => pair,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn namespace(&self, nsid: u32) -> NamespaceInfo {
+        *self.controller.namespaces().iter().find(|n| n.namespace().nsid == nsid).expect("namespace")
+    }
+
+    pub fn extent(&self) -> Extent {
+        self.namespace(1).extent
+    }
+
+    fn grant(&self) -> Grant {
+        Grant::new(self.extent(), Access::ReadWrite)
+    }
+
+    /// A read of as many bytes as the parts have.
+    pub fn read(&mut self, sector: u64, parts: &[(u64, u32)]) -> Operation {
+        let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
+        let place = self.grant().confine(sector, bytes).unwrap();
+        Operation::Read(Transfer::new(place, self.client.memory(parts, Rights::Write)).unwrap())
+    }
+
+    pub fn write(&mut self, sector: u64, parts: &[(u64, u32)]) -> Operation {
+        let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
+        let place = self.grant().confine(sector, bytes).unwrap();
+        let transfer = Transfer::new(place, self.client.memory(parts, Rights::Read)).unwrap();
+        Operation::Write { transfer, permit: self.grant().write_permit().unwrap(), fua: false }
+    }
+
+    pub fn flush(&self) -> Operation {
+        Operation::Flush { permit: self.grant().write_permit().unwrap() }
+    }
+
+    pub fn discard(&self, sector: u64, bytes: u64) -> Operation {
+        let place = self.grant().confine(sector, bytes).unwrap();
+        Operation::Discard { place, permit: self.grant().write_permit().unwrap() }
+    }
+
+    pub fn zeroes(&self, sector: u64, bytes: u64) -> Operation {
+        let place = self.grant().confine(sector, bytes).unwrap();
+        Operation::WriteZeroes { place, permit: self.grant().write_permit().unwrap(), fua: true }
+    }
+
+    /// Submits one command.
+    pub fn submit(&mut self, pair: &mut QueuePair, operation: Operation, head: u16) -> Submit {
+        pair.submit(operation, Tag { queue: 0, head }, self.now, &self.client, &mut self.spares)
+    }
+
+    /// Submits one command, which must be all of the operation.
+    pub fn issue(&mut self, pair: &mut QueuePair, operation: Operation, head: u16) {
+        assert!(matches!(self.submit(pair, operation, head), Submit::Issued));
+    }
+
+    /// One pass: what ended.
+    pub fn pass(&mut self, pair: &mut QueuePair) -> Vec<Done> {
+        let mut all = Vec::new();
+        pair.ring();
+        pair.run(64, self.now);
+        let client = &self.client;
+        pair.poll(64, &mut |_, range| client.window(range), &mut |done| all.push(done));
+        all
+    }
+
+    /// Does an operation to its end, however many commands that takes; answers how many, and the worst outcome.
+    pub fn run(&mut self, pair: &mut QueuePair, operation: Operation) -> (u32, Outcome) {
+        let (mut commands, mut outcome, mut next) = (0, Outcome::Done, Some(operation));
+        for _ in 0..100_000 {
+            let mut ended = Vec::new();
+            match next.take() {
+                None if pair.in_flight() == 0 => return (commands, outcome),
+                None => ended = self.pass(pair),
+                Some(operation) => match self.submit(pair, operation, 0) {
+                    Submit::Issued => commands += 1,
+                    Submit::Part(rest) => {
+                        commands += 1;
+                        next = Some(rest);
+                    }
+                    Submit::Full(operation) => {
+                        next = Some(operation);
+                        ended = self.pass(pair);
+                    }
+                    Submit::Refused(done) => ended.push(done),
+                },
+            }
+            for done in ended {
+                if done.outcome != Outcome::Done {
+                    outcome = done.outcome;
+                }
+                self.client.release(done);
+            }
+        }
+        panic!("the operation does not end");
+    }
+}
+
+/// Bytes that differ from place to place.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        x as u8
+    };
+    (0..len).map(next).collect()
+}
