@@ -48,6 +48,7 @@ trials! {
     several_scripts_and_statements_share_one_state
     a_session_ends_with_its_last_reference
     the_manual_s_examples_run_unchanged_against_the_fake
+    the_examples_start_their_machines_with_sockets_and_memory
 }
 
 fn a_program_inherits_exactly_what_its_caps_name() {
@@ -462,5 +463,35 @@ fn the_manual_s_examples_run_unchanged_against_the_fake() {
         assert_eq!(report.contains("--cap vbus=soft:mem:1M"), before.is_empty(), "{script}");
         ned.signal(Signal::TERM);
         assert_eq!(ned.end().status, Some(0), "{script}");
+    }
+}
+
+fn the_examples_start_their_machines_with_sockets_and_memory() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    // Plays QEMU: the descriptors that its words name must be what QEMU takes there.
+    let qemu = r#"#!/bin/sh
+        for word; do
+          case "$word" in
+          socket,id=*,fd=*) readlink /proc/$$/fd/${word##*=} | sed "s/socket:.*/${word%%,fd*} socket/" ;;
+          *mem-path=*) path=${word##*mem-path=}; path=${path%%,*}; stat -Lc "memory %s" "/proc/$$/${path#/proc/self/}" ;;
+          *memory-backend-memfd*) echo memory of its own ;;
+          esac
+        done"#;
+    for (example, wanted) in [
+        ("qemu_client", &["memory of its own", "socket,id=vda socket"][..]),
+        ("trusted_dataspace", &["memory 536870912", "socket,id=vda socket"]),
+        ("golden_image", &["machine 1 ended with 0", "machine 2 ended with 0", "socket,id=vdb socket"]),
+    ] {
+        let place = place();
+        let program = place.write("qemu", qemu);
+        rustix::fs::chmod(&program, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        let ended =
+            place.start(&["-e", "vbus_nvme = 'soft:mem:1M'", &format!("{folder}/{example}.lua")]).end();
+        assert_eq!(ended.status, Some(0), "{example}");
+        for line in wanted {
+            assert!(ended.out.contains(line), "{example}: {line}");
+        }
+        let trusted = place.report().contains("fd ram file rw\n");
+        assert_eq!(trusted, example == "trusted_dataspace");
     }
 }

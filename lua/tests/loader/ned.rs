@@ -72,6 +72,8 @@ impl Place {
             .current_dir(self.folder.path())
             .env("NVME_ROM", self.folder.path())
             .env("FAKE_REPORT", self.path("report"))
+            .env("QEMU", self.path("qemu"))
+            .env_remove("QEMU_ARGS")
             .env_remove("NOTIFY_SOCKET")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
