@@ -54,7 +54,7 @@ impl Request {
         self.text.split('\0')
     }
 
-    /// The listening socket, non-blocking, if one came. Its flags are shared with the client: see [`socket::accept`].
+    /// The listening socket, non-blocking, if one came. Its flags are shared with the client: see [`socket::Acceptor`].
     pub fn take_listener(&mut self) -> Option<OwnedFd> {
         self.listener.take()
     }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::mapping::{self, MapError};
 use super::trusted::Trusted;
+use crate::dispose::dispose;
 
 /// `f_type` of tmpfs and of memfds (statfs(2)).
 const TMPFS: u64 = 0x0102_1994;
@@ -89,6 +90,11 @@ impl fmt::Display for Kind {
 #[derive(Debug)]
 pub struct MemoryFile {
     file: OwnedFd,
+    checked: Checked,
+}
+
+#[derive(Debug)]
+struct Checked {
     id: FileId,
     writable: bool,
     sealed: bool,
@@ -127,11 +133,8 @@ pub(super) fn identify(file: BorrowedFd<'_>) -> Result<Identity, Refusal> {
     Ok(Identity { id: FileId { device, inode: stat.stx_ino }, size: stat.stx_size })
 }
 
-impl MemoryFile {
-    /// Accepts a client's descriptor when it is memory, or trusted, and seals it against shrinking where that can be. Asks
-    /// nothing of a file system that a client may have mounted, so it never waits.
-    pub fn open(file: OwnedFd, trusted: &Trusted) -> Result<Self, Refusal> {
-        let fd = file.as_fd();
+impl Checked {
+    fn new(fd: BorrowedFd<'_>, trusted: &Trusted) -> Result<Self, Refusal> {
         let flags = check_access(fd)?;
         let id = identify(fd)?.id;
         let trusted = match (trusted.is_empty(), trusted.recognise(fd, id)) {
@@ -157,12 +160,26 @@ impl MemoryFile {
         let sealed = seals.contains(SealFlags::SHRINK) || fcntl_add_seals(fd, SealFlags::SHRINK).is_ok();
         let frozen = seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
         let writable = flags & OFlags::RWMODE == OFlags::RDWR && !frozen;
-        Ok(Self { file, id, writable, sealed, trusted, block })
+        Ok(Self { id, writable, sealed, trusted, block })
+    }
+}
+
+impl MemoryFile {
+    /// Accepts a client's descriptor when it is memory, or trusted, and seals it against shrinking where that can be. Asks
+    /// nothing of a file system that a client may have mounted, so it never waits.
+    pub fn open(file: OwnedFd, trusted: &Trusted) -> Result<Self, Refusal> {
+        match Checked::new(file.as_fd(), trusted) {
+            Ok(checked) => Ok(Self { file, checked }),
+            Err(refusal) => {
+                dispose([file]);
+                Err(refusal)
+            }
+        }
     }
 
     /// Which file object it is: regions of one file count as one dataspace.
     pub fn id(&self) -> FileId {
-        self.id
+        self.checked.id
     }
 
     /// The file's size in bytes, now.
@@ -172,22 +189,22 @@ impl MemoryFile {
 
     /// Whether its windows may be written.
     pub fn writable(&self) -> bool {
-        self.writable
+        self.checked.writable
     }
 
     /// Whether nobody can make it shorter any more.
     pub fn sealed(&self) -> bool {
-        self.sealed
+        self.checked.sealed
     }
 
     /// Which of the trusted files it is, by the order in which they were added.
     pub fn trusted(&self) -> Option<usize> {
-        self.trusted
+        self.checked.trusted
     }
 
     /// The size of its pages in bytes: 4096, or that of its huge pages. What is mapped is rounded to whole pages.
     pub fn block_size(&self) -> u64 {
-        self.block
+        self.checked.block
     }
 
     /// Maps `len` bytes at `offset`, multiples of 4096 inside the file. The window stays when this value is dropped.
@@ -201,14 +218,15 @@ impl MemoryFile {
         let beyond = Refusal::BeyondEnd { offset, len, size };
         let end = offset.checked_add(len).filter(|end| *end <= size).ok_or(beyond)?;
         // A region of a client may begin inside a huge page; the mapping cannot.
-        let start = offset & !(self.block - 1);
-        let whole = end.checked_next_multiple_of(self.block).map(|end| end - start).ok_or(beyond)?;
+        let start = offset & !(self.checked.block - 1);
+        let whole = end.checked_next_multiple_of(self.checked.block).map(|end| end - start).ok_or(beyond)?;
         let too_long = |_| Refusal::System("mmap", Errno::NOMEM);
         let whole = usize::try_from(whole).map_err(too_long)?;
-        let window = mapping::map(self.file.as_fd(), start, whole, self.writable).map_err(|e| match e {
-            MapError::TooMany => Refusal::TooManyWindows,
-            MapError::System(e) => Refusal::System("mmap", e),
-        })?;
+        let window =
+            mapping::map(self.file.as_fd(), start, whole, self.checked.writable).map_err(|e| match e {
+                MapError::TooMany => Refusal::TooManyWindows,
+                MapError::System(e) => Refusal::System("mmap", e),
+            })?;
         let skip = usize::try_from(offset - start).map_err(too_long)?;
         window.sub(skip, usize::try_from(len).map_err(too_long)?).map_err(|_| beyond)
     }

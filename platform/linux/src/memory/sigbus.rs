@@ -197,9 +197,10 @@ extern "C" fn handler(_signal: i32, info: *mut libc::siginfo_t, _context: *mut l
     // SAFETY: as above.
     let saved = unsafe { errno.read() };
     // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
-    let code = unsafe { (*info).si_code };
-    // SAFETY: as above; for the codes of a fault the address is the member that is set.
-    let address = unsafe { (*info).si_addr() } as usize;
+    let info = unsafe { &*info };
+    let code = info.si_code;
+    // SAFETY: for the codes of a fault the address is the member that is set; for others it is not looked at.
+    let address = unsafe { info.si_addr() }.addr();
     // Codes of 0 and below are signals that somebody sent; they have no address.
     if code <= 0 || !mend(address) {
         give_back(code);

@@ -3,6 +3,7 @@
 //! [`send`] and [`receive`] move bytes and descriptors and never wait. [`listen`] makes listening sockets from a
 //! `unix:` SPEC; [`accept`] takes connections; [`peer`] names the process at the other end for the log.
 
+mod acceptor;
 mod listen;
 mod message;
 
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_peercred, socket_type};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with};
 
+pub use acceptor::Acceptor;
 pub use listen::{ListenError, ListenSpec, SpecError};
 pub use message::{DESCRIPTORS_MAX, ReceiveError, receive, send};
 
@@ -51,7 +53,7 @@ fn is_unix(fd: impl AsFd, kind: Kind) -> bool {
 /// Takes a connection that waits, non-blocking and closed on exec. `None`: none waits.
 ///
 /// The listener must be non-blocking. One that a client handed over shares its flags with the client, who can make it
-/// block again; it is to be taken care of apart from everybody else's work.
+/// block again: take its connections through an [`Acceptor`].
 pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
     match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
         Ok(socket) => Ok(Some(socket)),

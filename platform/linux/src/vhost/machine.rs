@@ -12,6 +12,7 @@ use super::wire::{
     VhostUserProtocolFeatures as Protocol, VhostUserVringState, encode,
 };
 use super::{DESCRIPTORS_MAX, MEM_SLOTS, QUEUES};
+use crate::dispose::dispose;
 
 /// How far a connection is; whoever drives it bounds the time that some of these may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,11 +112,16 @@ impl Machine {
     /// Takes what one read of the socket returned: at most [`wanted`](Self::wanted) bytes, and the descriptors that came
     /// with them. Those that no message keeps are closed.
     pub fn feed(&mut self, bytes: &[u8], files: Vec<OwnedFd>) -> Result<(), ProtocolError> {
-        self.check()?;
+        if let Err(e) = self.check() {
+            dispose(files);
+            return Err(e);
+        }
         if bytes.len() > self.wanted() {
+            dispose(files);
             return self.fail(ProtocolError::NotWanted);
         }
         if self.files.len() + files.len() > DESCRIPTORS_MAX {
+            dispose(files);
             return self.fail(ProtocolError::TooManyDescriptors);
         }
         self.touched = true;
@@ -155,12 +161,13 @@ impl Machine {
         else {
             return Ok(None);
         };
-        let files = std::mem::take(&mut self.files);
+        let mut files = std::mem::take(&mut self.files);
         let parsed = match FrontendReq::try_from(header.request) {
-            Ok(request) => parse(request, payload, files, &self.agreed),
+            Ok(request) => parse(request, payload, &mut files, &self.agreed),
             Err(()) => Err(Why::NotOffered),
         };
         self.input.clear();
+        dispose(files);
         match parsed {
             Ok(parsed) => Ok(self.take(header, parsed).map(Event::Request)),
             Err(why) => self.refuse(header, why).map(|refusal| Some(Event::Refused(refusal))),
@@ -338,8 +345,14 @@ impl Machine {
     fn fail<T>(&mut self, error: ProtocolError) -> Result<T, ProtocolError> {
         self.broken = Some(error);
         self.input = Vec::new();
-        self.files.clear();
+        dispose(self.files.drain(..));
         Err(error)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        dispose(self.files.drain(..));
     }
 }
 

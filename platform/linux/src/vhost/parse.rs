@@ -49,26 +49,26 @@ pub(super) enum Parsed {
     Owner,
 }
 
-/// Checks a message. `files` are the descriptors that came with it; those not taken are closed.
+/// Checks a message. `files` are the descriptors that came with it; a call takes what is its own, the rest stays.
 pub(super) fn parse(
     request: FrontendReq,
     payload: &[u8],
-    files: Vec<OwnedFd>,
+    files: &mut Vec<OwnedFd>,
     agreed: &Agreed,
 ) -> Result<Parsed, Why> {
     use FrontendReq as R;
     let needs = |feature| if agreed.protocol.contains(feature) { Ok(()) } else { Err(Why::NotNegotiated) };
     match request {
-        R::GET_FEATURES => bare(payload, &files).map(|()| Parsed::GetFeatures),
-        R::GET_PROTOCOL_FEATURES => bare(payload, &files).map(|()| Parsed::GetProtocolFeatures),
-        R::SET_OWNER | R::RESET_OWNER => bare(payload, &files).map(|()| Parsed::Owner),
+        R::GET_FEATURES => bare(payload, files).map(|()| Parsed::GetFeatures),
+        R::GET_PROTOCOL_FEATURES => bare(payload, files).map(|()| Parsed::GetProtocolFeatures),
+        R::SET_OWNER | R::RESET_OWNER => bare(payload, files).map(|()| Parsed::Owner),
         R::SET_FEATURES => {
-            let bits = number(payload, &files)?;
+            let bits = number(payload, files)?;
             let surplus = bits & !agreed.offered;
             if surplus == 0 { Ok(Parsed::Features(bits)) } else { Err(Why::Features(surplus)) }
         }
         R::SET_PROTOCOL_FEATURES => {
-            let bits = number(payload, &files)?;
+            let bits = number(payload, files)?;
             let surplus = bits & !PROTOCOL.bits();
             if surplus != 0 {
                 return Err(Why::Features(surplus));
@@ -77,11 +77,11 @@ pub(super) fn parse(
         }
         R::GET_QUEUE_NUM => {
             needs(Protocol::MQ)?;
-            bare(payload, &files).map(|()| Parsed::GetQueueNum)
+            bare(payload, files).map(|()| Parsed::GetQueueNum)
         }
         R::GET_MAX_MEM_SLOTS => {
             needs(Protocol::CONFIGURE_MEM_SLOTS)?;
-            bare(payload, &files).map(|()| Parsed::GetMaxMemSlots)
+            bare(payload, files).map(|()| Parsed::GetMaxMemSlots)
         }
         R::SET_MEM_TABLE => table(payload, files).map(|regions| Parsed::Call(Call::SetMemTable(regions))),
         R::ADD_MEM_REG => {
@@ -100,22 +100,22 @@ pub(super) fn parse(
             Ok(Parsed::Call(Call::RemoveRegion(single_region(payload)?)))
         }
         R::SET_VRING_NUM => {
-            let (ring, num) = ring_state(payload, &files)?;
+            let (ring, num) = ring_state(payload, files)?;
             let size = u16::try_from(num).ok().filter(|n| n.is_power_of_two() && *n <= RING_SIZE_MAX);
             let size = size.ok_or(Why::RingSize(num))?;
             Ok(Parsed::Call(Call::SetRingSize { ring, size }))
         }
         R::SET_VRING_BASE => {
-            let (ring, num) = ring_state(payload, &files)?;
+            let (ring, num) = ring_state(payload, files)?;
             let base = u16::try_from(num).map_err(|_| Why::RingBase(num))?;
             Ok(Parsed::Call(Call::SetRingBase { ring, base }))
         }
         R::GET_VRING_BASE => {
             // The number is the reply's; clients leave anything there.
-            let (ring, _) = ring_state(payload, &files)?;
+            let (ring, _) = ring_state(payload, files)?;
             Ok(Parsed::Call(Call::GetRingBase { ring }))
         }
-        R::SET_VRING_ADDR => ring_addresses(payload, &files).map(Parsed::Call),
+        R::SET_VRING_ADDR => ring_addresses(payload, files).map(Parsed::Call),
         R::SET_VRING_KICK => {
             ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetKick { ring, event }))
         }
@@ -129,7 +129,7 @@ pub(super) fn parse(
             if agreed.features & PROTOCOL_FEATURES == 0 {
                 return Err(Why::NotNegotiated);
             }
-            let (ring, num) = ring_state(payload, &files)?;
+            let (ring, num) = ring_state(payload, files)?;
             match num {
                 0 | 1 => Ok(Parsed::Call(Call::EnableRing { ring, on: num == 1 })),
                 other => Err(Why::Value(u64::from(other))),
@@ -137,18 +137,18 @@ pub(super) fn parse(
         }
         R::GET_CONFIG => {
             needs(Protocol::CONFIG)?;
-            let (offset, data) = config(payload, &files)?;
+            let (offset, data) = config(payload, files)?;
             let len = u32::try_from(data.len()).map_err(|_| Why::ConfigRange)?;
             Ok(Parsed::Call(Call::GetConfig { offset, len }))
         }
         R::SET_CONFIG => {
             needs(Protocol::CONFIG)?;
-            let (offset, data) = config(payload, &files)?;
+            let (offset, data) = config(payload, files)?;
             Ok(Parsed::Call(Call::SetConfig { offset, data: data.to_vec() }))
         }
         R::RESET_DEVICE => {
             needs(Protocol::RESET_DEVICE)?;
-            bare(payload, &files).map(|()| Parsed::Call(Call::ResetDevice))
+            bare(payload, files).map(|()| Parsed::Call(Call::ResetDevice))
         }
         R::SET_BACKEND_REQ_FD => {
             needs(Protocol::BACKEND_REQ)?;
@@ -171,11 +171,9 @@ fn none(files: &[OwnedFd]) -> Result<(), Why> {
     if files.is_empty() { Ok(()) } else { Err(Why::Descriptors(files.len())) }
 }
 
-fn one(mut files: Vec<OwnedFd>) -> Result<OwnedFd, Why> {
-    match (files.len(), files.pop()) {
-        (1, Some(file)) => Ok(file),
-        (n, _) => Err(Why::Descriptors(n)),
-    }
+fn one(files: &mut Vec<OwnedFd>) -> Result<OwnedFd, Why> {
+    let n = files.len();
+    files.pop_if(|_| n == 1).ok_or(Why::Descriptors(n))
 }
 
 fn bare(payload: &[u8], files: &[OwnedFd]) -> Result<(), Why> {
@@ -215,14 +213,14 @@ fn ring_addresses(payload: &[u8], files: &[OwnedFd]) -> Result<Call, Why> {
     Ok(Call::SetRingAddresses { ring, desc: descriptor, avail: available, used })
 }
 
-fn ring_event(payload: &[u8], files: Vec<OwnedFd>) -> Result<(u16, Option<OwnedFd>), Why> {
+fn ring_event(payload: &[u8], files: &mut Vec<OwnedFd>) -> Result<(u16, Option<OwnedFd>), Why> {
     let VhostUserU64 { value } = decode(payload).ok_or(wrong_size(payload))?;
     if value & !(RING_INDEX | RING_NO_DESCRIPTOR) != 0 {
         return Err(Why::Value(value));
     }
     let ring = ring_index((value & RING_INDEX) as u32)?;
     if value & RING_NO_DESCRIPTOR != 0 {
-        none(&files)?;
+        none(files)?;
         return Ok((ring, None));
     }
     Ok((ring, Some(one(files)?)))
@@ -248,7 +246,7 @@ fn single_region(payload: &[u8]) -> Result<Region, Why> {
     region(payload.get(SINGLE_REGION_PADDING..).unwrap_or(&[]))
 }
 
-fn table(payload: &[u8], files: Vec<OwnedFd>) -> Result<Vec<RegionFile>, Why> {
+fn table(payload: &[u8], files: &mut Vec<OwnedFd>) -> Result<Vec<RegionFile>, Why> {
     let (head, regions) = payload.split_at_checked(TABLE).ok_or(wrong_size(payload))?;
     let VhostUserMemory { num_regions, .. } = decode(head).ok_or(wrong_size(payload))?;
     let count = usize::try_from(num_regions).ok().filter(|n| *n <= DESCRIPTORS_MAX);
@@ -259,8 +257,8 @@ fn table(payload: &[u8], files: Vec<OwnedFd>) -> Result<Vec<RegionFile>, Why> {
     if files.len() != count {
         return Err(Why::Descriptors(files.len()));
     }
-    let each = regions.chunks_exact(REGION).zip(files);
-    each.map(|(bytes, file)| Ok(RegionFile { region: region(bytes)?, file })).collect()
+    let regions = regions.chunks_exact(REGION).map(region).collect::<Result<Vec<_>, _>>()?;
+    Ok(regions.into_iter().zip(files.drain(..)).map(|(region, file)| RegionFile { region, file }).collect())
 }
 
 /// Offset, and the bytes that follow the head: as many as the head says.

@@ -97,7 +97,6 @@ fn more_descriptors_than_a_message_may_carry_end_the_connection_and_are_closed()
     assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&many)));
     let iov = [std::io::IoSlice::new(&bytes)];
     rustix::net::sendmsg(&client, &iov, &mut control, rustix::net::SendFlags::empty()).unwrap();
-    drop(control);
     drop(file);
     assert_eq!(connection.poll().unwrap_err(), ConnectionError::DescriptorsLost);
     drop(connection);
