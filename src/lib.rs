@@ -5,3 +5,5 @@
 extern crate alloc;
 
 pub mod disk;
+pub mod nvme;
+pub mod server;

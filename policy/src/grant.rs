@@ -13,6 +13,15 @@ pub enum Access {
     ReadWrite,
 }
 
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+        })
+    }
+}
+
 /// The refusal of a permit: the session is read-only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReadOnly;

@@ -67,7 +67,7 @@ impl Notify for CallNotify {
 /// (eventfd(2), `EINVAL`), which is the only value that this writes. Other anonymous inodes have no write at all,
 /// answer `EINVAL` for ever and are never ready for writing. (A VFIO device has a write, into the device that the
 /// client has itself; it does not refuse the value, and is found out by that.)
-fn is_eventfd(fd: BorrowedFd<'_>) -> bool {
+pub fn is_eventfd(fd: BorrowedFd<'_>) -> bool {
     let Ok(stat) = fstat(fd) else { return false };
     if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
         return false;

@@ -22,7 +22,7 @@ mod epoll;
 mod eventfd;
 mod signals;
 
-pub use call::{CallError, CallNotify};
+pub use call::{CallError, CallNotify, is_eventfd};
 pub use channel::{Closed, Receiver, SendError, Sender, channel};
 pub use clock::now;
 pub use doorbell::Doorbell;

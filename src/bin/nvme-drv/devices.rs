@@ -1,0 +1,75 @@
+//! Controllers from capabilities.
+
+use std::sync::Arc;
+
+use nvme_linux::caps::{ControllerKind, ControllerSpec, Image};
+use nvme_linux::memory::{ImageAccess, ImageError, ImageFile};
+use nvme_platform::{Device, Window};
+use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice};
+
+/// Why a controller cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeviceError {
+    #[error("{0}: {1}")]
+    Image(String, ImageError),
+    #[error("{0}: {1}")]
+    Soft(String, ConfigError),
+    #[error("{0}: PCI functions are not supported by this build; give an image: vbus=soft:IMAGE")]
+    Pci(String),
+}
+
+/// An image file, or memory, as a medium.
+struct ImageMedium(ImageFile);
+
+impl Medium for ImageMedium {
+    fn window(&self) -> &Window {
+        self.0.window()
+    }
+
+    fn flush(&self, offset: u64, len: u64) -> Result<(), MediumFailed> {
+        self.0.flush(offset, len).map_err(failed)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), MediumFailed> {
+        self.0.discard(offset, len).map_err(failed)
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> Result<(), MediumFailed> {
+        self.0.zero(offset, len).map_err(failed)
+    }
+}
+
+fn failed(why: ImageError) -> MediumFailed {
+    log::error!("image: {why}");
+    MediumFailed
+}
+
+/// Opens a controller; returns it with the name that the log has for it.
+pub(crate) fn open(spec: ControllerSpec) -> Result<(String, Box<dyn Device>), DeviceError> {
+    let ControllerSpec { kind, origin } = spec;
+    match kind {
+        ControllerKind::Pci(address) => Err(DeviceError::Pci(address)),
+        ControllerKind::Soft { image, serial, block_size, read_only } => {
+            let in_memory = matches!(image, Image::Memory(_));
+            let access = if read_only { ImageAccess::ReadOnly } else { ImageAccess::ReadWrite };
+            let image = match image {
+                Image::File(file) => ImageFile::open(file, access),
+                Image::Memory(size) => ImageFile::memory(size),
+            }
+            .map_err(|e| DeviceError::Image(origin.clone(), e))?;
+            let namespace = NamespaceConfig::new(Arc::new(ImageMedium(image)))
+                .block_size(block_size)
+                .read_only(read_only);
+            let config = Config {
+                serial,
+                namespaces: vec![namespace],
+                // What is in memory is as durable as it will ever be.
+                write_cache: !in_memory,
+                pause: std::thread::yield_now,
+                ..Config::default()
+            };
+            let device = SoftDevice::new(config).map_err(|e| DeviceError::Soft(origin.clone(), e))?;
+            Ok((origin, Box::new(device)))
+        }
+    }
+}

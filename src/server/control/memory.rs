@@ -1,0 +1,216 @@
+//! A session's memory changes: new regions are mapped for DMA in steps, the worker gets the new table, and what is
+//! gone from it is unmapped once nothing in flight lies there. Only then the client is told.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use nvme_platform::{DmaError, DmaRights, Iova, Window};
+use nvme_session::dataspace::{Claim, File, RegistryError};
+
+use super::super::message::{NewTable, SessionKey, ToWorker};
+use super::{Control, Event, MAP_STEP, SessionError};
+
+/// What a client wants to be changed.
+#[derive(Clone, Debug)]
+pub enum MemoryChange {
+    /// One region more.
+    Add(Claim, File),
+    /// One region less: guest address, client address and length tell which.
+    Remove(u64, u64, u64),
+    /// The whole table, as a difference.
+    Replace(Vec<(Claim, File)>),
+}
+
+/// A region on its way to the controller.
+struct Mapping {
+    slot: u16,
+    window: Window,
+    rights: DmaRights,
+    /// Where it goes, once that is reserved, and how much of it is mapped.
+    at: Option<Iova>,
+    done: usize,
+}
+
+enum Stage {
+    Mapping,
+    /// The worker was given a table of this generation.
+    Draining(u64),
+}
+
+/// A change under way.
+pub(super) struct MemoryJob {
+    stage: Stage,
+    map: VecDeque<Mapping>,
+    removed: Vec<u16>,
+    result: Result<(), SessionError>,
+    /// Whether a client waits for it.
+    asked: bool,
+}
+
+impl MemoryJob {
+    pub(super) fn has_steps(&self) -> bool {
+        matches!(self.stage, Stage::Mapping)
+    }
+}
+
+impl Control {
+    /// Changes a session's memory. `window` is the home's part: our view of the region with that index in the change
+    /// (0 for a single one), asked for only where the region is new. Ends in [`Event::Done`].
+    pub fn change_memory(
+        &mut self,
+        key: SessionKey,
+        change: &MemoryChange,
+        window: &mut dyn FnMut(usize) -> Option<Window>,
+    ) -> Result<(), SessionError> {
+        let session = self.may_work(key)?;
+        if session.is_lost() && !matches!(change, MemoryChange::Remove(..)) {
+            return Err(SessionError::DeviceLost);
+        }
+        let registry = &mut session.registry;
+        let (plan, removed) = match change {
+            MemoryChange::Add(claim, file) => {
+                let slot = registry.begin(*claim, *file).map_err(SessionError::Memory)?;
+                (alloc::vec![(slot, 0)], Vec::new())
+            }
+            MemoryChange::Remove(guest, user, len) => {
+                let slot = registry.remove(*guest, *user, *len).map_err(SessionError::Memory)?;
+                (Vec::new(), alloc::vec![slot])
+            }
+            MemoryChange::Replace(wanted) => {
+                let plan = registry.replace(wanted).map_err(SessionError::Memory)?;
+                (plan.map, plan.removed)
+            }
+        };
+        let writable = |index: usize| match change {
+            MemoryChange::Add(_, file) => file.writable,
+            MemoryChange::Replace(wanted) => wanted.get(index).is_some_and(|(_, file)| file.writable),
+            MemoryChange::Remove(..) => false,
+        };
+        let mut map = VecDeque::new();
+        let mut result = Ok(());
+        for (slot, index) in plan {
+            let rights = if writable(index) { DmaRights::ReadWrite } else { DmaRights::Read };
+            match window(index) {
+                Some(window) if result.is_ok() => {
+                    map.push_back(Mapping { slot, window, rights, at: None, done: 0 });
+                }
+                _ => {
+                    registry.abandon(slot);
+                    result = Err(SessionError::Memory(RegistryError::BadMapping));
+                }
+            }
+        }
+        session.job = Some(MemoryJob { stage: Stage::Mapping, map, removed, result, asked: true });
+        self.more = true;
+        Ok(())
+    }
+
+    /// Takes everything away that a session registered. Nobody waits for it but the session's end.
+    pub(super) fn remove_everything(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let removed = session.registry.remove_all();
+        let map = VecDeque::new();
+        session.job = Some(MemoryJob { stage: Stage::Mapping, map, removed, result: Ok(()), asked: false });
+        self.more = true;
+    }
+
+    /// Takes the next step of a change.
+    pub(super) fn poll_memory(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let controller = session.controller();
+        let Some(job) = session.job.as_mut().filter(|job| job.has_steps()) else { return };
+        let Some(unit) = self.units.get_mut(usize::from(controller)) else { return };
+        let Some(mapping) = job.map.front_mut() else {
+            self.hand_over_table(key);
+            return;
+        };
+        let dma = unit.controller_mut().device().dma();
+        let mapped = match map_step(mapping, dma) {
+            Ok(false) => {
+                self.more = true;
+                return;
+            }
+            Ok(true) => mapping.at.ok_or(DmaError::BadRange),
+            Err(why) => Err(why),
+        };
+        self.more = true;
+        let Some(Mapping { slot, window, at, .. }) = job.map.pop_front() else { return };
+        let len = window.len() as u64;
+        let registered = match mapped {
+            Ok(iova) => session.registry.mapped(slot, window, iova).map_err(SessionError::Memory),
+            Err(why) => {
+                session.registry.abandon(slot);
+                Err(SessionError::Dma(why))
+            }
+        };
+        if let Err(why) = registered {
+            // Nothing was handed out for it yet, so it can go at once.
+            if let Some(at) = at {
+                let _ = dma.unmap(at, len);
+            }
+            job.result = Err(why);
+            for mapping in job.map.drain(..) {
+                session.registry.abandon(mapping.slot);
+            }
+        }
+    }
+
+    fn hand_over_table(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(job) = &mut session.job else { return };
+        session.generation += 1;
+        job.stage = Stage::Draining(session.generation);
+        let (generation, removed) = (session.generation, job.removed.clone());
+        let table = session.registry.table();
+        let worker = session.worker;
+        session.set_waiting_tables(&table);
+        if session.at_worker() {
+            self.tell(worker, ToWorker::SetTable(NewTable { session: key, table, generation, removed }));
+        } else {
+            self.table_set(key, generation);
+        }
+    }
+
+    /// Nothing in flight lies in what was removed: unmap it, and tell the client.
+    pub(super) fn table_set(&mut self, key: SessionKey, generation: u64) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let due = |job: &MemoryJob| matches!(job.stage, Stage::Draining(g) if g == generation);
+        if !session.job.as_ref().is_some_and(due) {
+            return;
+        }
+        let Some(job) = session.job.take() else { return };
+        let controller = session.controller();
+        let unit = self.units.get_mut(usize::from(controller));
+        let mut dma = unit.map(|u| u.controller_mut().device().dma());
+        for slot in job.removed {
+            let Some(gone) = session.registry.drained(slot) else { continue };
+            let len = gone.window.len() as u64;
+            match dma.as_mut().map(|dma| dma.unmap(gone.iova, len)) {
+                Some(Ok(()) | Err(DmaError::Gone)) => {}
+                // Still mapped for the device, for all we know: it must stay ours for ever.
+                _ => {
+                    nvme_platform::error!("session {}: memory could not be unmapped and is kept", key.0);
+                    core::mem::forget(gone.window);
+                }
+            }
+        }
+        if job.asked {
+            self.events.push_back(Event::Done(key, job.result));
+        }
+        self.more = true;
+    }
+}
+
+/// Maps the next part of a region. True: it is mapped as a whole.
+fn map_step(mapping: &mut Mapping, dma: &mut dyn nvme_platform::DmaSpace) -> Result<bool, DmaError> {
+    let len = mapping.window.len();
+    let at = match mapping.at {
+        Some(at) => at,
+        None => *mapping.at.insert(dma.reserve(len as u64)?),
+    };
+    let step = MAP_STEP.min(len - mapping.done);
+    let part = mapping.window.sub(mapping.done, step).map_err(|_| DmaError::BadRange)?;
+    dma.map(Iova(at.0 + mapping.done as u64), &part, mapping.rights)?;
+    mapping.done += step;
+    Ok(mapping.done == len)
+}

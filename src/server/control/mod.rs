@@ -1,0 +1,264 @@
+//! The control role: what there is, who has it, and what becomes of it when something fails.
+//!
+//! * [`scan`](self): a controller comes up, its namespaces and partition tables become the catalogue.
+//! * `session`: a client asks for a session, registers memory, starts and stops queues, ends.
+//! * `memory`: memory is mapped for DMA in steps, handed to the worker as a table, and unmapped once it is quiet.
+//! * `pairs`: which queue pair serves which session.
+//! * `recovery`: a command is late: abort, delete its queue, reset, cut off.
+//!
+//! Nothing here waits. [`Control::poll`] does what can be done now; the home calls it after every event, and when
+//! [`Control::next_deadline`] has come.
+
+mod memory;
+mod pairs;
+mod recovery;
+mod scan;
+mod session;
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use nvme_platform::{Device, Time};
+use nvme_session::factory::{Catalogue, CatalogueConfig};
+use nvme_session::queue::Direction;
+
+pub use self::recovery::RecoveryTimes;
+pub use self::scan::ControllerState;
+use self::pairs::PairState;
+use self::recovery::Recovery;
+use self::scan::Unit;
+pub use self::memory::MemoryChange;
+pub use self::session::{QueueSpec, Session, SessionError};
+use super::message::{FromWorker, PairId, SessionKey, ToWorker};
+use crate::nvme;
+
+/// Entries of an I/O queue, where the controller allows as many.
+const PAIR_DEPTH: u16 = 256;
+/// How much client memory is mapped for DMA in one step.
+const MAP_STEP: usize = 64 << 20;
+
+/// What the operator chose, and what the home is like.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How many workers there are; at least 1.
+    pub workers: usize,
+    /// Most sessions at a time.
+    pub sessions_max: usize,
+    /// Most bytes of memory that one session may register.
+    pub memory_max: u64,
+    /// Whether clients may register memory only from trusted dataspaces.
+    pub trusted_only: bool,
+    /// Virtqueues that a session may have.
+    pub queues: u16,
+    /// How the direction of a data descriptor is known; follows from the transport, as what is offered does.
+    pub direction: Direction,
+    /// The driver's choices and deadlines.
+    pub nvme: nvme::Options,
+    /// How long each step of a recovery may take.
+    pub recovery: RecoveryTimes,
+    /// How long a shutdown waits for sessions to drain.
+    pub drain: Duration,
+}
+
+/// What the home should know.
+#[derive(Debug)]
+pub enum Event {
+    /// All controllers were scanned (or failed): requests for sessions can be answered.
+    Scanned,
+    /// The catalogue has news: a device that was absent may be there.
+    CatalogueChanged,
+    /// What a session asked for is done, or not.
+    Done(SessionKey, Result<(), SessionError>),
+    /// A virtqueue has stopped; the driver's next request will be at this index.
+    QueueStopped(SessionKey, u16, u16),
+    /// A virtqueue is broken; its driver was told.
+    QueueBroken(SessionKey, u16, nvme_session::virtqueue::Broken),
+    /// A session's device changed (its size) or was lost: its driver should read the configuration again.
+    ConfigChanged(SessionKey),
+    /// A session's device is lost for good.
+    Lost(SessionKey),
+    /// Nothing is left of a session's last client.
+    Cleared(SessionKey),
+    /// Nothing is left of a session.
+    Ended(SessionKey),
+    /// All sessions have ended and all controllers are shut down.
+    ShutDown,
+}
+
+/// The control role.
+pub struct Control {
+    config: Config,
+    units: Vec<Unit>,
+    catalogue: Catalogue,
+    sessions: BTreeMap<SessionKey, Session>,
+    pairs: BTreeMap<PairId, PairState>,
+    recoveries: BTreeMap<u16, Recovery>,
+    /// Pairs, with what is in flight, that nothing proves quiet.
+    quarantined: Vec<recovery::Taken>,
+    /// How many sessions each worker serves.
+    loads: Vec<usize>,
+    outbox: VecDeque<(usize, ToWorker)>,
+    events: VecDeque<Event>,
+    scanned: bool,
+    /// Whether the last poll left something that can be done at once.
+    more: bool,
+    shutdown: Option<Shutdown>,
+}
+
+struct Shutdown {
+    /// When sessions that have not drained are left behind.
+    until: Time,
+    controllers_told: bool,
+}
+
+impl Control {
+    /// A control role without controllers.
+    pub fn new(config: Config) -> Self {
+        let catalogue = Catalogue::new(CatalogueConfig { sessions_max: config.sessions_max });
+        let loads = alloc::vec![0; config.workers.max(1)];
+        Self {
+            config,
+            units: Vec::new(),
+            catalogue,
+            sessions: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+            recoveries: BTreeMap::new(),
+            quarantined: Vec::new(),
+            loads,
+            outbox: VecDeque::new(),
+            events: VecDeque::new(),
+            scanned: false,
+            more: false,
+            shutdown: None,
+        }
+    }
+
+    /// Takes a controller. It is brought up and scanned by the next polls.
+    pub fn add_device(&mut self, name: &str, device: Box<dyn Device>) {
+        let index = u16::try_from(self.units.len()).unwrap_or(u16::MAX);
+        self.units.push(Unit::new(name, nvme::Controller::new(device, index, self.config.nvme)));
+    }
+
+    /// How it was configured.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What the devices are, and who has them.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+
+    /// For what the home does before it serves: reservations of static clients.
+    pub fn catalogue_mut(&mut self) -> &mut Catalogue {
+        &mut self.catalogue
+    }
+
+    /// Whether all controllers were scanned (or failed).
+    pub fn scanned(&self) -> bool {
+        self.scanned
+    }
+
+    /// The sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionKey, &Session)> {
+        self.sessions.iter().map(|(key, session)| (*key, session))
+    }
+
+    /// One session.
+    pub fn session(&self, key: SessionKey) -> Option<&Session> {
+        self.sessions.get(&key)
+    }
+
+    /// The controllers, in the order in which they were added.
+    pub fn controllers(&self) -> impl Iterator<Item = (&str, &nvme::Controller, ControllerState)> + '_ {
+        let state = |(index, unit): (usize, &Unit)| {
+            let recovering = self.recoveries.get(&(index as u16)).is_some_and(|r| !r.is_idle());
+            match unit.state() {
+                ControllerState::Serving if recovering => ControllerState::Recovering,
+                state => state,
+            }
+        };
+        self.units.iter().enumerate().map(move |(i, u)| (u.name(), u.controller(), state((i, u))))
+    }
+
+    /// The next message, with the worker it is for.
+    pub fn take_message(&mut self) -> Option<(usize, ToWorker)> {
+        self.outbox.pop_front()
+    }
+
+    /// The next event.
+    pub fn take_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Does what can be done now.
+    pub fn poll(&mut self, now: Time) {
+        self.more = false;
+        for at in 0..self.units.len() {
+            self.poll_unit(at, now);
+        }
+        self.poll_sessions();
+        self.poll_recoveries(now);
+        self.poll_shutdown(now);
+    }
+
+    /// When [`poll`](Self::poll) is to be called though nothing happened.
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.more || !self.outbox.is_empty() {
+            return Some(Time::default());
+        }
+        let units = self.units.iter().filter_map(|u| u.controller().next_deadline());
+        let retries = self.units.iter().filter_map(Unit::retry);
+        let recoveries = self.recoveries.values().filter_map(Recovery::deadline);
+        let shutdown = self.shutdown.iter().filter(|s| !s.controllers_told).map(|s| s.until);
+        units.chain(retries).chain(recoveries).chain(shutdown).min()
+    }
+
+    /// Takes a message of a worker.
+    pub fn from_worker(&mut self, worker: usize, message: FromWorker, now: Time) {
+        match message {
+            FromWorker::PairTaken(id, pair) => self.pair_taken(id, pair, now),
+            FromWorker::QueueStopped(key, next) => self.queue_stopped(key, next),
+            FromWorker::QueueBroken(key, why) => self.queue_broken(key, why),
+            FromWorker::TableSet(session, generation) => self.table_set(session, generation),
+            FromWorker::Expired(command) => self.expired(worker, command, now),
+            FromWorker::Stuck(command, stuck) => self.stuck(command, stuck, now),
+        }
+    }
+
+    /// Ends all sessions, then shuts the controllers down. Ends in [`Event::ShutDown`].
+    pub fn shut_down(&mut self, now: Time) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        self.shutdown = Some(Shutdown { until: now + self.config.drain, controllers_told: false });
+        let keys: Vec<SessionKey> = self.sessions.keys().copied().collect();
+        for key in keys {
+            self.end(key);
+        }
+    }
+
+    fn poll_shutdown(&mut self, now: Time) {
+        let Some(shutdown) = &mut self.shutdown else { return };
+        if !shutdown.controllers_told && (self.sessions.is_empty() || now >= shutdown.until) {
+            shutdown.controllers_told = true;
+            for unit in &mut self.units {
+                unit.shut_down(now);
+            }
+            for at in 0..self.units.len() {
+                self.poll_unit(at, now);
+            }
+        }
+        let told = self.shutdown.as_ref().is_some_and(|s| s.controllers_told);
+        if told && self.units.iter().all(Unit::is_down) {
+            self.shutdown = None;
+            self.events.push_back(Event::ShutDown);
+        }
+    }
+
+    fn tell(&mut self, worker: usize, message: ToWorker) {
+        self.outbox.push_back((worker, message));
+    }
+}

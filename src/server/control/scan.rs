@@ -1,0 +1,313 @@
+//! Controllers: bring-up, the scan of their partition tables, and what they report.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use core::time::Duration;
+
+use nvme_platform::Time;
+use nvme_policy::{Access, Grant, Namespace};
+use nvme_session::factory::{NamespaceEntry, PartitionEntry};
+
+use super::{Control, Event};
+use crate::disk::{ReadFailed, Scan, Step};
+use crate::nvme::{self, Controller, NamespaceInfo, QueueQuiet, ScanError};
+
+/// Most steps of one controller in one poll; the rest is done in the next.
+const STEPS: usize = 256;
+/// How long a scan waits for a queue pair that somebody else uses before it tries again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What a controller is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ControllerState {
+    /// It is brought up.
+    Starting,
+    /// Its partition tables are read.
+    Scanning,
+    /// It serves.
+    Serving,
+    /// It is in trouble: some requests wait.
+    Recovering,
+    /// It is lost.
+    Lost,
+    /// It was shut down.
+    Down,
+}
+
+impl ControllerState {
+    /// One word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Scanning => "scanning",
+            Self::Serving => "serving",
+            Self::Recovering => "recovering",
+            Self::Lost => "lost",
+            Self::Down => "down",
+        }
+    }
+}
+
+struct Scanning {
+    namespace: NamespaceInfo,
+    scan: Scan,
+    /// Set while a read is under way, or until when to wait for a queue pair.
+    reading: bool,
+    retry: Option<Time>,
+}
+
+/// A controller, and what the control role does with it.
+pub(super) struct Unit {
+    name: String,
+    controller: Controller,
+    state: ControllerState,
+    scanning: Option<Scanning>,
+    pending: VecDeque<Namespace>,
+    quiet: Option<QueueQuiet>,
+}
+
+impl Unit {
+    pub(super) fn new(name: &str, controller: Controller) -> Self {
+        Self {
+            name: name.into(),
+            controller,
+            state: ControllerState::Starting,
+            scanning: None,
+            pending: VecDeque::new(),
+            quiet: None,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    pub(super) fn controller_mut(&mut self) -> &mut Controller {
+        &mut self.controller
+    }
+
+    pub(super) fn state(&self) -> ControllerState {
+        self.state
+    }
+
+    /// The proof that a lost device does no more DMA, if there is one.
+    pub(super) fn quiet(&self) -> Option<QueueQuiet> {
+        self.quiet
+    }
+
+    pub(super) fn lose(&mut self, quiet: Option<QueueQuiet>) {
+        self.state = ControllerState::Lost;
+        self.quiet = quiet;
+        self.scanning = None;
+        self.pending.clear();
+    }
+
+    pub(super) fn retry(&self) -> Option<Time> {
+        self.scanning.as_ref().and_then(|s| s.retry)
+    }
+
+    pub(super) fn shut_down(&mut self, now: Time) {
+        if self.state != ControllerState::Lost {
+            self.controller.shutdown(now);
+        }
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.state, ControllerState::Down | ControllerState::Lost)
+    }
+}
+
+impl Control {
+    pub(super) fn poll_unit(&mut self, at: usize, now: Time) {
+        for _ in 0..STEPS {
+            let Some(unit) = self.units.get_mut(at) else { return };
+            match unit.controller.poll(now) {
+                Some(event) => self.unit_event(at, event, now),
+                None if self.scan_step(at, now) => {}
+                None => return,
+            }
+        }
+        self.more = true;
+    }
+
+    fn unit_event(&mut self, at: usize, event: nvme::Event, now: Time) {
+        let controller = at as u16;
+        let Some(unit) = self.units.get_mut(at) else { return };
+        match event {
+            nvme::Event::Ready => {
+                unit.state = ControllerState::Scanning;
+                unit.pending = unit.controller.namespaces().iter().map(NamespaceInfo::namespace).collect();
+            }
+            nvme::Event::Failed { why, quiet } => {
+                nvme_platform::error!("{}: {why}", unit.name);
+                self.device_lost(controller, quiet);
+            }
+            nvme::Event::Gone => {
+                nvme_platform::error!("{}: the controller is gone", unit.name);
+                self.device_lost(controller, None);
+            }
+            nvme::Event::PairReady { token, pair } => self.pair_ready(controller, token, pair),
+            nvme::Event::PairFailed { token, why } => self.pair_failed(controller, token, why),
+            nvme::Event::PairDeleted { id, quiet } => self.pair_deleted(controller, id, quiet),
+            nvme::Event::PairRecreated { id, doorbells } => self.pair_recreated(controller, id, doorbells),
+            nvme::Event::PairLost { id, why } => {
+                nvme_platform::error!("{}: queue pair {id} is lost: {why}", unit.name);
+                self.pair_lost(controller, id);
+            }
+            nvme::Event::Aborted { pair, cid, outcome } => {
+                nvme_platform::debug!("{}: abort of {cid:#06x} on {pair}: {outcome:?}", unit.name);
+                self.aborted(controller, pair, cid, now);
+            }
+            nvme::Event::Reset { quiet } => self.reset_done(controller, quiet),
+            nvme::Event::ResetNeeded(why) => {
+                nvme_platform::warn!("{}: a reset is needed: {why}", unit.name);
+                self.reset_needed(controller, now);
+            }
+            nvme::Event::NamespacesChanged => self.namespaces_changed(at),
+            nvme::Event::ScanRead { token: _, result } => self.scan_read(at, result, now),
+            nvme::Event::Smart(smart) => nvme_platform::info!("{}: {smart:?}", unit.name),
+            nvme::Event::ShutDown { clean } => {
+                if !clean {
+                    nvme_platform::warn!("{}: the controller did not confirm its shutdown", unit.name);
+                }
+                unit.state = ControllerState::Down;
+            }
+        }
+    }
+
+    /// The list of namespaces is another one: read all tables again, and tell the clients.
+    fn namespaces_changed(&mut self, at: usize) {
+        let Some(unit) = self.units.get_mut(at) else { return };
+        unit.pending = unit.controller.namespaces().iter().map(NamespaceInfo::namespace).collect();
+        unit.scanning = None;
+        let present = unit.pending.iter().copied().collect::<alloc::vec::Vec<_>>();
+        self.catalogue.keep_namespaces(at as u16, &present);
+        let gone = |s: &super::Session| {
+            usize::from(s.controller()) == at
+                && !present.contains(&s.minted().grant().extent().namespace())
+        };
+        let lost: alloc::vec::Vec<_> =
+            self.sessions.iter().filter(|(_, s)| gone(s)).map(|(key, _)| *key).collect();
+        for key in lost {
+            self.lose_session(key);
+        }
+    }
+
+    /// Reads a namespace's partition table again before anything else is granted there.
+    pub(super) fn rescan(&mut self, namespace: Namespace) {
+        let Some(unit) = self.units.get_mut(usize::from(namespace.controller)) else { return };
+        if !unit.pending.contains(&namespace) {
+            unit.pending.push_back(namespace);
+        }
+        self.more = true;
+    }
+
+    /// Whether a step was made.
+    fn scan_step(&mut self, at: usize, now: Time) -> bool {
+        let Some(unit) = self.units.get_mut(at) else { return false };
+        if !matches!(unit.state, ControllerState::Scanning | ControllerState::Serving) {
+            return false;
+        }
+        let Some(scanning) = &mut unit.scanning else {
+            let Some(next) = unit.pending.pop_front() else {
+                if unit.state == ControllerState::Scanning {
+                    unit.state = ControllerState::Serving;
+                    self.check_scanned();
+                }
+                return false;
+            };
+            let info = unit.controller.namespaces().iter().find(|n| n.namespace() == next);
+            unit.scanning = info.map(|info| Scanning {
+                namespace: *info,
+                scan: Scan::new(&info.extent),
+                reading: false,
+                retry: None,
+            });
+            return true;
+        };
+        if scanning.reading || scanning.retry.is_some_and(|t| now < t) {
+            return false;
+        }
+        scanning.retry = None;
+        let extent = scanning.namespace.extent;
+        match scanning.scan.next() {
+            Step::Read { block, blocks } => {
+                let shift = extent.block_size().shift();
+                // The control role's own reads are confined like a client's, by a grant that cannot write.
+                let grant = Grant::new(extent, Access::ReadOnly);
+                let sector = block.checked_mul(extent.block_size().bytes() / 512);
+                let place = sector.map(|sector| grant.confine(sector, u64::from(blocks) << shift));
+                match place {
+                    Some(Ok(place)) => {
+                        scanning.reading = true;
+                        unit.controller.scan_read(place, 0);
+                    }
+                    _ => scanning.scan.supply(Err(ReadFailed)),
+                }
+            }
+            Step::Done(table) => {
+                let serial = unit.controller.info().serial.clone();
+                for warning in &table.warnings {
+                    nvme_platform::warn!("{serial}:n{}: {warning}", extent.namespace().nsid);
+                }
+                let info = scanning.namespace;
+                unit.scanning = None;
+                let entry = NamespaceEntry::new(&serial, info.extent, info.limits, info.read_only);
+                nvme_platform::info!(
+                    "{serial}:n{}: {} blocks of {} bytes, {} partitions",
+                    extent.namespace().nsid,
+                    extent.blocks(),
+                    extent.block_size().bytes(),
+                    table.partitions.len()
+                );
+                let partitions: alloc::vec::Vec<PartitionEntry> = table
+                    .partitions
+                    .into_iter()
+                    .map(|p| PartitionEntry { number: p.number, id: p.id, label: p.label, extent: p.extent })
+                    .collect();
+                for p in &partitions {
+                    nvme_platform::info!(
+                        "{serial}:n{}:{}: {} \"{}\"",
+                        extent.namespace().nsid,
+                        p.number,
+                        p.id,
+                        p.label
+                    );
+                }
+                self.catalogue.set_namespace(entry, partitions);
+                self.events.push_back(Event::CatalogueChanged);
+            }
+        }
+        true
+    }
+
+    fn scan_read(&mut self, at: usize, result: Result<alloc::vec::Vec<u8>, ScanError>, now: Time) {
+        let Some(scanning) = self.units.get_mut(at).and_then(|u| u.scanning.as_mut()) else { return };
+        scanning.reading = false;
+        match result {
+            Ok(bytes) => scanning.scan.supply(Ok(&bytes)),
+            Err(ScanError::NoPair | ScanError::NotReady) => {
+                scanning.retry = Some(now + RETRY);
+            }
+            Err(why) => {
+                let namespace = scanning.namespace.namespace();
+                nvme_platform::warn!("reading the partition table of n{}: {why}", namespace.nsid);
+                scanning.scan.supply(Err(ReadFailed));
+            }
+        }
+    }
+
+    /// Says once that all controllers were scanned, or failed.
+    pub(super) fn check_scanned(&mut self) {
+        let busy = |u: &Unit| matches!(u.state, ControllerState::Starting | ControllerState::Scanning);
+        if !self.scanned && !self.units.iter().any(busy) {
+            self.scanned = true;
+            self.catalogue.set_scanned();
+            self.events.push_back(Event::Scanned);
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! Sessions: what a client asks for, one thing at a time, and how a session ends.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use nvme_platform::Notify;
+use nvme_policy::Policy;
+use nvme_session::blk::Offer;
+use nvme_session::dataspace::{Registry, RegistryConfig, RegistryError};
+use nvme_session::memory::MemoryTable;
+use nvme_session::factory::{CreateError, Minted};
+use nvme_session::queue::{BlkQueue, Direction, QueueConfig};
+use nvme_session::virtqueue::{Broken, RingAddresses, RingError};
+
+use super::super::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use super::memory::MemoryJob;
+use super::pairs::SessionPair;
+use super::{Control, Event};
+
+/// Why a session did not do what its client asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionError {
+    /// There is no such session, or it is ending.
+    Ended,
+    /// It is busy with what was asked before.
+    Busy,
+    /// Its device is lost.
+    DeviceLost,
+    /// The controller has no queue pair for it.
+    NoQueuePair,
+    /// No such virtqueue, or it is running (or not running).
+    Queue,
+    /// The virtqueue's rings are not in order.
+    Ring(RingError),
+    /// The configuration space cannot be written like that.
+    Config,
+    /// The memory is not for this session.
+    Memory(RegistryError),
+    /// The memory could not be mapped for DMA.
+    Dma(nvme_platform::DmaError),
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended => f.write_str("the session has ended"),
+            Self::Busy => f.write_str("the session is busy with an earlier request"),
+            Self::DeviceLost => f.write_str("the session's device is lost"),
+            Self::NoQueuePair => f.write_str("the controller has no queue pair left"),
+            Self::Queue => f.write_str("no such queue, or it is not in a state for that"),
+            Self::Ring(e) => e.fmt(f),
+            Self::Config => {
+                f.write_str("only `writeback` can be written, with 0 or 1, where CONFIG_WCE was negotiated")
+            }
+            Self::Memory(e) => e.fmt(f),
+            Self::Dma(e) => e.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for SessionError {}
+
+/// How a virtqueue is to be started.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueSpec {
+    /// Entries.
+    pub size: u16,
+    /// Where its rings are.
+    pub rings: RingAddresses,
+    /// Where to go on.
+    pub next_avail: u16,
+}
+
+enum QueueState {
+    /// Made, waiting for the session's pair.
+    Waiting(Box<BlkQueue>, Box<dyn Notify>),
+    /// With the worker.
+    Running,
+    /// The worker was told to stop it.
+    Stopping,
+}
+
+/// What a session is on its way to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// Nowhere: it serves.
+    Serve,
+    /// Nothing of its last client is to be left.
+    Clear,
+    /// Nothing of it is to be left.
+    End,
+}
+
+/// One session.
+pub struct Session {
+    minted: Minted,
+    is_static: bool,
+    offer: Offer,
+    features: u64,
+    write_back: bool,
+    pub(super) worker: usize,
+    pub(super) pair: SessionPair,
+    queues: BTreeMap<u16, QueueState>,
+    pub(super) registry: Registry,
+    pub(super) job: Option<MemoryJob>,
+    pub(super) generation: u64,
+    goal: Goal,
+    lost: bool,
+    /// Its memory may still be used by a device that nothing proves quiet.
+    quarantined: bool,
+}
+
+impl Session {
+    /// What was minted: device, access, limits.
+    pub fn minted(&self) -> &Minted {
+        &self.minted
+    }
+
+    /// What is registered.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The features that its device offers.
+    pub fn offered(&self) -> u64 {
+        self.offer.features()
+    }
+
+    /// The features that the driver acknowledged.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Whether it is a static client's.
+    pub fn is_static(&self) -> bool {
+        self.is_static
+    }
+
+    /// Whether its device is lost.
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// How many virtqueues run (or are about to).
+    pub fn running(&self) -> usize {
+        self.queues.len()
+    }
+
+    /// The worker that serves it.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
+    /// The controller that it is on.
+    pub fn controller(&self) -> u16 {
+        self.minted.grant().extent().namespace().controller
+    }
+
+    pub(super) fn uses(&self, pair: PairId) -> bool {
+        self.pair == SessionPair::Has(pair)
+    }
+
+    /// Whether a worker has queues of it.
+    pub(super) fn at_worker(&self) -> bool {
+        self.queues.values().any(|q| !matches!(q, QueueState::Waiting(..)))
+    }
+
+    /// Reads the virtio-blk configuration space; behind its end there are zeroes.
+    pub fn read_config(&self, offset: u32, into: &mut [u8]) {
+        self.offer.config_space(self.write_back).read(u64::from(offset), into);
+    }
+
+    /// Gives queues that wait for a pair their new table. One whose rings are gone
+    /// finds that out when it is served.
+    pub(super) fn set_waiting_tables(&mut self, table: &Arc<MemoryTable>) {
+        for queue in self.queues.values_mut() {
+            if let QueueState::Waiting(queue, _) = queue {
+                let _ = queue.set_table(Arc::clone(table));
+            }
+        }
+    }
+}
+
+impl Control {
+    /// Mints a session for a client.
+    pub fn create(&mut self, policy: &Policy, is_static: bool) -> Result<SessionKey, CreateError> {
+        let minted = if is_static { self.catalogue.claim(policy) } else { self.catalogue.create(policy) }?;
+        let key = SessionKey(minted.session().number());
+        let offer = match self.config.direction {
+            Direction::AsFlagged => Offer::linux(minted.grant(), minted.limits(), self.config.queues),
+            Direction::ByRequest => Offer::l4re(minted.grant(), minted.limits()),
+        };
+        let registry = Registry::new(RegistryConfig {
+            ds_max: policy.ds_max(),
+            memory_max: self.config.memory_max,
+            trusted_only: self.config.trusted_only,
+        });
+        let write_back = minted.limits().volatile_cache;
+        self.sessions.insert(
+            key,
+            Session {
+                minted,
+                is_static,
+                offer,
+                features: 0,
+                write_back,
+                worker: 0,
+                pair: SessionPair::None,
+                queues: BTreeMap::new(),
+                registry,
+                job: None,
+                generation: 0,
+                goal: Goal::Serve,
+                lost: false,
+                quarantined: false,
+            },
+        );
+        Ok(key)
+    }
+
+    /// The session, unless it is ending.
+    pub(super) fn live(&mut self, key: SessionKey) -> Result<&mut Session, SessionError> {
+        self.sessions.get_mut(&key).filter(|s| s.goal == Goal::Serve).ok_or(SessionError::Ended)
+    }
+
+    /// The driver acknowledged these features. Refused while queues run, and when one was not offered.
+    pub fn set_features(&mut self, key: SessionKey, features: u64) -> Result<(), SessionError> {
+        let session = self.live(key)?;
+        if !session.queues.is_empty() || features & !session.offer.features() != 0 {
+            return Err(SessionError::Queue);
+        }
+        session.features = features;
+        // Without the feature there is no way to say otherwise: the default counts again.
+        session.write_back = session.minted.limits().volatile_cache;
+        Ok(())
+    }
+
+    /// The driver wrote to the configuration space.
+    pub fn write_config(&mut self, key: SessionKey, offset: u32, bytes: &[u8]) -> Result<(), SessionError> {
+        let session = self.live(key)?;
+        let on = session.offer.write_config(session.features, offset, bytes).ok_or(SessionError::Config)?;
+        session.write_back = on;
+        let (worker, told) = (session.worker, session.at_worker());
+        for queue in session.queues.values_mut() {
+            if let QueueState::Waiting(queue, _) = queue {
+                queue.set_write_back(on);
+            }
+        }
+        if told {
+            self.tell(worker, ToWorker::SetWriteBack(key, on));
+        }
+        Ok(())
+    }
+
+    /// Starts a virtqueue.
+    pub fn start_queue(
+        &mut self,
+        key: SessionKey,
+        index: u16,
+        spec: QueueSpec,
+        notify: Box<dyn Notify>,
+    ) -> Result<(), SessionError> {
+        let direction = self.config.direction;
+        let session = self.live(key)?;
+        if session.lost {
+            return Err(SessionError::DeviceLost);
+        }
+        if session.queues.contains_key(&index) {
+            return Err(SessionError::Queue);
+        }
+        let config = QueueConfig {
+            size: spec.size,
+            rings: spec.rings,
+            next_avail: spec.next_avail,
+            features: session.features,
+            direction,
+            grant: session.minted.grant().clone(),
+            limits: *session.minted.limits(),
+            id: session.minted.id(),
+            write_back: session.write_back,
+        };
+        let queue = BlkQueue::new(config, session.registry.table()).map_err(SessionError::Ring)?;
+        session.queues.insert(index, QueueState::Waiting(Box::new(queue), notify));
+        if let Err(why) = self.assign_pair(key) {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.queues.remove(&index);
+            }
+            return Err(why);
+        }
+        self.launch_queues(key);
+        Ok(())
+    }
+
+    /// Hands waiting queues to the worker, once the session has a pair.
+    pub(super) fn launch_queues(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let SessionPair::Has(pair) = session.pair else { return };
+        let worker = session.worker;
+        let mut launched = Vec::new();
+        for (index, state) in &mut session.queues {
+            if let QueueState::Waiting(..) = state
+                && let QueueState::Waiting(queue, notify) = core::mem::replace(state, QueueState::Running)
+            {
+                let key = QueueKey { session: key, index: *index };
+                launched.push(NewQueue { key, queue, pair, notify });
+            }
+        }
+        for new in launched {
+            self.tell(worker, ToWorker::AddQueue(new));
+        }
+    }
+
+    /// Tells the driver of a virtqueue in another way from now on.
+    pub fn set_notify(
+        &mut self,
+        key: SessionKey,
+        index: u16,
+        new: Box<dyn Notify>,
+    ) -> Result<(), SessionError> {
+        let session = self.live(key)?;
+        let worker = session.worker;
+        match session.queues.get_mut(&index) {
+            None => Err(SessionError::Queue),
+            Some(QueueState::Waiting(_, notify)) => {
+                *notify = new;
+                Ok(())
+            }
+            Some(QueueState::Running | QueueState::Stopping) => {
+                self.tell(worker, ToWorker::SetNotify(QueueKey { session: key, index }, new));
+                Ok(())
+            }
+        }
+    }
+
+    /// Stops a virtqueue after what is in flight has ended: [`Event::QueueStopped`]. An error when it does not run.
+    pub fn stop_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
+        self.live(key)?;
+        self.stop(key, index)
+    }
+
+    fn stop(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
+        let session = self.sessions.get_mut(&key).ok_or(SessionError::Ended)?;
+        let worker = session.worker;
+        match session.queues.get_mut(&index) {
+            None => Err(SessionError::Queue),
+            Some(QueueState::Waiting(queue, _)) => {
+                let next = queue.next_avail();
+                session.queues.remove(&index);
+                self.events.push_back(Event::QueueStopped(key, index, next));
+                Ok(())
+            }
+            Some(QueueState::Stopping) => Ok(()),
+            Some(state @ QueueState::Running) => {
+                *state = QueueState::Stopping;
+                self.tell(worker, ToWorker::StopQueue(QueueKey { session: key, index }));
+                Ok(())
+            }
+        }
+    }
+
+    /// The running virtqueues of a session.
+    pub fn running_queues(&self, key: SessionKey) -> Vec<u16> {
+        self.sessions.get(&key).map(|s| s.queues.keys().copied().collect()).unwrap_or_default()
+    }
+
+    pub(super) fn queue_stopped(&mut self, key: QueueKey, next: u16) {
+        let QueueKey { session: key, index } = key;
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.queues.remove(&index);
+            self.events.push_back(Event::QueueStopped(key, index, next));
+        }
+    }
+
+    pub(super) fn queue_broken(&mut self, key: QueueKey, why: Broken) {
+        if self.sessions.contains_key(&key.session) {
+            self.events.push_back(Event::QueueBroken(key.session, key.index, why));
+        }
+    }
+
+    /// Breaks a session's virtqueues, for instance because its memory vanished.
+    pub fn break_session(&mut self, key: SessionKey, why: Broken) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let worker = session.worker;
+        if session.at_worker() {
+            self.tell(worker, ToWorker::Break(key, why));
+        }
+    }
+
+    /// Clears away what a session's client left: its queues stop, its memory is unmapped, its features are
+    /// forgotten. Ends in [`Event::Cleared`].
+    pub fn clear(&mut self, key: SessionKey) {
+        self.head_for(key, Goal::Clear);
+    }
+
+    /// Ends a session: its queues stop, its memory is unmapped, its device is free again. Ends in
+    /// [`Event::Ended`]. Nothing else can be asked of it any more.
+    pub fn end(&mut self, key: SessionKey) {
+        self.head_for(key, Goal::End);
+    }
+
+    fn head_for(&mut self, key: SessionKey, goal: Goal) {
+        let Some(session) = self.sessions.get_mut(&key).filter(|s| s.goal != Goal::End) else { return };
+        session.goal = goal;
+        self.more = true;
+        for index in self.running_queues(key) {
+            // It runs, so it can be stopped.
+            let _ = self.stop(key, index);
+        }
+    }
+
+    /// Takes the next step of what sessions are busy with.
+    pub(super) fn poll_sessions(&mut self) {
+        let keys: Vec<SessionKey> =
+            self.sessions.iter().filter(|(_, s)| s.job.is_some() || s.goal != Goal::Serve).map(|(key, _)| *key).collect();
+        for key in keys {
+            self.poll_memory(key);
+            self.poll_end(key);
+        }
+    }
+
+    fn poll_end(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if session.goal == Goal::Serve || !session.queues.is_empty() {
+            return;
+        }
+        if !session.quarantined {
+            if session.job.is_none() && !session.registry.is_empty() {
+                self.remove_everything(key);
+            }
+            let Some(session) = self.sessions.get(&key) else { return };
+            if session.job.is_some() {
+                return;
+            }
+        }
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if session.goal == Goal::Clear {
+            session.goal = Goal::Serve;
+            session.features = 0;
+            session.write_back = session.minted.limits().volatile_cache;
+            self.events.push_back(Event::Cleared(key));
+            return;
+        }
+        self.release_pair(key);
+        let Some(session) = self.sessions.remove(&key) else { return };
+        if session.quarantined {
+            nvme_platform::error!("session {}: its memory is kept, for nothing proves it free", key.0);
+            core::mem::forget(session.registry);
+        }
+        let ended = self.catalogue.end(session.minted.session());
+        if let Some(namespace) = ended.rescan {
+            self.rescan(namespace);
+        }
+        self.events.push_back(Event::Ended(key));
+    }
+
+    /// The session's device will not come back.
+    pub(super) fn lose_session(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if core::mem::replace(&mut session.lost, true) {
+            return;
+        }
+        let worker = session.worker;
+        if session.at_worker() {
+            self.tell(worker, ToWorker::Fail(key));
+        }
+        self.events.push_back(Event::Lost(key));
+    }
+
+    /// The session's memory cannot be proven free: it is kept, and the session is closed.
+    pub(super) fn quarantine(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.quarantined = true;
+        let worker = session.worker;
+        self.tell(worker, ToWorker::Quarantine(key));
+        self.lose_session(key);
+        self.end(key);
+    }
+
+    /// Whether a client's session may be asked for something now.
+    pub(super) fn may_work(&mut self, key: SessionKey) -> Result<&mut Session, SessionError> {
+        let session = self.live(key)?;
+        if session.job.is_some() { Err(SessionError::Busy) } else { Ok(session) }
+    }
+}

@@ -1,0 +1,123 @@
+//! What control and workers say to each other. Every message is bounded, and whoever sends one does not wait for it.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use nvme_platform::{Notify, Time};
+use nvme_session::memory::MemoryTable;
+use nvme_session::queue::BlkQueue;
+use nvme_session::virtqueue::Broken;
+
+use crate::nvme::QueuePair;
+
+/// One I/O queue pair of one controller.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PairId {
+    /// Which controller.
+    pub controller: u16,
+    /// The identifier of its submission and completion queue.
+    pub queue: u16,
+}
+
+/// One virtqueue of one session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct QueueKey {
+    /// Which session.
+    pub session: SessionKey,
+    /// Which of its queues.
+    pub index: u16,
+}
+
+/// A session, numbered by control; a number is not used again while anything of the old session is left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionKey(pub u64);
+
+/// From control to a worker.
+pub enum ToWorker {
+    /// Here is a queue pair of yours, new or back after a recovery.
+    AddPair(PairId, Box<QueuePair>),
+    /// Hand back that pair with all that is in flight. Its virtqueues wait. Answered by [`FromWorker::PairTaken`].
+    TakePair(PairId),
+    /// Serve this virtqueue on that pair.
+    AddQueue(NewQueue),
+    /// Take nothing more from this virtqueue, finish what is in flight, and drop it. Answered by
+    /// [`FromWorker::QueueStopped`].
+    StopQueue(QueueKey),
+    /// Tell the driver of this virtqueue in another way from now on.
+    SetNotify(QueueKey, Box<dyn Notify>),
+    /// The session's memory is this from now on. Answered by [`FromWorker::TableSet`] when nothing in flight lies
+    /// in the regions that are gone, which are named by their slots.
+    SetTable(NewTable),
+    /// The session's cache mode is write-back, or write-through.
+    SetWriteBack(SessionKey, bool),
+    /// Break the session's virtqueues: its memory vanished.
+    Break(SessionKey, Broken),
+    /// The session's device is lost: end what it asks with an error from now on.
+    Fail(SessionKey),
+    /// Forget the session's virtqueues though something is in flight for them: their device cannot be proven quiet. What
+    /// they hold is kept for ever. Each is answered by [`FromWorker::QueueStopped`].
+    Quarantine(SessionKey),
+    /// Is this command still in flight? Answered by [`FromWorker::Stuck`].
+    IsStuck(StuckCommand),
+}
+
+/// A virtqueue on its way to its worker.
+pub struct NewQueue {
+    /// Whose it is.
+    pub key: QueueKey,
+    /// The queue.
+    pub queue: Box<BlkQueue>,
+    /// The pair that serves it.
+    pub pair: PairId,
+    /// How its driver is told.
+    pub notify: Box<dyn Notify>,
+}
+
+/// A session's memory from now on.
+pub struct NewTable {
+    /// Whose it is.
+    pub session: SessionKey,
+    /// What is registered.
+    pub table: Arc<MemoryTable>,
+    /// Rises with each change; control's own.
+    pub generation: u64,
+    /// The slots of regions that are not in it any more.
+    pub removed: Vec<u16>,
+}
+
+/// A command whose deadline has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StuckCommand {
+    /// Where it was submitted.
+    pub pair: PairId,
+    /// Its command identifier.
+    pub cid: u16,
+    /// The worker's token of the virtqueue that it belongs to.
+    pub token: u32,
+}
+
+/// From a worker to control.
+pub enum FromWorker {
+    /// Answers [`ToWorker::TakePair`]; `None` when the worker has no such pair.
+    PairTaken(PairId, Option<Box<QueuePair>>),
+    /// Answers [`ToWorker::StopQueue`]: where the driver's next request will be.
+    QueueStopped(QueueKey, u16),
+    /// A virtqueue is broken. It serves nothing until it is stopped and set up again.
+    QueueBroken(QueueKey, Broken),
+    /// Answers [`ToWorker::SetTable`], with the table's generation.
+    TableSet(SessionKey, u64),
+    /// A command's deadline has passed; said once for each command.
+    Expired(StuckCommand),
+    /// Answers [`ToWorker::IsStuck`]: whether it is.
+    Stuck(StuckCommand, bool),
+}
+
+/// What one pass of a worker came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pass {
+    /// Whether anything was done: then another pass is worth it at once.
+    pub worked: bool,
+    /// When the worker wants to be called again though nothing happens.
+    pub wake: Option<Time>,
+}

@@ -1,0 +1,12 @@
+//! The server: two roles that own everything, and the messages between them.
+//!
+//! * [`control::Control`] owns controllers, the catalogue of devices, and sessions. The home tells it what clients
+//!   ask for; it answers with [`control::Event`]s, and sends [`message::ToWorker`]s.
+//! * [`worker::Worker`] owns virtqueues and queue pairs, and moves requests.
+//!
+//! Both are plain state machines: the home calls them, gives them the time, and carries their messages. Whether they run on one
+//! thread or on several is the home's choice.
+
+pub mod control;
+pub mod message;
+pub mod worker;

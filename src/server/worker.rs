@@ -1,0 +1,493 @@
+//! The worker role: whole virtqueues and whole NVMe queue pairs, and the passes that move requests between them.
+//!
+//! A pass takes a bounded number of requests from each active virtqueue, submits them, rings each doorbell once, takes
+//! completions, and publishes each used ring once. Nothing is allocated and nothing is locked while there is work.
+//! A queue is *active* while it is polled; without work for a while it asks for kicks and becomes inactive.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use nvme_platform::{Notify, Time};
+use nvme_session::memory::{Spares, Windows};
+use nvme_session::operation::{Operation, Tag};
+use nvme_session::queue::{BlkQueue, Next};
+use nvme_session::virtqueue::Broken;
+use slab::Slab;
+
+use super::message::{FromWorker, NewQueue, NewTable, Pass, PairId, QueueKey, SessionKey, StuckCommand, ToWorker};
+use crate::nvme::{Done, QueuePair, Submit};
+
+/// Most requests taken from one virtqueue in one pass.
+const TAKE: u32 = 64;
+/// Most commands that a software controller executes, and most completions taken, for one pair in one pass.
+const BATCH: u32 = 64;
+/// How often deadlines and idle queues are looked at while there is work.
+const CHECK_EVERY: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Serving,
+    /// Its device is lost: every request fails.
+    Failing,
+    /// Finishing what was taken.
+    Stopping,
+    /// Its ring is broken: nothing is taken any more.
+    Broken,
+}
+
+struct Queue {
+    key: QueueKey,
+    queue: Box<BlkQueue>,
+    pair: PairId,
+    notify: Box<dyn Notify>,
+    state: State,
+    active: bool,
+    /// Whether the used ring has entries that were not published.
+    news: bool,
+    last_work: Time,
+}
+
+struct Pair {
+    id: PairId,
+    pair: Box<QueuePair>,
+}
+
+struct Drain {
+    session: SessionKey,
+    generation: u64,
+    removed: Vec<u16>,
+}
+
+/// One worker. The home gives it time, messages and kicks.
+pub struct Worker {
+    queues: Slab<Queue>,
+    pairs: Vec<Pair>,
+    active: Vec<usize>,
+    turn: usize,
+    spares: Spares,
+    drains: Vec<Drain>,
+    stopping: usize,
+    /// Virtqueues that hold memory which nothing proves free.
+    quarantined: Vec<Box<BlkQueue>>,
+    outbox: VecDeque<FromWorker>,
+    poll_for: Duration,
+    next_check: Time,
+}
+
+impl Worker {
+    /// A worker without queues. A virtqueue is polled for `poll_for` after its last work.
+    pub fn new(poll_for: Duration) -> Self {
+        Self {
+            queues: Slab::new(),
+            pairs: Vec::new(),
+            active: Vec::new(),
+            turn: 0,
+            spares: Spares::new(),
+            drains: Vec::new(),
+            stopping: 0,
+            quarantined: Vec::new(),
+            outbox: VecDeque::new(),
+            poll_for,
+            next_check: Time::default(),
+        }
+    }
+
+    /// What control should know; to be emptied after each pass.
+    pub fn take_message(&mut self) -> Option<FromWorker> {
+        self.outbox.pop_front()
+    }
+
+    /// The token of a virtqueue, for [`Worker::kick`]. The home watches the driver's kicks under it.
+    pub fn token(&self, key: QueueKey) -> Option<usize> {
+        self.queues.iter().find(|(_, q)| q.key == key).map(|(token, _)| token)
+    }
+
+    /// The pairs that have something in flight: whose interrupts are worth waiting for.
+    pub fn busy_pairs(&self) -> impl Iterator<Item = PairId> + '_ {
+        self.pairs.iter().filter(|p| p.pair.in_flight() > 0).map(|p| p.id)
+    }
+
+    /// The driver of a virtqueue says that there is something in its available ring.
+    pub fn kick(&mut self, token: usize, now: Time) {
+        if let Some(queue) = self.queues.get_mut(token)
+            && !queue.active
+            && matches!(queue.state, State::Serving | State::Failing)
+        {
+            queue.queue.ignore_kicks();
+            queue.active = true;
+            queue.last_work = now;
+            self.active.push(token);
+        }
+    }
+
+    /// Takes a message of control.
+    pub fn handle(&mut self, message: ToWorker, now: Time) {
+        match message {
+            ToWorker::AddPair(id, pair) => self.pairs.push(Pair { id, pair }),
+            ToWorker::TakePair(id) => {
+                let at = self.pairs.iter().position(|p| p.id == id);
+                let pair = at.map(|at| self.pairs.swap_remove(at).pair);
+                self.outbox.push_back(FromWorker::PairTaken(id, pair));
+            }
+            ToWorker::AddQueue(new) => self.add_queue(new, now),
+            ToWorker::StopQueue(key) => self.stop_queue(key),
+            ToWorker::SetNotify(key, notify) => {
+                if let Some((_, queue)) = self.queues.iter_mut().find(|(_, q)| q.key == key) {
+                    // The new way may have missed what the old one was told.
+                    notify.used();
+                    queue.notify = notify;
+                }
+            }
+            ToWorker::SetTable(new) => self.set_table(new),
+            ToWorker::SetWriteBack(session, on) => {
+                for (_, queue) in self.queues.iter_mut().filter(|(_, q)| q.key.session == session) {
+                    queue.queue.set_write_back(on);
+                }
+            }
+            ToWorker::Break(session, why) => {
+                for token in self.tokens_of(session) {
+                    self.break_queue(token, why);
+                }
+            }
+            ToWorker::Fail(session) => {
+                for token in self.tokens_of(session) {
+                    if let Some(queue) = self.queues.get_mut(token).filter(|q| q.state == State::Serving) {
+                        queue.state = State::Failing;
+                    }
+                    self.kick(token, now);
+                }
+            }
+            ToWorker::Quarantine(session) => self.quarantine(session),
+            ToWorker::IsStuck(command) => {
+                let pair = self.pairs.iter().find(|p| p.id == command.pair);
+                let stuck = pair.is_some_and(|p| p.pair.holds(command.cid));
+                self.outbox.push_back(FromWorker::Stuck(command, stuck));
+            }
+        }
+    }
+
+    fn add_queue(&mut self, new: NewQueue, now: Time) {
+        let NewQueue { key, mut queue, pair, notify } = new;
+        queue.ignore_kicks();
+        let token = self.queues.insert(Queue {
+            key,
+            queue,
+            pair,
+            notify,
+            state: State::Serving,
+            active: true,
+            news: false,
+            last_work: now,
+        });
+        self.active.push(token);
+    }
+
+    fn stop_queue(&mut self, key: QueueKey) {
+        let Some((token, queue)) = self.queues.iter_mut().find(|(_, q)| q.key == key) else {
+            self.outbox.push_back(FromWorker::QueueStopped(key, 0));
+            return;
+        };
+        if queue.state != State::Stopping {
+            queue.state = State::Stopping;
+            queue.queue.take_no_more();
+            self.stopping += 1;
+        }
+        if !queue.active {
+            queue.active = true;
+            self.active.push(token);
+        }
+    }
+
+    fn tokens_of(&self, session: SessionKey) -> Vec<usize> {
+        self.queues.iter().filter(|(_, q)| q.key.session == session).map(|(token, _)| token).collect()
+    }
+
+    fn set_table(&mut self, new: NewTable) {
+        let NewTable { session, table, generation, removed } = new;
+        for token in self.tokens_of(session) {
+            let result = self.queues.get_mut(token).map(|q| q.queue.set_table(Arc::clone(&table)));
+            if let Some(Err(_)) = result {
+                self.break_queue(token, Broken::RingsGone);
+            }
+        }
+        self.drains.push(Drain { session, generation, removed });
+    }
+
+    fn quarantine(&mut self, session: SessionKey) {
+        for token in self.tokens_of(session) {
+            let Some(queue) = self.queues.try_remove(token) else { continue };
+            self.stopping -= usize::from(queue.state == State::Stopping);
+            self.active.retain(|t| *t != token);
+            self.outbox.push_back(FromWorker::QueueStopped(queue.key, queue.queue.next_avail()));
+            self.quarantined.push(queue.queue);
+        }
+    }
+
+    fn break_queue(&mut self, token: usize, why: Broken) {
+        let Some(queue) = self.queues.get_mut(token) else { return };
+        queue.queue.break_off(why);
+        if matches!(queue.state, State::Serving | State::Failing) {
+            queue.state = State::Broken;
+            queue.notify.broken();
+            self.outbox.push_back(FromWorker::QueueBroken(queue.key, why));
+        }
+    }
+
+    /// One pass over everything that is active. To be called again at once while it [worked](Pass::worked).
+    pub fn pass(&mut self, now: Time) -> Pass {
+        let mut worked = false;
+        for i in 0..self.active.len() {
+            let at = (self.turn + i) % self.active.len();
+            if let Some(&token) = self.active.get(at) {
+                worked |= self.take(token, now);
+            }
+        }
+        // Another queue is first next time, so that a full pair starves nobody.
+        self.turn = if self.turn + 1 < self.active.len() { self.turn + 1 } else { 0 };
+
+        let mut wake = None;
+        for at in 0..self.pairs.len() {
+            let (more, again) = self.turn_pair(at, now);
+            worked |= more;
+            wake = earlier(wake, again);
+        }
+        for &token in &self.active {
+            if let Some(queue) = self.queues.get_mut(token)
+                && queue.news
+            {
+                queue.news = false;
+                queue.last_work = now;
+                if queue.queue.publish() {
+                    queue.notify.used();
+                }
+            }
+        }
+        if self.stopping > 0 {
+            worked |= self.finish_stopping();
+        }
+        if !self.drains.is_empty() {
+            worked |= self.finish_drains();
+        }
+        if now >= self.next_check {
+            self.next_check = now + CHECK_EVERY;
+            self.check(now);
+        }
+        if !worked {
+            for pair in &self.pairs {
+                wake = earlier(wake, pair.pair.next_deadline());
+            }
+        }
+        Pass { worked, wake }
+    }
+
+    /// Takes requests from one virtqueue and submits them.
+    fn take(&mut self, token: usize, now: Time) -> bool {
+        let Some(queue) = self.queues.get_mut(token) else { return false };
+        if queue.state == State::Failing {
+            return self.fail_requests(token, now);
+        }
+        let Some(pair) = self.pairs.iter_mut().find(|p| p.id == queue.pair) else { return false };
+        let mut took = false;
+        for _ in 0..TAKE {
+            match queue.queue.next(&mut self.spares) {
+                Next::Operation(head, operation) => {
+                    took = true;
+                    if !submit(queue, token, &mut pair.pair, head, operation, now, &mut self.spares) {
+                        break;
+                    }
+                }
+                Next::Again => {
+                    took = true;
+                    queue.news = true;
+                }
+                Next::Idle => break,
+                Next::Broken(why) => {
+                    self.break_queue(token, why);
+                    return true;
+                }
+            }
+        }
+        if took {
+            queue.last_work = now;
+        }
+        took
+    }
+
+    /// Ends the requests of a virtqueue whose device is lost.
+    fn fail_requests(&mut self, token: usize, now: Time) -> bool {
+        let Some(queue) = self.queues.get_mut(token) else { return false };
+        let mut took = false;
+        for _ in 0..TAKE {
+            match queue.queue.next(&mut self.spares) {
+                Next::Operation(head, operation) => {
+                    queue.queue.put_back(head, operation);
+                    queue.queue.cancel(&mut self.spares);
+                }
+                Next::Again => {}
+                Next::Idle => break,
+                Next::Broken(why) => {
+                    self.break_queue(token, why);
+                    return true;
+                }
+            }
+            took = true;
+            queue.news = true;
+        }
+        if took {
+            queue.last_work = now;
+        }
+        took
+    }
+
+    /// Rings, runs and polls one pair.
+    fn turn_pair(&mut self, at: usize, now: Time) -> (bool, Option<Time>) {
+        let Some(Pair { pair, .. }) = self.pairs.get_mut(at) else { return (false, None) };
+        if pair.in_flight() == 0 {
+            return (false, None);
+        }
+        pair.ring();
+        let again = pair.run(BATCH, now);
+        let mut worked = again.is_some_and(|t| t <= now);
+        for _ in 0..BATCH {
+            let Some(done) = pair.next_done(&mut |tag: Tag, range| {
+                self.queues.get(tag.queue as usize).and_then(|q| q.queue.window(range))
+            }) else {
+                break;
+            };
+            worked = true;
+            let Done { tag, operation, outcome, quiet } = done;
+            let token = tag.queue as usize;
+            let Some(queue) = self.queues.get_mut(token) else { continue };
+            queue.news = true;
+            if !queue.active {
+                queue.active = true;
+                queue.queue.ignore_kicks();
+                self.active.push(token);
+            }
+            let next = queue.queue.complete(tag.head, operation, outcome, quiet, &mut self.spares);
+            if let Some(operation) = next {
+                submit(queue, token, pair, tag.head, operation, now, &mut self.spares);
+            }
+        }
+        pair.finish_poll();
+        (worked, again)
+    }
+
+    fn finish_stopping(&mut self) -> bool {
+        let mut stopped = false;
+        for i in (0..self.active.len()).rev() {
+            let Some(&token) = self.active.get(i) else { continue };
+            let Some(queue) = self.queues.get_mut(token) else { continue };
+            if queue.state != State::Stopping || queue.queue.in_flight() > 0 {
+                continue;
+            }
+            if queue.queue.publish() {
+                queue.notify.used();
+            }
+            self.outbox.push_back(FromWorker::QueueStopped(queue.key, queue.queue.next_avail()));
+            self.queues.remove(token);
+            self.active.swap_remove(i);
+            self.stopping -= 1;
+            stopped = true;
+        }
+        stopped
+    }
+
+    fn finish_drains(&mut self) -> bool {
+        let (queues, outbox) = (&self.queues, &mut self.outbox);
+        let before = self.drains.len();
+        self.drains.retain(|drain| {
+            let mut queues = queues.iter().filter(|(_, q)| q.key.session == drain.session);
+            let held = queues.any(|(_, q)| drain.removed.iter().any(|slot| q.queue.holds(*slot)));
+            if !held {
+                outbox.push_back(FromWorker::TableSet(drain.session, drain.generation));
+            }
+            held
+        });
+        self.drains.len() < before
+    }
+
+    /// Reports commands that are late, and lets queues without work ask for kicks though others are busy.
+    fn check(&mut self, now: Time) {
+        for Pair { id, pair } in &mut self.pairs {
+            while let Some(expired) = pair.expired(now) {
+                let command = StuckCommand { pair: *id, cid: expired.cid, token: expired.tag.queue };
+                self.outbox.push_back(FromWorker::Expired(command));
+            }
+        }
+        if self.active.len() > 1 {
+            self.rest(|queue, poll_for| now - queue.last_work > poll_for);
+        }
+    }
+
+    /// Lets every virtqueue ask for kicks. True when nothing came meanwhile: the home may sleep until a kick, an
+    /// interrupt, a message or the pass's [wake time](Pass::wake).
+    pub fn sleep(&mut self) -> bool {
+        self.rest(|_, _| true);
+        self.active.is_empty()
+    }
+
+    /// How long the home should go on polling after the last work.
+    pub fn poll_for(&self) -> Duration {
+        self.poll_for
+    }
+
+    fn rest(&mut self, which: impl Fn(&Queue, Duration) -> bool) {
+        let poll_for = self.poll_for;
+        let queues = &mut self.queues;
+        self.active.retain(|token| {
+            let Some(queue) = queues.get_mut(*token) else { return false };
+            let resting = match queue.state {
+                State::Serving | State::Failing if !which(queue, poll_for) => false,
+                // True from `listen` means that something came before the driver could know that we want kicks.
+                State::Serving | State::Failing => !queue.queue.listen(),
+                State::Broken => true,
+                // Its completions make it active again.
+                State::Stopping => queue.queue.in_flight() > 0 && which(queue, poll_for),
+            };
+            queue.active = !resting;
+            !resting
+        });
+    }
+}
+
+/// Submits one operation of a queue. False when the pair is full.
+fn submit(
+    queue: &mut Queue,
+    token: usize,
+    pair: &mut QueuePair,
+    head: u16,
+    operation: Operation,
+    now: Time,
+    spares: &mut Spares,
+) -> bool {
+    let tag = Tag { queue: token as u32, head };
+    match pair.submit(operation, tag, now, &*queue.queue, spares) {
+        Submit::Issued => true,
+        Submit::Part(rest) => {
+            queue.queue.rest(head, rest);
+            true
+        }
+        Submit::Full(operation) => {
+            queue.queue.put_back(head, operation);
+            false
+        }
+        Submit::Refused(Done { operation, outcome, quiet, .. }) => {
+            queue.news = true;
+            let next = queue.queue.complete(head, operation, outcome, quiet, spares);
+            // What cannot be done has nothing to follow it.
+            debug_assert!(next.is_none());
+            true
+        }
+    }
+}
+
+fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
