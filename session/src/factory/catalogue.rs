@@ -1,5 +1,6 @@
 //! Who has what.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -314,10 +315,10 @@ impl Catalogue {
             (Some(device), None) if device.disk.stale => Err(CreateError::Scanning),
             (Some(device), None) => Ok(device),
             (None, _) if self.disks.iter().any(|d| d.stale) => Err(CreateError::Scanning),
-            (None, _) => Err(CreateError::NoDevice(name.clone())),
+            (None, _) => Err(CreateError::NoDevice(Box::new(name.clone()))),
             (Some(first), Some(second)) => {
                 let candidates = [first, second].into_iter().chain(found).map(|d| d.own_name()).collect();
-                Err(CreateError::Ambiguous { name: name.clone(), candidates })
+                Err(CreateError::Ambiguous { name: Box::new(name.clone()), candidates })
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Why a session is not minted.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -15,11 +16,11 @@ pub enum CreateError {
     /// The device may be on a disk that is still being scanned. Ask again when a scan has ended.
     Scanning,
     /// There is no such device.
-    NoDevice(DeviceName),
+    NoDevice(Box<DeviceName>),
     /// The name matches several devices.
     Ambiguous {
         /// The name.
-        name: DeviceName,
+        name: Box<DeviceName>,
         /// What it matches, each by a name that matches nothing else: `SN:nNSID:PART`.
         candidates: Vec<String>,
     },

@@ -58,9 +58,6 @@ pub struct Pinned {
 #[derive(Debug, Default)]
 pub struct Held {
     slots: Vec<Slot>,
-    /// Where the last data was found, and the last of the rest: neighbours are likely.
-    data_hint: usize,
-    other_hint: usize,
 }
 
 impl Held {
@@ -120,13 +117,7 @@ impl Held {
         }
         let (mut addr, mut left) = (addr, len);
         loop {
-            let region = match table.at(self.data_hint, addr) {
-                Some(region) => region,
-                None => {
-                    self.data_hint = table.find(addr).ok_or(NotMediated::NotRegistered)?;
-                    table.at(self.data_hint, addr).ok_or(NotMediated::NotRegistered)?
-                }
-            };
+            let region = table.find(addr).ok_or(NotMediated::NotRegistered)?;
             if need == Rights::Write && !region.writable {
                 return Err(NotMediated::NotWritable);
             }
@@ -162,19 +153,10 @@ impl Held {
         slot.window.as_ref()?.sub(usize::try_from(offset).ok()?, usize::try_from(range.len()).ok()?).ok()
     }
 
-    #[inline]
-    fn other<'t>(&mut self, table: &'t MemoryTable, addr: u64) -> Result<&'t super::Region, NotMediated> {
-        if let Some(region) = table.at(self.other_hint, addr) {
-            return Ok(region);
-        }
-        self.other_hint = table.find(addr).ok_or(NotMediated::NotRegistered)?;
-        table.at(self.other_hint, addr).ok_or(NotMediated::NotRegistered)
-    }
-
     /// Keeps the byte at guest address `addr` for a later [`write_pinned`](Self::write_pinned).
     #[inline]
     pub fn pin(&mut self, table: &MemoryTable, addr: u64) -> Result<Pinned, NotMediated> {
-        let region = self.other(table, addr)?;
+        let region = table.find(addr).ok_or(NotMediated::NotRegistered)?;
         if !region.writable {
             return Err(NotMediated::NotWritable);
         }
@@ -205,61 +187,6 @@ impl Held {
             slot.bytes = slot.bytes.saturating_sub(1);
             slot.forget_unless_needed();
         }
-    }
-
-    /// The 16 bytes at guest address `addr` as two words, each byte read once: a descriptor, a request's header. They
-    /// may lie across regions.
-    #[inline]
-    pub fn read_words(&mut self, table: &MemoryTable, addr: u64) -> Result<[u64; 2], NotMediated> {
-        let region = self.other(table, addr)?;
-        match region.window.read_value((addr - region.guest) as usize) {
-            Ok(words) => Ok(words),
-            Err(_) => self.read_words_across(table, addr),
-        }
-    }
-
-    #[cold]
-    fn read_words_across(&mut self, table: &MemoryTable, addr: u64) -> Result<[u64; 2], NotMediated> {
-        let mut bytes = [0; 16];
-        self.read(table, addr, &mut bytes)?;
-        Ok(zerocopy::transmute!(bytes))
-    }
-
-    /// Copies guest memory out, each byte read once. It may lie across regions.
-    pub fn read(&mut self, table: &MemoryTable, addr: u64, into: &mut [u8]) -> Result<(), NotMediated> {
-        let (mut addr, mut into) = (addr, into);
-        while !into.is_empty() {
-            let region = self.other(table, addr)?;
-            let offset = addr - region.guest;
-            let now = usize::try_from(region.len - offset).unwrap_or(usize::MAX).min(into.len());
-            let (head, tail) = into.split_at_mut(now);
-            region.window.read(offset as usize, head).map_err(|_| NotMediated::NotRegistered)?;
-            into = tail;
-            addr = addr.checked_add(now as u64).ok_or(NotMediated::BadRange)?;
-        }
-        Ok(())
-    }
-
-    /// Copies into guest memory, which may lie across regions. All of it must be writable before any is written.
-    pub fn write(&mut self, table: &MemoryTable, addr: u64, from: &[u8]) -> Result<(), NotMediated> {
-        for dry in [true, false] {
-            let (mut addr, mut from) = (addr, from);
-            while !from.is_empty() {
-                let region = self.other(table, addr)?;
-                if !region.writable {
-                    return Err(NotMediated::NotWritable);
-                }
-                let offset = addr - region.guest;
-                let now = usize::try_from(region.len - offset).unwrap_or(usize::MAX).min(from.len());
-                let (head, tail) = from.split_at(now);
-                if !dry {
-                    region.window.write(offset as usize, head).map_err(|_| NotMediated::NotRegistered)?;
-                }
-                from = tail;
-                addr = addr.checked_add(now as u64).ok_or(NotMediated::BadRange)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -309,6 +236,7 @@ mod tests {
         assert_eq!(ask(0x1000, 0, Rights::Read), Some(NotMediated::BadRange));
         assert_eq!(ask(0x9000, 16, Rights::Write), Some(NotMediated::NotWritable));
         assert_eq!(ask(0x9000, 16, Rights::Read), None);
+        assert_eq!(h.pin(&t, 0x9000).err(), Some(NotMediated::NotWritable));
     }
 
     #[test]
@@ -327,20 +255,6 @@ mod tests {
         t.regions()[0].window.read(0xfff, &mut byte).unwrap();
         assert_eq!((byte, h.holds(0)), ([7], false));
         assert!(h.slots[0].window.is_none());
-    }
-
-    #[test]
-    fn copies_go_across_regions_or_not_at_all() {
-        let t = table();
-        let mut h = Held::new(&t);
-        let bytes: [u8; 16] = core::array::from_fn(|i| i as u8);
-        h.write(&t, 0x1ff8, &bytes).unwrap();
-        let words = |w: [u64; 2]| w.map(u64::to_ne_bytes).concat();
-        assert_eq!(h.read_words(&t, 0x1ff8).map(words), Ok(bytes.to_vec()));
-        assert!(h.write(&t, 0x3ff8, &bytes).is_err());
-        assert_eq!(h.read_words(&t, 0x3ff0), Ok([0; 2]), "nothing of it was written");
-        assert!(h.read_words(&t, 0x3ff8).is_err() && h.write(&t, 0x9000, &bytes).is_err());
-        assert!(h.pin(&t, 0x9000).is_err() && h.read_words(&t, u64::MAX - 3).is_err());
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 //! [`MemoryTable`] is one immutable state of a session's registered regions. A virtqueue holds the current one and
 //! looks buffers up in it ([`Held::mediate`]): the only way to a [`DmaRange`].
 
+mod copy;
 mod held;
 mod range;
 mod spares;

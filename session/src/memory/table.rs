@@ -61,7 +61,16 @@ pub struct MemoryTable {
     starts: Box<[u64]>,
     /// In the order of `starts`.
     regions: Box<[Region]>,
+    /// Where a search begins: entry `k` is the last region that starts at or before the first address of bucket `k`.
+    buckets: Box<[u16]>,
+    /// The first guest address of all, and the base-2 logarithm of the size of a bucket.
+    base: u64,
+    shift: u32,
 }
+
+/// Number of buckets: twice as many as regions, so that a search takes a step or two unless a client lays its regions
+/// out to prevent that; then it takes nine.
+const BUCKETS: u64 = 2 * REGIONS_MAX as u64;
 
 impl MemoryTable {
     /// A table of these regions, given in any order.
@@ -90,7 +99,17 @@ impl MemoryTable {
         if !regions.is_sorted_by(|a, b| a.guest + a.len <= b.guest) {
             return Err(TableError::Overlap);
         }
-        Ok(Self { starts: regions.iter().map(|r| r.guest).collect(), regions: regions.into() })
+        let starts: Box<[u64]> = regions.iter().map(|r| r.guest).collect();
+        let base = starts.first().copied().unwrap_or_default();
+        let last = regions.last().map_or(base, |r| r.guest + (r.len - 1));
+        let shift = (0..u64::BITS).find(|s| (last - base) >> s < BUCKETS).unwrap_or_default();
+        // One more than there are, for the end of the last.
+        let count = if starts.is_empty() { 0 } else { ((last - base) >> shift) + 2 };
+        let first = |k: u64| base.saturating_add(k.saturating_mul(1 << shift));
+        // `base` itself is at or before each of them; at most REGIONS_MAX.
+        let before = |k| starts.partition_point(|s| *s <= first(k)).saturating_sub(1) as u16;
+        let buckets = (0..count).map(before).collect();
+        Ok(Self { starts, regions: regions.into(), buckets, base, shift })
     }
 
     /// All regions, by guest address.
@@ -98,18 +117,21 @@ impl MemoryTable {
         &self.regions
     }
 
-    /// The region at an index that [`find`](Self::find) gave, when it holds guest address `addr`.
+    /// The region that holds guest address `addr`, if there is one.
     #[inline]
-    pub(super) fn at(&self, index: usize, addr: u64) -> Option<&Region> {
+    pub(super) fn find(&self, addr: u64) -> Option<&Region> {
+        // An address before the first region wraps to one behind the last, and is in no bucket.
+        let bucket = (addr.wrapping_sub(self.base) >> self.shift) as usize;
+        let ends = self.buckets.get(bucket..)?;
+        let [low, high, ..] = ends else { return None };
+        let (mut low, mut high) = (usize::from(*low), usize::from(*high));
+        // The last start at or before `addr` is one of these; as a rule there is one.
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            if self.starts.get(middle).is_some_and(|s| *s <= addr) { low = middle } else { high = middle - 1 }
+        }
         // A subtraction that wraps is larger than any length.
-        self.regions.get(index).filter(|r| addr.wrapping_sub(r.guest) < r.len)
-    }
-
-    /// Where the region is that holds guest address `addr`, if there is one.
-    #[inline]
-    pub(super) fn find(&self, addr: u64) -> Option<usize> {
-        let index = self.starts.partition_point(|s| *s <= addr).checked_sub(1)?;
-        self.at(index, addr).map(|_| index)
+        self.regions.get(low).filter(|r| addr.wrapping_sub(r.guest) < r.len)
     }
 
     /// The window of `len` bytes at an address in the client's own process, and whether it may be written. `None`
@@ -122,7 +144,7 @@ impl MemoryTable {
 
     /// As [`user_window`](Self::user_window), for a guest address.
     pub fn guest_window(&self, addr: u64, len: usize) -> Option<(Window, bool)> {
-        let r = self.regions.get(self.find(addr)?)?;
+        let r = self.find(addr)?;
         r.window.sub(usize::try_from(addr - r.guest).ok()?, len).ok().map(|w| (w, r.writable))
     }
 }
@@ -138,20 +160,55 @@ pub(crate) mod tests {
     pub(crate) fn region(slot: u16, guest: u64, len: usize) -> Region {
         let window = heap(len).unwrap();
         let iova = Iova(0xab_0000_0000 + (u64::from(slot) << 24));
-        Region { guest, user: guest + 0x7f00_0000_0000, len: len as u64, slot, window, iova, writable: true }
+        Region {
+            guest,
+            user: guest.wrapping_add(0x7f00_0000_0000),
+            len: len as u64,
+            slot,
+            window,
+            iova,
+            writable: true,
+        }
     }
 
     #[test]
     fn an_address_is_found_in_its_region_and_nowhere_else() {
         let t = MemoryTable::new(vec![region(1, 0x9000, 0x1000), region(0, 0x1000, 0x2000)]).unwrap();
-        assert_eq!(
-            (t.find(0xfff), t.find(0x1000), t.find(0x2fff), t.find(0x3000)),
-            (None, Some(0), Some(0), None)
+        let slot = |addr| t.find(addr).map(|r| r.slot);
+        assert_eq!([0xfff, 0x1000, 0x2fff, 0x3000].map(slot), [None, Some(0), Some(0), None]);
+        assert_eq!([0x9fff, 0xa000, u64::MAX, 0].map(slot), [Some(1), None, None, None]);
+        assert!(
+            MemoryTable::default().find(0).is_none() && MemoryTable::new(vec![]).unwrap().find(0).is_none()
         );
-        assert_eq!(
-            (t.find(0x9fff), t.find(0xa000), t.find(u64::MAX), t.find(0)),
-            (Some(1), None, None, None)
-        );
+    }
+
+    #[test]
+    fn addresses_are_found_however_regions_are_laid_out() {
+        // Spread evenly, crowded at one end of a huge span, at the very end of the address space, and doubling.
+        let even = |i: u64| i * 0x2_0000;
+        let crowd = |i: u64| if i == 0 { 0 } else { (1 << 62) + i * 32 };
+        let end = |i: u64| u64::MAX - 0x1000 - (i + 1) * 0x1_0000;
+        let doubling = |i: u64| (1 << (i % 62)) + (i / 62) * 16;
+        for layout in [&even as &dyn Fn(u64) -> u64, &crowd, &end, &doubling] {
+            let shape = |i: u64| Region { user: i << 12, ..region(i as u16, layout(i), 16) };
+            let mut regions: Vec<Region> = vec![];
+            for r in (0..REGIONS_MAX as u64).map(shape) {
+                if regions.iter().all(|o| o.guest.abs_diff(r.guest) >= 16) {
+                    regions.push(r);
+                }
+            }
+            assert!(regions.len() > 200);
+            let t = MemoryTable::new(regions.clone()).unwrap();
+            for r in &regions {
+                for at in [r.guest, r.guest + 15] {
+                    assert_eq!(t.find(at).map(|f| f.slot), Some(r.slot));
+                }
+                for at in [r.guest.wrapping_sub(1), r.guest + 16] {
+                    let holder = regions.iter().find(|o| o.guest <= at && at - o.guest < 16).map(|o| o.slot);
+                    assert_eq!(t.find(at).map(|f| f.slot), holder);
+                }
+            }
+        }
     }
 
     #[test]

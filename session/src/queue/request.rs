@@ -43,7 +43,7 @@ impl BlkQueue {
         }
         let Spares { lists, chain } = spares;
         chain.clear();
-        if let Err(why) = self.ring.walk(head, self.indirect, &mut self.held, &self.table, chain) {
+        if let Err(why) = self.ring.walk(head, self.indirect, &self.table, chain) {
             return self.fail(why);
         }
         let status = match self.status(chain) {
@@ -120,7 +120,7 @@ impl BlkQueue {
             && first.len as usize == HEADER
             && !(first.write && strict)
         {
-            let words = self.held.read_words(&self.table, first.addr).map_err(|_| BAD)?;
+            let words = self.table.read_words(first.addr).map_err(|_| BAD)?;
             return Ok((Header::from_words(words), 1));
         }
         self.split_header(chain, strict)
@@ -138,7 +138,7 @@ impl BlkQueue {
             }
             let now = rest.len().min(buffer.len as usize);
             let (part, behind) = mem::take(&mut rest).split_at_mut(now);
-            self.held.read(&self.table, buffer.addr, part).map_err(|_| BAD)?;
+            self.table.read(buffer.addr, part).map_err(|_| BAD)?;
             rest = behind;
             // Neither wraps: so many bytes were just read there.
             buffer.addr = buffer.addr.wrapping_add(now as u64);
@@ -239,7 +239,7 @@ impl BlkQueue {
         for buffer in data {
             let now = rest.len().min(buffer.len as usize);
             let (part, behind) = rest.split_at(now);
-            self.held.write(&self.table, buffer.addr, part).map_err(|_| BAD)?;
+            self.table.write(buffer.addr, part).map_err(|_| BAD)?;
             rest = behind;
         }
         Ok(Step::Answer(Status::Ok, (id.len() - rest.len()) as u32))
@@ -271,7 +271,7 @@ impl BlkQueue {
         let mut rest = &mut *copy;
         for buffer in data {
             let (part, behind) = mem::take(&mut rest).split_at_mut(buffer.len as usize);
-            self.held.read(&self.table, buffer.addr, part).map_err(|_| BAD)?;
+            self.table.read(buffer.addr, part).map_err(|_| BAD)?;
             rest = behind;
         }
         let mut places = heapless::Vec::<LbaRange, { RANGES_MAX as usize }>::new();

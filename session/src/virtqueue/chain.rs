@@ -1,7 +1,7 @@
 //! Descriptor chains.
 
 use super::{Broken, Ring};
-use crate::memory::{Held, MemoryTable};
+use crate::memory::MemoryTable;
 use alloc::vec::Vec;
 
 /// A descriptor (virtio 1.2, 2.7.5, `struct virtq_desc`), in our own byte order.
@@ -59,7 +59,6 @@ impl Ring {
         &self,
         head: u16,
         indirect: bool,
-        held: &mut Held,
         table: &MemoryTable,
         into: &mut Vec<Buffer>,
     ) -> Result<(), Broken> {
@@ -79,7 +78,7 @@ impl Ring {
                 if flags & NEXT != 0 {
                     return Err(Broken::IndirectWithNext);
                 }
-                return walk_indirect(d.addr, d.len, held, table, into);
+                return walk_indirect(d.addr, d.len, table, into);
             }
             into.push(d.buffer());
             if flags & NEXT == 0 {
@@ -92,13 +91,7 @@ impl Ring {
 }
 
 #[inline]
-fn walk_indirect(
-    addr: u64,
-    len: u32,
-    held: &mut Held,
-    table: &MemoryTable,
-    into: &mut Vec<Buffer>,
-) -> Result<(), Broken> {
+fn walk_indirect(addr: u64, len: u32, table: &MemoryTable, into: &mut Vec<Buffer>) -> Result<(), Broken> {
     let count = len / SIZE as u32;
     if !len.is_multiple_of(SIZE as u32)
         || count == 0
@@ -113,8 +106,7 @@ fn walk_indirect(
             return Err(Broken::NextOutOfRange);
         }
         let at = addr + u64::from(index) * SIZE as u64;
-        let d =
-            Descriptor::from_words(held.read_words(table, at).map_err(|_| Broken::IndirectNotRegistered)?);
+        let d = Descriptor::from_words(table.read_words(at).map_err(|_| Broken::IndirectNotRegistered)?);
         let flags = d.flags;
         if flags & INDIRECT != 0 {
             return Err(Broken::IndirectNested);

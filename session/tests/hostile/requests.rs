@@ -253,7 +253,7 @@ fn unknown_types_are_not_served() {
 #[test]
 fn one_segment_too_many_is_refused() {
     // By way of an indirect table; the queue itself is too short for that.
-    let mut ask = |n: u32| {
+    let ask = |n: u32| {
         let mut d = Driver::with(|c| {
             c.grant = {
                 let whole = nvme_policy::Extent::whole(

@@ -120,7 +120,7 @@ fn an_indirect_table_may_be_longer_than_the_queue_and_lie_across_regions() {
     let at = HEAD;
     d.header(at, IN, 0);
     let n = 40_u16;
-    let mut put = |i: u16, bytes: (u64, u32, u16, u16)| {
+    let put = |i: u16, bytes: (u64, u32, u16, u16)| {
         let (addr, len, flags, next) = bytes;
         let mut b = vec![];
         b.extend(addr.to_le_bytes());
