@@ -138,7 +138,7 @@ const FATAL_OLD: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork, libc::SYS_ioperm
 const FATAL_OLD: &[c_long] = &[];
 
 /// What may be asked of a descriptor by `fcntl`. Not F_SETFL: its flags belong to both ends. Not F_OFD_SETLKW: it
-/// waits.
+/// waits. F_SETLK is how a trusted dataspace is recognised.
 const FCNTL: &[i32] = &[
     libc::F_GETFL,
     libc::F_GETFD,
@@ -148,6 +148,7 @@ const FCNTL: &[i32] = &[
     libc::F_GET_SEALS,
     libc::F_OFD_GETLK,
     libc::F_OFD_SETLK,
+    libc::F_SETLK,
 ];
 
 const PRCTL: &[i32] = &[libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
