@@ -120,7 +120,7 @@ impl Header {
         // Header, array, usable blocks; for the backup the other way round. So no partition covers its own table.
         let (alternate, array) = match copy {
             GptCopy::Primary => (self.alternate > last, self.array > at && end <= first),
-            GptCopy::Backup => (self.alternate == PRIMARY && at > last, self.array > last && end <= at),
+            GptCopy::Backup => (self.alternate == PRIMARY, self.array > last && end <= at),
         };
         if !alternate {
             return Err(Broken::AlternateLba);

@@ -195,7 +195,7 @@ impl Chain {
             }
         }
         if let Some(run) = data {
-            if run.first <= here || !self.extended.contains(run.last()) {
+            if !self.extended.contains(run.last()) {
                 return Err(Broken::Outside(self.next_number()));
             }
             self.logical.push(run);

@@ -114,6 +114,20 @@ fn arrays_at_impossible_places_are_refused() {
 }
 
 #[test]
+fn an_array_may_touch_the_usable_blocks_but_not_share_one() {
+    for size in BOTH {
+        let (sound, gpt) = sample(size);
+        let mut image = sound.clone();
+        let shared = Gpt { first_usable: gpt.first_usable - 1, ..gpt.clone() };
+        shared.write(&mut image);
+        backup_serves(&image.scan(), Broken::ArrayPlace);
+        let mut image = sound;
+        Gpt { last_usable: gpt.last_usable + 1, ..gpt.backup() }.write(&mut image);
+        primary_serves(&image.scan(), Some(Broken::ArrayPlace));
+    }
+}
+
+#[test]
 fn a_wrong_count_that_fits_is_caught_by_the_checksum() {
     costs_a_copy(|gpt| gpt.entry_count -= 1, Broken::ArrayChecksum);
 }
@@ -196,6 +210,12 @@ fn wiped_and_unreadable_copies_are_told_apart() {
         image.put(1, 0, &[0; 92]);
         image.put(199, 16, &[0; 4]);
         none_serves(&image.scan(), Broken::Signature, Broken::HeaderChecksum);
+        // The backup is looked for in one place once, though primary header and last block both name it.
+        image.put(1, 0, &sound.bytes[size.bytes() as usize..][..92]);
+        image.put(2, 0, &[0xff]);
+        let table = image.scan();
+        assert_eq!(table.warnings.len(), 2);
+        none_serves(&table, Broken::ArrayChecksum, Broken::HeaderChecksum);
         let mut image = sound;
         image.bad = vec![0];
         let table = image.scan();
@@ -349,6 +369,22 @@ fn a_broken_chain_costs_the_logical_partitions_only() {
         let table = mbr(primary, records);
         assert_eq!(table.partitions.iter().map(|p| p.number).collect::<Vec<_>>(), [1], "{records:?}");
         assert_eq!(table.warnings, [Warning::Logical(why)], "{records:?}");
+    }
+}
+
+#[test]
+fn entries_without_a_kind_or_without_blocks_are_empty() {
+    let table =
+        mbr(&[(0x83, u32::MAX, 0), (0, 10, 10), (0x05, 100, 800)], &[(100, &[(0x83, 0, 0), (0x05, 50, 0)])]);
+    assert_eq!((table.kind, table.partitions.len(), table.warnings.len()), (Kind::Mbr, 0, 0));
+}
+
+#[test]
+fn a_disk_too_small_for_a_backup_has_none() {
+    for (blocks, size) in [(1, BlockSize::B512), (2, BlockSize::B512), (2, BlockSize::B4096)] {
+        let mut image = Image::new(blocks, size);
+        record(&mut image, 0, 0, &[(0xee, 1, 1)]);
+        assert_eq!(image.scan().warnings, [Warning::Gpt(GptCopy::Primary, Broken::Signature)]);
     }
 }
 
