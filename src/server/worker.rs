@@ -17,7 +17,9 @@ use nvme_session::queue::{BlkQueue, Next};
 use nvme_session::virtqueue::Broken;
 use slab::Slab;
 
-use super::message::{FromWorker, NewQueue, NewTable, Pass, PairId, QueueKey, SessionKey, StuckCommand, ToWorker};
+use super::message::{
+    FromWorker, NewQueue, NewTable, PairId, Pass, QueueKey, SessionKey, StuckCommand, ToWorker,
+};
 use crate::nvme::{Done, QueuePair, Submit};
 
 /// Most requests taken from one virtqueue in one pass.

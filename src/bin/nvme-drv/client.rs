@@ -112,7 +112,13 @@ impl Over {
 }
 
 impl Conn {
-    pub(crate) fn new(connection: Connection, peer: Option<Peer>, token: u64, accepted: bool, now: Time) -> Self {
+    pub(crate) fn new(
+        connection: Connection,
+        peer: Option<Peer>,
+        token: u64,
+        accepted: bool,
+        now: Time,
+    ) -> Self {
         // Whoever connects to a session's socket holds it against others, so it has to come on from the start.
         let deadline = accepted.then(|| now + STALL_MAX);
         Self { connection, peer, rings: BTreeMap::new(), pending: None, deadline, token, accepted }
@@ -204,7 +210,9 @@ impl Client {
                 let result = regions::remove(lent, key, region);
                 self.memory(token, "removing memory", result)
             }
-            Call::SetRingSize { ring, size } => done(self.still_ring(ring).map(|r| r.size = Some(size)).is_some()),
+            Call::SetRingSize { ring, size } => {
+                done(self.still_ring(ring).map(|r| r.size = Some(size)).is_some())
+            }
             Call::SetRingAddresses { ring, desc, avail, used } => {
                 done(self.still_ring(ring).map(|r| r.addresses = Some((desc, avail, used))).is_some())
             }

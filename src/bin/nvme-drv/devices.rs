@@ -63,6 +63,7 @@ pub(crate) fn open(spec: ControllerSpec) -> Result<(String, Box<dyn Device>), De
             let config = Config {
                 serial,
                 namespaces: vec![namespace],
+                namespaces_max: 1,
                 // What is in memory is as durable as it will ever be.
                 write_cache: !in_memory,
                 pause: std::thread::yield_now,

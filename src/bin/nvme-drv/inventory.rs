@@ -59,7 +59,8 @@ pub(crate) fn of(server: &Server) -> Inventory {
     let control = &server.control;
     let controllers = control.controllers().enumerate().map(|(index, (name, controller, state))| {
         let info = controller.info();
-        let namespaces = control.catalogue().devices().filter(|(n, _)| usize::from(n.namespace().controller) == index);
+        let namespaces =
+            control.catalogue().devices().filter(|(n, _)| usize::from(n.namespace().controller) == index);
         Controller {
             name: name.into(),
             serial: info.serial.as_str().into(),

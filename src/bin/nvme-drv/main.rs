@@ -26,10 +26,10 @@ use nvme_drv::nvme;
 use nvme_drv::server::control::{Config, Control, RecoveryTimes};
 use nvme_linux::caps::{CapWord, Capabilities, Inherited, Wanted};
 use nvme_linux::events::{Doorbell, Epoll, Signals, ignore_sigpipe};
+use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Options, Sandbox};
 use nvme_linux::start::Start;
-use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_policy::command_line::{Ask, CommandLine, Home, Verbosity};
 use nvme_session::queue::Direction;
 
@@ -133,7 +133,10 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     }
     let mut clients = Vec::new();
     for (client, listener) in options.clients.iter().zip(capabilities.clients) {
-        control.catalogue_mut().reserve(&client.policy).map_err(|e| format!("--client {}: {e}", client.cap))?;
+        control
+            .catalogue_mut()
+            .reserve(&client.policy)
+            .map_err(|e| format!("--client {}: {e}", client.cap))?;
         let listener = listener.open().map_err(|e| format!("{}: {e}", client.cap))?;
         clients.push(StaticClient { cap: client.cap.into(), policy: client.policy.clone(), listener });
     }

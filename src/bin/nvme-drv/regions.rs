@@ -56,13 +56,19 @@ fn change(
     let result = lent.control.change_memory(key, change, &mut |index| {
         let Checked { claim, file, .. } = checked.get(index)?;
         // Control ends the change by itself; why it could not be mapped is for the operator.
-        file.map(claim.offset, claim.len).map_err(|why| log::warn!(target: REFUSAL, "mapping a client's memory: {why}")).ok()
+        file.map(claim.offset, claim.len)
+            .map_err(|why| log::warn!(target: REFUSAL, "mapping a client's memory: {why}"))
+            .ok()
     });
     Ok(result?)
 }
 
 /// The whole table, as a difference from what is registered.
-pub(crate) fn set_table(lent: &mut Lent<'_>, key: SessionKey, regions: Vec<RegionFile>) -> Result<(), Refused> {
+pub(crate) fn set_table(
+    lent: &mut Lent<'_>,
+    key: SessionKey,
+    regions: Vec<RegionFile>,
+) -> Result<(), Refused> {
     let checked: Vec<Checked> =
         regions.into_iter().map(|r| check(r, lent.trusted)).collect::<Result<_, Refusal>>()?;
     let wanted = checked.iter().map(|c| (c.claim, c.facts)).collect();

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use nvme_drv::server::message::{FromWorker, NewQueue, QueueKey, ToWorker};
 use nvme_drv::server::worker::Worker;
-use nvme_linux::events::{Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel, now};
+use nvme_linux::events::{
+    Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel, now,
+};
 use nvme_platform::Time;
 
 /// Messages that wait in one direction, at most.

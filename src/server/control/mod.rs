@@ -24,12 +24,12 @@ use nvme_platform::{Device, Time};
 use nvme_session::factory::{Catalogue, CatalogueConfig};
 use nvme_session::queue::Direction;
 
-pub use self::recovery::RecoveryTimes;
-pub use self::scan::ControllerState;
+pub use self::memory::MemoryChange;
 use self::pairs::PairState;
 use self::recovery::Recovery;
+pub use self::recovery::RecoveryTimes;
+pub use self::scan::ControllerState;
 use self::scan::Unit;
-pub use self::memory::MemoryChange;
 pub use self::session::{QueueSpec, Session, SessionError};
 use super::message::{FromWorker, PairId, SessionKey, ToWorker};
 use crate::nvme;

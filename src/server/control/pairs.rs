@@ -92,7 +92,10 @@ impl Control {
     }
 
     fn pairs_of(&self, controller: u16) -> impl Iterator<Item = (PairId, &PairState)> {
-        self.pairs.iter().map(|(id, p)| (*id, p)).filter(move |(id, p)| id.controller == controller && p.serving)
+        self.pairs
+            .iter()
+            .map(|(id, p)| (*id, p))
+            .filter(move |(id, p)| id.controller == controller && p.serving)
     }
 
     fn static_sessions_without_pair(&self, controller: u16) -> usize {
@@ -147,7 +150,9 @@ impl Control {
     pub(super) fn pair_failed(&mut self, controller: u16, token: u32, why: PairError) {
         let key = self.wanting(token);
         nvme_platform::warn!("no queue pair of its own for session {token}: {why}");
-        let Some(session) = self.sessions.get_mut(&key).filter(|s| s.pair == SessionPair::Wanted) else { return };
+        let Some(session) = self.sessions.get_mut(&key).filter(|s| s.pair == SessionPair::Wanted) else {
+            return;
+        };
         session.pair = SessionPair::None;
         if self.share_pair(key, controller).is_err() {
             self.lose_session(key);

@@ -57,7 +57,10 @@ enum Step {
     /// The queues are being created again.
     Recreating(StuckCommand, Taken, QueueQuiet),
     /// All pairs are being taken back for a reset.
-    Gathering { missing: Vec<PairId>, have: Vec<Taken> },
+    Gathering {
+        missing: Vec<PairId>,
+        have: Vec<Taken>,
+    },
     /// The reset is under way.
     Resetting(Vec<Taken>),
     /// After a reset, the first of these is being created again.
@@ -294,7 +297,9 @@ impl Control {
         let mut have = Vec::new();
         match self.step(controller) {
             Step::Deleting(_, taken) | Step::Recreating(_, taken, _) => have.push(taken),
-            Step::Reviving(taken, _) | Step::Gathering { have: taken, .. } | Step::Resetting(taken) => have = taken,
+            Step::Reviving(taken, _) | Step::Gathering { have: taken, .. } | Step::Resetting(taken) => {
+                have = taken
+            }
             Step::Lost => {
                 self.recovery(controller).step = Step::Lost;
                 return;
@@ -324,7 +329,9 @@ impl Control {
                 let count = recovery.resets.len();
                 recovery.step = Step::Resetting(have);
                 if count > RESETS_MAX {
-                    nvme_platform::error!("controller {controller}: {count} resets in short time; giving it up");
+                    nvme_platform::error!(
+                        "controller {controller}: {count} resets in short time; giving it up"
+                    );
                     self.device_lost(controller, None);
                 } else if let Some(unit) = self.units.get_mut(usize::from(controller)) {
                     nvme_platform::warn!("controller {controller}: resetting it");
@@ -365,10 +372,13 @@ impl Control {
         unit.lose(quiet);
         let have = match self.step(controller) {
             Step::Deleting(_, taken) | Step::Recreating(_, taken, _) => alloc::vec![taken],
-            Step::Reviving(taken, _)
-            | Step::Gathering { have: taken, .. }
-            | Step::Resetting(taken) => taken,
-            Step::Lost | Step::Idle | Step::Aborting(_) | Step::Grace(..) | Step::Asking(_) | Step::Taking(_) => Vec::new(),
+            Step::Reviving(taken, _) | Step::Gathering { have: taken, .. } | Step::Resetting(taken) => taken,
+            Step::Lost
+            | Step::Idle
+            | Step::Aborting(_)
+            | Step::Grace(..)
+            | Step::Asking(_)
+            | Step::Taking(_) => Vec::new(),
         };
         let held = |id: &PairId| have.iter().any(|(h, _)| h == id);
         let away: Vec<PairId> =

@@ -187,8 +187,7 @@ impl Control {
         let present = unit.pending.iter().copied().collect::<alloc::vec::Vec<_>>();
         self.catalogue.keep_namespaces(at as u16, &present);
         let gone = |s: &super::Session| {
-            usize::from(s.controller()) == at
-                && !present.contains(&s.minted().grant().extent().namespace())
+            usize::from(s.controller()) == at && !present.contains(&s.minted().grant().extent().namespace())
         };
         let lost: alloc::vec::Vec<_> =
             self.sessions.iter().filter(|(_, s)| gone(s)).map(|(key, _)| *key).collect();

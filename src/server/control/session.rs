@@ -10,8 +10,8 @@ use nvme_platform::Notify;
 use nvme_policy::Policy;
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig, RegistryError};
-use nvme_session::memory::MemoryTable;
 use nvme_session::factory::{CreateError, Minted};
+use nvme_session::memory::MemoryTable;
 use nvme_session::queue::{BlkQueue, Direction, QueueConfig};
 use nvme_session::virtqueue::{Broken, RingAddresses, RingError};
 
@@ -413,8 +413,12 @@ impl Control {
 
     /// Takes the next step of what sessions are busy with.
     pub(super) fn poll_sessions(&mut self) {
-        let keys: Vec<SessionKey> =
-            self.sessions.iter().filter(|(_, s)| s.job.is_some() || s.goal != Goal::Serve).map(|(key, _)| *key).collect();
+        let keys: Vec<SessionKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.job.is_some() || s.goal != Goal::Serve)
+            .map(|(key, _)| *key)
+            .collect();
         for key in keys {
             self.poll_memory(key);
             self.poll_end(key);

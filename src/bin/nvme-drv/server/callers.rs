@@ -1,0 +1,204 @@
+//! The factory's side: who connects to `svr`, what is asked, and the session capability that is the answer.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nvme_drv::server::message::SessionKey;
+use nvme_linux::events::Interest;
+use nvme_linux::factory::{Caller, Refusal, Request};
+use nvme_linux::logger::{OPERATOR, REFUSAL};
+use nvme_linux::socket::{self, Kind, Peer};
+use nvme_linux::vhost::Connection;
+use nvme_platform::Time;
+use nvme_policy::Policy;
+use nvme_session::factory::CreateError;
+
+use super::{CALLER_IDLE, CALLERS_MAX, Server, Watched};
+use crate::client::{Client, Conn, Phase, Source};
+
+/// How long a call waits for the scan to end.
+const SCAN_WAIT: Duration = Duration::from_secs(30);
+/// `create` and `0`, which the factory's format has checked.
+const CREATE_WORDS: usize = 2;
+
+/// A call of `create` that waits for the scan.
+pub(super) struct Waiting {
+    pub(super) caller: u64,
+    pub(super) request: Request,
+    pub(super) policy: Policy,
+    pub(super) until: Time,
+}
+
+impl Server {
+    pub(super) fn callers(&self) -> usize {
+        self.watched.values().filter(|w| matches!(w, Watched::Caller(..) | Watched::CtlPeer(..))).count()
+    }
+
+    /// Listens to newcomers only while there is room for them.
+    pub(super) fn breathe(&mut self) {
+        let room = self.callers() < CALLERS_MAX;
+        let interest = if room { Interest::Read } else { Interest::Hangup };
+        let listeners: Vec<(u64, bool)> = self
+            .watched
+            .iter()
+            .filter_map(|(token, w)| match w {
+                Watched::Svr => Some((*token, true)),
+                Watched::Ctl => Some((*token, false)),
+                _ => None,
+            })
+            .collect();
+        for (token, svr) in listeners {
+            let fd = if svr { &self.svr } else { &self.ctl };
+            if let Some(fd) = fd {
+                let _ = self.epoll.modify(fd, token, interest);
+            }
+        }
+    }
+
+    pub(super) fn accept_caller(&mut self, time: Time) {
+        while self.callers() < CALLERS_MAX {
+            let Some(svr) = &self.svr else { return };
+            let socket = match socket::accept(svr) {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(e) => {
+                    log::warn!("svr: accepting a connection: {e}");
+                    return;
+                }
+            };
+            let Ok(caller) = Caller::new(socket) else { continue };
+            let token = self.next_token;
+            if self.epoll.add(&caller, token, Interest::Read).is_ok() {
+                self.token(Watched::Caller(caller, time + CALLER_IDLE));
+                self.serve_caller(token, time);
+            }
+        }
+        self.breathe();
+    }
+
+    pub(super) fn serve_caller(&mut self, token: u64, time: Time) {
+        // A call that waits for the scan is answered before the next is read.
+        if self.waiting.iter().any(|w| w.caller == token) {
+            return;
+        }
+        let Some(Watched::Caller(caller, idle)) = self.watched.get_mut(&token) else { return };
+        *idle = time + CALLER_IDLE;
+        let peer = caller.peer();
+        match caller.receive() {
+            Ok(None) => {}
+            Ok(Some(Err(refusal))) => self.refuse(token, peer, refusal),
+            Ok(Some(Ok(request))) => match Policy::from_words(request.words().skip(CREATE_WORDS)) {
+                Ok(policy) => self.create(token, peer, request, policy, time),
+                Err(refusal) => {
+                    let refusal = refused(errno::EINVAL, &refusal.to_string());
+                    self.refuse(token, peer, refusal);
+                }
+            },
+            Err(_) => self.forget(token),
+        }
+    }
+
+    pub(super) fn refuse(&mut self, token: u64, peer: Option<Peer>, refusal: Refusal) {
+        let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
+        log::warn!(target: REFUSAL, "svr{who}: create refused: {}", refusal.message);
+        self.answer(token, Err(refusal));
+    }
+
+    pub(super) fn answer(&mut self, token: u64, reply: Result<(OwnedFd, &str), Refusal>) {
+        let Some(Watched::Caller(caller, _)) = self.watched.get_mut(&token) else { return };
+        let sent = match &reply {
+            Ok((fd, message)) => caller.reply(Ok((fd.as_fd(), message))),
+            Err(refusal) => caller.reply(Err(refusal)),
+        };
+        if sent.is_err() {
+            self.forget(token);
+        }
+    }
+
+    pub(super) fn create(
+        &mut self,
+        token: u64,
+        peer: Option<Peer>,
+        mut request: Request,
+        policy: Policy,
+        time: Time,
+    ) {
+        match self.control.create(&policy, false) {
+            Ok(key) => match self.mint(key, policy, peer, request.take_listener(), time) {
+                Ok(fd) => self.answer(token, Ok((fd, ""))),
+                Err(e) => {
+                    self.control.end(key);
+                    let refusal = refused(errno::ENOMEM, &format!("no room for the session: {e}"));
+                    self.refuse(token, peer, refusal);
+                }
+            },
+            Err(CreateError::Scanning) if !self.stop => {
+                self.waiting.push_back(Waiting { caller: token, request, policy, until: time + SCAN_WAIT });
+            }
+            Err(why) => self.refuse(token, peer, refused(why.errno(), &why.to_string())),
+        }
+    }
+
+    /// Makes the session capability.
+    pub(super) fn mint(
+        &mut self,
+        key: SessionKey,
+        policy: Policy,
+        owner: Option<Peer>,
+        listener: Option<OwnedFd>,
+        time: Time,
+    ) -> io::Result<OwnedFd> {
+        let (ours, theirs) = socket::pair(Kind::Stream)?;
+        let id = self.next_client;
+        let name = format!("session {}", key.0);
+        let device = policy.device().to_string();
+        let mut client = Client {
+            name,
+            policy,
+            key: Some(key),
+            source: Source::Connection,
+            lifetime: None,
+            cap: None,
+            conn: None,
+            phase: Phase::Free,
+            owner,
+        };
+        if let Some(listener) = listener {
+            let token = self.next_token;
+            self.epoll.add(&ours, token, Interest::Hangup)?;
+            self.token(Watched::Lifetime(id));
+            let token = self.next_token;
+            self.epoll.add(&listener, token, Interest::Read)?;
+            self.token(Watched::Listener(id));
+            client.source = Source::Listener(listener);
+            client.lifetime = Some(ours);
+        } else {
+            let token = self.next_token;
+            let offered = self.control.session(key).map_or(0, |s| s.offered());
+            let connection = Connection::new(ours, offered)?;
+            self.epoll.add(connection.as_fd(), token, Interest::Read)?;
+            self.token(Watched::Conn(id));
+            client.conn = Some(Conn::new(connection, owner, token, false, time));
+            client.phase = Phase::Connected;
+        }
+        let who = owner.map_or_else(String::new, |p| format!(" for {p}"));
+        let access = client.policy.access();
+        log::info!(target: OPERATOR, "{}{who}: {device}, {access}, ds-max {}", client.name, client.policy.ds_max().get());
+        self.next_client += 1;
+        self.by_session.insert(key, id);
+        self.clients.insert(id, client);
+        Ok(theirs)
+    }
+}
+
+pub(super) fn refused(errno: i32, message: &str) -> Refusal {
+    Refusal { errno, message: message.into() }
+}
+
+/// The error numbers that the server itself answers with (they are the same on every Linux).
+pub(super) mod errno {
+    pub(crate) const EAGAIN: i32 = 11;
+    pub(crate) const ENOMEM: i32 = 12;
+    pub(crate) const EINVAL: i32 = 22;
+}
