@@ -23,6 +23,7 @@ enum End {
 
 const CASES: &[Case] = &[
     ("the_server_s_own_calls_go_on_working", own_calls, End::Good),
+    ("client_memory_images_and_listeners_go_on_working", client_memory, End::Good),
     ("no_file_can_be_opened", no_open, End::Good),
     ("no_socket_can_be_made_or_connected", no_socket, End::Good),
     ("no_memory_can_be_made_executable", no_exec_memory, End::Good),
@@ -216,6 +217,56 @@ fn own_calls() {
     assert!((now() - start).as_millis() >= 1);
     let (pair, _other) = std::os::unix::net::UnixStream::pair().expect("a session's socket pair");
     rustix::net::sockopt::socket_peercred(&pair).expect("credentials");
+}
+
+fn client_memory() {
+    use nvme_linux::memory::{ImageAccess, ImageFile, MemoryFile, Trusted, failures};
+    use nvme_linux::socket::Acceptor;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("listener");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+    let _client = std::os::unix::net::UnixStream::connect(&path).expect("connect");
+    let image = tempfile::tempfile().expect("image");
+    image.set_len(1 << 20).expect("image");
+    drop(directory);
+    let shared = tempfile::NamedTempFile::new_in("/dev/shm").expect("memory");
+    shared.as_file().set_len(8192).expect("memory");
+    let memory = OwnedFd::from(shared.reopen().expect("memory"));
+    // Somebody outside who shrinks it on a word, and removes it, which cannot be done from inside.
+    let shrink = format!("read _; : > {0}; rm {0}", shared.path().display());
+    let mut outside =
+        Command::new("/bin/sh").args(["-c", &shrink]).stdin(Stdio::piped()).spawn().expect("shell");
+    let mut word = outside.stdin.take().expect("pipe");
+    let mut trusted = Trusted::new();
+    trusted.add("ds", memory.try_clone().expect("dup")).expect("trusted");
+    let failures = failures().expect("handler");
+
+    let prepared = Sandbox::prepare(Options::default()).expect("prepare");
+    let acceptor = Acceptor::new().expect("thread");
+    nvme_linux::dispose::start().expect("thread");
+    prepared.seal().expect("seal");
+
+    assert!(acceptor.accept(&listener).expect("accept").is_some());
+    let file = MemoryFile::open(memory.try_clone().expect("dup"), &trusted).expect("the trusted dataspace");
+    let window = file.map(0, 8192).expect("map");
+    window.write(4096, b"x").expect("write");
+    word.write_all(b"\n").expect("word");
+    while file.size().expect("size") != 0 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(window.load16(4096), Ok(0));
+    assert!(window.failed() && failures.take());
+    let stranger = memfd_create("stranger", MemfdFlags::CLOEXEC).expect("memfd");
+    assert!(MemoryFile::open(stranger, &trusted).is_err());
+    drop((file, window));
+    let image = ImageFile::open(image.into(), ImageAccess::ReadWrite).expect("image");
+    image.window().write(0, b"x").expect("write");
+    image.zero(0, 1 << 20).expect("zero");
+    image.discard(0, 1 << 20).expect("discard");
+    image.flush(0, 512).expect("flush");
+    image.flush(0, 1 << 20).expect("flush");
 }
 
 fn no_open() {
