@@ -44,6 +44,9 @@ enum Output {
     Tagged(Vec<String>),
 }
 
+/// What the server opens itself: names and SPECs.
+type Specs<'a> = Vec<(&'a str, &'a str)>;
+
 /// A descriptor for the program.
 struct Handed {
     name: String,
@@ -182,7 +185,7 @@ impl Request {
     }
 
     /// Opens, connects and makes what the capabilities stand for.
-    fn capabilities(&self, program: &str) -> Result<(Vec<Handed>, Vec<Serving>, Vec<(&str, &str)>), Failure> {
+    fn capabilities(&self, program: &str) -> Result<(Vec<Handed>, Vec<Serving>, Specs<'_>), Failure> {
         let clients = words::clients(&self.line);
         let (mut handed, mut serving, mut specs) = (Vec::new(), Vec::<Serving>::new(), Vec::new());
         for (name, given) in &self.caps {

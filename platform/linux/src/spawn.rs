@@ -318,10 +318,10 @@ fn duplicate(from: RawFd, to: RawFd) -> Result<(), rustix::io::Errno> {
     if unsafe { libc::dup2(from, to) } < 0 { Err(last()) } else { Ok(()) }
 }
 
-/// The last error, without the allocation that `std::io::Error` might make.
+/// The last error of a call.
 fn last() -> rustix::io::Errno {
-    // SAFETY: the address of this thread's errno is always valid.
-    rustix::io::Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
+    // `last_os_error` allocates nothing: it holds the number alone.
+    rustix::io::Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)
 }
 
 /// Handlers do not survive exec, but ignored signals do: Rust's runtime ignores SIGPIPE, which programs do not expect.
