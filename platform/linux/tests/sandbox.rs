@@ -219,6 +219,7 @@ fn own_calls() {
     rustix::net::sockopt::socket_peercred(&pair).expect("credentials");
 }
 
+#[expect(clippy::zombie_processes, reason = "waiting for a process is not possible inside")]
 fn client_memory() {
     use nvme_linux::memory::{ImageAccess, ImageFile, MemoryFile, Trusted, failures};
     use nvme_linux::socket::Acceptor;
