@@ -219,7 +219,7 @@ impl AdminQueue {
                 let _ = self.sq.push(&command);
             }
         }
-        self.sq.to_ring()
+        self.sq.take_tail()
     }
 
     /// Takes the next answer.
@@ -244,7 +244,7 @@ impl AdminQueue {
 
     /// The head to ring.
     pub(super) fn head(&mut self) -> Option<u16> {
-        self.cq.to_ring()
+        self.cq.take_head()
     }
 
     /// A job whose deadline has passed. Its slot stays in use until the next [`clear`](Self::clear): the controller may

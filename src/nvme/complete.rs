@@ -117,7 +117,7 @@ impl QueuePair {
     #[inline]
     pub fn finish_poll(&mut self) {
         if self.state == State::Running
-            && let Some(head) = self.cq.to_ring()
+            && let Some(head) = self.cq.take_head()
         {
             self.doorbells.completion_head(head);
         }

@@ -11,6 +11,7 @@ use super::quiet::QueueQuiet;
 
 /// One piece of news.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a pair is made once, and a queue of events is short")]
 pub enum Event {
     /// Bring-up is done: information, namespaces and limits are there, pairs can be created.
     Ready,

@@ -372,7 +372,7 @@ impl QueuePair {
     #[inline]
     pub fn ring(&mut self) {
         if self.state == State::Running
-            && let Some(tail) = self.sq.to_ring()
+            && let Some(tail) = self.sq.take_tail()
         {
             self.doorbells.submission_tail(tail);
         }

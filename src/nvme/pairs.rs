@@ -3,6 +3,7 @@
 //! The controller keeps a record of each pair, wherever the pair itself is. Its windows keep the pair's memory alive
 //! until the controller was proven to be done with it, even if the pair itself is dropped.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
@@ -319,7 +320,7 @@ impl Controller {
     /// Takes back a pair that is not needed any more: after [`Event::PairDeleted`], [`Event::Reset`] or a cut-off, with
     /// nothing in flight ([`QueuePair::fail_all`], and all of its operations taken). Its identifier and memory are
     /// free again. Otherwise it comes back.
-    pub fn retire_pair(&mut self, pair: QueuePair) -> Result<(), QueuePair> {
+    pub fn retire_pair(&mut self, pair: Box<QueuePair>) -> Result<(), Box<QueuePair>> {
         let id = pair.id();
         let ours = pair.controller() == self.index && pair.in_flight() == 0;
         match self.pairs.records.get(&id) {

@@ -31,7 +31,7 @@ impl SubmissionRing {
 
     /// The tail for the doorbell, when it moved since the last call.
     #[inline]
-    pub(super) fn to_ring(&mut self) -> Option<u16> {
+    pub(super) fn take_tail(&mut self) -> Option<u16> {
         if self.tail == self.rung {
             return None;
         }
@@ -90,7 +90,7 @@ impl CompletionRing {
 
     /// The head for the doorbell, when it moved since the last call.
     #[inline]
-    pub(super) fn to_ring(&mut self) -> Option<u16> {
+    pub(super) fn take_head(&mut self) -> Option<u16> {
         if self.head == self.rung {
             return None;
         }
@@ -127,8 +127,8 @@ mod tests {
                 post(&w, i, lap.is_multiple_of(2), lap * 3 + i);
                 assert_eq!(ring.pop().map(|c| c.cid), Some(lap * 3 + i));
                 assert!(ring.pop().is_none());
-                assert_eq!(ring.to_ring(), Some((i + 1) % 3));
-                assert_eq!(ring.to_ring(), None);
+                assert_eq!(ring.take_head(), Some((i + 1) % 3));
+                assert_eq!(ring.take_head(), None);
             }
         }
     }
@@ -154,8 +154,8 @@ mod tests {
         let mut tails = alloc::vec::Vec::new();
         for cid in 0..7_u16 {
             ring.push(&Command { cid: cid.into(), ..Command::default() }).unwrap();
-            tails.extend(ring.to_ring());
-            assert_eq!(ring.to_ring(), None);
+            tails.extend(ring.take_tail());
+            assert_eq!(ring.take_tail(), None);
             let slot = usize::from(cid % 3) * 64;
             assert_eq!(w.read_value::<Command>(slot).unwrap().cid.get(), cid);
         }

@@ -108,7 +108,7 @@ impl Pair {
         let mut command = read_blocks(reading.place.namespace().nsid, first, bytes >> shift, dptr);
         command.cid = self.cid.into();
         self.sq.push(&command)?;
-        if let Some(tail) = self.sq.to_ring() {
+        if let Some(tail) = self.sq.take_tail() {
             self.doorbells.submission_tail(tail);
         }
         reading.asked = bytes;
@@ -125,7 +125,7 @@ impl Pair {
                 status = Some(completion.status);
             }
         }
-        if let Some(head) = self.cq.to_ring() {
+        if let Some(head) = self.cq.take_head() {
             self.doorbells.completion_head(head);
         }
         status

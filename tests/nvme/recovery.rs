@@ -233,14 +233,14 @@ fn a_device_that_does_not_stop_is_cut_off_and_that_is_the_proof() {
     assert!(ended.iter().all(|d| d.outcome == Outcome::Failed && d.quiet.by() == QuietBy::CutOff));
     ended.into_iter().for_each(|done| rig.client.release(done));
     assert_eq!(rig.client.held.bytes(), 0);
-    rig.controller.retire_pair(pair).unwrap();
+    rig.controller.retire_pair(Box::new(pair)).unwrap();
 }
 
 #[test]
 fn a_pair_is_retired_only_when_it_is_quiet_and_empty() {
     let mut rig = Rig::new(config(512), options());
     let pair = hanging(&mut rig, 1);
-    let Err(mut pair) = rig.controller.retire_pair(pair) else { panic!("it is live") };
+    let Err(mut pair) = rig.controller.retire_pair(Box::new(pair)) else { panic!("it is live") };
     rig.controller.delete_pair(pair.id()).unwrap();
     let Event::PairDeleted { quiet, .. } = rig.event() else { panic!() };
     pair = rig.controller.retire_pair(pair).unwrap_err();

@@ -18,6 +18,7 @@ pub const REGION: u64 = 4 << 20;
 pub struct Client {
     pub table: MemoryTable,
     pub held: Held,
+    windows: Vec<Window>,
 }
 
 impl Windows for Client {
@@ -28,13 +29,29 @@ impl Windows for Client {
 
 impl Client {
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
-        self.held.write(&self.table, at, bytes).unwrap();
+        let mut done = 0;
+        while done < bytes.len() {
+            let (window, offset, now) = self.at(at + done as u64, bytes.len() - done);
+            window.write(offset, &bytes[done..done + now]).unwrap();
+            done += now;
+        }
     }
 
     pub fn read(&mut self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.held.read(&self.table, at, &mut bytes).unwrap();
+        let mut done = 0;
+        while done < len {
+            let (window, offset, now) = self.at(at + done as u64, len - done);
+            window.read(offset, &mut bytes[done..done + now]).unwrap();
+            done += now;
+        }
         bytes
+    }
+
+    /// The window at a guest address, the offset there, and how much of `len` lies in it.
+    fn at(&self, at: u64, len: usize) -> (&Window, usize, usize) {
+        let (slot, offset) = ((at - GUEST) / REGION, ((at - GUEST) % REGION) as usize);
+        (&self.windows[slot as usize], offset, len.min(REGION as usize - offset))
     }
 
     fn memory(&mut self, parts: &[(u64, u32)], need: Rights) -> Segments {
@@ -85,18 +102,19 @@ impl Rig {
         let device = SoftDevice::new(config).unwrap();
         let handle = device.handle();
         let mut controller = Controller::new(Box::new(device), 0, options);
-        let mut regions = Vec::new();
+        let (mut regions, mut windows) = (Vec::new(), Vec::new());
         for slot in 0..2_u16 {
             let window = heap(REGION as usize).unwrap();
             let dma = controller.device().dma();
             let iova = dma.reserve(REGION).unwrap();
             dma.map(iova, &window, DmaRights::ReadWrite).unwrap();
             let guest = GUEST + u64::from(slot) * REGION;
+            windows.push(window.clone());
             regions.push(Region { guest, user: guest, len: REGION, slot, window, iova, writable: true });
         }
         let table = MemoryTable::new(regions).unwrap();
         let held = Held::new(&table);
-        let client = Client { table, held };
+        let client = Client { table, held, windows };
         Self { controller, handle, client, spares: Spares::new(), now: Time::from_nanos(1) }
     }
 
