@@ -1,21 +1,38 @@
-//! The one place where the core speaks: through the `log` crate, or to nobody, by feature.
+//! The one place where the core speaks: text, defmt frames, or nothing, by feature.
 //!
-//! For what an operator or a developer may want to see. A refusal is a value, which the home prints with the
-//! name of the peer.
+//! | feature | a trace point becomes |
+//! | --- | --- |
+//! | (none) | nothing; its arguments are type-checked and never evaluated |
+//! | `log` | a record of the `log` crate |
+//! | `defmt` | a frame of a few bytes, formatted by the reader (also when `log` is chosen) |
+//!
+//! A format string holds `{}` and `{:?}` only, and arguments are numbers, `bool` and `&str`: what all three
+//! understand. Never a client's bytes. A refusal is a value, which the home prints with the name of the peer.
 
 #[doc(hidden)]
-#[cfg(feature = "log")]
+#[cfg(feature = "defmt")]
+pub use defmt as __defmt;
+#[doc(hidden)]
+#[cfg(all(feature = "log", not(feature = "defmt")))]
 pub use log as __log;
 
 #[doc(hidden)]
-#[cfg(feature = "log")]
+#[cfg(feature = "defmt")]
+#[macro_export]
+macro_rules! __speak {
+    // defmt's macros expand to paths that begin with `defmt::`.
+    ($level:ident, $($arg:tt)+) => {{ use $crate::trace::__defmt as defmt; defmt::$level!($($arg)+) }};
+}
+
+#[doc(hidden)]
+#[cfg(all(feature = "log", not(feature = "defmt")))]
 #[macro_export]
 macro_rules! __speak {
     ($level:ident, $($arg:tt)+) => { $crate::trace::__log::$level!($($arg)+) };
 }
 
 #[doc(hidden)]
-#[cfg(not(feature = "log"))]
+#[cfg(not(any(feature = "log", feature = "defmt")))]
 #[macro_export]
 macro_rules! __speak {
     ($level:ident, $($arg:tt)+) => {{ let _ = || { let _ = ::core::format_args!($($arg)+); }; }};

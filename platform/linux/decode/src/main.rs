@@ -1,0 +1,37 @@
+//! `nvme-decode PROGRAM [FILE]`: prints the trace points that a defmt build of the server wrote.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    let (Some(program), file, None) = (words.next(), words.next(), words.next()) else {
+        eprintln!(
+            "usage: nvme-decode PROGRAM [FILE]: PROGRAM is the server's ELF file; frames come from FILE or standard input"
+        );
+        return ExitCode::from(2);
+    };
+    let run = || -> Result<u64, nvme_decode::Error> {
+        let program = fs::read(program)?;
+        let input: Box<dyn Read> = match file {
+            Some(file) => Box::new(BufReader::new(File::open(file)?)),
+            None => Box::new(io::stdin().lock()),
+        };
+        nvme_decode::decode(&program, input, BufWriter::new(io::stdout().lock()))
+    };
+    match run() {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(malformed) => {
+            eprintln!(
+                "nvme-decode: {malformed} frames could not be understood: is this the program that wrote them?"
+            );
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("nvme-decode: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
