@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::usage::own_cpu;
 use crate::{Memory, Result};
 
-/// The time of one copy of `block` bytes from any place in `len` bytes of shared memory to one of 32 buffers, as a
+/// The CPU time of one copy of `block` bytes from any place in `len` bytes of shared memory to one of 32 buffers, as a
 /// server over memory does it for a queue depth of 32. Measured for about `time`.
 pub fn copy_cost(len: u64, block: u32, time: Duration) -> Result<Duration> {
     let (medium, buffers) = (Memory::flat(0, len)?, Memory::flat(0, u64::from(block) * 32)?);
@@ -12,7 +13,7 @@ pub fn copy_cost(len: u64, block: u32, time: Duration) -> Result<Duration> {
     from.fill(0, from.len(), 1)?;
     to.fill(0, to.len(), 1)?;
     let (blocks, size) = (len / u64::from(block), block as usize);
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), own_cpu()?);
     let (mut count, mut random) = (0u32, 1u64);
     while start.elapsed() < time {
         for slot in 0..1024 {
@@ -22,7 +23,7 @@ pub fn copy_cost(len: u64, block: u32, time: Duration) -> Result<Duration> {
         }
         count = count.saturating_add(1024);
     }
-    Ok(start.elapsed() / count.max(1))
+    Ok(own_cpu()?.saturating_sub(before) / count.max(1))
 }
 
 #[cfg(test)]

@@ -25,6 +25,17 @@ fn field(status: &str, name: &str) -> Option<u64> {
     line.get(name.len()..)?.split_whitespace().next()?.parse().ok()
 }
 
+/// Nanoseconds on a CPU, the first number of a `schedstat` file.
+fn nanos(sched: &str) -> Result<u64> {
+    let first = sched.split_whitespace().next().and_then(|n| n.parse().ok());
+    first.ok_or_else(|| Error::other("this kernel has no schedstat"))
+}
+
+/// CPU time of the calling thread.
+pub(super) fn own_cpu() -> Result<Duration> {
+    Ok(Duration::from_nanos(nanos(&std::fs::read_to_string("/proc/thread-self/schedstat")?)?))
+}
+
 impl Usage {
     /// Looks at a process.
     pub fn of(pid: u32) -> Result<Self> {
@@ -42,10 +53,8 @@ impl Usage {
             ) else {
                 continue;
             };
-            let cpu = sched.split_whitespace().next().and_then(|n| n.parse().ok());
-            let cpu = cpu.ok_or_else(|| Error::other("this kernel has no schedstat"))?;
-            threads
-                .insert(id, Thread { cpu, sleeps: field(&status, "voluntary_ctxt_switches:").unwrap_or(0) });
+            let sleeps = field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+            threads.insert(id, Thread { cpu: nanos(&sched)?, sleeps });
         }
         Ok(Self { threads, rss_anon })
     }
