@@ -47,19 +47,23 @@ pub(super) fn data(transfer: &Transfer) -> impl Iterator<Item = (u64, u32)> + Cl
     transfer.memory().iter().map(|range| (range.iova().0, range.len()))
 }
 
-/// Divides an operation after `blocks` blocks, when it is longer.
+/// Whether an operation covers more than so many blocks, or cannot be done at all (0).
 #[inline]
+pub(super) fn is_longer(operation: &Operation, blocks: u64) -> bool {
+    match operation {
+        Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.place().blocks() > blocks,
+        Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => place.blocks() > blocks,
+        Operation::Flush { .. } => false,
+    }
+}
+
+/// Divides an operation after `blocks` blocks, when it is longer.
 pub(super) fn split(
     operation: Operation,
     blocks: u64,
     spares: &mut Spares,
 ) -> (Operation, Option<Operation>) {
-    let longer = match &operation {
-        Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.place().blocks() > blocks,
-        Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => place.blocks() > blocks,
-        Operation::Flush { .. } => false,
-    };
-    if longer { divide(operation, blocks, spares) } else { (operation, None) }
+    if is_longer(&operation, blocks) { divide(operation, blocks, spares) } else { (operation, None) }
 }
 
 fn divide(operation: Operation, blocks: u64, spares: &mut Spares) -> (Operation, Option<Operation>) {
@@ -142,7 +146,7 @@ fn transfer_command(
     Ok(with_place(opcode, place, fua, flags, dptr))
 }
 
-#[inline]
+#[inline(always)]
 fn with_place(opcode: u8, place: &LbaRange, fua: bool, flags: u8, dptr: [U64; 2]) -> Command {
     let nsid = place.namespace().nsid;
     let blocks = place.blocks() as u32;
@@ -161,7 +165,7 @@ fn less_one(blocks: u32) -> u32 {
 }
 
 /// A Read of blocks into memory that PRPs describe, without its identifier.
-#[inline]
+#[inline(always)]
 pub(super) fn read_blocks(nsid: u32, first: u64, blocks: u32, dptr: [U64; 2]) -> Command {
     Command {
         opcode: io::READ,

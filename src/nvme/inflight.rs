@@ -42,25 +42,37 @@ impl<T> InFlight<T> {
         self.slots.len() >= self.max
     }
 
-    /// The slot that the next [`insert`](Self::insert) takes. `None` when full.
+    /// The slot that the next command takes; below the most that there can be. `None` when full.
     #[inline]
     pub(super) fn next_slot(&self) -> Option<usize> {
         (!self.is_full()).then(|| self.slots.vacant_key())
     }
 
-    /// Keeps a command and gives it its identifier; hands it back when there is no room.
+    /// The slot and the identifier that [`put`](Self::put) takes next. `None` when full.
     #[inline]
+    pub(super) fn next(&self) -> Option<(usize, u16)> {
+        let slot = self.next_slot()?;
+        let sequence = self.sequence.get(slot)?;
+        Some((slot, (*sequence << self.slot_bits) | slot as u16))
+    }
+
+    /// Keeps a command under the identifier that [`next`](Self::next) just gave.
+    #[inline]
+    pub(super) fn put(&mut self, cid: u16, command: T) {
+        let slot = self.slots.insert((cid, command));
+        if let Some(sequence) = self.sequence.get_mut(slot) {
+            *sequence = sequence.wrapping_add(1);
+        }
+    }
+
+    /// Keeps a command and gives it its identifier; hands it back when there is no room.
     pub(super) fn insert(&mut self, command: T) -> Result<u16, T> {
-        let slot = self.slots.vacant_key();
-        // A slab's free keys lie below its length, which `max` bounds.
-        match self.sequence.get_mut(slot) {
-            Some(sequence) if self.slots.len() < self.max => {
-                let cid = (*sequence << self.slot_bits) | slot as u16;
-                *sequence = sequence.wrapping_add(1);
-                self.slots.insert((cid, command));
+        match self.next() {
+            Some((_, cid)) => {
+                self.put(cid, command);
                 Ok(cid)
             }
-            _ => Err(command),
+            None => Err(command),
         }
     }
 

@@ -9,16 +9,17 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use nvme_platform::{DriverMemory, Iova, OutOfBounds, PAGE, QueueDoorbells, Time, Window, trace};
-use nvme_session::memory::{DmaRange, Quiet, Spares, Windows};
+use nvme_platform::{DriverMemory, Iova, OutOfBounds, PAGE, QueueDoorbells, Time, trace};
+use nvme_session::memory::{Quiet, Spares, Windows};
 use nvme_session::operation::{Operation, Outcome, Tag, Transfer};
 
 use super::bounce::Bounce;
-use super::encode::{Limited, Memory, command, data, split};
+use super::encode::{Limited, Memory, command, data, is_longer, split};
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::quiet::{self, Generation};
 use super::ring::{CompletionRing, SubmissionRing};
+use super::spec::command::Command;
 use super::transfer::{How, ListPage, plan};
 
 /// What a pair has to know about its controller.
@@ -226,13 +227,45 @@ impl QueuePair {
         windows: &W,
         spares: &mut Spares,
     ) -> Submit {
-        let Some(slot) = self.flight.next_slot().filter(|_| self.state == State::Running) else {
+        let Some((slot, cid)) = self.flight.next().filter(|_| self.state == State::Running) else {
             return Submit::Full(operation);
         };
-        let Some((how, now_blocks)) = self.first_part(&operation) else {
+        let Some((how, blocks)) = self.first_part(&operation) else {
             return refused(operation, tag, Outcome::Failed);
         };
-        if now_blocks == 0 {
+        if how == How::Bounce || is_longer(&operation, blocks) {
+            return self.submit_part(operation, (how, blocks), (slot, cid), tag, now, windows, spares);
+        }
+        // The usual way: all of it in one command, and the operation moves once.
+        let Ok(mut sqe) = self.encode(slot, &operation, how, None) else {
+            return refused(operation, tag, Outcome::Failed);
+        };
+        sqe.cid = cid.into();
+        if self.sq.push(&sqe).is_err() {
+            return refused(operation, tag, Outcome::Failed);
+        }
+        let deadline = now + self.config.timeout;
+        self.earliest = self.earliest.min(deadline);
+        self.counters.issued += 1;
+        self.flight.put(cid, Issued { operation, tag, deadline, how, bounce: None, named: false });
+        trace!("pair {}: command {cid:#06x} opcode {:#04x}", self.config.id, sqe.opcode);
+        Submit::Issued
+    }
+
+    /// Issues the first part of an operation, or one that goes through bounce memory.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "what submit knows by then")]
+    fn submit_part<W: Windows + ?Sized>(
+        &mut self,
+        operation: Operation,
+        (how, blocks): (How, u64),
+        (slot, cid): (usize, u16),
+        tag: Tag,
+        now: Time,
+        windows: &W,
+        spares: &mut Spares,
+    ) -> Submit {
+        if blocks == 0 {
             return refused(operation, tag, Outcome::Unsupported);
         }
         let mut bounce = None;
@@ -242,28 +275,31 @@ impl QueuePair {
                 return Submit::Full(operation);
             }
         }
-        let (operation, rest) = split(operation, now_blocks, spares);
-        let issued =
-            Issued { operation, tag, deadline: now + self.config.timeout, how, bounce, named: false };
-        match self.issue(slot, issued, windows) {
-            Ok(()) => match rest {
+        let (operation, rest) = split(operation, blocks, spares);
+        let filled = bounce.is_none_or(|chunk| self.fill_bounce(chunk, &operation, windows).is_ok());
+        let sqe = self.encode(slot, &operation, how, bounce).ok().filter(|_| filled);
+        let pushed = sqe.is_some_and(|mut sqe| {
+            sqe.cid = cid.into();
+            self.sq.push(&sqe).is_ok()
+        });
+        if pushed {
+            let deadline = now + self.config.timeout;
+            self.earliest = self.earliest.min(deadline);
+            self.counters.issued += 1;
+            self.flight.put(cid, Issued { operation, tag, deadline, how, bounce, named: false });
+            return match rest {
                 None => Submit::Issued,
                 Some(rest) => Submit::Part(rest),
-            },
-            Err(issued) => {
-                // Only when the client's memory cannot be copied from.
-                let Issued { operation, tag, bounce, .. } = *issued;
-                if let Some(chunk) = bounce {
-                    self.bounce.put(chunk);
-                }
-                match rest {
-                    None => refused(operation, tag, Outcome::Failed),
-                    Some(rest) => {
-                        let quiet = quiet::never_submitted();
-                        self.ended.push(Done { tag, operation, outcome: Outcome::Failed, quiet });
-                        Submit::Part(rest)
-                    }
-                }
+            };
+        }
+        // Only when the client's memory cannot be copied from.
+        self.release_bounce(bounce);
+        match rest {
+            None => refused(operation, tag, Outcome::Failed),
+            Some(rest) => {
+                let quiet = quiet::never_submitted();
+                self.ended.push(Done { tag, operation, outcome: Outcome::Failed, quiet });
+                Submit::Part(rest)
             }
         }
     }
@@ -294,7 +330,7 @@ impl QueuePair {
         fits.then_some((How::Prp, blocks))
     }
 
-    #[inline]
+    #[inline(always)]
     fn part_of(&self, transfer: &Transfer) -> Option<(How, u64)> {
         let place = transfer.place();
         let shift = place.block_size().shift();
@@ -303,66 +339,32 @@ impl QueuePair {
         Some((plan.how, u64::from(plan.bytes >> shift)))
     }
 
-    /// Writes a command into the submission queue and keeps its operation. On an error nothing was written.
-    #[inline]
-    fn issue<W: Windows + ?Sized>(
-        &mut self,
-        slot: usize,
-        issued: Issued,
-        windows: &W,
-    ) -> Result<(), Box<Issued>> {
-        if let Some(chunk) = issued.bounce
-            && self
-                .fill_bounce(chunk, &issued.operation, &mut |_, range| windows.window(range), issued.tag)
-                .is_err()
-        {
-            return Err(Box::new(issued));
-        }
-        let Ok(mut sqe) = self.encode(slot, &issued) else { return Err(Box::new(issued)) };
-        self.earliest = self.earliest.min(issued.deadline);
-        match self.flight.insert(issued) {
-            Ok(cid) => {
-                sqe.cid = cid.into();
-                trace!("pair {}: command {cid:#06x} opcode {:#04x}", self.config.id, sqe.opcode);
-                self.counters.issued += 1;
-                match self.sq.push(&sqe) {
-                    Ok(()) => Ok(()),
-                    Err(_) => match self.flight.take(cid) {
-                        Some(issued) => Err(Box::new(issued)),
-                        None => Ok(()),
-                    },
-                }
-            }
-            Err(issued) => Err(Box::new(issued)),
-        }
-    }
-
     /// The command for an operation in this slot, without its identifier.
     #[inline]
     pub(super) fn encode(
         &self,
         slot: usize,
-        issued: &Issued,
-    ) -> Result<super::spec::command::Command, OutOfBounds> {
+        operation: &Operation,
+        how: How,
+        bounce: Option<u16>,
+    ) -> Result<Command, OutOfBounds> {
         let [_, _, lists] = &self.memory;
         let offset = slot * PAGE;
         let list = ListPage { memory: lists.window(), offset, at: Iova(lists.iova().0 + offset as u64) };
-        let memory = Memory { list, bounce: issued.bounce.map(|chunk| self.bounce.at(chunk)) };
-        command(&issued.operation, issued.how, &memory)
+        command(operation, how, &Memory { list, bounce: bounce.map(|chunk| self.bounce.at(chunk)) })
     }
 
-    fn fill_bounce(
+    fn fill_bounce<W: Windows + ?Sized>(
         &mut self,
         chunk: u16,
         operation: &Operation,
-        windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
-        tag: Tag,
+        windows: &W,
     ) -> Result<(), OutOfBounds> {
         self.counters.bounced += 1;
         match operation {
             Operation::Read(transfer) => self.bounce.clear(chunk, transfer.place().bytes() as u32),
             Operation::Write { transfer, .. } => {
-                self.bounce.gather(chunk, transfer.memory(), &mut |range| windows(tag, range))
+                self.bounce.gather(chunk, transfer.memory(), &mut |range| windows.window(range))
             }
             _ => Ok(()),
         }

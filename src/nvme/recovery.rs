@@ -109,7 +109,9 @@ impl QueuePair {
     fn issue_again(&mut self, issued: Issued, proof: PairQuiet) {
         let Some(slot) = self.flight.next_slot() else { return self.fail(issued, proof.command()) };
         // Bounced data is still in its chunk; a list page is written anew for the slot that the command has now.
-        let Ok(mut sqe) = self.encode(slot, &issued) else { return self.fail(issued, proof.command()) };
+        let Ok(mut sqe) = self.encode(slot, &issued.operation, issued.how, issued.bounce) else {
+            return self.fail(issued, proof.command());
+        };
         let deadline = issued.deadline;
         match self.flight.insert(issued) {
             Err(issued) => self.fail(issued, proof.command()),
