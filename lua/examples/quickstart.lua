@@ -1,29 +1,43 @@
--- Starts the server over one disk, and asks it for a session that may only read.
+-- The quick start: a server over one disk, a session that may only read one partition, and one that may write another;
+-- a client that shows what it can do with them, and what it cannot.
 --
---   truncate -s 64M disk.img
---   nvme-ned -e 'vbus_nvme = "soft:disk.img"' quickstart.lua [-- DEV]
+--   cargo xtask quickstart [IMAGE]
 --
--- DEV is what `nvme-ctl ls` shows; without it, the first namespace of the first software controller. Runs on L4Re as
--- well, where `vbus_nvme` is a capability that `io` gave.
+-- runs it with `vbus_nvme` (the disk), `client` (the client's program) and the two partitions as words. The client's
+-- memory is a trusted dataspace: with `-d`, the server takes no other.
 
 local L4 = require "L4"
 
-local nvme_bus = L4.default_loader:new_channel();
+local golden, scratch = arg[1], arg[2];
 
-L4.default_loader:start({
+local nvme_bus = L4.default_loader:new_channel();
+local ram = L4.Env.user_factory:create(L4.Proto.Dataspace, 32 * 1024 * 1024);
+
+local server = L4.default_loader:start({
   caps = {
-    vbus = assert(vbus_nvme, "define vbus_nvme first, for instance by -e 'vbus_nvme = \"soft:disk.img\"'"),
+    vbus = vbus_nvme,
     svr = nvme_bus:svr(),
+    ram = ram:m("rw"),
   },
   log = { "nvme", "green" },
 },
-"rom/nvme-drv");
+"rom/nvme-drv -d ram");
 
--- Waits until the server has scanned its devices. A refusal is a table: `msg`, and `code`, a negative errno.
-local ok, vda = pcall(nvme_bus.create, nvme_bus, 0, "ds-max=5", "device=" .. (arg[1] or "soft0:n1"), "read-only");
-if not ok then
-  print("refused: " .. vda.msg);
-  error(vda);
+local status;
+do
+  local ro <close> = nvme_bus:create(0, "device=" .. golden, "read-only");
+  local rw <close> = nvme_bus:create(0, "ds-max=1", "device=" .. scratch);
+
+  -- The client can ask for sessions of its own, too: it gets the client's side of the channel.
+  local words = table.pack(table.unpack(client));
+  words[#words + 1] = scratch;
+  status = L4.default_loader:startv({
+    caps = { ro = ro, rw = rw, nvme_bus = nvme_bus, ram = ram:m("rw") },
+  },
+  table.unpack(words)):wait();
 end
 
-print("a session: " .. tostring(vda));
+server:kill();
+if status ~= 0 then
+  error("the client ended with " .. tostring(status));
+end

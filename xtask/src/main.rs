@@ -3,16 +3,29 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod demo;
+mod quickstart;
+mod test;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-const HELP: &str = "cargo xtask bench    measures the server beside qemu-storage-daemon";
+const HELP: &str = "\
+cargo xtask quickstart [IMAGE]  builds, and shows what a session can do and what it cannot
+cargo xtask test [WORD...]      runs every test; words go to the test programs
+cargo xtask bench               measures the server beside qemu-storage-daemon";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.split_first() {
-        Some((command, rest)) if command == "bench" => bench::bench(rest),
-        _ => Err(HELP.into()),
+        Some((command, rest)) => match command.as_str() {
+            "quickstart" => quickstart::quickstart(rest),
+            "quickstart-client" => demo::client(rest),
+            "test" => test::test(rest),
+            "bench" => bench::bench(rest),
+            _ => Err(HELP.into()),
+        },
+        None => Err(HELP.into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -21,4 +34,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent().map_or(own.clone(), PathBuf::from)
 }

@@ -25,10 +25,12 @@ use std::time::Duration;
 use nvme_drv::nvme;
 use nvme_drv::server::control::{Config, Control, RecoveryTimes};
 use nvme_linux::caps::{CapWord, Capabilities, Inherited, Wanted};
+use nvme_linux::dispose;
 use nvme_linux::events::{Doorbell, Epoll, Signals, ignore_sigpipe};
 use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Options, Sandbox};
+use nvme_linux::socket::Acceptor;
 use nvme_linux::start::Start;
 use nvme_policy::command_line::{Ask, CommandLine, Home, Verbosity};
 use nvme_session::queue::Direction;
@@ -147,6 +149,9 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let epoll = Epoll::new()?;
     let bell = Arc::new(Doorbell::new()?);
     let prepared = Sandbox::prepare(Options::default())?;
+    // These threads take what clients could make wait.
+    dispose::start()?;
+    let acceptor = Acceptor::new()?;
     let poll_for = Duration::from_micros(options.linux.poll_us.unwrap_or(POLL_US).into());
     let workers = (0..workers)
         .map(|index| worker::Handle::start(index, poll_for, &bell))
@@ -161,6 +166,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         epoll,
         signals,
         failures,
+        acceptor,
         svr,
         ctl,
         clients,

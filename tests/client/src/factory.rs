@@ -31,6 +31,11 @@ impl Factory {
         Ok(Self { socket: socket::connect_seqpacket(path.as_ref())?, wait })
     }
 
+    /// Speaks over a connection that somebody else made.
+    pub fn from_fd(socket: OwnedFd, wait: Duration) -> Self {
+        Self { socket, wait }
+    }
+
     /// Connects to a server that may still be starting.
     pub fn connect_retry(path: impl AsRef<Path>, wait: Duration) -> Result<Self> {
         let deadline = socket::until(wait);

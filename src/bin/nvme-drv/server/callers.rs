@@ -11,7 +11,7 @@ use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Kind, Peer};
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
-use nvme_policy::Policy;
+use nvme_policy::{Policy, Shown};
 use nvme_session::factory::CreateError;
 
 use super::{CALLER_IDLE, CALLERS_MAX, Server, Watched};
@@ -19,8 +19,8 @@ use crate::client::{Client, Conn, Phase, Source};
 
 /// How long a call waits for the scan to end.
 const SCAN_WAIT: Duration = Duration::from_secs(30);
-/// `create` and `0`, which the factory's format has checked.
-const CREATE_WORDS: usize = 2;
+/// What a request begins with: the one operation that there is, and the type of what is created, as ned has them.
+const CREATE: [&str; 2] = ["create", "0"];
 
 /// A call of `create` that waits for the scan.
 pub(super) struct Waiting {
@@ -88,12 +88,9 @@ impl Server {
         match caller.receive() {
             Ok(None) => {}
             Ok(Some(Err(refusal))) => self.refuse(token, peer, refusal),
-            Ok(Some(Ok(request))) => match Policy::from_words(request.words().skip(CREATE_WORDS)) {
+            Ok(Some(Ok(request))) => match policy(&request) {
                 Ok(policy) => self.create(token, peer, request, policy, time),
-                Err(refusal) => {
-                    let refusal = refused(errno::EINVAL, &refusal.to_string());
-                    self.refuse(token, peer, refusal);
-                }
+                Err(why) => self.refuse(token, peer, refused(errno::EINVAL, &why)),
             },
             Err(_) => self.forget(token),
         }
@@ -190,6 +187,21 @@ impl Server {
         self.clients.insert(id, client);
         Ok(theirs)
     }
+}
+
+/// What a request asks for.
+fn policy(request: &Request) -> Result<Policy, String> {
+    let mut words = request.words();
+    for (known, what) in CREATE.into_iter().zip(["operation", "type"]) {
+        let word = words.next().unwrap_or_default();
+        if word != known {
+            return Err(format!(
+                "{}: no such {what}; a request begins with create, 0",
+                Shown::new(word.as_bytes()).as_str()
+            ));
+        }
+    }
+    Policy::from_words(words).map_err(|refusal| refusal.to_string())
 }
 
 pub(super) fn refused(errno: i32, message: &str) -> Refusal {

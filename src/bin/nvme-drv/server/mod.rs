@@ -17,7 +17,7 @@ use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
 use nvme_linux::factory::Caller;
 use nvme_linux::logger::{Notifier, OPERATOR};
 use nvme_linux::memory::Failures;
-use nvme_linux::socket;
+use nvme_linux::socket::{self, Acceptor};
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
@@ -73,6 +73,7 @@ pub(crate) struct Parts {
     pub(crate) epoll: Epoll,
     pub(crate) signals: Signals,
     pub(crate) failures: &'static Failures,
+    pub(crate) acceptor: Acceptor,
     pub(crate) svr: Option<OwnedFd>,
     pub(crate) ctl: Option<OwnedFd>,
     pub(crate) clients: Vec<StaticClient>,
@@ -89,6 +90,7 @@ pub(crate) struct Server {
     epoll: Epoll,
     signals: Signals,
     failures: &'static Failures,
+    acceptor: Acceptor,
     svr: Option<OwnedFd>,
     ctl: Option<OwnedFd>,
     pub(crate) trusted: Trusted,
@@ -112,6 +114,7 @@ impl Server {
             epoll: parts.epoll,
             signals: parts.signals,
             failures: parts.failures,
+            acceptor: parts.acceptor,
             svr: parts.svr,
             ctl: parts.ctl,
             trusted: parts.trusted,

@@ -10,6 +10,7 @@ use nvme_linux::socket;
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
 use nvme_session::virtqueue::Broken;
+use rustix::io::Errno;
 
 use super::callers::Waiting;
 use super::{Server, Watched};
@@ -22,9 +23,19 @@ impl Server {
             return;
         };
         let (Source::Listener(listener), Some(key)) = (&client.source, client.key) else { return };
-        let socket = match socket::accept(listener) {
+        // A static client's socket is ours; one that came with `create` shares its flags with the client.
+        let accepted = match client.cap {
+            Some(_) => socket::accept(listener),
+            None => self.acceptor.accept(listener),
+        };
+        let socket = match accepted {
             Ok(Some(socket)) => socket,
             Ok(None) => return,
+            Err(Errno::TIMEDOUT) => {
+                log::warn!(target: REFUSAL, "{}: its socket does not let anybody in; it ends", client.name);
+                self.end(id);
+                return;
+            }
             Err(e) => {
                 log::warn!("{}: accepting a connection: {e}", client.name);
                 return;
