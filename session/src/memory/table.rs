@@ -122,8 +122,8 @@ impl MemoryTable {
     pub(super) fn find(&self, addr: u64) -> Option<&Region> {
         // An address before the first region wraps to one behind the last, and is in no bucket.
         let bucket = (addr.wrapping_sub(self.base) >> self.shift) as usize;
-        let ends = self.buckets.get(bucket..)?;
-        let [low, high, ..] = ends else { return None };
+        let low = self.buckets.get(bucket)?;
+        let high = self.buckets.get(bucket.wrapping_add(1))?;
         let (mut low, mut high) = (usize::from(*low), usize::from(*high));
         // The last start at or before `addr` is one of these; as a rule there is one.
         while low < high {
