@@ -140,7 +140,8 @@ fn an_identify_that_fails_is_fatal_only_where_it_must_be() {
 
 #[test]
 fn identify_data_that_lies_costs_its_namespace_and_no_more() {
-    let lies: [(&str, fn(&mut [u8; 4096])); 5] = [
+    type Lie = fn(&mut [u8; 4096]);
+    let lies: [(&str, Lie); 5] = [
         ("format that does not exist", |d| d[26] = 0x0f),
         ("metadata", |d| d[128] = 8),
         ("block size", |d| d[130] = 31),
