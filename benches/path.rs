@@ -143,7 +143,7 @@ fn controller() -> Result<(Controller, Box<nvme_drv::nvme::QueuePair>, Namespace
             }
         }
         if let Some(pair) = pair {
-            let namespace = controller.namespaces().first().ok_or("no namespace")?.clone();
+            let namespace = *controller.namespaces().first().ok_or("no namespace")?;
             return Ok((controller, pair, namespace));
         }
         now = now + Duration::from_millis(1);
@@ -198,7 +198,7 @@ fn session(
         next_avail: 0,
         features: features::VERSION_1 | features::INDIRECT_DESC | features::EVENT_IDX | features::FLUSH,
         direction: Direction::AsFlagged,
-        grant: Grant::new(namespace.extent.clone(), Access::ReadWrite),
+        grant: Grant::new(namespace.extent, Access::ReadWrite),
         limits: namespace.limits,
         id: [b'x'; 20],
         write_back: true,

@@ -6,23 +6,23 @@ use std::process::{Command, Stdio};
 
 /// A partition's place in the image, in bytes.
 #[derive(Clone, Copy)]
-pub struct Place {
-    pub start: u64,
-    pub len: u64,
+pub(crate) struct Place {
+    pub(crate) start: u64,
+    pub(crate) len: u64,
 }
 
 /// The first partition, labelled `golden`.
-pub const GOLDEN: Place = Place { start: 1 << 20, len: 48 << 20 };
+pub(crate) const GOLDEN: Place = Place { start: 1 << 20, len: 48 << 20 };
 /// The second partition, labelled `scratch`.
-pub const SCRATCH: Place = Place { start: 64 << 20, len: 128 << 20 };
+pub(crate) const SCRATCH: Place = Place { start: 64 << 20, len: 128 << 20 };
 /// Bytes of the golden file.
 const FILE: usize = 24 << 20;
 
 /// An image and what is in it.
-pub struct Disk {
-    pub image: PathBuf,
+pub(crate) struct Disk {
+    pub(crate) image: PathBuf,
     /// SHA-256 of `/file` on the golden partition, in hexadecimal.
-    pub hash: String,
+    pub(crate) hash: String,
     _dir: tempfile::TempDir,
 }
 
@@ -48,7 +48,7 @@ fn random(len: usize) -> Vec<u8> {
 
 impl Disk {
     /// Makes the image, in memory (`/dev/shm`) where that is.
-    pub fn new() -> Disk {
+    pub(crate) fn new() -> Disk {
         let shm = Path::new("/dev/shm");
         let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
         let image = dir.path().join("disk");

@@ -10,13 +10,13 @@ use std::sync::OnceLock;
 use crate::need::must_exist;
 
 /// Files to boot from.
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// The ELF kernel, which boots faster than the bzImage.
-    pub vmlinux: PathBuf,
+    pub(crate) vmlinux: PathBuf,
     /// Shell, modules and file system tools.
-    pub initramfs: PathBuf,
+    pub(crate) initramfs: PathBuf,
     /// The same and fio with its many libraries.
-    pub initramfs_fio: PathBuf,
+    pub(crate) initramfs_fio: PathBuf,
     _dir: tempfile::TempDir,
 }
 
@@ -40,7 +40,7 @@ done
 
 impl Kernel {
     /// The kernel, or what is missing.
-    pub fn get() -> Result<&'static Kernel, &'static String> {
+    pub(crate) fn get() -> Result<&'static Kernel, &'static String> {
         static KERNEL: OnceLock<Result<Kernel, String>> = OnceLock::new();
         KERNEL.get_or_init(make).as_ref()
     }

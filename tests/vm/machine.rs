@@ -14,14 +14,14 @@ use crate::server::Attach;
 const BOOT: Duration = Duration::from_secs(120);
 
 /// What a machine has.
-pub struct Shape {
-    pub memory: &'static str,
-    pub cpus: u32,
+pub(crate) struct Shape {
+    pub(crate) memory: &'static str,
+    pub(crate) cpus: u32,
     /// A VGA adapter, which splits the low memory.
-    pub vga: bool,
-    pub fio: bool,
+    pub(crate) vga: bool,
+    pub(crate) fio: bool,
     /// More arguments for QEMU.
-    pub more: &'static [&'static str],
+    pub(crate) more: &'static [&'static str],
 }
 
 impl Default for Shape {
@@ -31,7 +31,7 @@ impl Default for Shape {
 }
 
 /// A running machine; dropped, it is killed.
-pub struct Machine {
+pub(crate) struct Machine {
     child: Child,
     console: UnixStream,
     lines: Receiver<String>,
@@ -61,7 +61,7 @@ fn connect(path: &Path, child: &mut Child) -> UnixStream {
 
 impl Machine {
     /// Boots a machine with one disk and waits for its shell.
-    pub fn boot(name: &'static str, kernel: &Kernel, attach: Attach, shape: &Shape) -> Machine {
+    pub(crate) fn boot(name: &'static str, kernel: &Kernel, attach: Attach, shape: &Shape) -> Machine {
         let dir = tempfile::tempdir().unwrap();
         let (console, qmp) = (dir.path().join("console"), dir.path().join("qmp"));
         // The session goes in as descriptor 3: standard input is the one way to hand down a descriptor that no
@@ -128,20 +128,20 @@ impl Machine {
     }
 
     /// Waits for the shell.
-    pub fn wait_ready(&mut self) {
+    pub(crate) fn wait_ready(&mut self) {
         let deadline = Instant::now() + BOOT;
         while !self.line(deadline, "boot").contains("@@READY") {}
     }
 
     /// Sends a command and does not wait for it.
-    pub fn start(&mut self, command: &str) {
+    pub(crate) fn start(&mut self, command: &str) {
         println!("{}> {command}", self.name);
         self.console.write_all(command.as_bytes()).unwrap();
         self.console.write_all(b"\n").unwrap();
     }
 
     /// Runs a command; says its exit status and what it printed.
-    pub fn attempt(&mut self, command: &str, wait: Duration) -> (i32, String) {
+    pub(crate) fn attempt(&mut self, command: &str, wait: Duration) -> (i32, String) {
         self.start(command);
         let deadline = Instant::now() + wait;
         let mut output = String::new();
@@ -157,20 +157,20 @@ impl Machine {
     }
 
     /// Runs a command that must succeed; says what it printed.
-    pub fn run(&mut self, command: &str) -> String {
+    pub(crate) fn run(&mut self, command: &str) -> String {
         let (status, output) = self.attempt(command, Duration::from_secs(120));
         assert_eq!(status, 0, "{}: {command}: {output}", self.name);
         output.trim().to_string()
     }
 
     /// Restarts the guest and waits for its shell.
-    pub fn reboot(&mut self) {
+    pub(crate) fn reboot(&mut self) {
         self.start("sync; reboot -f");
         self.wait_ready();
     }
 
     /// Shuts the guest down and waits for QEMU's end.
-    pub fn power_off(mut self) {
+    pub(crate) fn power_off(mut self) {
         self.start("sync; poweroff -f");
         let deadline = Instant::now() + BOOT;
         while self.child.try_wait().unwrap().is_none() {
@@ -180,13 +180,13 @@ impl Machine {
     }
 
     /// Ends QEMU as a crash would.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Says commands to QEMU's monitor (QMP), each of which must succeed.
-    pub fn monitor(&mut self, commands: &[&str]) {
+    pub(crate) fn monitor(&mut self, commands: &[&str]) {
         let mut stream = connect(&self.dir.path().join("qmp"), &mut self.child);
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::kernel::Kernel;
 
 /// Everything that the tests here need.
-pub struct Needs {
-    pub kernel: &'static Kernel,
+pub(crate) struct Needs {
+    pub(crate) kernel: &'static Kernel,
 }
 
 fn found(program: &str) -> bool {
@@ -17,7 +17,7 @@ fn found(program: &str) -> bool {
 }
 
 /// Looks for all of it; `None` after saying what is missing.
-pub fn needs() -> Option<Needs> {
+pub(crate) fn needs() -> Option<Needs> {
     let programs =
         ["qemu-system-x86_64", "busybox", "modprobe", "xz", "mkfs.ext4", "e2fsck", "sgdisk", "fio"];
     let mut missing: Vec<String> = programs.iter().filter(|p| !found(p)).map(|p| p.to_string()).collect();
@@ -55,6 +55,6 @@ macro_rules! needs {
 }
 
 /// Whether a path is there; for errors that name it.
-pub fn must_exist(path: &Path) -> Result<(), String> {
+pub(crate) fn must_exist(path: &Path) -> Result<(), String> {
     path.exists().then_some(()).ok_or_else(|| format!("{} (not there)", path.display()))
 }

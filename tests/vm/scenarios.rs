@@ -5,7 +5,7 @@ use crate::machine::{Machine, Shape};
 use crate::server::{Server, What, peer};
 
 /// Mounts the golden partition and compares the file's hash.
-pub fn golden_is_good(vm: &mut Machine, disk: &Disk) {
+pub(crate) fn golden_is_good(vm: &mut Machine, disk: &Disk) {
     vm.run("mount -t ext4 -o ro /dev/vda /mnt");
     assert!(vm.run("sha256sum /mnt/file").contains(&disk.hash));
     vm.run("umount /mnt");

@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_secs(40);
 
 /// Which partition, and for what.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum What {
     GoldenReadOnly,
     Scratch,
 }
@@ -35,7 +35,7 @@ impl What {
 }
 
 /// How a virtual machine reaches its session.
-pub enum Attach {
+pub(crate) enum Attach {
     /// A session capability, to be inherited.
     Fd(OwnedFd),
     /// A socket, and what keeps the session behind it alive.
@@ -43,7 +43,7 @@ pub enum Attach {
 }
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     dir: tempfile::TempDir,
     peer: bool,
@@ -51,7 +51,7 @@ pub struct Server {
 }
 
 /// Whether the peer plays the server.
-pub fn peer() -> bool {
+pub(crate) fn peer() -> bool {
     std::env::var_os("NVME_DRV_VM_PEER").is_some()
 }
 
@@ -62,7 +62,7 @@ fn program() -> PathBuf {
 
 impl Server {
     /// Starts the server over an image. A static client `cl1` has the scratch partition when that is asked for.
-    pub fn start(disk: &Disk, static_client: bool) -> Server {
+    pub(crate) fn start(disk: &Disk, static_client: bool) -> Server {
         let dir = tempfile::tempdir().unwrap();
         let mut command = if peer() { peer_command(disk, dir.path()) } else { Command::new(program()) };
         if !peer() {
@@ -111,7 +111,7 @@ impl Server {
     }
 
     /// A session of its own, by descriptor.
-    pub fn session(&self, what: What) -> Attach {
+    pub(crate) fn session(&self, what: What) -> Attach {
         if self.peer {
             return Attach::Fd(socket::connect_retry(&self.path(peer_name(what)), WAIT).unwrap());
         }
@@ -119,7 +119,7 @@ impl Server {
     }
 
     /// A session that takes clients on a listening socket.
-    pub fn listening(&self, what: What) -> Attach {
+    pub(crate) fn listening(&self, what: What) -> Attach {
         if self.peer {
             return Attach::Path(self.path(peer_name(what)), None);
         }
@@ -130,17 +130,17 @@ impl Server {
     }
 
     /// The static client `cl1`.
-    pub fn static_client(&self) -> Attach {
+    pub(crate) fn static_client(&self) -> Attach {
         Attach::Path(self.path(if self.peer { "scratch" } else { "cl1" }), None)
     }
 
     /// Whether it still runs.
-    pub fn alive(&mut self) -> bool {
+    pub(crate) fn alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// What it said so far.
-    pub fn said(&self) -> Vec<String> {
+    pub(crate) fn said(&self) -> Vec<String> {
         self.said.lock().unwrap().clone()
     }
 }
