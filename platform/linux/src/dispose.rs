@@ -29,8 +29,8 @@ pub fn start() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Closes what is not wanted, without waiting.
-pub(crate) fn dispose(files: impl IntoIterator<Item = OwnedFd>) {
+/// Closes what is not wanted, without waiting. For everything that a client sent and that may be any file.
+pub fn dispose(files: impl IntoIterator<Item = OwnedFd>) {
     for file in files {
         let Some(closer) = CLOSER.get().filter(|_| may_wait(file.as_fd())) else { continue };
         if let Err(e) = closer.try_send(file) {

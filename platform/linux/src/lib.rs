@@ -1,18 +1,18 @@
 //! The Linux home.
 
-pub mod clientmem;
-pub mod inventory;
-pub mod spawn;
+mod accounts;
 pub mod caps;
+pub mod clientmem;
+pub mod dispose;
 pub mod events;
+pub mod factory;
 #[cfg(feature = "defmt")]
 pub mod frames;
+pub mod inventory;
 pub mod logger;
-pub mod sandbox;
-mod accounts;
-pub mod dispose;
-pub mod factory;
 pub mod memory;
+pub mod sandbox;
 pub mod socket;
-pub mod vhost;
+pub mod spawn;
 pub mod start;
+pub mod vhost;

@@ -163,7 +163,11 @@ fn own_calls() {
     let (mut heard, log_pipe) = std::io::pipe().expect("pipe");
     let logger = Logger::new(log_pipe.into(), Verbosity::Normal);
     let call = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("eventfd");
-    enter();
+    let full = rustix::event::eventfd(u32::MAX, rustix::event::EventfdFlags::empty()).expect("eventfd");
+    rustix::io::write(&full, &(u64::MAX - 1 - u64::from(u32::MAX)).to_ne_bytes()).expect("fill");
+    let prepared = Sandbox::prepare(Options::default()).expect("prepare the sandbox");
+    nvme_linux::events::guard_calls().expect("guard");
+    prepared.seal().expect("enter the sandbox");
     log::Log::log(
         &logger,
         &log::Record::builder().level(log::Level::Warn).args(format_args!("hello")).build(),
@@ -174,6 +178,10 @@ fn own_calls() {
     let notify = CallNotify::new(Some(call.try_clone().expect("dup")), None).expect("an eventfd");
     nvme_platform::Notify::used(&notify);
     assert_eq!(rustix::io::read(&call, &mut [0; 8]), Ok(8));
+    // By a write that is interrupted, and by a submission when there is no time to lose any more.
+    nvme_linux::events::guard_this_thread();
+    let notify = CallNotify::new(Some(full), None).expect("an eventfd");
+    (0..20).for_each(|_| nvme_platform::Notify::used(&notify));
     let start = now();
     theirs.write_all(b"x").expect("write to a socket");
     let epoll = Epoll::new().expect("epoll");

@@ -26,7 +26,7 @@ use nvme_drv::nvme;
 use nvme_drv::server::control::{Config, Control, RecoveryTimes};
 use nvme_linux::caps::{CapWord, Capabilities, Inherited, Wanted};
 use nvme_linux::dispose;
-use nvme_linux::events::{Doorbell, Epoll, Signals, ignore_sigpipe};
+use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, ignore_sigpipe};
 use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Options, Sandbox};
@@ -151,6 +151,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let prepared = Sandbox::prepare(Options::default())?;
     // These threads take what clients could make wait.
     dispose::start()?;
+    guard_calls()?;
     let acceptor = Acceptor::new()?;
     let poll_for = Duration::from_micros(options.linux.poll_us.unwrap_or(POLL_US).into());
     let workers = (0..workers)

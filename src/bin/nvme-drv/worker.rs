@@ -10,7 +10,8 @@ use std::time::Duration;
 use nvme_drv::server::message::{FromWorker, NewQueue, QueueKey, ToWorker};
 use nvme_drv::server::worker::Worker;
 use nvme_linux::events::{
-    Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel, now,
+    Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel,
+    guard_this_thread, now,
 };
 use nvme_platform::Time;
 
@@ -81,6 +82,7 @@ struct Thread {
 
 impl Thread {
     fn run(mut self) {
+        guard_this_thread();
         let mut events = Events::new(64);
         let mut time = now();
         let mut last_work = time;

@@ -1,11 +1,14 @@
 //! Telling a client, through a descriptor that the client chose.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nvme_platform::Notify;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
+
+use crate::dispose::dispose;
+
+use super::guard::signal;
 
 /// Why a descriptor is not taken as a call or error eventfd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -23,11 +26,8 @@ pub enum CallError {
 ///   socket or terminal on behalf of a client;
 /// - the descriptor's flags are left alone, because they are the client's as much as ours (an application may well
 ///   have made its end blocking in order to wait in `read`);
-/// - before each write the kernel is asked whether the counter has room. A full one has been signalled already.
-///
-/// A client that keeps its eventfd blocking and fills it to the brim between that question and the write, which are a few
-/// hundred nanoseconds apart, would make the writer wait. The kernel offers no write to an eventfd with a time
-/// limit (`RWF_NOWAIT` is refused); see the security documentation.
+/// - a write is watched over, and interrupted when it waits ([`guard_calls`](super::guard_calls)). A full counter has
+///   been signalled already.
 #[derive(Debug)]
 pub struct CallNotify {
     call: Option<OwnedFd>,
@@ -37,12 +37,11 @@ pub struct CallNotify {
 impl CallNotify {
     /// Takes the client's descriptors; without a call descriptor the client polls. They are closed on error.
     pub fn new(call: Option<OwnedFd>, error: Option<OwnedFd>) -> Result<Self, CallError> {
-        for fd in call.iter().chain(&error) {
-            if !is_eventfd(fd.as_fd()) {
-                return Err(CallError::NotAnEventFd);
-            }
+        if call.iter().chain(&error).all(|fd| is_eventfd(fd.as_fd())) {
+            return Ok(Self { call, error });
         }
-        Ok(Self { call, error })
+        dispose(call.into_iter().chain(error));
+        Err(CallError::NotAnEventFd)
     }
 }
 
@@ -63,29 +62,26 @@ impl Notify for CallNotify {
 /// Whether a descriptor is an eventfd, found out without any effect on what it is otherwise.
 ///
 /// There is no call that says so once `/proc` is out of reach. Three properties together do: an anonymous inode has
-/// no file type; an eventfd can be polled for room; and it refuses, before anything else, the value of all ones
-/// (eventfd(2), `EINVAL`), which is the only value that this writes. Other anonymous inodes have no write at all,
-/// answer `EINVAL` for ever and are never ready for writing. (A VFIO device has a write, into the device that the
-/// client has itself; it does not refuse the value, and is found out by that.)
+/// no file type; what can be written to at all finds an address that nobody has (`EFAULT`), where other anonymous inodes
+/// have no write (`EINVAL`); and an eventfd refuses, full or not, the value of all ones (eventfd(2), `EINVAL`), which
+/// is the only value that this writes. (A VFIO device has a write, into the device that the client has itself; it does not
+/// refuse the value, and is found out by that.)
 pub fn is_eventfd(fd: BorrowedFd<'_>) -> bool {
-    let Ok(stat) = fstat(fd) else { return false };
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Unknown {
+    // Asks the kernel alone: an ordinary fstat waits for the file system, which may be the client's own.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let Ok(stat) = statx(fd, "", flags, StatxFlags::TYPE) else { return false };
+    if FileType::from_raw_mode(u32::from(stat.stx_mode)) != FileType::Unknown {
         return false;
     }
-    // A full counter is not ready for writing: it is refused here, and its owner knows why.
-    has_room(fd) && rustix::io::write(fd, &u64::MAX.to_ne_bytes()) == Err(Errno::INVAL)
+    has_write(fd) && rustix::io::write(fd, &u64::MAX.to_ne_bytes()) == Err(Errno::INVAL)
 }
 
-fn has_room(fd: BorrowedFd<'_>) -> bool {
-    let mut ready = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(poll(&mut ready, Some(&at_once)), Ok(1)) && ready[0].revents().contains(PollFlags::OUT)
-}
-
-fn signal(fd: BorrowedFd<'_>) {
-    if has_room(fd) {
-        let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
-    }
+fn has_write(fd: BorrowedFd<'_>) -> bool {
+    // The last page of the address space, which no process has.
+    let nobody = std::ptr::without_provenance::<libc::c_void>(usize::MAX - 4095);
+    // SAFETY: the kernel refuses the address before anything is read from it.
+    let result = unsafe { libc::write(fd.as_raw_fd(), nobody, size_of::<u64>()) };
+    result < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
 }
 
 #[cfg(test)]
@@ -148,6 +144,14 @@ mod tests {
         assert_eq!(count(&call), u64::MAX - 1);
         notify.used();
         assert_eq!(count(&call), 1);
+    }
+
+    #[test]
+    fn an_eventfd_that_is_full_already_is_taken() {
+        let call = eventfd(0, EventfdFlags::empty()).unwrap();
+        rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        CallNotify::new(Some(call.try_clone().unwrap()), None).unwrap().used();
+        assert_eq!(count(&call), u64::MAX - 1);
     }
 
     #[test]

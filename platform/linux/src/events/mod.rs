@@ -11,7 +11,8 @@
 //! }
 //! ```
 //!
-//! [`EventFd`] is for kicks and for descriptors of our own, [`CallNotify`] for those that a client gave us.
+//! [`EventFd`] is for kicks and for descriptors of our own, [`CallNotify`] for those that a client gave us;
+//! [`guard_calls`] keeps clients from making a write into those wait.
 //! [`Signals`] makes SIGTERM and SIGINT an event like any other.
 
 mod call;
@@ -20,7 +21,9 @@ mod clock;
 mod doorbell;
 mod epoll;
 mod eventfd;
+mod guard;
 mod signals;
+mod submission;
 
 pub use call::{CallError, CallNotify, is_eventfd};
 pub use channel::{Closed, Receiver, SendError, Sender, channel};
@@ -28,4 +31,5 @@ pub use clock::now;
 pub use doorbell::Doorbell;
 pub use epoll::{Epoll, Event, Events, Interest};
 pub use eventfd::EventFd;
+pub use guard::{guard_calls, guard_this_thread};
 pub use signals::{Signals, Stop, ignore_sigpipe};

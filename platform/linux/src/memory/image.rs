@@ -8,7 +8,7 @@ use rustix::fs::{
     FallocateFlags, FileType, MemfdFlags, OFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals,
     fcntl_getfl, fdatasync, fstat, ftruncate, memfd_create, seek,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MsyncFlags, msync};
 
 use super::lock::{Lock, lock_file};
@@ -162,7 +162,7 @@ impl ImageFile {
             return Ok(());
         }
         if bytes == self.window.len() {
-            fdatasync(&self.file).map_err(|e| ImageError::System("fdatasync", e))?;
+            retry_on_intr(|| fdatasync(&self.file)).map_err(|e| ImageError::System("fdatasync", e))?;
         } else {
             let skew = start % PAGE;
             let at = self.window.address() + (start - skew);
@@ -180,7 +180,7 @@ impl ImageFile {
             return Ok(());
         }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, flags, offset, len) {
+        match retry_on_intr(|| fallocate(&self.file, flags, offset, len)) {
             // A discard is a hint.
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(e) => Err(ImageError::System("fallocate", e)),
@@ -193,7 +193,8 @@ impl ImageFile {
         if len > ZERO_BY_HAND {
             // Storage stays reserved where it can.
             for flags in [FallocateFlags::ZERO_RANGE, FallocateFlags::PUNCH_HOLE] {
-                match fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, len) {
+                match retry_on_intr(|| fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, len))
+                {
                     Ok(()) => return Ok(()),
                     Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
                     Err(e) => return Err(ImageError::System("fallocate", e)),

@@ -60,6 +60,9 @@ const FREE: &[c_long] = &[
     libc::SYS_epoll_pwait2,
     libc::SYS_ppoll,
     libc::SYS_eventfd2,
+    // Notifications that must not wait (`events::submission`); in the one context that was made before.
+    libc::SYS_io_submit,
+    libc::SYS_io_getevents,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_timerfd_gettime,

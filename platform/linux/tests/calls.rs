@@ -1,0 +1,128 @@
+//! What a client does with its call eventfd, from outside: the thread that signals it must come on.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nvme_linux::events::{CallNotify, guard_calls, guard_this_thread};
+use nvme_platform::Notify;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+const FULL: u64 = u64::MAX - 1;
+
+fn fill(fd: &OwnedFd) {
+    rustix::io::write(fd, &FULL.to_ne_bytes()).unwrap();
+}
+
+fn take(fd: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    rustix::io::read(fd, &mut count).unwrap();
+    u64::from_ne_bytes(count)
+}
+
+fn has_room(fd: &OwnedFd) -> bool {
+    let mut ready = [PollFd::new(fd, PollFlags::OUT)];
+    poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        && ready[0].revents().contains(PollFlags::OUT)
+}
+
+/// Signals from a thread of its own, as a worker does, until `what` says that it is enough.
+fn worker<T: Send + 'static>(
+    fd: &OwnedFd,
+    what: impl FnOnce(CallNotify) -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None).unwrap();
+    guard_calls().unwrap();
+    thread::spawn(move || {
+        guard_this_thread();
+        what(call)
+    })
+}
+
+/// Joins, or fails where a thread that is stuck would hang the test.
+fn join<T>(thread: JoinHandle<T>, limit: Duration) -> T {
+    let until = Instant::now() + limit;
+    while !thread.is_finished() {
+        assert!(Instant::now() < until, "the worker is stuck");
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread.join().unwrap()
+}
+
+#[test]
+fn a_blocking_eventfd_that_stays_full_does_not_hold_the_worker() {
+    let fd = eventfd(0, EventfdFlags::empty()).unwrap();
+    fill(&fd);
+    let calls = worker(&fd, |call| (0..20_000).for_each(|_| call.used()));
+    // Each of them alone would wait for ever.
+    join(calls, Duration::from_secs(20));
+    assert!(!has_room(&fd), "nobody has read it");
+}
+
+#[test]
+fn a_client_that_lets_each_write_wait_a_little_wins_little_time() {
+    let fd = Arc::new(eventfd(0, EventfdFlags::empty()).unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let client = thread::spawn({
+        let (fd, stop) = (fd.clone(), stop.clone());
+        move || {
+            // Shorter than what is interrupted, and full again at once.
+            while !stop.load(Ordering::Relaxed) {
+                if has_room(&fd) {
+                    rustix::io::ioctl_fionbio(&*fd, true).unwrap();
+                    let _ = rustix::io::read(&*fd, &mut [0; 8]);
+                    let _ = rustix::io::write(&*fd, &FULL.to_ne_bytes());
+                    rustix::io::ioctl_fionbio(&*fd, false).unwrap();
+                }
+                thread::sleep(Duration::from_millis(5));
+                rustix::io::ioctl_fionbio(&*fd, true).unwrap();
+                let _ = rustix::io::read(&*fd, &mut [0; 8]);
+                let _ = rustix::io::write(&*fd, &FULL.to_ne_bytes());
+                rustix::io::ioctl_fionbio(&*fd, false).unwrap();
+            }
+        }
+    });
+    // Were every write to wait for the client, this would take 50 s and more.
+    let calls = worker(&fd, |call| (0..10_000).for_each(|_| call.used()));
+    join(calls, Duration::from_secs(20));
+    stop.store(true, Ordering::Relaxed);
+    client.join().unwrap();
+}
+
+#[test]
+fn every_signal_counts_while_there_is_room() {
+    let fd = eventfd(0, EventfdFlags::empty()).unwrap();
+    let other = eventfd(0, EventfdFlags::empty()).unwrap();
+    fill(&other);
+    let hostile = CallNotify::new(Some(other.try_clone().unwrap()), None).unwrap();
+    // Before, while and after the worker has no time to lose any more.
+    let calls = worker(&fd, move |call| {
+        (0..100).for_each(|_| call.used());
+        (0..100).for_each(|_| hostile.used());
+        (0..100).for_each(|_| call.used());
+    });
+    join(calls, Duration::from_secs(20));
+    assert_eq!(take(&fd), 200);
+}
+
+#[test]
+fn the_watch_wakes_again_after_it_slept() {
+    let fd = eventfd(0, EventfdFlags::empty()).unwrap();
+    let calls = worker(&fd, {
+        let fd = fd.try_clone().unwrap();
+        move |call| {
+            call.used();
+            thread::sleep(Duration::from_millis(1500));
+            fill_from_one(&fd);
+            call.used();
+        }
+    });
+    join(calls, Duration::from_secs(20));
+    assert_eq!(take(&fd), FULL);
+}
+
+fn fill_from_one(fd: &OwnedFd) {
+    rustix::io::write(fd, &(FULL - 1).to_ne_bytes()).unwrap();
+}
