@@ -33,9 +33,9 @@ const TABLE: &[Entry] = &[
     entry(0x1c58, 0x0023, 2300, false),
     // Memblaze Pblaze4.
     entry(0x1c5f, 0x0540, 2300, false),
-    // Samsung PM1725, PM1725a and X5.
+    // Samsung PM1725, PM1725a (its Write Zeroes fails now and then) and X5.
     entry(0x144d, 0xa821, 2300, false),
-    entry(0x144d, 0xa822, 2300, false),
+    entry(0x144d, 0xa822, 2300, true),
     entry(0x144d, 0xa808, 2300, false),
     // Intel 600P / P3100.
     entry(0x8086, 0xf1a5, 0, true),

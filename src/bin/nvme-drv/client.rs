@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nvme_drv::server::control::{Control, SessionError};
 use nvme_drv::server::message::SessionKey;
+use nvme_linux::dispose::dispose;
 use nvme_linux::logger::REFUSAL;
 use nvme_linux::socket::Peer;
 use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request, Token};
@@ -235,6 +236,7 @@ impl Client {
                 };
                 if let Err(e) = regions::check_kick(&event) {
                     self.refuse("a kick", &e);
+                    dispose([event]);
                     return Some(Reply::Failed);
                 }
                 let event = std::sync::Arc::new(event);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nvme_drv::server::control::{MemoryChange, SessionError};
 use nvme_drv::server::message::{QueueKey, SessionKey};
+use nvme_linux::dispose::dispose;
 use nvme_linux::events::is_eventfd;
 use nvme_linux::logger::REFUSAL;
 use nvme_linux::memory::{MemoryFile, Refusal};
@@ -69,8 +70,18 @@ pub(crate) fn set_table(
     key: SessionKey,
     regions: Vec<RegionFile>,
 ) -> Result<(), Refused> {
-    let checked: Vec<Checked> =
-        regions.into_iter().map(|r| check(r, lent.trusted)).collect::<Result<_, Refusal>>()?;
+    let mut regions = regions.into_iter();
+    let mut checked = Vec::new();
+    while let Some(region) = regions.next() {
+        match check(region, lent.trusted) {
+            Ok(region) => checked.push(region),
+            Err(why) => {
+                // Those behind it were not looked at yet, and may be anything.
+                dispose(regions.map(|r| r.file));
+                return Err(why.into());
+            }
+        }
+    }
     let wanted = checked.iter().map(|c| (c.claim, c.facts)).collect();
     change(lent, key, &MemoryChange::Replace(wanted), &checked)
 }

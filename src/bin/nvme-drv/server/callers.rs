@@ -19,15 +19,19 @@ use crate::client::{Client, Conn, Phase, Source};
 
 /// How long a call waits for the scan to end.
 const SCAN_WAIT: Duration = Duration::from_secs(30);
+/// How long a call waits for sessions that are about to end.
+const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// What a request begins with: the one operation that there is, and the type of what is created, as ned has them.
 const CREATE: [&str; 2] = ["create", "0"];
 
-/// A call of `create` that waits for the scan.
+/// A call of `create` that waits: for the scan, or for a session to end.
 pub(super) struct Waiting {
     pub(super) caller: u64,
     pub(super) request: Request,
     pub(super) policy: Policy,
     pub(super) until: Time,
+    /// What it is told then.
+    pub(super) refusal: Refusal,
 }
 
 impl Server {
@@ -130,11 +134,63 @@ impl Server {
                     self.refuse(token, peer, refusal);
                 }
             },
-            Err(CreateError::Scanning) if !self.stop => {
-                self.waiting.push_back(Waiting { caller: token, request, policy, until: time + SCAN_WAIT });
+            Err(why) => {
+                let patience = match why {
+                    CreateError::Scanning => Some(SCAN_WAIT),
+                    // Whoever closed a session and asks for its device again need not know how long it drains.
+                    CreateError::InUse { .. } if self.someone_leaves() => Some(LEAVE_WAIT),
+                    _ => None,
+                };
+                let refusal = refused(why.errno(), &why.to_string());
+                match patience.filter(|_| !self.stop) {
+                    Some(patience) => {
+                        let until = time + patience;
+                        self.hold(token, Waiting { caller: token, request, policy, until, refusal });
+                    }
+                    None => self.refuse(token, peer, refusal),
+                }
             }
-            Err(why) => self.refuse(token, peer, refused(why.errno(), &why.to_string())),
         }
+    }
+
+    /// Lets a call wait. Nothing more is read from its connection meanwhile.
+    fn hold(&mut self, token: u64, waiting: Waiting) {
+        if let Some(Watched::Caller(caller, _)) = self.watched.get(&token) {
+            let _ = self.epoll.modify(caller, token, Interest::Hangup);
+            self.waiting.push_back(waiting);
+        }
+    }
+
+    /// Tries again what waits, after something became free.
+    pub(super) fn retry_waiting(&mut self, time: Time) {
+        for waiting in core::mem::take(&mut self.waiting) {
+            let Waiting { caller: token, request, policy, until, .. } = waiting;
+            let Some(Watched::Caller(caller, _)) = self.watched.get(&token) else { continue };
+            let peer = caller.peer();
+            let _ = self.epoll.modify(caller, token, Interest::Read);
+            self.create(token, peer, request, policy, time);
+            match self.waiting.iter_mut().find(|w| w.caller == token) {
+                Some(again) => again.until = again.until.min(until),
+                None => self.serve_caller(token, time),
+            }
+        }
+    }
+
+    /// Refuses what has waited for long enough.
+    pub(super) fn expire_waiting(&mut self, time: Time) {
+        while let Some(at) = self.waiting.iter().position(|w| time >= w.until) {
+            let Some(Waiting { caller: token, refusal, .. }) = self.waiting.remove(at) else { return };
+            let Some(Watched::Caller(caller, _)) = self.watched.get(&token) else { continue };
+            let peer = caller.peer();
+            let _ = self.epoll.modify(caller, token, Interest::Read);
+            self.refuse(token, peer, refusal);
+        }
+    }
+
+    /// A caller that waits went away.
+    pub(super) fn caller_left(&mut self, token: u64) {
+        self.waiting.retain(|w| w.caller != token);
+        self.forget(token);
     }
 
     /// Makes the session capability.

@@ -262,6 +262,9 @@ impl Server {
             }
             Some(Watched::MemoryFailures) => self.memory_failed(),
             Some(Watched::Svr) => self.accept_caller(time),
+            Some(Watched::Caller(..)) if hangup && self.waiting.iter().any(|w| w.caller == token) => {
+                self.caller_left(token);
+            }
             Some(Watched::Caller(..)) => self.serve_caller(token, time),
             Some(Watched::Ctl) => self.accept_ctl(time),
             Some(Watched::CtlPeer(peer, _)) => {
@@ -348,12 +351,7 @@ impl Server {
         for id in stalled {
             self.disconnect(id, &Over::Stalled);
         }
-        while let Some(at) = self.waiting.iter().position(|w| time >= w.until) {
-            if let Some(waiting) = self.waiting.remove(at) {
-                let refusal = refused(errno::EAGAIN, "the devices are still being scanned; try again");
-                self.answer(waiting.caller, Err(refusal));
-            }
-        }
+        self.expire_waiting(time);
         let crowded = self.callers() >= CALLERS_MAX;
         let mut over = Vec::new();
         for (token, watched) in &mut self.watched {

@@ -10,9 +10,9 @@ use nvme_linux::socket;
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
 use nvme_session::virtqueue::Broken;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::callers::Waiting;
 use super::{Server, Watched};
 use crate::client::{Client, Conn, Lent, Over, Phase, Source};
 
@@ -136,6 +136,25 @@ impl Server {
         }
     }
 
+    /// Whether a session is about to end, those included whose client has just gone.
+    pub(super) fn someone_leaves(&mut self) -> bool {
+        let gone = |client: &Client| {
+            let socket = match (&client.lifetime, &client.conn) {
+                (Some(lifetime), _) => lifetime.as_fd(),
+                (None, Some(conn)) if matches!(client.source, Source::Connection) => conn.connection.as_fd(),
+                _ => return false,
+            };
+            let mut fds = [PollFd::new(&socket, PollFlags::empty())];
+            poll(&mut fds, Some(&Timespec::default())).is_ok()
+                && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+        };
+        let gone: Vec<u32> = self.clients.iter().filter(|(_, c)| gone(c)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.end(id);
+        }
+        self.clients.values().any(|c| c.phase == Phase::Ending)
+    }
+
     pub(super) fn remove_client(&mut self, id: u32) {
         let Some(client) = self.clients.remove(&id) else { return };
         if let Source::Listener(listener) = &client.source {
@@ -153,15 +172,7 @@ impl Server {
         match event {
             Event::Scanned => {
                 self.start_static(true);
-                for waiting in core::mem::take(&mut self.waiting) {
-                    let Waiting { caller, request, policy, .. } = waiting;
-                    let peer = match self.watched.get(&caller) {
-                        Some(Watched::Caller(c, _)) => c.peer(),
-                        _ => None,
-                    };
-                    self.create(caller, peer, request, policy, time);
-                    self.serve_caller(caller, time);
-                }
+                self.retry_waiting(time);
                 self.notifier.ready();
             }
             Event::CatalogueChanged => {
@@ -229,22 +240,6 @@ impl Server {
         self.lend(id, time, work);
         if self.clients.get(&id).is_some_and(|c| c.conn.is_some()) {
             self.serve(id, time);
-        }
-    }
-
-    pub(super) fn retry_waiting(&mut self, time: Time) {
-        for waiting in core::mem::take(&mut self.waiting) {
-            let Waiting { caller, request, policy, until } = waiting;
-            let peer = match self.watched.get(&caller) {
-                Some(Watched::Caller(c, _)) => c.peer(),
-                _ => continue,
-            };
-            self.create(caller, peer, request, policy, time);
-            if let Some(again) = self.waiting.iter_mut().find(|w| w.caller == caller) {
-                again.until = until;
-            } else {
-                self.serve_caller(caller, time);
-            }
         }
     }
 

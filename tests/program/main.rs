@@ -1,0 +1,16 @@
+//! The server program and its contract, from outside: options, capabilities, the factory, the life of a session.
+//!
+//! * [`server`]: starts the program. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
+//!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
+
+#![cfg(feature = "linux")]
+#![forbid(unsafe_code)]
+
+#[path = "../hostile/disk.rs"]
+#[expect(dead_code, reason = "the hostile tests use more of it")]
+mod disk;
+mod server;
+
+mod capabilities;
+mod options;
+mod sessions;
