@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::reply::{Refusal, encode};
 use super::{REQUEST_MAX, WORDS_MAX};
+use crate::dispose::dispose;
 use crate::socket::{self, Kind, Peer, ReceiveError};
 
 /// One request: its words, and the socket that the session is to take its clients from.
@@ -18,6 +19,17 @@ pub struct Request {
 impl Request {
     /// Checks a datagram and the descriptors that came with it. Those of a refused request are closed.
     pub fn parse(datagram: &[u8], mut files: Vec<OwnedFd>) -> Result<Self, Refusal> {
+        match Self::check(datagram, &files) {
+            Ok(text) => Ok(Self { text: text.into(), listener: files.pop() }),
+            Err(refusal) => {
+                dispose(files);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The words, when all is well with them and with the descriptors.
+    fn check<'a>(datagram: &'a [u8], files: &[OwnedFd]) -> Result<&'a str, Refusal> {
         let invalid = |message: String| Refusal { errno: libc::EINVAL, message };
         if datagram.len() > REQUEST_MAX {
             return Err(invalid(format!("a request of more than {REQUEST_MAX} bytes")));
@@ -32,21 +44,20 @@ impl Request {
                 return Err(invalid(format!("a request of more than {WORDS_MAX} words")));
             }
         }
-        let listener = files.pop();
-        if !files.is_empty() {
+        if files.len() > 1 {
             return Err(invalid(format!(
                 "a request with {} descriptors; one listening socket may come",
-                files.len() + 1
+                files.len()
             )));
         }
-        if let Some(listener) = &listener {
+        if let Some(listener) = files.first() {
             if !socket::is_unix_listener(listener, Kind::Stream) {
                 return Err(invalid("the descriptor is not a listening AF_UNIX stream socket".into()));
             }
             rustix::io::ioctl_fionbio(listener, true)
                 .map_err(|e| invalid(format!("the listening socket: {e}")))?;
         }
-        Ok(Self { text: text.into(), listener })
+        Ok(text)
     }
 
     /// The words, `create` and `0` among them; none is empty.

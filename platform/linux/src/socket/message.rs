@@ -10,6 +10,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use crate::dispose::dispose;
+
 /// Most descriptors that one message may carry.
 pub const DESCRIPTORS_MAX: usize = 64;
 
@@ -49,6 +51,7 @@ pub fn receive(socket: impl AsFd, into: &mut [u8]) -> Result<(usize, Vec<OwnedFd
         }
     }
     if received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
+        dispose(files);
         return Err(ReceiveError::Truncated);
     }
     Ok((received.bytes, files))

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use super::machine::{Machine, WrongReply};
 use super::request::{Call, Event, ProtocolError, Reply, Token};
 use super::wire::{PAYLOAD_MAX, config_changed};
+use crate::dispose::dispose;
 use crate::socket::{self, ReceiveError};
 
 /// Messages that one [`Connection::poll`] takes, so that a client that only chatters cannot hold its caller.
@@ -126,6 +127,7 @@ impl Connection {
 
     fn set_channel(&mut self, channel: OwnedFd) -> bool {
         if !socket::is_unix_stream(&channel) {
+            dispose([channel]);
             return false;
         }
         self.channel = Some(channel);
