@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use nvme_platform::{Iova, PAGE, Window};
+use nvme_platform::{Iova, Window};
 use nvme_policy::DsMax;
 
 use crate::memory::{MemoryTable, REGIONS_MAX, Region, SLOTS_MAX};
@@ -60,8 +60,6 @@ pub enum RegistryError {
     Empty,
     /// Its end wraps.
     Wraps,
-    /// Its offset or length is no multiple of the page size.
-    Misaligned,
     /// It reaches over the end of its file.
     OutsideFile,
     /// It overlaps another region, in the guest's or in the client's addresses; or it is registered already.
@@ -92,7 +90,6 @@ impl RegistryError {
             Self::Busy => 16,
             Self::Empty
             | Self::Wraps
-            | Self::Misaligned
             | Self::OutsideFile
             | Self::Overlaps
             | Self::NotTrusted
@@ -108,7 +105,6 @@ impl fmt::Display for RegistryError {
         f.write_str(match self {
             Self::Empty => "the region is empty",
             Self::Wraps => "the region's end wraps",
-            Self::Misaligned => "the region's offset or length is no multiple of 4096",
             Self::OutsideFile => "the region reaches over the end of its file",
             Self::Overlaps => "the region overlaps another",
             Self::TooManyRegions => "too many regions (512 at most)",
@@ -246,6 +242,12 @@ impl Registry {
         Ok(entry.slot)
     }
 
+    /// Takes the region of that slot out of the table again; the slot is to be drained.
+    pub fn withdraw(&mut self, slot: u16) -> Result<(), RegistryError> {
+        let entry = self.entries.iter_mut().find(|e| e.slot == slot).ok_or(RegistryError::NotRegistered)?;
+        leave(entry)
+    }
+
     /// Takes everything out of the table: the slots, which are to be drained. What is being mapped is left alone.
     pub fn remove_all(&mut self) -> Vec<u16> {
         self.entries.iter_mut().filter(|e| e.stays()).filter_map(|e| leave(e).ok().map(|()| e.slot)).collect()
@@ -366,10 +368,6 @@ impl Registry {
             || usize::try_from(len).is_err()
         {
             return Err(RegistryError::Wraps);
-        }
-        // The controller reaches whole pages, so anything else would show it a neighbour's bytes.
-        if (offset | len) & (PAGE as u64 - 1) != 0 {
-            return Err(RegistryError::Misaligned);
         }
         if offset + len > file.size {
             return Err(RegistryError::OutsideFile);

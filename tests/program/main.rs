@@ -2,6 +2,7 @@
 //!
 //! * [`server`]: starts the program. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
 //!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
+//!   [`independent`]: a client from elsewhere.
 
 #![cfg(feature = "linux")]
 #![forbid(unsafe_code)]
@@ -12,5 +13,6 @@ mod disk;
 mod server;
 
 mod capabilities;
+mod independent;
 mod options;
 mod sessions;

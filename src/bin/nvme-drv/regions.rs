@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nvme_drv::server::control::{MemoryChange, SessionError};
+use nvme_drv::server::control::{MemoryChange, RegionMemory, SessionError};
 use nvme_drv::server::message::{QueueKey, SessionKey};
 use nvme_linux::dispose::dispose;
 use nvme_linux::events::is_eventfd;
@@ -57,9 +57,11 @@ fn change(
     let result = lent.control.change_memory(key, change, &mut |index| {
         let Checked { claim, file, .. } = checked.get(index)?;
         // Control ends the change by itself; why it could not be mapped is for the operator.
-        file.map(claim.offset, claim.len)
+        let (pages, skip) = file
+            .map_pages(claim.offset, claim.len)
             .map_err(|why| log::warn!(target: REFUSAL, "mapping a client's memory: {why}"))
-            .ok()
+            .ok()?;
+        Some(RegionMemory { pages, skip, len: usize::try_from(claim.len).ok()? })
     });
     Ok(result?)
 }

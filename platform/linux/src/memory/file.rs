@@ -47,9 +47,6 @@ pub enum Refusal {
     /// The descriptor cannot be read.
     #[error("the file is not open for reading")]
     NotReadable,
-    /// The range is empty, or not a multiple of 4096 bytes.
-    #[error("offset {0:#x} and length {1:#x} are not multiples of 4096")]
-    Unaligned(u64, u64),
     /// The range is not in the file.
     #[error("offset {offset:#x} and length {len:#x} reach over the file's end at {size:#x}")]
     BeyondEnd {
@@ -207,16 +204,21 @@ impl MemoryFile {
         self.checked.block
     }
 
-    /// Maps `len` bytes at `offset`, multiples of 4096 inside the file. The window stays when this value is dropped.
+    /// Maps `len` bytes at `offset`, inside the file. The window stays when this value is dropped.
     /// When [`writable`](Self::writable) is false, nothing may be written through it: a write would end the process.
     pub fn map(&self, offset: u64, len: u64) -> Result<Window, Refusal> {
-        let page = PAGE as u64;
-        if len == 0 || !offset.is_multiple_of(page) || !len.is_multiple_of(page) {
-            return Err(Refusal::Unaligned(offset, len));
-        }
+        let (pages, skip) = self.map_pages(offset, len)?;
+        let len = usize::try_from(len).map_err(|_| Refusal::System("mmap", Errno::NOMEM))?;
+        pages.sub(skip, len).map_err(|_| Refusal::System("mmap", Errno::FAULT))
+    }
+
+    /// As [`map`](Self::map), with the rest of the first and the last page of 4096 bytes, as a controller is given
+    /// memory; and at which byte of the first page the range begins. What lies behind the file's end reads as
+    /// zeroes.
+    pub fn map_pages(&self, offset: u64, len: u64) -> Result<(Window, usize), Refusal> {
         let size = self.size()?;
         let beyond = Refusal::BeyondEnd { offset, len, size };
-        let end = offset.checked_add(len).filter(|end| *end <= size).ok_or(beyond)?;
+        let end = offset.checked_add(len).filter(|end| len > 0 && *end <= size).ok_or(beyond)?;
         // A region of a client may begin inside a huge page; the mapping cannot.
         let start = offset & !(self.checked.block - 1);
         let whole = end.checked_next_multiple_of(self.checked.block).map(|end| end - start).ok_or(beyond)?;
@@ -227,7 +229,12 @@ impl MemoryFile {
                 MapError::TooMany => Refusal::TooManyWindows,
                 MapError::System(e) => Refusal::System("mmap", e),
             })?;
-        let skip = usize::try_from(offset - start).map_err(too_long)?;
-        window.sub(skip, usize::try_from(len).map_err(too_long)?).map_err(|_| beyond)
+        let page = PAGE as u64;
+        let first = offset & !(page - 1);
+        // `end` was rounded up without overflow to a larger block above.
+        let pages = end.next_multiple_of(page) - first;
+        let skip = usize::try_from(first - start).map_err(too_long)?;
+        let pages = window.sub(skip, usize::try_from(pages).map_err(too_long)?).map_err(|_| beyond)?;
+        Ok((pages, (offset - first) as usize))
     }
 }
