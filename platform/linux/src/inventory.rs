@@ -102,7 +102,7 @@ pub struct Namespace {
     pub block_size: u32,
     /// Whether the medium itself cannot be written.
     pub read_only: bool,
-    /// `gpt`, `mbr`, or nothing when there is no partition table.
+    /// What its partitions come from: `gpt`, `mbr`, or nothing when there are none.
     pub table: Option<String>,
     /// Its partitions, by number.
     pub partitions: Vec<Partition>,
@@ -150,10 +150,6 @@ pub struct Session {
     pub connected: bool,
     /// Who asked for it, or who is connected.
     pub peer: Option<Peer>,
-    /// Requests that the controller has not answered yet.
-    pub in_flight: u32,
-    /// What it has done so far.
-    pub counters: Counters,
 }
 
 /// What a session may do with its device.
@@ -188,24 +184,6 @@ pub struct Peer {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-}
-
-/// What a session has done since it was minted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Counters {
-    /// Requests taken from the rings.
-    pub requests: u64,
-    /// Of these: refused before anything reached the controller.
-    pub refused: u64,
-    /// Of these: ended with an error from the controller.
-    pub failed: u64,
-    /// Bytes read from the device.
-    pub read: u64,
-    /// Bytes written to the device.
-    pub written: u64,
-    /// Flushes.
-    pub flushes: u64,
 }
 
 /// A static client.

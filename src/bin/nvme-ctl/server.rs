@@ -27,29 +27,22 @@ pub(crate) fn find(name: &str, option: Option<&str>, variable: Option<OsString>)
     number.map_or_else(|| Place::Path(word.into()), Place::Fd)
 }
 
-/// Connects. The type of a `ctl` socket is the server's choice, so that the first that fits is taken, and returned.
-pub(crate) fn connect(place: &Place, kinds: &[SocketType]) -> Result<(OwnedFd, SocketType), String> {
+/// Connects.
+pub(crate) fn connect(place: &Place, kind: SocketType) -> Result<OwnedFd, String> {
     let path = match place {
-        Place::Fd(number) => return inherited(*number),
+        Place::Fd(number) => return inherited(*number, kind),
         Place::Path(path) => path,
     };
-    let mut errno = Errno::PROTOTYPE;
-    for kind in kinds {
-        let connected = || -> Result<OwnedFd, Errno> {
-            let socket = rustix::net::socket_with(AddressFamily::UNIX, *kind, SocketFlags::CLOEXEC, None)?;
-            let address = SocketAddrUnix::new(path)?;
-            rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
-            Ok(socket)
-        };
-        match connected() {
-            Ok(socket) => return Ok((socket, *kind)),
-            Err(Errno::PROTOTYPE) => (),
-            Err(other) => {
-                errno = other;
-                break;
-            }
-        }
-    }
+    let connected = || -> Result<OwnedFd, Errno> {
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        let address = SocketAddrUnix::new(path)?;
+        rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+        Ok(socket)
+    };
+    let errno = match connected() {
+        Ok(socket) => return Ok(socket),
+        Err(errno) => errno,
+    };
     let hint = match errno {
         Errno::NOENT => {
             "; is nvme-drv running? Give its socket by --svr or --ctl, or NVME_DRV_SVR or NVME_DRV_CTL"
@@ -64,23 +57,26 @@ pub(crate) fn connect(place: &Place, kinds: &[SocketType]) -> Result<(OwnedFd, S
 }
 
 /// A copy of an inherited descriptor, as a value that owns it.
-fn inherited(number: i32) -> Result<(OwnedFd, SocketType), String> {
+fn inherited(number: i32, wanted: SocketType) -> Result<OwnedFd, String> {
     let copy = || -> Result<(OwnedFd, SocketType), Errno> {
         let myself = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
         let socket = rustix::process::pidfd_getfd(&myself, number, PidfdGetfdFlags::empty())?;
         let kind = rustix::net::sockopt::socket_type(&socket)?;
         Ok((socket, kind))
     };
-    copy().map_err(|errno| format!("fd={number} is no inherited socket: {errno}"))
+    match copy() {
+        Ok((socket, kind)) if kind == wanted => Ok(socket),
+        Ok(_) if wanted == SocketType::SEQPACKET => {
+            Err(format!("fd={number} is not a connection to the factory (SOCK_SEQPACKET)"))
+        }
+        Ok(_) => Err(format!("fd={number} is not a connection for introspection (SOCK_STREAM)")),
+        Err(errno) => Err(format!("fd={number} is no inherited socket: {errno}")),
+    }
 }
 
 /// Connects to the factory.
 pub(crate) fn factory(place: &Place) -> Result<Client, String> {
-    let (socket, kind) = connect(place, &[SocketType::SEQPACKET])?;
-    if kind != SocketType::SEQPACKET {
-        return Err("--svr: that descriptor is not a connection to the factory (SOCK_SEQPACKET)".to_owned());
-    }
-    Ok(Client::from_fd(socket))
+    Ok(Client::from_fd(connect(place, SocketType::SEQPACKET)?))
 }
 
 /// A refusal, with what to do.
@@ -110,8 +106,8 @@ mod tests {
 
     #[test]
     fn a_missing_server_is_an_error_that_says_what_to_do() {
-        let error = connect(&Place::Path("/nonexistent/svr".into()), &[SocketType::STREAM]).unwrap_err();
+        let error = connect(&Place::Path("/nonexistent/svr".into()), SocketType::STREAM).unwrap_err();
         assert!(error.contains("/nonexistent/svr") && error.contains("--svr"), "{error}");
-        assert!(connect(&Place::Fd(987_654), &[]).is_err());
+        assert!(connect(&Place::Fd(987_654), SocketType::STREAM).is_err());
     }
 }

@@ -96,20 +96,11 @@ fn client_row(client: &Client) -> Vec<String> {
 }
 
 fn session_row(session: &Session) -> Vec<String> {
-    let counters = &session.counters;
     let peer = match (&session.client, session.peer) {
         (Some(client), _) => format!("client {}", clean(client)),
         (None, Some(peer)) => format!("process {} of user {}", peer.pid, peer.uid),
         (None, None) => "-".to_owned(),
     };
-    let mut work = format!("{} requests", counters.requests);
-    for (count, what) in
-        [(counters.refused, "refused"), (counters.failed, "failed"), (session.in_flight.into(), "in flight")]
-    {
-        if count > 0 {
-            work += &format!(", {count} {what}");
-        }
-    }
     vec![
         format!("  {}", session.id),
         word(&session.device),
@@ -122,7 +113,6 @@ fn session_row(session: &Session) -> Vec<String> {
             session.regions
         ),
         format!("{} queues", session.queues),
-        work,
         peer,
     ]
 }
@@ -184,7 +174,7 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nvme_linux::inventory::{Access, Counters, Limits, Partition, Peer, State, VERSION};
+    use nvme_linux::inventory::{Access, Limits, Partition, Peer, State, VERSION};
 
     use super::*;
 
@@ -225,7 +215,6 @@ mod tests {
                 registered: 1 << 30,
                 queues: 1,
                 peer: Some(Peer { pid: 9, uid: 1000, gid: 1000 }),
-                counters: Counters { requests: 12, refused: 1, ..Counters::default() },
                 ..Session::default()
             }],
             limits: Limits { sessions: 64, ..Limits::default() },
@@ -243,7 +232,7 @@ soft:disk.img                ready  soft
    └─ 'device=my disk:n1:2'  1 MiB  device=0a-01  \"\\u{1b}[2Jboo\"
 
 sessions: 1 of 64
-  3  'device=my disk:n1'  read-write  1 GiB in 1/2 dataspaces, 3 regions  1 queues  12 requests, 1 refused  process 9 of user 1000
+  3  'device=my disk:n1'  read-write  1 GiB in 1/2 dataspaces, 3 regions  1 queues  process 9 of user 1000
 ";
         assert_eq!(text(&example()), expected);
     }

@@ -7,6 +7,7 @@ use nvme_linux::inventory::{
     Access, Client, Controller, Inventory, Limits, Namespace, Partition, Peer, Session, State, VERSION,
 };
 use nvme_linux::socket;
+use nvme_policy::PartitionId;
 use nvme_session::memory::REGIONS_MAX;
 
 use crate::client::Phase;
@@ -54,6 +55,13 @@ fn access(access: nvme_policy::Access) -> Access {
     }
 }
 
+fn table(id: PartitionId) -> &'static str {
+    match id {
+        PartitionId::Gpt(_) => "gpt",
+        PartitionId::Mbr { .. } => "mbr",
+    }
+}
+
 /// The document of a server.
 pub(crate) fn of(server: &Server) -> Inventory {
     let control = &server.control;
@@ -73,12 +81,15 @@ pub(crate) fn of(server: &Server) -> Inventory {
                 ControllerState::Lost | ControllerState::Down => State::Failed,
             },
             namespaces: namespaces
+                .map(|(namespace, partitions)| (namespace, partitions.collect::<Vec<_>>()))
                 .map(|(namespace, partitions)| Namespace {
                     nsid: namespace.namespace().nsid,
                     blocks: namespace.extent().blocks(),
                     block_size: namespace.extent().block_size().bytes() as u32,
                     read_only: namespace.read_only(),
+                    table: partitions.first().map(|p| table(p.id).into()),
                     partitions: partitions
+                        .into_iter()
                         .map(|p| Partition {
                             number: p.number,
                             uuid: p.id.to_string(),
@@ -87,7 +98,6 @@ pub(crate) fn of(server: &Server) -> Inventory {
                             blocks: p.extent.blocks(),
                         })
                         .collect(),
-                    ..Namespace::default()
                 })
                 .collect(),
         }
@@ -107,7 +117,6 @@ pub(crate) fn of(server: &Server) -> Inventory {
             client: client.cap.clone(),
             connected: client.conn.is_some(),
             peer: client.conn.as_ref().and_then(|c| c.peer).or(client.owner).map(peer),
-            ..Session::default()
         })
     });
     let clients = server.clients.values().filter_map(|client| {

@@ -32,7 +32,7 @@ pub struct Capabilities {
     pub clients: Vec<Listener>,
     /// The trusted dataspaces, in the order of [`Wanted::dataspaces`].
     pub dataspaces: Vec<NamedFile>,
-    /// Introspection: `SOCK_SEQPACKET` when the server makes it; an inherited one may be `SOCK_STREAM`.
+    /// Introspection: `SOCK_STREAM`, as its document can be longer than a datagram.
     pub ctl: Option<Listener>,
 }
 
@@ -123,7 +123,6 @@ const FILE: &str = "a file (memfd, tmpfs, hugetlbfs): file:PATH";
 const IMAGE: &str = "a PCI function or an image file: pci:DDDD:BB:DD.F or soft:IMAGE";
 const STREAM: &str = "a listening AF_UNIX SOCK_STREAM socket: unix:PATH";
 const SEQPACKET: &str = "a listening AF_UNIX SOCK_SEQPACKET socket: unix:PATH";
-const EITHER: &str = "a listening AF_UNIX socket (SOCK_STREAM or SOCK_SEQPACKET): unix:PATH";
 
 impl Capabilities {
     /// Brings the inherited capabilities and the `--cap` words together, and checks each against what the command
@@ -168,13 +167,12 @@ impl Capabilities {
         if svr.is_none() && wanted.clients.is_empty() {
             return Err(missing("svr", "unix:PATH (or serve static clients only, with --client)"));
         }
-        let ctl_types = [Kind::SeqPacket, Kind::Stream];
         let mut capabilities = Self {
             controllers: controllers(vbus)?,
             svr: svr.map(|raw| listener("svr", raw, &[Kind::SeqPacket], SEQPACKET)).transpose()?,
             clients: Vec::new(),
             dataspaces: Vec::new(),
-            ctl: ctl.map(|raw| listener("ctl", raw, &ctl_types, EITHER)).transpose()?,
+            ctl: ctl.map(|raw| listener("ctl", raw, &[Kind::Stream], STREAM)).transpose()?,
         };
         for (name, raw) in clients {
             let raw = raw.ok_or_else(|| missing(name, "unix:PATH"))?;

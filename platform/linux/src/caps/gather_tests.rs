@@ -69,6 +69,12 @@ fn stream() -> UnixListener {
     UnixListener::bind(folder.path().join("s")).unwrap()
 }
 
+fn seqpacket() -> OwnedFd {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    ListenSpec { path, mode: 0o600, user: None, group: None }.listen(Kind::SeqPacket).unwrap()
+}
+
 fn serial(capabilities: &Capabilities, index: usize) -> &str {
     match &capabilities.controllers[index].kind {
         ControllerKind::Soft { serial, .. } => serial,
@@ -179,6 +185,7 @@ fn sockets_of_the_wrong_type_are_refused_by_name() {
     );
     let (file, _) = image();
     assert!(disk().client("c").named("c", file.into_file()).refusal().contains("it is a file, and must be"));
+    assert!(server().named("ctl", seqpacket()).refusal().contains("must be a listening AF_UNIX SOCK_STREAM"));
     assert!(disk().client("c").cap("c=file:/dev/shm/x").refusal().contains("a memory file (file:)"));
 }
 

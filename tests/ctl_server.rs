@@ -1,0 +1,155 @@
+//! `nvme-ctl` and the real server, both as programs.
+
+#![cfg(feature = "linux")]
+#![forbid(unsafe_code)]
+
+#[path = "hostile/disk.rs"]
+#[expect(dead_code, reason = "the hostile tests use more of it")]
+mod disk;
+#[path = "program/server.rs"]
+#[expect(dead_code, reason = "the tests of the program use more of it")]
+mod server;
+
+use std::io::Cursor;
+use std::process::{Command, Output, Stdio};
+
+use gpt::mbr::ProtectiveMBR;
+use gpt::{GptConfig, partition_types};
+use nvme_client::{Client, Options};
+use nvme_linux::inventory::{Access, Inventory, State};
+use rustix::process::{Pid, Signal};
+
+use crate::server::{Bench, wait_until};
+
+const WORD: &str = "device=SN 1:2:n1:2";
+
+fn nvme_ctl(bench: &Bench, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-ctl"));
+    command.env("NVME_DRV_SVR", bench.path("svr")).env("NVME_DRV_CTL", bench.path("ctl"));
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+fn run(bench: &Bench, words: &[&str]) -> Output {
+    nvme_ctl(bench, words).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The document, as soon as the scan is over.
+fn scanned(bench: &Bench) -> Inventory {
+    let mut found = None;
+    wait_until("the scan", || {
+        let output = run(bench, &["ls", "--json"]);
+        found = Inventory::from_json(&output.stdout).ok().filter(|i| !i.scanning);
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn ls_shows_disks_and_partitions_as_they_are() {
+    let bench = Bench::new();
+    let mut server = bench.serve(&[&bench.socket("ctl")]);
+    let inventory = scanned(&bench);
+    assert_eq!(inventory.pid, server.pid().unsigned_abs());
+    assert!(inventory.sessions.is_empty() && inventory.clients.is_empty() && inventory.trusted.is_empty());
+    let [controller] = inventory.controllers.as_slice() else { panic!("{inventory:?}") };
+    assert_eq!((controller.serial.as_str(), controller.state), ("SN 1:2", State::Ready));
+    let [namespace] = controller.namespaces.as_slice() else { panic!("{controller:?}") };
+    assert_eq!((namespace.nsid, namespace.block_size, namespace.table.as_deref()), (1, 512, Some("gpt")));
+    assert_eq!(namespace.blocks * 512, disk::SIZE);
+    let labels: Vec<&str> = namespace.partitions.iter().map(|p| p.label.as_str()).collect();
+    assert_eq!(labels, disk::LABELS);
+    assert!(namespace.partitions.iter().all(|p| p.blocks == disk::SECTORS));
+    let tree = text(&run(&bench, &["ls"]).stdout);
+    assert!(tree.contains("'device=SN 1:2:n1:2'") && tree.contains("\"attack\""), "{tree}");
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn create_serves_clients_at_its_socket_until_it_ends() {
+    let bench = Bench::new();
+    let _server = bench.serve(&[&bench.socket("ctl")]);
+    let path = bench.path("listen");
+    let mut command = nvme_ctl(&bench, &["create", WORD, "ds-max=1", "--listen"]);
+    let mut holder = command.arg(&path).spawn().unwrap();
+    wait_until("the socket", || path.exists());
+    let options = Options::default();
+    for round in 0..2u8 {
+        let mut client = Client::connect(&path, &options).unwrap();
+        let data = vec![round; 4096];
+        client.write(0, &data).unwrap();
+        let mut back = vec![0xff; 4096];
+        client.read(0, &mut back).unwrap();
+        assert_eq!(back, data);
+        let inventory = scanned(&bench);
+        let [session] = inventory.sessions.as_slice() else { panic!("{inventory:?}") };
+        assert_eq!((session.device.as_str(), session.access), ("SN 1:2:n1:2", Access::ReadWrite));
+        assert!(session.connected && session.client.is_none());
+        assert_eq!((session.ds_max, session.dataspaces, session.regions, session.queues), (1, 1, 1, 1));
+        assert_eq!(session.registered, 16 << 20);
+        assert_eq!(session.peer.unwrap().pid, std::process::id().cast_signed());
+    }
+    // It is taken meanwhile, and free afterwards.
+    let second = run(&bench, &["create", WORD, "--listen", bench.path("second").to_str().unwrap()]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second.stderr).contains("nvme-ctl ls"), "{}", text(&second.stderr));
+    assert!(!bench.path("second").exists());
+    rustix::process::kill_process(Pid::from_child(&holder), Signal::TERM).unwrap();
+    assert_eq!(holder.wait().unwrap().code(), Some(0));
+    wait_until("the session's end", || scanned(&bench).sessions.is_empty());
+    assert!(!path.exists());
+}
+
+#[test]
+fn run_gives_a_command_its_sessions_and_they_end_with_it() {
+    let bench = Bench::new();
+    let _server = bench.serve(&[&bench.socket("ctl")]);
+    let ctl = env!("CARGO_BIN_EXE_nvme-ctl");
+    let script = format!("readlink /proc/$$/fd/{{a}} /proc/$$/fd/{{b}}; exec {ctl} ls");
+    let output = run(
+        &bench,
+        &["run", "a=partlabel:attack,ds-max=3", "b=SN 1:2:n1:4,read-only", "--", "sh", "-c", &script],
+    );
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(said.lines().filter(|line| line.starts_with("socket:[")).count(), 2, "{said}");
+    assert!(said.contains("sessions: 2 of 256"), "{said}");
+    assert!(said.contains("device=partlabel:attack") && said.contains("read-only"), "{said}");
+    wait_until("the sessions' end", || scanned(&bench).sessions.is_empty());
+}
+
+/// A disk with as many partitions as a table usually has, with names as long as they can be.
+fn crowded() -> Vec<u8> {
+    let bytes = vec![0; 1 << 20];
+    let mut device = Cursor::new(bytes);
+    ProtectiveMBR::with_lb_size((1 << 20) / 512 - 1).overwrite_lba0(&mut device).unwrap();
+    let mut disk = GptConfig::new().writable(true).create_from_device(device, None).unwrap();
+    for number in 1..=128u32 {
+        let label = "長".repeat(35);
+        let first = 40 + u64::from(number) * 8;
+        disk.add_partition_at(&label, number, first, 8, partition_types::LINUX_FS, 0).unwrap();
+    }
+    disk.write().unwrap().into_inner()
+}
+
+#[test]
+fn a_document_longer_than_a_datagram_arrives_whole() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("crowded"), crowded()).unwrap();
+    let disks: Vec<String> = (0..10)
+        .map(|n| format!("--cap=vbus=soft:{},serial=s{n},ro", bench.path("crowded").display()))
+        .collect();
+    let ctl = bench.socket("ctl");
+    let words: Vec<&str> = disks.iter().map(String::as_str).chain([ctl.as_str()]).collect();
+    let _server = bench.serve(&words);
+    let inventory = scanned(&bench);
+    let partitions: usize =
+        inventory.controllers.iter().flat_map(|c| &c.namespaces).map(|n| n.partitions.len()).sum();
+    assert_eq!(partitions, 10 * 128 + 4);
+    // More than the kernel takes as one datagram (net.core.wmem_max, 208 KiB unless somebody raised it).
+    assert!(inventory.to_json().unwrap().len() > 212_992);
+}
