@@ -17,4 +17,7 @@ mod disk;
 mod raw;
 mod rig;
 
+mod buffers;
 mod chains;
+mod races;
+mod requests;

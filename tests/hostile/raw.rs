@@ -1,8 +1,10 @@
 //! A driver that writes whatever it is told to into its ring.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nvme_client::message::RegionWords;
 use nvme_client::{Client, Desc, Header, Memory, Options, Ring, desc_flag, feature, kind, memfd, socket};
 use rustix::event::PollFlags;
 
@@ -25,6 +27,11 @@ pub(crate) const THIRD: u64 = SECOND + SECOND_LEN + 0x10_0000;
 pub(crate) const THIRD_LEN: u64 = 64 << 10;
 /// Bytes of the file that are not registered: before, between and after the regions.
 const GUARD: u64 = 64 << 10;
+
+/// Where [`Raw::add_rom`] puts its region.
+pub(crate) const ROM: u64 = 1 << 33;
+pub(crate) const ROM_LEN: u64 = GUARD;
+const ROM_USER: u64 = 1 << 46;
 
 /// Entries of the ring.
 pub(crate) const SIZE: u16 = 16;
@@ -142,6 +149,30 @@ impl Raw {
         let used = self.ring().used(self.used).unwrap();
         self.used = self.used.wrapping_add(1);
         used
+    }
+
+    /// Waits for the next used entry, or (`None`) until the ring is broken, and then sets it up again.
+    pub(crate) fn answer_or_restart(&mut self) -> Option<(u32, u32)> {
+        let deadline = Instant::now() + WAIT;
+        while self.ring().used_index().unwrap() == self.used {
+            if socket::drain(self.client.queues[0].err.as_fd()).unwrap() > 0 {
+                self.restart();
+                return None;
+            }
+            assert!(Instant::now() < deadline, "neither an answer nor a broken ring");
+            std::hint::spin_loop();
+        }
+        let used = self.ring().used(self.used).unwrap();
+        self.used = self.used.wrapping_add(1);
+        Some(used)
+    }
+
+    /// Registers the bytes in front of the first region at [`ROM`], read-only.
+    pub(crate) fn add_rom(&self) {
+        let file = self.client.memory.file(0).unwrap();
+        let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        let words = RegionWords { guest: ROM, size: ROM_LEN, user: ROM_USER, offset: 0 };
+        self.client.front.add_mem_reg(words, file.as_fd()).unwrap();
     }
 
     /// Sends a request, and says its status and how many bytes were written.
