@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nvme_client::{Client, Options};
+use nvme_client::{Client, Memory, Options, memfd};
 
 use crate::disk::{self, PART};
 use crate::rig::WAIT;
 
 /// Bytes of one transfer.
 const CHUNK: usize = 16 << 10;
+/// Bytes of its memory.
+pub(crate) const MEMORY: u64 = (1 << 20) + (64 << 10);
 
 pub(crate) struct Bystander {
     rounds: Arc<AtomicU64>,
@@ -23,16 +25,19 @@ pub(crate) struct Bystander {
 impl Bystander {
     /// Writes and reads on its partition, and compares, until it is stopped.
     pub(crate) fn start(session: OwnedFd, block: u64) -> Self {
+        Self::over(session, memfd(MEMORY, false).unwrap(), block)
+    }
+
+    /// The same with its memory in that file, which has [`MEMORY`] bytes.
+    pub(crate) fn over(session: OwnedFd, file: OwnedFd, block: u64) -> Self {
         let (rounds, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let options = Options {
-            queue_size: 16,
-            seg_max: 4,
-            regions: vec![(0, 1 << 20), (1 << 32, 64 << 10)],
-            scratch: CHUNK as u32,
-            wait: WAIT,
-            ..Options::default()
-        };
-        let mut client = Client::from_fd(session, &options).unwrap();
+        let options =
+            Options { queue_size: 16, seg_max: 4, scratch: CHUNK as u32, wait: WAIT, ..Options::default() };
+        let mut memory = Memory::new();
+        let file = memory.add_file(file);
+        memory.add_region(file, 0, 0, 1 << 20).unwrap();
+        memory.add_region(file, 1 << 20, 1 << 32, 64 << 10).unwrap();
+        let mut client = Client::with_memory(session, memory, &options).unwrap();
         assert_eq!(u64::from(client.config.blk_size), block);
         let (counted, told) = (Arc::clone(&rounds), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {

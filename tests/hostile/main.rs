@@ -19,5 +19,10 @@ mod rig;
 
 mod buffers;
 mod chains;
+mod files;
+mod protocol;
 mod races;
+mod regions;
 mod requests;
+mod trusted;
+mod vanishing;

@@ -44,7 +44,7 @@ pub(crate) struct Rig {
     child: Child,
     dir: tempfile::TempDir,
     pub(crate) disk: Disk,
-    bystander: Option<Bystander>,
+    pub(crate) bystander: Option<Bystander>,
     said: Arc<Mutex<Vec<String>>>,
     finished: bool,
 }
@@ -58,12 +58,17 @@ pub(crate) fn attack(work: impl FnOnce(&Rig)) {
 pub(crate) fn attack_on(setup: Setup, work: impl FnOnce(&Rig)) {
     let rig = Rig::start(setup);
     work(&rig);
-    rig.goes_on();
-    rig.disk.check_but(&["attack", "bystander"]);
+    rig.check();
     rig.finish();
 }
 
 impl Rig {
+    /// What holds at any time.
+    pub(crate) fn check(&self) {
+        self.goes_on();
+        self.disk.check_but(&["attack", "bystander"]);
+    }
+
     pub(crate) fn start(setup: Setup) -> Self {
         let dir = disk::memory_dir();
         let disk = Disk::new(dir.path(), setup.image);
