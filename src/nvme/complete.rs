@@ -41,6 +41,10 @@ impl QueuePair {
         for _ in 0..self.config.depth {
             let completion = self.cq.pop()?;
             if let Some(issued) = self.matching(&completion) {
+                trace!(
+                    "pair {}: command {:#06x} status {:#06x}",
+                    self.config.id, completion.cid, completion.status.0
+                );
                 return Some(self.end(issued, completion.status, windows));
             }
         }

@@ -24,9 +24,11 @@ impl Controller {
         self.notices = self.notices.saturating_add(1);
         let [kind, information, log, _] = completion.dw0.to_le_bytes();
         debug!(
-            "controller {}: event type {} information {information:#04x} log {log:#04x}",
+            "controller {}: event type {} information {:#04x} log {:#04x}",
             self.index,
-            kind & 7
+            kind & 7,
+            information,
+            log
         );
         let id = match (kind & 7, information) {
             (event::NOTICE, event::NAMESPACE_CHANGED) => page::CHANGED_NAMESPACES,
@@ -47,7 +49,7 @@ impl Controller {
             return;
         }
         if !completion.status.ok() {
-            debug!("controller {}: log page {id:#04x}: status {:#06x}", self.index, completion.status.0);
+            debug!("controller {}: log page {:#04x}: status {:#06x}", self.index, id, completion.status.0);
             return;
         }
         match id {

@@ -135,8 +135,6 @@ pub(super) struct Issued {
     pub(super) deadline: Time,
     pub(super) how: How,
     pub(super) bounce: Option<u16>,
-    /// Whether [`QueuePair::expired`] named it.
-    pub(super) named: bool,
 }
 
 /// One submission queue, its completion queue, and what is in flight.
@@ -247,8 +245,8 @@ impl QueuePair {
         let deadline = now + self.config.timeout;
         self.earliest = self.earliest.min(deadline);
         self.counters.issued += 1;
-        self.flight.put(cid, Issued { operation, tag, deadline, how, bounce: None, named: false });
-        trace!("pair {}: command {cid:#06x} opcode {:#04x}", self.config.id, sqe.opcode);
+        self.flight.put(cid, Issued { operation, tag, deadline, how, bounce: None });
+        trace!("pair {}: command {:#06x} opcode {:#04x}", self.config.id, cid, sqe.opcode);
         Submit::Issued
     }
 
@@ -286,7 +284,7 @@ impl QueuePair {
             let deadline = now + self.config.timeout;
             self.earliest = self.earliest.min(deadline);
             self.counters.issued += 1;
-            self.flight.put(cid, Issued { operation, tag, deadline, how, bounce, named: false });
+            self.flight.put(cid, Issued { operation, tag, deadline, how, bounce });
             return match rest {
                 None => Submit::Issued,
                 Some(rest) => Submit::Part(rest),

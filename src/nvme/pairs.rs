@@ -198,7 +198,7 @@ impl Controller {
                 return self.ask(Job::DeleteSq { id });
             }
         };
-        debug!("controller {}: queue pair {id} of {} entries", self.index, record.config.depth);
+        debug!("controller {}: queue pair {} of {} entries", self.index, id, record.config.depth);
         match (record.memory.take(), record.who) {
             (Some(memory), For::Client { token }) => {
                 let pair = QueuePair::new(record.config, memory, doorbells);

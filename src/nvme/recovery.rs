@@ -29,27 +29,27 @@ impl fmt::Display for NotQuiet {
 impl core::error::Error for NotQuiet {}
 
 impl QueuePair {
-    /// When [`expired`](Self::expired) is worth calling: not later than the first deadline of a command that it did
-    /// not name yet.
+    /// When [`expired`](Self::expired) is worth calling: not later than the first deadline.
     #[inline]
     pub fn next_deadline(&self) -> Option<Time> {
         (self.flight.len() > 0 && self.earliest != Time::from_nanos(u64::MAX)).then_some(self.earliest)
     }
 
-    /// A command whose deadline has passed. Each is named once.
+    /// A command whose deadline has passed. It is named again when as much time has passed once more: whoever is told may
+    /// be busy with another.
     pub fn expired(&mut self, now: Time) -> Option<Expired> {
         if now < self.earliest {
             return None;
         }
+        let again = now + self.config.timeout;
         let mut earliest = Time::from_nanos(u64::MAX);
         let mut found = None;
-        for (cid, issued) in self.flight.iter_mut().filter(|(_, issued)| !issued.named) {
+        for (cid, issued) in self.flight.iter_mut() {
             if issued.deadline <= now && found.is_none() {
-                issued.named = true;
+                issued.deadline = again;
                 found = Some(Expired { cid, tag: issued.tag });
-            } else {
-                earliest = earliest.min(issued.deadline);
             }
+            earliest = earliest.min(issued.deadline);
         }
         self.earliest = earliest;
         found
@@ -100,7 +100,6 @@ impl QueuePair {
         self.state = State::Running;
         for mut issued in again {
             issued.deadline = made + self.config.timeout;
-            issued.named = false;
             self.issue_again(issued, proof);
         }
         Ok(())

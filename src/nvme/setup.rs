@@ -127,7 +127,7 @@ impl Controller {
         if granted == 0 {
             return self.stop(Failure::NoQueues, self.now);
         }
-        debug!("controller {}: {granted} queue pairs", self.index);
+        debug!("controller {}: {} queue pairs", self.index, granted);
         self.info.pairs = granted;
         self.pairs.granted = granted;
         if self.info.volatile_cache {

@@ -26,14 +26,14 @@ use crate::nvme::{Done, QueuePair, Submit};
 const TAKE: u32 = 64;
 /// Most commands that a software controller executes, and most completions taken, for one pair in one pass.
 const BATCH: u32 = 64;
+/// Turns of a pair before a command in it counts as stuck: enough for all that a queue can hold.
+const LOOKS: usize = 16;
 /// How often deadlines and idle queues are looked at while there is work.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Serving,
-    /// Its device is lost: every request fails.
-    Failing,
     /// Finishing what was taken.
     Stopping,
     /// Its ring is broken: nothing is taken any more.
@@ -46,6 +46,12 @@ struct Queue {
     pair: PairId,
     notify: Box<dyn Notify>,
     state: State,
+    /// Its device is lost: every request fails.
+    lost: bool,
+    /// Its pair is not here: nothing can be submitted.
+    away: bool,
+    /// It stands in its pair's line.
+    in_line: bool,
     active: bool,
     /// Whether the used ring has entries that were not published.
     news: bool,
@@ -55,6 +61,8 @@ struct Queue {
 struct Pair {
     id: PairId,
     pair: Box<QueuePair>,
+    /// Virtqueues that found it full, the one that waits longest first.
+    line: VecDeque<usize>,
 }
 
 struct Drain {
@@ -73,7 +81,7 @@ pub struct Worker {
     drains: Vec<Drain>,
     stopping: usize,
     /// Virtqueues that hold memory which nothing proves free.
-    quarantined: Vec<Box<BlkQueue>>,
+    quarantined: Vec<(SessionKey, Box<BlkQueue>)>,
     outbox: VecDeque<FromWorker>,
     poll_for: Duration,
     next_check: Time,
@@ -116,11 +124,19 @@ impl Worker {
     pub fn kick(&mut self, token: usize, now: Time) {
         if let Some(queue) = self.queues.get_mut(token)
             && !queue.active
-            && matches!(queue.state, State::Serving | State::Failing)
+            && queue.state == State::Serving
+        {
+            queue.last_work = now;
+            self.activate(token);
+        }
+    }
+
+    fn activate(&mut self, token: usize) {
+        if let Some(queue) = self.queues.get_mut(token)
+            && !queue.active
         {
             queue.queue.ignore_kicks();
             queue.active = true;
-            queue.last_work = now;
             self.active.push(token);
         }
     }
@@ -128,12 +144,8 @@ impl Worker {
     /// Takes a message of control.
     pub fn handle(&mut self, message: ToWorker, now: Time) {
         match message {
-            ToWorker::AddPair(id, pair) => self.pairs.push(Pair { id, pair }),
-            ToWorker::TakePair(id) => {
-                let at = self.pairs.iter().position(|p| p.id == id);
-                let pair = at.map(|at| self.pairs.swap_remove(at).pair);
-                self.outbox.push_back(FromWorker::PairTaken(id, pair));
-            }
+            ToWorker::AddPair(id, pair) => self.add_pair(id, pair),
+            ToWorker::TakePair(id) => self.take_pair(id),
             ToWorker::AddQueue(new) => self.add_queue(new, now),
             ToWorker::StopQueue(key) => self.stop_queue(key),
             ToWorker::SetNotify(key, notify) => {
@@ -156,19 +168,59 @@ impl Worker {
             }
             ToWorker::Fail(session) => {
                 for token in self.tokens_of(session) {
-                    if let Some(queue) = self.queues.get_mut(token).filter(|q| q.state == State::Serving) {
-                        queue.state = State::Failing;
+                    if let Some(queue) = self.queues.get_mut(token) {
+                        queue.lost = true;
+                        queue.last_work = now;
                     }
-                    self.kick(token, now);
+                    // Whatever it is doing: what it did not submit ends now.
+                    self.activate(token);
                 }
             }
             ToWorker::Quarantine(session) => self.quarantine(session),
             ToWorker::IsStuck(command) => {
-                let pair = self.pairs.iter().find(|p| p.id == command.pair);
-                let stuck = pair.is_some_and(|p| p.pair.holds(command.cid));
+                let stuck = self.is_stuck(command, now);
                 self.outbox.push_back(FromWorker::Stuck(command, stuck));
             }
         }
+    }
+
+    /// Whether a command is in flight, after what the controller has completed.
+    fn is_stuck(&mut self, command: StuckCommand, now: Time) -> bool {
+        let Some(at) = self.pairs.iter().position(|p| p.id == command.pair) else { return false };
+        let holds = |worker: &Self| worker.pairs.get(at).is_some_and(|p| p.pair.holds(command.cid));
+        for _ in 0..LOOKS {
+            if !holds(self) || !self.turn_pair(at, now).0 {
+                break;
+            }
+        }
+        holds(self)
+    }
+
+    fn add_pair(&mut self, id: PairId, pair: Box<QueuePair>) {
+        self.pairs.push(Pair { id, pair, line: VecDeque::new() });
+        // Its virtqueues may have slept meanwhile, with something to submit.
+        let tokens: Vec<usize> =
+            self.queues.iter().filter(|(_, q)| q.pair == id).map(|(token, _)| token).collect();
+        for token in tokens {
+            if let Some(queue) = self.queues.get_mut(token) {
+                queue.away = false;
+            }
+            self.activate(token);
+        }
+    }
+
+    fn take_pair(&mut self, id: PairId) {
+        let at = self.pairs.iter().position(|p| p.id == id);
+        let pair = at.map(|at| {
+            let Pair { pair, line, .. } = self.pairs.swap_remove(at);
+            for token in line {
+                if let Some(queue) = self.queues.get_mut(token) {
+                    queue.in_line = false;
+                }
+            }
+            pair
+        });
+        self.outbox.push_back(FromWorker::PairTaken(id, pair));
     }
 
     fn add_queue(&mut self, new: NewQueue, now: Time) {
@@ -180,6 +232,9 @@ impl Worker {
             pair,
             notify,
             state: State::Serving,
+            lost: false,
+            away: false,
+            in_line: false,
             active: true,
             news: false,
             last_work: now,
@@ -223,28 +278,44 @@ impl Worker {
             let Some(queue) = self.queues.try_remove(token) else { continue };
             self.stopping -= usize::from(queue.state == State::Stopping);
             self.active.retain(|t| *t != token);
+            self.leave_line(token);
             self.outbox.push_back(FromWorker::QueueStopped(queue.key, queue.queue.next_avail()));
-            self.quarantined.push(queue.queue);
+            self.quarantined.push((session, queue.queue));
         }
     }
 
-    fn break_queue(&mut self, token: usize, why: Broken) {
-        let Some(queue) = self.queues.get_mut(token) else { return };
+    /// Before a token is given to another virtqueue.
+    fn leave_line(&mut self, token: usize) {
+        for pair in &mut self.pairs {
+            pair.line.retain(|t| *t != token);
+        }
+    }
+
+    /// Whether that is news.
+    fn break_queue(&mut self, token: usize, why: Broken) -> bool {
+        let Some(queue) = self.queues.get_mut(token) else { return false };
         queue.queue.break_off(why);
-        if matches!(queue.state, State::Serving | State::Failing) {
+        let news = queue.state == State::Serving;
+        if news {
             queue.state = State::Broken;
             queue.notify.broken();
             self.outbox.push_back(FromWorker::QueueBroken(queue.key, why));
         }
+        news
     }
 
     /// One pass over everything that is active. To be called again at once while it [worked](Pass::worked).
     pub fn pass(&mut self, now: Time) -> Pass {
         let mut worked = false;
+        for at in 0..self.pairs.len() {
+            if self.pairs.get(at).is_some_and(|p| !p.line.is_empty()) {
+                worked |= self.serve_line(at, now);
+            }
+        }
         for i in 0..self.active.len() {
             let at = (self.turn + i) % self.active.len();
             if let Some(&token) = self.active.get(at) {
-                worked |= self.take(token, now);
+                worked |= self.take(token, now, false);
             }
         }
         // Another queue is first next time, so that a full pair starves nobody.
@@ -285,31 +356,56 @@ impl Worker {
         Pass { worked, wake }
     }
 
-    /// Takes requests from one virtqueue and submits them.
-    fn take(&mut self, token: usize, now: Time) -> bool {
+    /// Lets virtqueues that found their pair full have their turn, in the order in which they came.
+    fn serve_line(&mut self, at: usize, now: Time) -> bool {
+        let mut worked = false;
+        let waiting = self.pairs.get(at).map_or(0, |p| p.line.len());
+        for _ in 0..waiting {
+            let Some(pair) = self.pairs.get_mut(at) else { break };
+            if pair.pair.in_flight() >= u32::from(pair.pair.capacity()) {
+                break;
+            }
+            let Some(token) = pair.line.pop_front() else { break };
+            if let Some(queue) = self.queues.get_mut(token) {
+                queue.in_line = false;
+            }
+            self.activate(token);
+            worked |= self.take(token, now, true);
+        }
+        worked
+    }
+
+    /// Takes requests from one virtqueue and submits them. While others stand in line for its pair, only if it is
+    /// its turn.
+    fn take(&mut self, token: usize, now: Time, its_turn: bool) -> bool {
         let Some(queue) = self.queues.get_mut(token) else { return false };
-        if queue.state == State::Failing {
+        if queue.lost {
             return self.fail_requests(token, now);
         }
-        let Some(pair) = self.pairs.iter_mut().find(|p| p.id == queue.pair) else { return false };
+        let Some(pair) = self.pairs.iter_mut().find(|p| p.id == queue.pair) else {
+            queue.away = true;
+            return false;
+        };
+        if !pair.line.is_empty() && !its_turn {
+            stand_in_line(queue, token, &mut pair.line);
+            return false;
+        }
         let mut took = false;
         for _ in 0..TAKE {
             match queue.queue.next(&mut self.spares) {
                 Next::Operation(head, operation) => {
-                    took = true;
                     if !submit(queue, token, &mut pair.pair, head, operation, now, &mut self.spares) {
+                        stand_in_line(queue, token, &mut pair.line);
                         break;
                     }
+                    took = true;
                 }
                 Next::Again => {
                     took = true;
                     queue.news = true;
                 }
                 Next::Idle => break,
-                Next::Broken(why) => {
-                    self.break_queue(token, why);
-                    return true;
-                }
+                Next::Broken(why) => return self.break_queue(token, why) || took,
             }
         }
         if took {
@@ -330,10 +426,7 @@ impl Worker {
                 }
                 Next::Again => {}
                 Next::Idle => break,
-                Next::Broken(why) => {
-                    self.break_queue(token, why);
-                    return true;
-                }
+                Next::Broken(why) => return self.break_queue(token, why) || took,
             }
             took = true;
             queue.news = true;
@@ -392,6 +485,7 @@ impl Worker {
             self.outbox.push_back(FromWorker::QueueStopped(queue.key, queue.queue.next_avail()));
             self.queues.remove(token);
             self.active.swap_remove(i);
+            self.leave_line(token);
             self.stopping -= 1;
             stopped = true;
         }
@@ -399,11 +493,14 @@ impl Worker {
     }
 
     fn finish_drains(&mut self) -> bool {
-        let (queues, outbox) = (&self.queues, &mut self.outbox);
+        let (queues, kept, outbox) = (&self.queues, &self.quarantined, &mut self.outbox);
         let before = self.drains.len();
         self.drains.retain(|drain| {
-            let mut queues = queues.iter().filter(|(_, q)| q.key.session == drain.session);
-            let held = queues.any(|(_, q)| drain.removed.iter().any(|slot| q.queue.holds(*slot)));
+            let queues = queues.iter().map(|(_, q)| (q.key.session, &q.queue));
+            let mut all = queues.chain(kept.iter().map(|(session, queue)| (*session, queue)));
+            let held = all.any(|(session, queue)| {
+                session == drain.session && drain.removed.iter().any(|slot| queue.holds(*slot))
+            });
             if !held {
                 outbox.push_back(FromWorker::TableSet(drain.session, drain.generation));
             }
@@ -414,7 +511,7 @@ impl Worker {
 
     /// Reports commands that are late, and lets queues without work ask for kicks though others are busy.
     fn check(&mut self, now: Time) {
-        for Pair { id, pair } in &mut self.pairs {
+        for Pair { id, pair, .. } in &mut self.pairs {
             while let Some(expired) = pair.expired(now) {
                 let command = StuckCommand { pair: *id, cid: expired.cid, token: expired.tag.queue };
                 self.outbox.push_back(FromWorker::Expired(command));
@@ -442,17 +539,26 @@ impl Worker {
         let queues = &mut self.queues;
         self.active.retain(|token| {
             let Some(queue) = queues.get_mut(*token) else { return false };
+            // It can do nothing before its pair comes back or has room, which makes it active again.
+            let parked = (queue.away || queue.in_line) && !queue.lost;
             let resting = match queue.state {
-                State::Serving | State::Failing if !which(queue, poll_for) => false,
+                State::Serving if !which(queue, poll_for) => false,
                 // True from `listen` means that something came before the driver could know that we want kicks.
-                State::Serving | State::Failing => !queue.queue.listen(),
-                State::Broken => true,
+                State::Serving | State::Broken => parked || !queue.queue.listen(),
                 // Its completions make it active again.
-                State::Stopping => queue.queue.in_flight() > 0 && which(queue, poll_for),
+                State::Stopping => {
+                    queue.queue.in_flight() > 0 && which(queue, poll_for) && (parked || !queue.queue.listen())
+                }
             };
             queue.active = !resting;
             !resting
         });
+    }
+}
+
+fn stand_in_line(queue: &mut Queue, token: usize, line: &mut VecDeque<usize>) {
+    if !core::mem::replace(&mut queue.in_line, true) {
+        line.push_back(token);
     }
 }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use nvme_drv::nvme::{AbortOutcome, Event, PairError, QueuePair, ResetReason, Submit};
+use nvme_platform::Time;
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
@@ -31,7 +32,7 @@ fn check_written(rig: &mut Rig, pair: &mut QueuePair, heads: impl Iterator<Item 
 }
 
 #[test]
-fn each_late_command_is_named_once() {
+fn each_late_command_is_named_and_named_again_when_nothing_came_of_it() {
     let mut rig = Rig::new(config(512), options());
     let mut pair = hanging(&mut rig, 3);
     assert_eq!(pair.expired(rig.now), None);
@@ -40,7 +41,12 @@ fn each_late_command_is_named_once() {
     let mut heads: Vec<u16> = core::iter::from_fn(|| pair.expired(deadline)).map(|e| e.tag.head).collect();
     heads.sort_unstable();
     assert_eq!(heads, [0, 1, 2]);
-    assert_eq!((pair.expired(deadline + Duration::from_secs(99)), pair.next_deadline()), (None, None));
+    let again = deadline + Duration::from_secs(1);
+    assert_eq!(
+        (pair.expired(Time::from_nanos(again.as_nanos() - 1)), pair.next_deadline()),
+        (None, Some(again))
+    );
+    assert_eq!(core::iter::from_fn(|| pair.expired(again)).count(), 3);
     assert_eq!(pair.in_flight(), 3, "a deadline proves nothing");
 }
 

@@ -282,6 +282,12 @@ impl Catalogue {
         self.claims().filter(move |h| overlap(&h.extent, extent))
     }
 
+    /// How many devices of a controller are reserved for static clients that are not there.
+    pub fn reserved_on(&self, controller: u16) -> usize {
+        let absent = |h: &Holder| h.session.is_none() && h.extent.namespace().controller == controller;
+        self.claims().filter(absent).count()
+    }
+
     /// How many sessions there are.
     pub fn sessions(&self) -> usize {
         self.live.len()

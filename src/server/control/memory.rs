@@ -4,11 +4,11 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use nvme_platform::{DmaError, DmaRights, Iova, Window};
+use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 use nvme_session::dataspace::{Claim, File, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
-use super::{Control, Event, MAP_STEP, SessionError};
+use super::{Control, Event, MAP_STEP, SessionError, Unit};
 
 /// What a client wants to be changed.
 #[derive(Clone, Debug)]
@@ -21,10 +21,21 @@ pub enum MemoryChange {
     Replace(Vec<(Claim, File)>),
 }
 
+/// A region as the home mapped it for us: whole pages, since a controller reaches no less, and where in them the region
+/// lies. A client's regions may begin and end anywhere in a page; what else is in those pages is the same file's.
+pub struct RegionMemory {
+    /// Whole pages of 4096 bytes.
+    pub pages: Window,
+    /// The region's first byte in them.
+    pub skip: usize,
+    /// The region's length in bytes.
+    pub len: usize,
+}
+
 /// A region on its way to the controller.
 struct Mapping {
     slot: u16,
-    window: Window,
+    memory: RegionMemory,
     rights: DmaRights,
     /// Where it goes, once that is reserved, and how much of it is mapped.
     at: Option<Iova>,
@@ -41,6 +52,8 @@ enum Stage {
 pub(super) struct MemoryJob {
     stage: Stage,
     map: VecDeque<Mapping>,
+    /// What was mapped so far.
+    added: Vec<u16>,
     removed: Vec<u16>,
     result: Result<(), SessionError>,
     /// Whether a client waits for it.
@@ -51,16 +64,20 @@ impl MemoryJob {
     pub(super) fn has_steps(&self) -> bool {
         matches!(self.stage, Stage::Mapping)
     }
+
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
 }
 
 impl Control {
-    /// Changes a session's memory. `window` is the home's part: our view of the region with that index in the change
+    /// Changes a session's memory. `memory` is the home's part: our view of the region with that index in the change
     /// (0 for a single one), asked for only where the region is new. Ends in [`Event::Done`].
     pub fn change_memory(
         &mut self,
         key: SessionKey,
         change: &MemoryChange,
-        window: &mut dyn FnMut(usize) -> Option<Window>,
+        memory: &mut dyn FnMut(usize) -> Option<RegionMemory>,
     ) -> Result<(), SessionError> {
         let session = self.may_work(key)?;
         if session.is_lost() && !matches!(change, MemoryChange::Remove(..)) {
@@ -90,9 +107,9 @@ impl Control {
         let mut result = Ok(());
         for (slot, index) in plan {
             let rights = if writable(index) { DmaRights::ReadWrite } else { DmaRights::Read };
-            match window(index) {
-                Some(window) if result.is_ok() => {
-                    map.push_back(Mapping { slot, window, rights, at: None, done: 0 });
+            match memory(index) {
+                Some(memory) if result.is_ok() => {
+                    map.push_back(Mapping { slot, memory, rights, at: None, done: 0 });
                 }
                 _ => {
                     registry.abandon(slot);
@@ -100,7 +117,12 @@ impl Control {
                 }
             }
         }
-        session.job = Some(MemoryJob { stage: Stage::Mapping, map, removed, result, asked: true });
+        if result.is_err() {
+            // All of it, or nothing of what is new.
+            map.drain(..).for_each(|mapping: Mapping| registry.abandon(mapping.slot));
+        }
+        let (stage, added) = (Stage::Mapping, Vec::new());
+        session.job = Some(MemoryJob { stage, map, added, removed, result, asked: true });
         self.more = true;
         Ok(())
     }
@@ -109,8 +131,8 @@ impl Control {
     pub(super) fn remove_everything(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let removed = session.registry.remove_all();
-        let map = VecDeque::new();
-        session.job = Some(MemoryJob { stage: Stage::Mapping, map, removed, result: Ok(()), asked: false });
+        let (stage, map, added) = (Stage::Mapping, VecDeque::new(), Vec::new());
+        session.job = Some(MemoryJob { stage, map, added, removed, result: Ok(()), asked: false });
         self.more = true;
     }
 
@@ -134,24 +156,31 @@ impl Control {
             Err(why) => Err(why),
         };
         self.more = true;
-        let Some(Mapping { slot, window, at, .. }) = job.map.pop_front() else { return };
-        let len = window.len() as u64;
+        let Some(Mapping { slot, memory, at, .. }) = job.map.pop_front() else { return };
+        let RegionMemory { pages, skip, len } = memory;
         let registered = match mapped {
-            Ok(iova) => session.registry.mapped(slot, window, iova).map_err(SessionError::Memory),
-            Err(why) => {
-                session.registry.abandon(slot);
-                Err(SessionError::Dma(why))
+            Ok(at) => {
+                let window = pages.sub(skip, len).map_err(|_| RegistryError::BadMapping);
+                let iova = Iova(at.0 + skip as u64);
+                let mapped = window.and_then(|window| session.registry.mapped(slot, window, iova));
+                mapped.map_err(SessionError::Memory)
             }
+            Err(why) => Err(SessionError::Dma(why)),
         };
-        if let Err(why) = registered {
-            // Nothing was handed out for it yet, so it can go at once.
-            if let Some(at) = at {
-                let _ = dma.unmap(at, len);
+        let Err(why) = registered else { return job.added.push(slot) };
+        session.registry.abandon(slot);
+        job.result = Err(why);
+        for mapping in job.map.drain(..) {
+            session.registry.abandon(mapping.slot);
+        }
+        // All of it, or nothing of what is new. No table had it, so it is drained at once.
+        for slot in job.added.drain(..) {
+            if session.registry.withdraw(slot).is_ok() {
+                job.removed.push(slot);
             }
-            job.result = Err(why);
-            for mapping in job.map.drain(..) {
-                session.registry.abandon(mapping.slot);
-            }
+        }
+        if let Some(at) = at {
+            unmap(unit, key, (at, pages.len() as u64), pages);
         }
     }
 
@@ -175,23 +204,19 @@ impl Control {
     pub(super) fn table_set(&mut self, key: SessionKey, generation: u64) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let due = |job: &MemoryJob| matches!(job.stage, Stage::Draining(g) if g == generation);
-        if !session.job.as_ref().is_some_and(due) {
+        if session.is_quarantined() || !session.job.as_ref().is_some_and(due) {
             return;
         }
         let Some(job) = session.job.take() else { return };
         let controller = session.controller();
-        let unit = self.units.get_mut(usize::from(controller));
-        let mut dma = unit.map(|u| u.controller_mut().device().dma());
         for slot in job.removed {
             let Some(gone) = session.registry.drained(slot) else { continue };
-            let len = gone.window.len() as u64;
-            match dma.as_mut().map(|dma| dma.unmap(gone.iova, len)) {
-                Some(Ok(()) | Err(DmaError::Gone)) => {}
-                // Still mapped for the device, for all we know: it must stay ours for ever.
-                _ => {
-                    nvme_platform::error!("session {}: memory could not be unmapped and is kept", key.0);
-                    core::mem::forget(gone.window);
+            match self.units.get_mut(usize::from(controller)) {
+                Some(unit) => {
+                    let range = pages_around(gone.iova, gone.window.len() as u64);
+                    unmap(unit, key, range, gone.window);
                 }
+                None => core::mem::forget(gone.window),
             }
         }
         if job.asked {
@@ -201,15 +226,33 @@ impl Control {
     }
 }
 
+/// The whole pages that were mapped for a region.
+fn pages_around(iova: Iova, len: u64) -> (Iova, u64) {
+    let page = PAGE as u64;
+    let first = iova.0 & !(page - 1);
+    (Iova(first), (iova.0 - first + len).next_multiple_of(page))
+}
+
+/// Takes a region away from the controller. What may still be mapped stays ours for ever.
+fn unmap(unit: &mut Unit, key: SessionKey, (at, len): (Iova, u64), window: Window) {
+    let unmapped = unit.controller_mut().device().dma().unmap(at, len);
+    // A device that was cut off has no mappings.
+    if unmapped.is_err() && !unit.is_cut_off() {
+        nvme_platform::error!("session {}: memory could not be unmapped and is kept", key.0);
+        core::mem::forget(window);
+    }
+}
+
 /// Maps the next part of a region. True: it is mapped as a whole.
 fn map_step(mapping: &mut Mapping, dma: &mut dyn nvme_platform::DmaSpace) -> Result<bool, DmaError> {
-    let len = mapping.window.len();
+    let pages = &mapping.memory.pages;
+    let len = pages.len();
     let at = match mapping.at {
         Some(at) => at,
         None => *mapping.at.insert(dma.reserve(len as u64)?),
     };
     let step = MAP_STEP.min(len - mapping.done);
-    let part = mapping.window.sub(mapping.done, step).map_err(|_| DmaError::BadRange)?;
+    let part = pages.sub(mapping.done, step).map_err(|_| DmaError::BadRange)?;
     dma.map(Iova(at.0 + mapping.done as u64), &part, mapping.rights)?;
     mapping.done += step;
     Ok(mapping.done == len)

@@ -4,11 +4,12 @@
 //! * `session`: a client asks for a session, registers memory, starts and stops queues, ends.
 //! * `memory`: memory is mapped for DMA in steps, handed to the worker as a table, and unmapped once it is quiet.
 //! * `pairs`: which queue pair serves which session.
-//! * `recovery`: a command is late: abort, delete its queue, reset, cut off.
+//! * `late`, `recovery`: a command is late: abort, delete its queue, reset, cut off.
 //!
 //! Nothing here waits. [`Control::poll`] does what can be done now; the home calls it after every event, and when
 //! [`Control::next_deadline`] has come.
 
+mod late;
 mod memory;
 mod pairs;
 mod recovery;
@@ -24,7 +25,7 @@ use nvme_platform::{Device, Time};
 use nvme_session::factory::{Catalogue, CatalogueConfig};
 use nvme_session::queue::Direction;
 
-pub use self::memory::MemoryChange;
+pub use self::memory::{MemoryChange, RegionMemory};
 use self::pairs::PairState;
 use self::recovery::Recovery;
 pub use self::recovery::RecoveryTimes;
@@ -200,7 +201,7 @@ impl Control {
             self.poll_unit(at, now);
         }
         self.poll_sessions();
-        self.poll_recoveries(now);
+        self.poll_late(now);
         self.poll_shutdown(now);
     }
 
@@ -217,14 +218,14 @@ impl Control {
     }
 
     /// Takes a message of a worker.
-    pub fn from_worker(&mut self, worker: usize, message: FromWorker, now: Time) {
+    pub fn from_worker(&mut self, _worker: usize, message: FromWorker, now: Time) {
         match message {
             FromWorker::PairTaken(id, pair) => self.pair_taken(id, pair, now),
             FromWorker::QueueStopped(key, next) => self.queue_stopped(key, next),
             FromWorker::QueueBroken(key, why) => self.queue_broken(key, why),
             FromWorker::TableSet(session, generation) => self.table_set(session, generation),
-            FromWorker::Expired(command) => self.expired(worker, command, now),
-            FromWorker::Stuck(command, stuck) => self.stuck(command, stuck, now),
+            FromWorker::Expired(command) => self.expired(command),
+            FromWorker::Stuck(command, stuck) => self.stuck(command, stuck),
         }
     }
 

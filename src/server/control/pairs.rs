@@ -2,7 +2,11 @@
 //!
 //! A session gets a pair of its own while the controller has one to spare, on the worker with the least to do; otherwise
 //! it shares the pair with the fewest users. A pair whose session ended is kept for the next one. Pairs are held
-//! back for static clients that have none yet.
+//! back for static clients that have none yet, and for devices that are reserved for one. While a controller is reset, or
+//! reads partition tables with its only pair, sessions wait.
+//!
+//! A pair that is of no use any more, or that the control role itself needs, is *retired*: taken back, its queues
+//! deleted, its memory and its identifier free again.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -10,7 +14,7 @@ use alloc::vec::Vec;
 use nvme_platform::Time;
 
 use super::super::message::{PairId, SessionKey, ToWorker};
-use super::{Control, PAIR_DEPTH, SessionError};
+use super::{Control, ControllerState, PAIR_DEPTH, SessionError};
 use crate::nvme::{PairError, QueuePair};
 
 /// Where a pair is and who uses it.
@@ -20,6 +24,16 @@ pub(super) struct PairState {
     pub(super) users: u32,
     /// Whether it is with its worker (or on the way there), and of use.
     pub(super) serving: bool,
+    pub(super) retiring: Option<Retiring>,
+}
+
+/// How far a pair is on its way out.
+#[derive(Debug)]
+pub(super) enum Retiring {
+    /// Its worker was asked for it.
+    Asked,
+    /// Its queues are being deleted, or nothing proves it quiet.
+    Held(Box<QueuePair>),
 }
 
 /// The pair of a session.
@@ -43,24 +57,55 @@ impl Control {
             return Ok(());
         }
         let controller = session.controller();
-        let idle = self.pairs_of(controller).find(|(_, p)| p.users == 0).map(|(id, _)| id);
-        if let Some(id) = idle {
-            self.give_pair(key, id);
-            return Ok(());
-        }
-        let kept = if session.is_static() { 0 } else { self.static_sessions_without_pair(controller) };
+        let idle: Vec<PairId> =
+            self.pairs_of(controller).filter(|(_, p)| p.users == 0).map(|(id, _)| id).collect();
+        let shared = self.pairs_of(controller).count() > idle.len();
+        let kept = if session.is_static() { 0 } else { self.kept_for_static(controller) };
         let worker = self.least_loaded();
-        let depth = PAIR_DEPTH;
+        let passing = self.is_passing(controller);
         let unit = self.units.get_mut(usize::from(controller)).ok_or(SessionError::DeviceLost)?;
-        let driver = unit.controller_mut();
-        if usize::from(driver.pairs_free()) > kept && driver.create_pair(depth, key.0 as u32).is_ok() {
-            if let Some(session) = self.sessions.get_mut(&key) {
-                session.pair = SessionPair::Wanted;
-                session.worker = worker;
-            }
-            return Ok(());
+        if unit.state() == ControllerState::Lost {
+            return Err(SessionError::DeviceLost);
         }
-        self.share_pair(key, controller)
+        let driver = unit.controller_mut();
+        let free = usize::from(driver.pairs_free());
+        // Without any pair to share, the first is for whoever comes first: static clients can share it later.
+        if free + idle.len() > kept || !shared {
+            if let Some(id) = idle.first() {
+                self.give_pair(key, *id);
+                return Ok(());
+            }
+            // A number is told from all others that wait by its low half.
+            if free > 0 && driver.create_pair(PAIR_DEPTH, key.0 as u32).is_ok() {
+                if let Some(session) = self.sessions.get_mut(&key) {
+                    session.pair = SessionPair::Wanted;
+                    session.worker = worker;
+                }
+                return Ok(());
+            }
+        }
+        match self.share_pair(key, controller) {
+            // There will be one: after the recovery, or when the scan gives its own back.
+            Err(SessionError::NoQueuePair) if passing || free == 0 => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Whether a controller has no pairs for now, but will.
+    fn is_passing(&self, controller: u16) -> bool {
+        self.recoveries.get(&controller).is_some_and(super::Recovery::is_passing)
+            || self.units.get(usize::from(controller)).is_some_and(|u| !u.controller().is_ready())
+    }
+
+    /// Sessions that wait and that nobody makes a pair for.
+    pub(super) fn assign_waiting(&mut self) {
+        let waits = |(_, s): &(&SessionKey, &super::Session)| s.waits_for_pair();
+        let keys: Vec<SessionKey> = self.sessions.iter().filter(waits).map(|(key, _)| *key).collect();
+        for key in keys {
+            if self.assign_pair(key).is_err() {
+                self.lose_session(key);
+            }
+        }
     }
 
     fn share_pair(&mut self, key: SessionKey, controller: u16) -> Result<(), SessionError> {
@@ -82,13 +127,10 @@ impl Control {
     /// Sessions that hoped for a pair that another wanted: there is one now, or there will be none.
     fn settle_hopes(&mut self, controller: u16) {
         let hopes = |s: &super::Session| s.controller() == controller && s.pair == SessionPair::Hopes;
-        let keys: Vec<SessionKey> =
-            self.sessions.iter().filter(|(_, s)| hopes(s)).map(|(key, _)| *key).collect();
-        for key in keys {
-            if self.share_pair(key, controller).is_err() {
-                self.lose_session(key);
-            }
+        for session in self.sessions.values_mut().filter(|s| hopes(s)) {
+            session.pair = SessionPair::None;
         }
+        self.assign_waiting();
     }
 
     fn pairs_of(&self, controller: u16) -> impl Iterator<Item = (PairId, &PairState)> {
@@ -98,11 +140,13 @@ impl Control {
             .filter(move |(id, p)| id.controller == controller && p.serving)
     }
 
-    fn static_sessions_without_pair(&self, controller: u16) -> usize {
+    /// How many static clients have no pair yet, or are not there yet.
+    fn kept_for_static(&self, controller: u16) -> usize {
         let waits = |s: &&super::Session| {
             s.is_static() && s.controller() == controller && s.pair == SessionPair::None
         };
-        self.sessions.values().filter(waits).count()
+        let live = self.sessions.values().filter(waits).count();
+        live + self.catalogue.reserved_on(controller)
     }
 
     fn least_loaded(&self) -> usize {
@@ -138,8 +182,10 @@ impl Control {
         let wanted = self.sessions.get(&key).filter(|s| s.pair == SessionPair::Wanted);
         let worker = wanted.map_or_else(|| self.least_loaded(), |s| s.worker);
         let waits = wanted.is_some();
-        self.pairs.insert(id, PairState { worker, users: 0, serving: true });
-        self.tell(worker, ToWorker::AddPair(id, Box::new(pair)));
+        self.pairs.insert(id, PairState { worker, users: 0, serving: true, retiring: None });
+        if let Some(pair) = self.recovery_keeps(id, Box::new(pair)) {
+            self.tell(worker, ToWorker::AddPair(id, pair));
+        }
         if waits {
             self.give_pair(key, id);
         }
@@ -149,12 +195,13 @@ impl Control {
     /// The controller could not make a pair: share one.
     pub(super) fn pair_failed(&mut self, controller: u16, token: u32, why: PairError) {
         let key = self.wanting(token);
-        nvme_platform::warn!("no queue pair of its own for session {token}: {why}");
+        nvme_platform::warn!("no queue pair of its own for session {}: {why}", key.0);
         let Some(session) = self.sessions.get_mut(&key).filter(|s| s.pair == SessionPair::Wanted) else {
-            return;
+            return self.settle_hopes(controller);
         };
         session.pair = SessionPair::None;
-        if self.share_pair(key, controller).is_err() {
+        // After a reset it is asked for again (`assign_waiting`).
+        if why != PairError::Reset && self.share_pair(key, controller).is_err() {
             self.lose_session(key);
         }
         self.settle_hopes(controller);
@@ -165,16 +212,105 @@ impl Control {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         let SessionPair::Has(id) = core::mem::replace(&mut session.pair, SessionPair::None) else { return };
         let worker = session.worker;
+        let mut useless = false;
         if let Some(pair) = self.pairs.get_mut(&id) {
             pair.users = pair.users.saturating_sub(1);
+            useless = pair.users == 0 && !pair.serving;
         }
         if let Some(load) = self.loads.get_mut(worker) {
             *load = load.saturating_sub(1);
         }
+        if useless {
+            self.retire(id);
+        }
     }
 
-    /// A worker handed a pair back, as a recovery had asked.
+    /// Begins to retire a pair that nobody uses.
+    fn retire(&mut self, id: PairId) {
+        let Some(pair) = self.pairs.get_mut(&id).filter(|p| p.retiring.is_none()) else { return };
+        pair.serving = false;
+        pair.retiring = Some(Retiring::Asked);
+        let worker = pair.worker;
+        self.tell(worker, ToWorker::TakePair(id));
+    }
+
+    /// The control role needs the controller's only pair for itself, if nobody uses it.
+    pub(super) fn retire_idle(&mut self, controller: u16) {
+        if self.is_passing(controller) {
+            return;
+        }
+        let idle = self.pairs_of(controller).find(|(_, p)| p.users == 0).map(|(id, _)| id);
+        if let Some(id) = idle {
+            self.retire(id);
+        }
+    }
+
+    /// A pair that is to be retired came back from its worker.
+    fn retire_taken(&mut self, id: PairId, pair: Box<QueuePair>) {
+        let Some(unit) = self.units.get_mut(usize::from(id.controller)) else { return };
+        // Its queues may be gone already.
+        match unit.controller_mut().retire_pair(pair) {
+            Ok(()) => {
+                self.pairs.remove(&id);
+            }
+            Err(pair) => {
+                // If they cannot even be asked to go, a reset will take them, or the pair is kept.
+                let _ = unit.controller_mut().delete_pair(id.queue);
+                if let Some(state) = self.pairs.get_mut(&id) {
+                    state.retiring = Some(Retiring::Held(pair));
+                }
+                self.more = true;
+            }
+        }
+    }
+
+    /// The queues of a pair are gone. True: it was one to be retired, and is.
+    pub(super) fn retire_deleted(&mut self, id: PairId) -> bool {
+        let Some(state) = self.pairs.get_mut(&id) else { return false };
+        match state.retiring.take() {
+            Some(Retiring::Held(pair)) => {
+                self.retire_taken_again(id, pair);
+                true
+            }
+            other => {
+                state.retiring = other;
+                false
+            }
+        }
+    }
+
+    fn retire_taken_again(&mut self, id: PairId, pair: Box<QueuePair>) {
+        let Some(unit) = self.units.get_mut(usize::from(id.controller)) else { return };
+        match unit.controller_mut().retire_pair(pair) {
+            Ok(()) => {
+                self.pairs.remove(&id);
+                self.more = true;
+            }
+            Err(pair) => {
+                if let Some(state) = self.pairs.get_mut(&id) {
+                    state.retiring = Some(Retiring::Held(pair));
+                }
+            }
+        }
+    }
+
+    /// After a reset or a cut-off: all queues are gone.
+    pub(super) fn retire_held(&mut self, controller: u16) {
+        let held = |(id, p): &(&PairId, &PairState)| {
+            id.controller == controller && matches!(p.retiring, Some(Retiring::Held(_)))
+        };
+        let ids: Vec<PairId> = self.pairs.iter().filter(held).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.retire_deleted(id);
+        }
+    }
+
+    /// A worker handed a pair back, as it was asked to.
     pub(super) fn pair_taken(&mut self, id: PairId, pair: Option<Box<QueuePair>>, now: Time) {
-        self.recovery_took(id, pair, now);
+        let retiring = self.pairs.get(&id).is_some_and(|p| p.retiring.is_some());
+        match pair {
+            Some(pair) if retiring => self.retire_taken(id, pair),
+            pair => self.recovery_took(id, pair, now),
+        }
     }
 }

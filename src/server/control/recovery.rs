@@ -1,6 +1,6 @@
-//! A command is late, or a controller is in trouble. One step after the other, each with a deadline:
+//! A command does not end, or a controller is in trouble. One step after the other, each with a deadline:
 //!
-//! 1. *Abort* the command and give it some time to end.
+//! 1. *Abort* the command and give it some time to end (`late`).
 //! 2. Take its queue pair back from the worker and *delete* its queues: all its commands are quiet then. Those of the
 //!    virtqueue whose command was late fail; the others are issued again on the queues' successors.
 //! 3. Take all pairs back and *reset* the controller. Again only the guilty fail, unless resets come too often.
@@ -8,6 +8,7 @@
 //! 5. When not even that can be proven: *quarantine*. Memory and pairs are kept for ever, the sessions are closed.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -42,14 +43,17 @@ impl Default for RecoveryTimes {
 /// A pair that was handed back.
 pub(super) type Taken = (PairId, Box<QueuePair>);
 
-enum Step {
+pub(super) enum Step {
     Idle,
     /// Abort was sent.
     Aborting(StuckCommand),
-    /// Abort was answered; the command has until then.
+    /// Abort was answered, and the command is still there. It has until then.
     Grace(StuckCommand, Time),
-    /// The worker was asked whether the command is still there.
-    Asking(StuckCommand),
+    /// The worker was asked whether the command is still there; if so, it has until then, or nothing is left but to
+    /// take the pair back.
+    Asking(StuckCommand, Option<Time>),
+    /// The worker was asked whether a command that was reported late meanwhile is still there.
+    Looking(StuckCommand),
     /// The worker was asked for the pair.
     Taking(StuckCommand),
     /// The queues are being deleted.
@@ -71,7 +75,9 @@ enum Step {
 
 /// The recovery of one controller.
 pub(super) struct Recovery {
-    step: Step,
+    pub(super) step: Step,
+    /// Commands that were reported late while something else was going on, with their virtqueues' tokens.
+    pub(super) late: BTreeMap<(PairId, u16), u32>,
     /// The virtqueue (pair and token) whose commands fail when its pair restarts.
     guilty: Option<(PairId, u32)>,
     resets: Vec<Time>,
@@ -79,7 +85,7 @@ pub(super) struct Recovery {
 
 impl Recovery {
     fn new() -> Self {
-        Self { step: Step::Idle, guilty: None, resets: Vec::new() }
+        Self { step: Step::Idle, late: BTreeMap::new(), guilty: None, resets: Vec::new() }
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
@@ -92,88 +98,45 @@ impl Recovery {
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.step, Step::Idle)
     }
+
+    /// Whether the controller takes no commands for now, but will.
+    pub(super) fn is_passing(&self) -> bool {
+        !matches!(self.step, Step::Idle | Step::Lost)
+    }
 }
 
 impl Control {
-    fn recovery(&mut self, controller: u16) -> &mut Recovery {
+    pub(super) fn recovery(&mut self, controller: u16) -> &mut Recovery {
         self.recoveries.entry(controller).or_insert_with(Recovery::new)
     }
 
     /// Takes the step out, to be put back changed.
-    fn step(&mut self, controller: u16) -> Step {
+    pub(super) fn step(&mut self, controller: u16) -> Step {
         core::mem::replace(&mut self.recovery(controller).step, Step::Idle)
     }
 
-    /// A worker reports a command whose deadline has passed. One at a time: a pair says it again later.
-    pub(super) fn expired(&mut self, _worker: usize, command: StuckCommand, _now: Time) {
+    /// Sends a message to the worker that has a pair. False when there is no such pair.
+    pub(super) fn tell_pair(&mut self, pair: PairId, message: ToWorker) -> bool {
+        let Some(worker) = self.pairs.get(&pair).map(|p| p.worker) else { return false };
+        self.tell(worker, message);
+        true
+    }
+
+    /// An abort did not help.
+    pub(super) fn take_pair_back(&mut self, command: StuckCommand) {
         let controller = command.pair.controller;
-        if !self.recovery(controller).is_idle() {
-            return;
-        }
         nvme_platform::warn!(
-            "controller {controller}: command {:#06x} on queue pair {} is late; aborting it",
-            command.cid,
+            "controller {controller}: the abort did not help; deleting queue pair {}",
             command.pair.queue
         );
-        let Some(unit) = self.units.get_mut(usize::from(controller)) else { return };
-        unit.controller_mut().abort(command.pair.queue, command.cid);
-        self.recovery(controller).step = Step::Aborting(command);
-    }
-
-    /// The abort ended, one way or the other. Only the command's own completion counts.
-    pub(super) fn aborted(&mut self, controller: u16, pair: u16, cid: u16, now: Time) {
-        let until = now + self.config.recovery.grace;
-        match self.step(controller) {
-            Step::Aborting(command) if command.pair.queue == pair && command.cid == cid => {
-                self.recovery(controller).step = Step::Grace(command, until);
-            }
-            other => self.recovery(controller).step = other,
-        }
-    }
-
-    pub(super) fn poll_recoveries(&mut self, now: Time) {
-        let mut due = Vec::new();
-        for (controller, recovery) in &self.recoveries {
-            if let Step::Grace(command, until) = recovery.step
-                && now >= until
-            {
-                due.push((*controller, command));
-            }
-        }
-        for (controller, command) in due {
-            self.recovery(controller).step = Step::Asking(command);
-            self.tell_pair(command.pair, ToWorker::IsStuck(command));
-        }
-    }
-
-    fn tell_pair(&mut self, pair: PairId, message: ToWorker) {
-        if let Some(worker) = self.pairs.get(&pair).map(|p| p.worker) {
-            self.tell(worker, message);
-        }
-    }
-
-    /// The worker says whether the command is still in flight.
-    pub(super) fn stuck(&mut self, command: StuckCommand, stuck: bool, _now: Time) {
-        let controller = command.pair.controller;
-        match self.step(controller) {
-            Step::Asking(asked) if asked == command => {
-                if stuck {
-                    nvme_platform::warn!(
-                        "controller {controller}: the abort did not help; deleting queue pair {}",
-                        command.pair.queue
-                    );
-                    self.recovery(controller).step = Step::Taking(command);
-                    self.tell_pair(command.pair, ToWorker::TakePair(command.pair));
-                }
-            }
-            other => self.recovery(controller).step = other,
-        }
+        self.recovery(controller).step = Step::Taking(command);
+        self.tell_pair(command.pair, ToWorker::TakePair(command.pair));
     }
 
     /// A pair came back from its worker.
     pub(super) fn recovery_took(&mut self, id: PairId, pair: Option<Box<QueuePair>>, now: Time) {
         let controller = id.controller;
-        let Some(pair) = pair else { return };
+        let Some(pair) = pair else { return self.recovery_has_none(id, now) };
         match self.step(controller) {
             Step::Taking(command) if command.pair == id => {
                 self.recovery(controller).guilty = Some((id, command.token));
@@ -183,6 +146,11 @@ impl Control {
                 if !matches!(asked, Some(Ok(()))) {
                     self.reset_needed(controller, now);
                 }
+            }
+            // It was made while the others were on their way back.
+            Step::Resetting(mut have) => {
+                have.push((id, pair));
+                self.recovery(controller).step = Step::Resetting(have);
             }
             Step::Gathering { mut missing, mut have } => {
                 missing.retain(|m| *m != id);
@@ -202,7 +170,41 @@ impl Control {
         }
     }
 
-    fn give_back(&mut self, (id, pair): Taken) {
+    /// A worker has no such pair: nobody has, so nothing is to be waited for.
+    fn recovery_has_none(&mut self, id: PairId, now: Time) {
+        let controller = id.controller;
+        match self.step(controller) {
+            Step::Taking(command) if command.pair == id => self.recovered(controller),
+            Step::Gathering { mut missing, have } => {
+                missing.retain(|m| *m != id);
+                self.recovery(controller).step = Step::Gathering { missing, have };
+                self.try_reset(controller, now);
+            }
+            other => self.recovery(controller).step = other,
+        }
+    }
+
+    /// A pair was made though a recovery is going on: then it does not go to its worker yet. Comes back otherwise.
+    pub(super) fn recovery_keeps(&mut self, id: PairId, pair: Box<QueuePair>) -> Option<Box<QueuePair>> {
+        match &mut self.recovery(id.controller).step {
+            Step::Gathering { have, .. } | Step::Resetting(have) => {
+                have.push((id, pair));
+                None
+            }
+            // The last is the one that is being created again.
+            Step::Reviving(rest, _) => {
+                rest.insert(0, (id, pair));
+                None
+            }
+            Step::Lost => {
+                self.end_pair(id, pair);
+                None
+            }
+            _ => Some(pair),
+        }
+    }
+
+    pub(super) fn give_back(&mut self, (id, pair): Taken) {
         if let Some(worker) = self.pairs.get(&id).map(|p| p.worker) {
             self.tell(worker, ToWorker::AddPair(id, pair));
         }
@@ -241,12 +243,15 @@ impl Control {
                     Ok(()) => self.give_back((id, pair)),
                     Err(_) => self.drop_pair(id, pair, quiet),
                 }
+                self.recovered(controller);
             }
             Step::Reviving(mut rest, quiet) if rest.last().is_some_and(|(id, _)| id.queue == queue) => {
                 if let Some((id, mut pair)) = rest.pop() {
                     let recovery = self.recovery(controller);
                     let mercy = recovery.resets.len() <= RESETS_WITH_MERCY;
                     let guilty = recovery.guilty;
+                    // A device may have come back as another: then nothing is issued again that was meant for the old one.
+                    let mercy = mercy && !self.sessions.values().any(|s| s.uses(id) && s.is_lost());
                     let fails = &mut |tag: Tag| !mercy || guilty == Some((id, tag.queue));
                     match pair.restart(quiet, doorbells, fails) {
                         Ok(()) => self.give_back((id, pair)),
@@ -265,6 +270,7 @@ impl Control {
             Step::Recreating(_, (id, pair), quiet) if id.queue == queue => {
                 self.recovery(controller).guilty = None;
                 self.drop_pair(id, pair, quiet);
+                self.recovered(controller);
             }
             Step::Reviving(mut rest, quiet) if rest.last().is_some_and(|(id, _)| id.queue == queue) => {
                 if let Some((id, pair)) = rest.pop() {
@@ -304,14 +310,12 @@ impl Control {
                 self.recovery(controller).step = Step::Lost;
                 return;
             }
-            Step::Aborting(c) | Step::Grace(c, _) | Step::Asking(c) | Step::Taking(c) => {
+            Step::Aborting(c) | Step::Grace(c, _) | Step::Asking(c, _) | Step::Taking(c) => {
                 self.recovery(controller).guilty = Some((c.pair, c.token));
             }
-            Step::Idle => {}
+            Step::Idle | Step::Looking(_) => {}
         }
-        let held = |id: &PairId| have.iter().any(|(h, _)| h == id);
-        let missing: Vec<PairId> =
-            self.pairs.keys().filter(|id| id.controller == controller && !held(id)).copied().collect();
+        let missing = self.pairs_away(controller, &have);
         for id in &missing {
             self.tell_pair(*id, ToWorker::TakePair(*id));
         }
@@ -362,7 +366,17 @@ impl Control {
         }
         let recovery = self.recovery(controller);
         recovery.guilty = None;
-        recovery.step = Step::Idle;
+        // All of them failed, or were issued again.
+        recovery.late.clear();
+        self.retire_held(controller);
+        self.recovered(controller);
+    }
+
+    /// The pairs of a controller that are with their workers, and not on their way to be retired.
+    fn pairs_away(&self, controller: u16, have: &[Taken]) -> Vec<PairId> {
+        let held = |id: &PairId| have.iter().any(|(h, _)| h == id);
+        let away = self.pairs.iter().filter(|(id, p)| id.controller == controller && p.retiring.is_none());
+        away.map(|(id, _)| *id).filter(|id| !held(id)).collect()
     }
 
     /// The controller is gone, or of no use any more. Everything on it ends.
@@ -377,16 +391,20 @@ impl Control {
             | Step::Idle
             | Step::Aborting(_)
             | Step::Grace(..)
-            | Step::Asking(_)
+            | Step::Asking(..)
+            | Step::Looking(_)
             | Step::Taking(_) => Vec::new(),
         };
-        let held = |id: &PairId| have.iter().any(|(h, _)| h == id);
-        let away: Vec<PairId> =
-            self.pairs.keys().filter(|id| id.controller == controller && !held(id)).copied().collect();
+        let away = self.pairs_away(controller, &have);
+        for (_, state) in self.pairs.iter_mut().filter(|(id, _)| id.controller == controller) {
+            state.serving = false;
+        }
+        let recovery = self.recovery(controller);
+        recovery.step = Step::Lost;
+        recovery.late.clear();
         for (id, pair) in have {
             self.end_pair(id, pair);
         }
-        self.recovery(controller).step = Step::Lost;
         // The others follow when their workers hand them back (`recovery_took`).
         for id in away {
             self.tell_pair(id, ToWorker::TakePair(id));
@@ -396,6 +414,7 @@ impl Control {
         for key in lost {
             self.lose_session(key);
         }
+        self.retire_held(controller);
         self.catalogue.remove_controller(controller);
         self.check_scanned();
     }
@@ -417,6 +436,7 @@ impl Control {
     fn keep_for_ever(&mut self, taken: Taken) {
         let id = taken.0;
         self.quarantined.push(taken);
+        self.pairs.remove(&id);
         let users: Vec<_> = self.sessions.iter().filter(|(_, s)| s.uses(id)).map(|(key, _)| *key).collect();
         for key in users {
             self.quarantine(key);

@@ -5,9 +5,11 @@ use alloc::string::String;
 use core::time::Duration;
 
 use nvme_platform::Time;
-use nvme_policy::{Access, Grant, Namespace};
+use nvme_policy::{Access, Extent, Grant, Namespace};
 use nvme_session::factory::{NamespaceEntry, PartitionEntry};
+use nvme_session::memory::QuietBy;
 
+use super::super::message::PairId;
 use super::{Control, Event};
 use crate::disk::{ReadFailed, Scan, Step};
 use crate::nvme::{self, Controller, NamespaceInfo, QueueQuiet, ScanError};
@@ -99,6 +101,11 @@ impl Unit {
         self.quiet
     }
 
+    /// Whether the device has no way to any memory.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.quiet.is_some_and(|quiet| quiet.by() == QuietBy::CutOff)
+    }
+
     pub(super) fn lose(&mut self, quiet: Option<QueueQuiet>) {
         self.state = ControllerState::Lost;
         self.quiet = quiet;
@@ -152,17 +159,25 @@ impl Control {
             }
             nvme::Event::PairReady { token, pair } => self.pair_ready(controller, token, pair),
             nvme::Event::PairFailed { token, why } => self.pair_failed(controller, token, why),
-            nvme::Event::PairDeleted { id, quiet } => self.pair_deleted(controller, id, quiet),
+            nvme::Event::PairDeleted { id, quiet } => {
+                if !self.retire_deleted(PairId { controller, queue: id }) {
+                    self.pair_deleted(controller, id, quiet);
+                }
+            }
             nvme::Event::PairRecreated { id, doorbells } => self.pair_recreated(controller, id, doorbells),
             nvme::Event::PairLost { id, why } => {
                 nvme_platform::error!("{}: queue pair {id} is lost: {why}", unit.name);
                 self.pair_lost(controller, id);
             }
             nvme::Event::Aborted { pair, cid, outcome } => {
-                nvme_platform::debug!("{}: abort of {cid:#06x} on {pair}: {outcome:?}", unit.name);
+                nvme_platform::debug!("{}: abort of {:#06x} on pair {} ended", unit.name.as_str(), cid, pair);
                 self.aborted(controller, pair, cid, now);
             }
-            nvme::Event::Reset { quiet } => self.reset_done(controller, quiet),
+            nvme::Event::Reset { quiet } => {
+                // It may have come back as another.
+                self.namespaces_changed(at);
+                self.reset_done(controller, quiet);
+            }
             nvme::Event::ResetNeeded(why) => {
                 nvme_platform::warn!("{}: a reset is needed: {why}", unit.name);
                 self.reset_needed(controller, now);
@@ -186,8 +201,13 @@ impl Control {
         unit.scanning = None;
         let present = unit.pending.iter().copied().collect::<alloc::vec::Vec<_>>();
         self.catalogue.keep_namespaces(at as u16, &present);
+        // With other blocks, what a session holds would be other bytes, and transfers would have other lengths.
+        let same = |n: &NamespaceInfo, e: &Extent| {
+            n.namespace() == e.namespace() && n.block_size() == e.block_size()
+        };
         let gone = |s: &super::Session| {
-            usize::from(s.controller()) == at && !present.contains(&s.minted().grant().extent().namespace())
+            let extent = s.minted().grant().extent();
+            usize::from(s.controller()) == at && !unit.controller.namespaces().iter().any(|n| same(n, extent))
         };
         let lost: alloc::vec::Vec<_> =
             self.sessions.iter().filter(|(_, s)| gone(s)).map(|(key, _)| *key).collect();
@@ -289,8 +309,11 @@ impl Control {
         scanning.reading = false;
         match result {
             Ok(bytes) => scanning.scan.supply(Ok(&bytes)),
-            Err(ScanError::NoPair | ScanError::NotReady) => {
+            Err(why @ (ScanError::NoPair | ScanError::NotReady)) => {
                 scanning.retry = Some(now + RETRY);
+                if why == ScanError::NoPair {
+                    self.retire_idle(at as u16);
+                }
             }
             Err(why) => {
                 let namespace = scanning.namespace.namespace();

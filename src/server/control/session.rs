@@ -144,6 +144,10 @@ impl Session {
         self.lost
     }
 
+    pub(super) fn is_quarantined(&self) -> bool {
+        self.quarantined
+    }
+
     /// How many virtqueues run (or are about to).
     pub fn running(&self) -> usize {
         self.queues.len()
@@ -161,6 +165,11 @@ impl Session {
 
     pub(super) fn uses(&self, pair: PairId) -> bool {
         self.pair == SessionPair::Has(pair)
+    }
+
+    /// Whether it has queues to be served, and nobody makes a pair for it.
+    pub(super) fn waits_for_pair(&self) -> bool {
+        self.pair == SessionPair::None && !self.lost && !self.queues.is_empty()
     }
 
     /// Whether a worker has queues of it.
@@ -263,12 +272,12 @@ impl Control {
         spec: QueueSpec,
         notify: Box<dyn Notify>,
     ) -> Result<(), SessionError> {
-        let direction = self.config.direction;
+        let (direction, queues) = (self.config.direction, self.config.queues);
         let session = self.live(key)?;
         if session.lost {
             return Err(SessionError::DeviceLost);
         }
-        if session.queues.contains_key(&index) {
+        if index >= queues || session.queues.contains_key(&index) {
             return Err(SessionError::Queue);
         }
         let config = QueueConfig {
@@ -297,7 +306,13 @@ impl Control {
     /// Hands waiting queues to the worker, once the session has a pair.
     pub(super) fn launch_queues(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
-        let SessionPair::Has(pair) = session.pair else { return };
+        // The queues of a lost session fail what they are asked, without any pair.
+        let nowhere = PairId { controller: session.controller(), queue: 0 };
+        let pair = match session.pair {
+            SessionPair::Has(pair) => pair,
+            _ if session.lost => nowhere,
+            _ => return,
+        };
         let worker = session.worker;
         let mut launched = Vec::new();
         for (index, state) in &mut session.queues {
@@ -368,8 +383,9 @@ impl Control {
 
     pub(super) fn queue_stopped(&mut self, key: QueueKey, next: u16) {
         let QueueKey { session: key, index } = key;
-        if let Some(session) = self.sessions.get_mut(&key) {
-            session.queues.remove(&index);
+        if let Some(session) = self.sessions.get_mut(&key)
+            && session.queues.remove(&index).is_some()
+        {
             self.events.push_back(Event::QueueStopped(key, index, next));
         }
     }
@@ -413,6 +429,7 @@ impl Control {
 
     /// Takes the next step of what sessions are busy with.
     pub(super) fn poll_sessions(&mut self) {
+        self.assign_waiting();
         let keys: Vec<SessionKey> = self
             .sessions
             .iter()
@@ -452,6 +469,12 @@ impl Control {
         if session.quarantined {
             nvme_platform::error!("session {}: its memory is kept, for nothing proves it free", key.0);
             core::mem::forget(session.registry);
+            if let Some(job) = session.job {
+                if job.is_asked() {
+                    self.events.push_back(Event::Done(key, Err(SessionError::DeviceLost)));
+                }
+                core::mem::forget(job);
+            }
         }
         let ended = self.catalogue.end(session.minted.session());
         if let Some(namespace) = ended.rescan {
@@ -466,10 +489,13 @@ impl Control {
         if core::mem::replace(&mut session.lost, true) {
             return;
         }
-        let worker = session.worker;
-        if session.at_worker() {
-            self.tell(worker, ToWorker::Fail(key));
+        if !matches!(session.pair, SessionPair::Has(_)) {
+            session.pair = SessionPair::None;
         }
+        let worker = session.worker;
+        self.launch_queues(key);
+        // It comes after the queues that were just launched, and there may be others.
+        self.tell(worker, ToWorker::Fail(key));
         self.events.push_back(Event::Lost(key));
     }
 

@@ -1,0 +1,148 @@
+//! A software controller whose place on the bus can be made to fail, and that keeps count of what it can reach.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use nvme_platform::{
+    Bus, CutOff, Device, DeviceError, DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova,
+    QueueDoorbells, Registers, Window,
+};
+use nvme_soft::SoftDevice;
+
+/// What a test can do to a device, and see of it.
+#[derive(Default)]
+pub(crate) struct Knobs {
+    pub(crate) cut_off_fails: AtomicBool,
+    pub(crate) reset_fails: AtomicBool,
+    pub(crate) unmap_fails: AtomicBool,
+    /// So many calls of `map` succeed.
+    pub(crate) maps_left: Mutex<Option<usize>>,
+    /// What of client memory is reserved: address and how many bytes of it are mapped.
+    pub(crate) mapped: Mutex<BTreeMap<u64, u64>>,
+    pub(crate) maps: AtomicUsize,
+    pub(crate) unmaps: AtomicUsize,
+    pub(crate) function_resets: AtomicUsize,
+    pub(crate) cut_offs: AtomicUsize,
+    /// Values written to CC.
+    pub(crate) configured: Mutex<Vec<u32>>,
+    /// Pages of the driver's own.
+    pub(crate) pool: AtomicUsize,
+}
+
+impl Knobs {
+    pub(crate) fn set(flag: &AtomicBool) {
+        flag.store(true, Ordering::SeqCst);
+    }
+
+    /// How many regions are reserved, and how many bytes mapped.
+    pub(crate) fn reach(&self) -> (usize, u64) {
+        let mapped = self.mapped.lock().unwrap();
+        (mapped.len(), mapped.values().sum())
+    }
+
+    pub(crate) fn count(counter: &AtomicUsize) -> usize {
+        counter.load(Ordering::SeqCst)
+    }
+}
+
+pub(crate) struct TestDevice {
+    pub(crate) soft: SoftDevice,
+    pub(crate) knobs: Arc<Knobs>,
+}
+
+impl Registers for TestDevice {
+    fn read32(&self, offset: u32) -> u32 {
+        self.soft.read32(offset)
+    }
+    fn write32(&mut self, offset: u32, value: u32) {
+        if offset == 0x14 {
+            self.knobs.configured.lock().unwrap().push(value);
+        }
+        self.soft.write32(offset, value);
+    }
+}
+
+impl DmaSpace for TestDevice {
+    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
+        let at = self.soft.dma().reserve(len)?;
+        self.knobs.mapped.lock().unwrap().insert(at.0, 0);
+        Ok(at)
+    }
+    fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {
+        if let Some(left) = &mut *self.knobs.maps_left.lock().unwrap() {
+            *left = left.checked_sub(1).ok_or(DmaError::NoMemory)?;
+        }
+        self.knobs.maps.fetch_add(1, Ordering::SeqCst);
+        self.soft.dma().map(at, memory, rights)?;
+        let mut mapped = self.knobs.mapped.lock().unwrap();
+        if let Some((_, bytes)) = mapped.range_mut(..=at.0).next_back() {
+            *bytes += memory.len() as u64;
+        }
+        Ok(())
+    }
+    fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
+        self.knobs.unmaps.fetch_add(1, Ordering::SeqCst);
+        if self.knobs.unmap_fails.load(Ordering::SeqCst) {
+            return Err(DmaError::NoMemory);
+        }
+        self.soft.dma().unmap(at, len)?;
+        self.knobs.mapped.lock().unwrap().remove(&at.0);
+        Ok(())
+    }
+}
+
+impl DmaPool for TestDevice {
+    fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
+        let memory = self.soft.pool().allocate(pages)?;
+        self.knobs.pool.fetch_add(pages, Ordering::SeqCst);
+        Ok(memory)
+    }
+    fn recycle(&mut self, memory: DriverMemory) {
+        self.knobs.pool.fetch_sub(memory.window().len() / 4096, Ordering::SeqCst);
+        self.soft.pool().recycle(memory);
+    }
+}
+
+impl Bus for TestDevice {
+    fn vectors(&self) -> u16 {
+        self.soft.vectors()
+    }
+    fn master(&mut self, on: bool) -> Result<(), DeviceError> {
+        self.soft.master(on)
+    }
+    fn reset(&mut self) -> Result<(), DeviceError> {
+        self.knobs.function_resets.fetch_add(1, Ordering::SeqCst);
+        if self.knobs.reset_fails.load(Ordering::SeqCst) {
+            return Err(DeviceError::Failed);
+        }
+        Bus::reset(&mut self.soft)
+    }
+    fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
+        self.knobs.cut_offs.fetch_add(1, Ordering::SeqCst);
+        if self.knobs.cut_off_fails.load(Ordering::SeqCst) {
+            return Err(DeviceError::Failed);
+        }
+        let proof = self.soft.cut_off()?;
+        self.knobs.mapped.lock().unwrap().clear();
+        Ok(proof)
+    }
+}
+
+impl Device for TestDevice {
+    fn registers(&mut self) -> &mut dyn Registers {
+        self
+    }
+    fn dma(&mut self) -> &mut dyn DmaSpace {
+        self
+    }
+    fn pool(&mut self) -> &mut dyn DmaPool {
+        self
+    }
+    fn bus(&mut self) -> &mut dyn Bus {
+        self
+    }
+    fn doorbells(&mut self, queue: u16, stride: u32) -> Result<Box<dyn QueueDoorbells>, DeviceError> {
+        self.soft.doorbells(queue, stride)
+    }
+}

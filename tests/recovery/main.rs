@@ -1,0 +1,8 @@
+//! The server core as a whole: control and workers over faulty controllers, in simulated time.
+//!
+//! `rig` steps everything by hand; `device` is the controller with its place on the bus; `client` is the driver's side.
+
+mod client;
+mod device;
+mod rig;
+mod timeouts;
