@@ -1,6 +1,6 @@
 //! Completions: an operation's way back.
 
-use nvme_platform::{Window, warn};
+use nvme_platform::{Window, trace, warn};
 use nvme_session::memory::DmaRange;
 use nvme_session::operation::{Operation, Outcome, Tag};
 

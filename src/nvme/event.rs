@@ -205,6 +205,17 @@ pub enum AbortOutcome {
     Unanswered,
 }
 
+impl AbortOutcome {
+    /// For the log.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Aborted => "aborted",
+            Self::NotAborted => "not aborted",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
 /// Why only a reset helps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ResetReason {

@@ -21,7 +21,7 @@ mod request;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
-use nvme_platform::Window;
+use nvme_platform::{Window, debug};
 
 pub use config::{Direction, QueueConfig};
 use flight::{Ended, Flights};
@@ -76,6 +76,10 @@ impl BlkQueue {
         let has = |bit| config.features & bit != 0;
         let event_idx = has(features::EVENT_IDX);
         let ring = Ring::new(&config.rings, config.size, config.next_avail, event_idx, &table)?;
+        debug!(
+            "ring of {} entries starts at {}, features {:#x}",
+            config.size, config.next_avail, config.features
+        );
         Ok(Self {
             ring,
             held: Held::new(&table),
@@ -107,6 +111,7 @@ impl BlkQueue {
 
     #[cold]
     fn fail(&mut self, why: Broken) -> Next {
+        debug!("ring broken at {}, {} requests in flight", self.ring.next_avail(), self.flights.count());
         self.broken = Some(why);
         Next::Broken(why)
     }

@@ -2,6 +2,7 @@
 
 use core::mem;
 
+use nvme_platform::trace;
 use nvme_policy::{LbaRange, WritePermit};
 use zerocopy::{FromBytes, transmute};
 
@@ -79,6 +80,7 @@ impl BlkQueue {
 
     #[inline(never)]
     fn answer_now(&mut self, head: u16, at: Pinned, status: Status, data: u32) -> Next {
+        trace!("request {} is answered at once: status {}", head, status as u8);
         self.answer(head, at, status, data);
         Next::Again
     }

@@ -170,7 +170,13 @@ impl Control {
                 self.pair_lost(controller, id);
             }
             nvme::Event::Aborted { pair, cid, outcome } => {
-                nvme_platform::debug!("{}: abort of {:#06x} on pair {} ended", unit.name.as_str(), cid, pair);
+                nvme_platform::debug!(
+                    "{}: abort of {:#06x} on pair {}: {}",
+                    unit.name.as_str(),
+                    cid,
+                    pair,
+                    outcome.word()
+                );
                 self.aborted(controller, pair, cid, now);
             }
             nvme::Event::Reset { quiet } => {

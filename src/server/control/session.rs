@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use nvme_platform::Notify;
+use nvme_platform::{Notify, debug};
 use nvme_policy::Policy;
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig, RegistryError};
@@ -227,6 +227,7 @@ impl Control {
                 quarantined: false,
             },
         );
+        debug!("session {}: minted", key.0);
         Ok(key)
     }
 
@@ -324,6 +325,10 @@ impl Control {
             }
         }
         for new in launched {
+            debug!(
+                "session {}: queue {} on pair {} of controller {}",
+                key.0, new.key.index, pair.queue, pair.controller
+            );
             self.tell(worker, ToWorker::AddQueue(new));
         }
     }
@@ -353,6 +358,7 @@ impl Control {
     /// Stops a virtqueue after what is in flight has ended: [`Event::QueueStopped`]. An error when it does not run.
     pub fn stop_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
         self.live(key)?;
+        debug!("session {}: queue {} stops", key.0, index);
         self.stop(key, index)
     }
 
@@ -414,6 +420,7 @@ impl Control {
     /// Ends a session: its queues stop, its memory is unmapped, its device is free again. Ends in
     /// [`Event::Ended`]. Nothing else can be asked of it any more.
     pub fn end(&mut self, key: SessionKey) {
+        debug!("session {}: ends", key.0);
         self.head_for(key, Goal::End);
     }
 
