@@ -28,5 +28,5 @@ mod time;
 pub use device::{Bus, CutOff, Device, DeviceError, QueueDoorbells, Registers};
 pub use dma::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
 pub use notify::Notify;
-pub use nvme_mem::{OutOfBounds, Owner, Window};
+pub use nvme_mem::{Entries, OutOfBounds, Owner, Window};
 pub use time::Time;

@@ -2,7 +2,7 @@
 
 use nvme_policy::{LbaRange, WritePermit};
 
-use crate::memory::{DmaRange, Segments};
+use crate::memory::{DmaRange, Ranges, Segments};
 
 /// Which request an operation belongs to. The driver keeps it and hands it back; it means nothing to it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -17,15 +17,15 @@ pub struct Tag {
 #[derive(Debug)]
 pub struct Transfer {
     place: LbaRange,
-    memory: Segments,
+    memory: Ranges,
 }
 
 impl Transfer {
     /// Joins a place and memory. Hands both back when their byte counts disagree.
-    #[inline]
-    pub fn new(place: LbaRange, memory: Segments) -> Result<Self, (LbaRange, Segments)> {
-        let bytes: u64 = memory.iter().map(|s| u64::from(s.len())).sum();
-        if bytes == place.bytes() { Ok(Self { place, memory }) } else { Err((place, memory)) }
+    #[inline(always)]
+    pub fn new(place: LbaRange, memory: impl Into<Ranges>) -> Result<Self, (LbaRange, Ranges)> {
+        let memory = memory.into();
+        if memory.bytes() == place.bytes() { Ok(Self { place, memory }) } else { Err((place, memory)) }
     }
 
     /// Where on disk.
@@ -35,13 +35,23 @@ impl Transfer {
     }
 
     /// Where in memory.
-    #[inline]
+    #[inline(always)]
     pub fn memory(&self) -> &[DmaRange] {
-        &self.memory
+        self.memory.as_slice()
+    }
+
+    /// Where in memory, when that is one range.
+    #[inline(always)]
+    pub fn one(&self) -> Option<&DmaRange> {
+        match &self.memory {
+            Ranges::One(range) => Some(range),
+            Ranges::Many(_) => None,
+        }
     }
 
     /// Its parts.
-    pub fn into_parts(self) -> (LbaRange, Segments) {
+    #[inline(always)]
+    pub fn into_parts(self) -> (LbaRange, Ranges) {
         (self.place, self.memory)
     }
 
@@ -52,12 +62,24 @@ impl Transfer {
         blocks: u64,
         mut spare: Segments,
     ) -> Result<(Transfer, Transfer), (Transfer, Segments)> {
-        let Self { place, mut memory } = self;
+        let Self { place, memory } = self;
         let (place, rest) = match place.split_at(blocks) {
             Ok(both) => both,
             Err(place) => return Err((Self { place, memory }, spare)),
         };
         let mut left = place.bytes();
+        let mut memory = match memory {
+            Ranges::Many(memory) => memory,
+            Ranges::One(range) => match range.split_at(left as u32) {
+                Ok((a, b)) => {
+                    spare.push(b);
+                    let (head, rest) = (Self { place, memory: Ranges::One(a) }, rest);
+                    return Ok((head, Self { place: rest, memory: Ranges::Many(spare) }));
+                }
+                // It is as long as both places together, so it can be divided.
+                Err(range) => [range].into(),
+            },
+        };
         let mut whole = 0;
         while let Some(s) = memory.get(whole)
             && u64::from(s.len()) <= left
@@ -81,7 +103,7 @@ impl Transfer {
         }
         spare.extend(tail);
         memory.extend(head);
-        Ok((Self { place, memory }, Self { place: rest, memory: spare }))
+        Ok((Self { place, memory: Ranges::Many(memory) }, Self { place: rest, memory: Ranges::Many(spare) }))
     }
 }
 

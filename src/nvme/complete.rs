@@ -29,13 +29,10 @@ impl QueuePair {
 
     /// The next operation that ended. `windows` finds client memory for data that was bounced.
     /// After the last one of a pass, [`finish_poll`](Self::finish_poll).
-    #[inline]
+    #[inline(always)]
     pub fn next_done(&mut self, windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>) -> Option<Done> {
-        if let Some(done) = self.ended.pop() {
-            return Some(done);
-        }
-        if self.state != State::Running {
-            return None;
+        if !self.ended.is_empty() || self.state != State::Running {
+            return self.ended.pop();
         }
         // A controller that fills the queue with strays as fast as they are taken is not listened to for ever.
         for _ in 0..self.config.depth {
@@ -53,7 +50,7 @@ impl QueuePair {
 
     /// The command that a completion is about. Nothing that the controller says here is believed: an entry that does
     /// not fit is counted and dropped.
-    #[inline]
+    #[inline(always)]
     fn matching(&mut self, completion: &Completion) -> Option<Issued> {
         if completion.status.code() == Status::SQ_DELETED {
             // The queue is being deleted: its commands end, or are issued again, when that is proven.
@@ -78,7 +75,7 @@ impl QueuePair {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(
         &mut self,
         issued: Issued,
@@ -86,16 +83,32 @@ impl QueuePair {
         windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
     ) -> Done {
         let Issued { operation, tag, bounce, .. } = issued;
-        let mut outcome = if status.ok() { Outcome::Done } else { self.failed(&operation, status) };
-        if let Some(chunk) = bounce {
-            if let (Operation::Read(transfer), Outcome::Done) = (&operation, outcome)
-                && self.bounce.scatter(chunk, transfer.memory(), &mut |range| windows(tag, range)).is_err()
-            {
-                outcome = Outcome::Failed;
-            }
-            self.bounce.put(chunk);
-        }
+        let outcome = match bounce {
+            None if status.ok() => Outcome::Done,
+            None => self.failed(&operation, status),
+            Some(chunk) => self.end_bounced(chunk, &operation, tag, status, windows),
+        };
         Done { tag, operation, outcome, quiet: quiet::completed() }
+    }
+
+    /// Copies what a read brought, and lets go of the chunk.
+    #[cold]
+    fn end_bounced(
+        &mut self,
+        chunk: u16,
+        operation: &Operation,
+        tag: Tag,
+        status: Status,
+        windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
+    ) -> Outcome {
+        let mut outcome = if status.ok() { Outcome::Done } else { self.failed(operation, status) };
+        if let (Operation::Read(transfer), Outcome::Done) = (operation, outcome)
+            && self.bounce.scatter(chunk, transfer.memory(), &mut |range| windows(tag, range)).is_err()
+        {
+            outcome = Outcome::Failed;
+        }
+        self.bounce.put(chunk);
+        outcome
     }
 
     #[cold]

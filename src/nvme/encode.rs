@@ -7,6 +7,7 @@ use nvme_session::operation::{Operation, Transfer};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
+use super::spec::PAGE;
 use super::spec::command::{Command, DEALLOCATE, DsmRange, FUA, PSDT_SGL, io};
 use super::transfer::{How, ListPage, prps, sgl};
 
@@ -55,6 +56,28 @@ pub(super) fn is_longer(operation: &Operation, blocks: u64) -> bool {
         Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => place.blocks() > blocks,
         Operation::Flush { .. } => false,
     }
+}
+
+/// The command, without its identifier, of a read or a write of one range of memory that its two PRP entries can
+/// name: what most are. `None` for any other, which goes by [`plan`](super::transfer::plan). `limit` is the most bytes of
+/// one command.
+#[inline(always)]
+pub(super) fn usual(operation: &Operation, controller: u16, limit: u32) -> Option<Command> {
+    let (opcode, transfer, fua) = match operation {
+        Operation::Read(transfer) => (io::READ, transfer, false),
+        Operation::Write { transfer, permit, fua } if permit.namespace() == transfer.place().namespace() => {
+            (io::WRITE, transfer, *fua)
+        }
+        _ => return None,
+    };
+    let (place, range) = (transfer.place(), transfer.one()?);
+    let (addr, len) = (range.iova().0, range.len());
+    let room = PAGE - (addr & u64::from(PAGE - 1)) as u32;
+    if addr & 3 != 0 || len > room + PAGE || len > limit || place.namespace().controller != controller {
+        return None;
+    }
+    let second = if len > room { addr.wrapping_add(room.into()) } else { 0 };
+    Some(with_place(opcode, place, fua, 0, [addr.into(), second.into()]))
 }
 
 /// Divides an operation after `blocks` blocks, when it is longer.

@@ -43,13 +43,13 @@ impl<T> InFlight<T> {
     }
 
     /// The slot that the next command takes; below the most that there can be. `None` when full.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next_slot(&self) -> Option<usize> {
         (!self.is_full()).then(|| self.slots.vacant_key())
     }
 
     /// The slot and the identifier that [`put`](Self::put) takes next. `None` when full.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next(&self) -> Option<(usize, u16)> {
         let slot = self.next_slot()?;
         let sequence = self.sequence.get(slot)?;
@@ -57,7 +57,7 @@ impl<T> InFlight<T> {
     }
 
     /// Keeps a command under the identifier that [`next`](Self::next) just gave.
-    #[inline]
+    #[inline(always)]
     pub(super) fn put(&mut self, cid: u16, command: T) {
         let slot = self.slots.insert((cid, command));
         if let Some(sequence) = self.sequence.get_mut(slot) {
@@ -83,7 +83,7 @@ impl<T> InFlight<T> {
     }
 
     /// Takes the command with this identifier, if it is in flight.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, cid: u16) -> Option<T> {
         let slot = self.slot(cid);
         match self.slots.get(slot) {

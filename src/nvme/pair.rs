@@ -14,7 +14,7 @@ use nvme_session::memory::{Quiet, Spares, Windows};
 use nvme_session::operation::{Operation, Outcome, Tag, Transfer};
 
 use super::bounce::Bounce;
-use super::encode::{Limited, Memory, command, data, is_longer, split};
+use super::encode::{Limited, Memory, command, data, is_longer, split, usual};
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::quiet::{self, Generation};
@@ -216,7 +216,7 @@ impl QueuePair {
     /// Issues an operation, or as much of it as one command can do. The controller sees it after
     /// [`ring`](Self::ring). `windows` is the queue that the operation came from: data that neither PRPs nor SGLs can
     /// describe is copied through it.
-    #[inline]
+    #[inline(always)]
     pub fn submit<W: Windows + ?Sized>(
         &mut self,
         operation: Operation,
@@ -228,18 +228,50 @@ impl QueuePair {
         let Some((slot, cid)) = self.flight.next().filter(|_| self.state == State::Running) else {
             return Submit::Full(operation);
         };
+        let usual = usual(&operation, self.config.controller, self.config.caps.transfer);
+        let Some(mut sqe) = usual else {
+            return self.submit_any(operation, (slot, cid), tag, now, windows, spares);
+        };
+        sqe.cid = cid.into();
+        self.issue(&sqe, cid, operation, How::Prp, tag, now)
+    }
+
+    /// Issues an operation of any shape.
+    #[inline(never)]
+    fn submit_any<W: Windows + ?Sized>(
+        &mut self,
+        operation: Operation,
+        (slot, cid): (usize, u16),
+        tag: Tag,
+        now: Time,
+        windows: &W,
+        spares: &mut Spares,
+    ) -> Submit {
         let Some((how, blocks)) = self.first_part(&operation) else {
             return refused(operation, tag, Outcome::Failed);
         };
         if how == How::Bounce || is_longer(&operation, blocks) {
             return self.submit_part(operation, (how, blocks), (slot, cid), tag, now, windows, spares);
         }
-        // The usual way: all of it in one command, and the operation moves once.
         let Ok(mut sqe) = self.encode(slot, &operation, how, None) else {
             return refused(operation, tag, Outcome::Failed);
         };
         sqe.cid = cid.into();
-        if self.sq.push(&sqe).is_err() {
+        self.issue(&sqe, cid, operation, how, tag, now)
+    }
+
+    /// Writes the command for all of an operation, and keeps the operation.
+    #[inline(always)]
+    fn issue(
+        &mut self,
+        sqe: &Command,
+        cid: u16,
+        operation: Operation,
+        how: How,
+        tag: Tag,
+        now: Time,
+    ) -> Submit {
+        if self.sq.push(sqe).is_err() {
             return refused(operation, tag, Outcome::Failed);
         }
         let deadline = now + self.config.timeout;

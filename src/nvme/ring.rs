@@ -3,7 +3,7 @@
 
 use nvme_platform::{OutOfBounds, Window};
 
-use super::spec::command::{CQE_BYTES, CQE_DW2, CQE_DW3, CQE_PHASE, Command, Completion, SQE_SHIFT, Status};
+use super::spec::command::{CQE_BYTES, CQE_PHASE, Command, Completion, SQE_SHIFT, Status};
 
 /// A submission queue in driver memory. Whoever submits makes sure that no more than `depth - 1` commands are in
 /// flight; then a free entry needs no head pointer from the controller.
@@ -22,7 +22,7 @@ impl SubmissionRing {
     }
 
     /// Writes one entry. It is seen by the controller once the doorbell is rung.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, command: &Command) -> Result<(), OutOfBounds> {
         self.memory.write_value(usize::from(self.tail) << SQE_SHIFT, command)?;
         self.tail = if self.tail + 1 == self.depth { 0 } else { self.tail + 1 };
@@ -63,17 +63,16 @@ impl CompletionRing {
     }
 
     /// Takes the next entry, if there is one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn pop(&mut self) -> Option<Completion> {
         let at = usize::from(self.head) * CQE_BYTES;
-        // Acquire: the controller writes the phase tag last, so the rest of the entry, and the data that the command
-        // brought, are visible once the tag is.
-        let dw3 = self.memory.load32(at + CQE_DW3).ok()?;
+        // The controller writes the phase tag last, so the rest of the entry, and the data that the command brought,
+        // are visible once the tag is. Dwords 2 and 3 are loaded as one.
+        let [first, second] = self.memory.load_entry(at).ok()?;
+        let (dw0, dw2, dw3) = (first as u32, second as u32, (second >> 32) as u32);
         if dw3 & CQE_PHASE != self.phase {
             return None;
         }
-        let dw0 = self.memory.load32(at).ok()?;
-        let dw2 = self.memory.load32(at + CQE_DW2).ok()?;
         self.head += 1;
         if self.head == self.depth {
             self.head = 0;

@@ -563,6 +563,7 @@ fn stand_in_line(queue: &mut Queue, token: usize, line: &mut VecDeque<usize>) {
 }
 
 /// Submits one operation of a queue. False when the pair is full.
+#[inline(always)]
 fn submit(
     queue: &mut Queue,
     token: usize,

@@ -11,10 +11,12 @@
 
 extern crate alloc;
 
+mod entry;
 mod heap;
 mod owner;
 mod window;
 
+pub use entry::Entries;
 pub use heap::heap;
 pub use owner::Owner;
 pub use window::{OutOfBounds, Window};

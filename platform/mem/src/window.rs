@@ -81,7 +81,7 @@ impl Window {
     }
 
     #[inline]
-    fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfBounds> {
+    pub(crate) fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfBounds> {
         if offset > self.len || len > self.len - offset {
             return Err(OutOfBounds);
         }
@@ -117,7 +117,13 @@ impl Window {
 
     /// Copies `len` bytes to another window. The two may overlap.
     #[inline]
-    pub fn copy_to(&self, offset: usize, to: &Window, to_offset: usize, len: usize) -> Result<(), OutOfBounds> {
+    pub fn copy_to(
+        &self,
+        offset: usize,
+        to: &Window,
+        to_offset: usize,
+        len: usize,
+    ) -> Result<(), OutOfBounds> {
         let from = self.at(offset, len)?;
         let into = to.at(to_offset, len)?;
         // SAFETY: both are valid for `len` bytes, and `copy` allows overlap.
@@ -152,7 +158,11 @@ impl Window {
 
     /// Writes a value.
     #[inline]
-    pub fn write_value<T: IntoBytes + zerocopy::Immutable>(&self, offset: usize, value: &T) -> Result<(), OutOfBounds> {
+    pub fn write_value<T: IntoBytes + zerocopy::Immutable>(
+        &self,
+        offset: usize,
+        value: &T,
+    ) -> Result<(), OutOfBounds> {
         self.write(offset, value.as_bytes())
     }
 

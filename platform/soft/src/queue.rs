@@ -74,15 +74,14 @@ impl Poster {
     #[inline]
     pub(crate) fn post(&mut self, ring: &Window, size: u32, cqe: &Cqe) {
         let at = self.tail as usize * size_of::<Cqe>();
-        let last = u32::from(cqe.status.get() ^ u16::from(self.phase)) << 16 | u32::from(cqe.cid.get());
-        let first = [cqe.result.get(), cqe.reserved.get()];
-        let third = u32::from(cqe.sq_id.get()) << 16 | u32::from(cqe.sq_head.get());
-        // The ring was resolved for `size` entries, so none of these fails. The last store is a release: whoever
-        // acquires the phase tag sees the rest, and the data of the command.
-        let _ = ring.store32(at, first[0]);
-        let _ = ring.store32(at + 4, first[1]);
-        let _ = ring.store32(at + 8, third);
-        let _ = ring.store32(at + 12, last);
+        let first = u64::from(cqe.result.get()) | u64::from(cqe.reserved.get()) << 32;
+        let last = u64::from(cqe.sq_head.get())
+            | u64::from(cqe.sq_id.get()) << 16
+            | u64::from(cqe.cid.get()) << 32
+            | u64::from(cqe.status.get() ^ u16::from(self.phase)) << 48;
+        // The ring was resolved for `size` entries, so this does not fail. Whoever acquires the phase tag sees the rest,
+        // and the data of the command.
+        let _ = ring.store_entry(at, [first, last]);
         self.tail += 1;
         if self.tail >= size {
             self.tail = 0;

@@ -1,13 +1,22 @@
 //! What the server itself copies out of guest memory and into it: descriptors, headers, names.
 
-use super::{MemoryTable, NotMediated};
+use super::{MemoryTable, NotMediated, Region};
 
 impl MemoryTable {
     /// The 16 bytes at guest address `addr` as two words, each byte read once: a descriptor, a request's header. They
     /// may lie across regions.
-    #[inline]
     pub fn read_words(&self, addr: u64) -> Result<[u64; 2], NotMediated> {
-        let region = self.find(addr).ok_or(NotMediated::NotRegistered)?;
+        self.read_words_near(None, addr)
+    }
+
+    /// As [`read_words`](Self::read_words), probably from the region `near`.
+    #[inline(always)]
+    pub(crate) fn read_words_near<'a>(
+        &'a self,
+        near: Option<&'a Region>,
+        addr: u64,
+    ) -> Result<[u64; 2], NotMediated> {
+        let region = self.find_near(near, addr).ok_or(NotMediated::NotRegistered)?;
         match region.window.read_value((addr - region.guest) as usize) {
             Ok(words) => Ok(words),
             Err(_) => self.read_words_across(addr),

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::{Iova, Window};
 
-use super::{DmaRange, MemoryTable, Quiet, SLOTS_MAX, Segments};
+use super::{DmaRange, MemoryTable, Quiet, Region, SLOTS_MAX, Segments};
 
 /// What a request does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +38,7 @@ struct Slot {
 }
 
 impl Slot {
+    #[inline(never)]
     fn forget_unless_needed(&mut self) {
         if self.bytes == 0 && !self.listed {
             self.window = None;
@@ -100,10 +101,30 @@ impl Held {
         self.slots.iter().map(|s| s.bytes).fold(0, u64::saturating_add)
     }
 
-    /// The one place where a [`DmaRange`] is made: checks guest memory of `len` bytes at `addr` against `table` and
-    /// appends the ranges to `into`: one for each region it touches, two as a rule at most. On an error,
-    /// ranges may have been appended; the caller releases them.
-    #[inline]
+    /// The one place where a [`DmaRange`] is made: as much of guest memory of `len` bytes at `addr` as lies in the
+    /// region of its first byte. `len` is at least 1.
+    #[inline(always)]
+    fn range(
+        &mut self,
+        table: &MemoryTable,
+        addr: u64,
+        len: u32,
+        need: Rights,
+    ) -> Result<DmaRange, NotMediated> {
+        let region = table.find(addr).ok_or(NotMediated::NotRegistered)?;
+        if need == Rights::Write && !region.writable {
+            return Err(NotMediated::NotWritable);
+        }
+        let offset = addr - region.guest;
+        // The region's end is behind `addr`, so this is at least 1.
+        let now = (region.len - offset).min(u64::from(len)) as u32;
+        let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
+        slot.bytes += u64::from(now);
+        Ok(DmaRange::mediated(Iova(region.iova.0 + offset), now, region.slot))
+    }
+
+    /// Checks guest memory of `len` bytes at `addr` against `table` and appends the ranges to `into`: one for each
+    /// region it touches, two as a rule at most. On an error, ranges may have been appended; the caller releases them.
     pub fn mediate(
         &mut self,
         table: &MemoryTable,
@@ -116,28 +137,44 @@ impl Held {
             return Err(NotMediated::BadRange);
         }
         let (mut addr, mut left) = (addr, len);
-        loop {
-            let region = table.find(addr).ok_or(NotMediated::NotRegistered)?;
-            if need == Rights::Write && !region.writable {
-                return Err(NotMediated::NotWritable);
-            }
-            let offset = addr - region.guest;
-            // The region's end is behind `addr`, so this is at least 1; it shrinks `left` each time.
-            let now = (region.len - offset).min(u64::from(left)) as u32;
-            let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
-            slot.bytes += u64::from(now);
-            into.push(DmaRange::mediated(Iova(region.iova.0 + offset), now, region.slot));
-            left -= now;
-            if left == 0 {
-                return Ok(());
-            }
-            addr += u64::from(now);
+        while left > 0 {
+            let range = self.range(table, addr, left, need)?;
+            // Each range has at least a byte. Only behind the last one could the address wrap.
+            addr = addr.wrapping_add(u64::from(range.len()));
+            left -= range.len();
+            into.push(range);
         }
+        Ok(())
+    }
+
+    /// As [`mediate`](Self::mediate), for memory in one region: `None`, and nothing held, when it lies in several.
+    #[inline(always)]
+    pub fn mediate_one(
+        &mut self,
+        table: &MemoryTable,
+        addr: u64,
+        len: u32,
+        need: Rights,
+    ) -> Result<Option<DmaRange>, NotMediated> {
+        if len == 0 || addr.checked_add(u64::from(len)).is_none() {
+            return Err(NotMediated::BadRange);
+        }
+        let range = self.range(table, addr, len, need)?;
+        if range.len() == len {
+            return Ok(Some(range));
+        }
+        self.take_back(range);
+        Ok(None)
     }
 
     /// Takes a range back that the controller was proven to be done with.
-    #[inline]
+    #[inline(always)]
     pub fn release(&mut self, range: DmaRange, _proof: &Quiet) {
+        self.take_back(range);
+    }
+
+    #[inline(always)]
+    fn take_back(&mut self, range: DmaRange) {
         if let Some(slot) = self.slots.get_mut(usize::from(range.slot())) {
             slot.bytes = slot.bytes.saturating_sub(u64::from(range.len()));
             if !slot.listed {
@@ -154,9 +191,19 @@ impl Held {
     }
 
     /// Keeps the byte at guest address `addr` for a later [`write_pinned`](Self::write_pinned).
-    #[inline]
     pub fn pin(&mut self, table: &MemoryTable, addr: u64) -> Result<Pinned, NotMediated> {
-        let region = table.find(addr).ok_or(NotMediated::NotRegistered)?;
+        self.pin_near(table, None, addr)
+    }
+
+    /// As [`pin`](Self::pin), probably in the region `near`.
+    #[inline(always)]
+    pub(crate) fn pin_near<'a>(
+        &mut self,
+        table: &'a MemoryTable,
+        near: Option<&'a Region>,
+        addr: u64,
+    ) -> Result<Pinned, NotMediated> {
+        let region = table.find_near(near, addr).ok_or(NotMediated::NotRegistered)?;
         if !region.writable {
             return Err(NotMediated::NotWritable);
         }
@@ -198,8 +245,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::memory::QuietBy;
     use crate::memory::table::tests::region;
-    use crate::memory::{QuietBy, Region};
 
     fn quiet() -> Quiet {
         Quiet::seen(QuietBy::Completed)
@@ -255,6 +302,21 @@ mod tests {
         t.regions()[0].window.read(0xfff, &mut byte).unwrap();
         assert_eq!((byte, h.holds(0)), ([7], false));
         assert!(h.slots[0].window.is_none());
+    }
+
+    #[test]
+    fn memory_in_one_region_is_one_range_and_any_other_holds_nothing() {
+        let t = table();
+        let mut h = Held::new(&t);
+        let one = h.mediate_one(&t, 0x1800, 0x800, Rights::Write).unwrap().unwrap();
+        assert_eq!((one.iova().0 & 0xffff, one.len(), one.slot(), h.bytes()), (0x800, 0x800, 0, 0x800));
+        h.release(one, &quiet());
+        assert_eq!(h.mediate_one(&t, 0x1800, 0x801, Rights::Write), Ok(None));
+        let mut ask = |addr, len| h.mediate_one(&t, addr, len, Rights::Write).err();
+        assert_eq!(ask(0x9000, 16), Some(NotMediated::NotWritable));
+        assert_eq!(ask(0xfff, 2), Some(NotMediated::NotRegistered));
+        assert_eq!([ask(0x1000, 0), ask(u64::MAX, 2)], [Some(NotMediated::BadRange); 2]);
+        assert_eq!(h.bytes(), 0);
     }
 
     proptest! {

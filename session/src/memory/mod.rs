@@ -10,7 +10,7 @@ mod spares;
 mod table;
 
 pub use held::{Held, NotMediated, Pinned, Rights};
-pub use range::{DmaRange, Quiet, QuietBy, Segments, Windows};
+pub use range::{DmaRange, Quiet, QuietBy, Ranges, Segments, Windows};
 pub(crate) use spares::Lists;
 pub use spares::Spares;
 pub use table::{MemoryTable, Region, TableError};

@@ -56,6 +56,61 @@ impl DmaRange {
 /// The ranges of one transfer, in order. Its storage is used again and again: see [`Spares`](super::Spares).
 pub type Segments = Vec<DmaRange>;
 
+/// The ranges of one transfer. One, as a rule, which needs no storage apart.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Ranges {
+    /// One.
+    One(DmaRange),
+    /// Any number.
+    Many(Segments),
+}
+
+impl Ranges {
+    /// All of them.
+    #[inline(always)]
+    pub fn as_slice(&self) -> &[DmaRange] {
+        match self {
+            Self::One(range) => core::slice::from_ref(range),
+            Self::Many(ranges) => ranges,
+        }
+    }
+
+    /// Their bytes.
+    #[inline(always)]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::One(range) => range.len().into(),
+            Self::Many(ranges) => ranges.iter().map(|r| u64::from(r.len())).sum(),
+        }
+    }
+
+    /// As a list, in storage that is given for it.
+    pub(crate) fn into_segments(self, mut storage: Segments) -> Segments {
+        match self {
+            Self::One(range) => {
+                storage.push(range);
+                storage
+            }
+            Self::Many(ranges) => ranges,
+        }
+    }
+}
+
+impl From<Segments> for Ranges {
+    fn from(ranges: Segments) -> Self {
+        Self::Many(ranges)
+    }
+}
+
+impl IntoIterator for Ranges {
+    type Item = DmaRange;
+    type IntoIter = alloc::vec::IntoIter<DmaRange>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.into_segments(Segments::new()).into_iter()
+    }
+}
+
 /// Who can see the memory behind a range: the queue that mediated it. For bounce copies.
 pub trait Windows {
     /// Our own view of a range that is in flight; `None` for a range of another queue.

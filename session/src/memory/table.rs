@@ -118,8 +118,8 @@ impl MemoryTable {
     }
 
     /// The region that holds guest address `addr`, if there is one.
-    #[inline]
-    pub(super) fn find(&self, addr: u64) -> Option<&Region> {
+    #[inline(always)]
+    pub(crate) fn find(&self, addr: u64) -> Option<&Region> {
         // An address before the first region wraps to one behind the last, and is in no bucket.
         let bucket = (addr.wrapping_sub(self.base) >> self.shift) as usize;
         let low = self.buckets.get(bucket)?;
@@ -132,6 +132,15 @@ impl MemoryTable {
         }
         // A subtraction that wraps is larger than any length.
         self.regions.get(low).filter(|r| addr.wrapping_sub(r.guest) < r.len)
+    }
+
+    /// As [`find`](Self::find), for an address that is probably in the region `near`.
+    #[inline(always)]
+    pub(crate) fn find_near<'a>(&'a self, near: Option<&'a Region>, addr: u64) -> Option<&'a Region> {
+        match near {
+            Some(region) if addr.wrapping_sub(region.guest) < region.len => near,
+            _ => self.find(addr),
+        }
     }
 
     /// The window of `len` bytes at an address in the client's own process, and whether it may be written. `None`

@@ -29,7 +29,7 @@ use flight::{Ended, Flights};
 use crate::blk::features;
 use crate::blk::request::Status;
 pub use crate::memory::Spares;
-use crate::memory::{DmaRange, Held, Lists, MemoryTable, Pinned, Quiet, Segments, Windows};
+use crate::memory::{DmaRange, Held, Lists, MemoryTable, Pinned, Quiet, Ranges, Windows};
 use crate::operation::{Operation, Outcome};
 use crate::virtqueue::Ring;
 pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
@@ -95,18 +95,21 @@ impl BlkQueue {
     }
 
     /// The next thing to do. What was put back or divided comes first, even in a queue that is broken or stopped.
-    #[inline]
+    #[inline(always)]
     pub fn next(&mut self, spares: &mut Spares) -> Next {
-        if let Some((head, operation)) = self.ready.pop_front() {
-            return Next::Operation(head, operation);
-        }
-        if let Some(why) = self.broken {
-            return Next::Broken(why);
-        }
-        if self.state == State::Stopped {
-            return Next::Idle;
+        if !self.ready.is_empty() || self.broken.is_some() || self.state == State::Stopped {
+            return self.next_old();
         }
         self.take(spares)
+    }
+
+    #[cold]
+    fn next_old(&mut self) -> Next {
+        match (self.ready.pop_front(), self.broken) {
+            (Some((head, operation)), _) => Next::Operation(head, operation),
+            (None, Some(why)) => Next::Broken(why),
+            (None, None) => Next::Idle,
+        }
     }
 
     #[cold]
@@ -129,7 +132,7 @@ impl BlkQueue {
 
     /// Ends an operation. When it was the request's last, the request is answered, or its follow-up is returned, to be
     /// submitted (or [`put_back`](Self::put_back)) for the same head.
-    #[inline]
+    #[inline(always)]
     pub fn complete(
         &mut self,
         head: u16,
@@ -152,16 +155,21 @@ impl BlkQueue {
                 self.answer(head, status, outcome.into(), data);
                 None
             }
-            Ended::Flush => match self.config.grant.write_permit() {
-                Ok(permit) => Some(Operation::Flush { permit }),
-                // A discard had a permit, so this is never reached; failing is what is left.
-                Err(_) => {
-                    if let Ended::Answer(_, status, _) = self.flights.end(head, Outcome::Failed) {
-                        self.answer(head, status, Status::IoErr, 0);
-                    }
-                    None
+            Ended::Flush => self.flush_after(head),
+        }
+    }
+
+    #[cold]
+    fn flush_after(&mut self, head: u16) -> Option<Operation> {
+        match self.config.grant.write_permit() {
+            Ok(permit) => Some(Operation::Flush { permit }),
+            // A discard had a permit, so this is never reached; failing is what is left.
+            Err(_) => {
+                if let Ended::Answer(_, status, _) = self.flights.end(head, Outcome::Failed) {
+                    self.answer(head, status, Status::IoErr, 0);
                 }
-            },
+                None
+            }
         }
     }
 
@@ -253,7 +261,7 @@ impl BlkQueue {
         &self.config
     }
 
-    #[inline]
+    #[inline(always)]
     fn answer(&mut self, head: u16, at: Pinned, status: Status, data: u32) {
         self.held.write_pinned(at, status as u8);
         if self.broken.is_none() {
@@ -262,12 +270,17 @@ impl BlkQueue {
         }
     }
 
-    #[inline]
-    fn release(&mut self, mut memory: Segments, quiet: &Quiet, lists: &mut Lists) {
-        while let Some(range) = memory.pop() {
-            self.held.release(range, quiet);
+    #[inline(always)]
+    fn release(&mut self, memory: Ranges, quiet: &Quiet, lists: &mut Lists) {
+        match memory {
+            Ranges::One(range) => self.held.release(range, quiet),
+            Ranges::Many(mut memory) => {
+                while let Some(range) = memory.pop() {
+                    self.held.release(range, quiet);
+                }
+                lists.give(memory);
+            }
         }
-        lists.give(memory);
     }
 }
 

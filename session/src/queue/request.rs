@@ -10,7 +10,7 @@ use super::{BlkQueue, Direction, Next};
 use crate::blk::features;
 use crate::blk::request::{HEADER, Header, Kind, RANGE, RANGES, Range, Status, UNMAP};
 use crate::blk::{RANGE_SECTORS_MAX, RANGES_MAX, SEG_MAX};
-use crate::memory::{Lists, Pinned, Quiet, Rights, Spares};
+use crate::memory::{Lists, Pinned, Quiet, Ranges, Rights, Spares};
 use crate::operation::{Operation, Transfer};
 use crate::virtqueue::{Broken, Buffer};
 
@@ -32,7 +32,7 @@ const UNSUPPORTED: Refused = Refused(Status::Unsupported);
 
 impl BlkQueue {
     /// Takes the next available chain.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, spares: &mut Spares) -> Next {
         let head = match self.ring.take() {
             Ok(Some(head)) => head,
@@ -44,18 +44,60 @@ impl BlkQueue {
         }
         let Spares { lists, chain } = spares;
         chain.clear();
-        if let Err(why) = self.ring.walk(head, self.indirect, &self.table, chain) {
-            return self.fail(why);
+        let strict = self.config.direction == Direction::AsFlagged;
+        let mut walk = self.ring.walk(head, self.indirect, &self.table);
+        let (header, data, status) = match walk.three(chain) {
+            Ok(Some([header, data, status]))
+                if header.len as usize == HEADER
+                    && status.len == 1
+                    && !(strict && (header.write || !status.write)) =>
+            {
+                (header, data, status)
+            }
+            Ok(parts) => {
+                chain.extend(parts.into_iter().flatten());
+                return self.take_any(head, chain, lists);
+            }
+            Err(why) => return self.fail(why),
+        };
+        // The usual request: a header of its own, one buffer of data, a status of its own.
+        let near = walk.near();
+        let Ok(status) = self.held.pin_near(&self.table, near, status.addr) else {
+            return self.fail(Broken::NoStatus);
+        };
+        match self.table.read_words_near(near, header.addr) {
+            Ok(words) => {
+                self.start(head, &Header::from_words(words), status, core::slice::from_ref(&data), lists)
+            }
+            Err(_) => self.answer_now(head, status, Status::IoErr, 0),
         }
+    }
+
+    /// A chain of any shape.
+    #[inline(never)]
+    fn take_any(&mut self, head: u16, chain: &mut [Buffer], lists: &mut Lists) -> Next {
         let status = match self.status(chain) {
             Ok(status) => status,
             Err(why) => return self.fail(why),
         };
-        let (header, behind) = match self.header(chain) {
-            Ok(header) => header,
-            Err(Refused(answer)) => return self.answer_now(head, status, answer, 0),
-        };
-        let data = chain.get(behind..).unwrap_or_default();
+        match self.header(chain) {
+            Ok((header, behind)) => {
+                self.start(head, &header, status, chain.get(behind..).unwrap_or_default(), lists)
+            }
+            Err(Refused(answer)) => self.answer_now(head, status, answer, 0),
+        }
+    }
+
+    /// Starts a request whose data is in these buffers.
+    #[inline(always)]
+    fn start(
+        &mut self,
+        head: u16,
+        header: &Header,
+        status: Pinned,
+        data: &[Buffer],
+        lists: &mut Lists,
+    ) -> Next {
         let (need, permit) = match Kind::from_wire(header.kind) {
             Some(Kind::In) => (Rights::Write, None),
             Some(Kind::Out) => match self.permit() {
@@ -78,7 +120,7 @@ impl BlkQueue {
         }
     }
 
-    #[inline(never)]
+    #[cold]
     fn answer_now(&mut self, head: u16, at: Pinned, status: Status, data: u32) -> Next {
         trace!("request {} is answered at once: status {}", head, status as u8);
         self.answer(head, at, status, data);
@@ -188,7 +230,7 @@ impl BlkQueue {
     }
 
     /// Counts the bytes of data and sees to it that all of it goes the right way. Buffers of no bytes are passed over.
-    #[inline]
+    #[inline(always)]
     fn measure(&self, data: &[Buffer], need: Rights) -> Result<u64, Refused> {
         let written = need == Rights::Write;
         let strict = self.config.direction == Direction::AsFlagged;
@@ -205,7 +247,7 @@ impl BlkQueue {
     }
 
     /// Confines and mediates.
-    #[inline]
+    #[inline(always)]
     fn transfer(
         &mut self,
         data: &[Buffer],
@@ -215,21 +257,32 @@ impl BlkQueue {
     ) -> Result<Transfer, Refused> {
         let bytes = self.measure(data, need)?;
         let place = self.config.grant.confine(sector, bytes).map_err(|_| BAD)?;
-        let mut memory = lists.take();
-        for buffer in data {
-            if buffer.len == 0 {
-                continue;
-            }
-            let done = self.held.mediate(&self.table, buffer.addr, buffer.len, need, &mut memory);
-            if done.is_err() {
-                self.release(memory, &Quiet::never_submitted(), lists);
-                return Err(BAD);
-            }
-        }
+        let memory = match data {
+            [buffer] => self.held.mediate_one(&self.table, buffer.addr, buffer.len, need).map_err(|_| BAD)?,
+            _ => None,
+        };
+        let memory = match memory {
+            Some(range) => Ranges::One(range),
+            None => self.mediate(data, need, lists)?,
+        };
         Transfer::new(place, memory).map_err(|(_, memory)| {
             self.release(memory, &Quiet::never_submitted(), lists);
             BAD
         })
+    }
+
+    /// Mediates any number of buffers, in any number of regions.
+    #[inline(never)]
+    fn mediate(&mut self, data: &[Buffer], need: Rights, lists: &mut Lists) -> Result<Ranges, Refused> {
+        let mut memory = lists.take();
+        for buffer in data.iter().filter(|b| b.len != 0) {
+            let done = self.held.mediate(&self.table, buffer.addr, buffer.len, need, &mut memory);
+            if done.is_err() {
+                self.release(Ranges::Many(memory), &Quiet::never_submitted(), lists);
+                return Err(BAD);
+            }
+        }
+        Ok(Ranges::Many(memory))
     }
 
     fn get_id(&mut self, data: &[Buffer]) -> Result<Step, Refused> {

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use nvme_platform::Window;
+use nvme_platform::{Entries, Window};
 
 use super::{Broken, RingError};
 use crate::memory::MemoryTable;
@@ -63,7 +63,7 @@ impl Rings {
             };
             let (window, writable) = found.ok_or(RingError::NotRegistered)?;
             // Atomic accesses go by our own address.
-            let aligned = (window.address() as u64).is_multiple_of(align.min(4));
+            let aligned = (window.address() as u64).is_multiple_of(align.min(8));
             if aligned { Ok((window, writable)) } else { Err(RingError::Misaligned) }
         });
         let (used, writable) = used?;
@@ -133,10 +133,11 @@ impl Ring {
         self.size
     }
 
-    /// The descriptor table, `16 * size` bytes.
-    #[inline]
-    pub(super) fn descriptors(&self) -> &Window {
-        &self.rings.desc
+    /// The descriptor table.
+    #[inline(always)]
+    pub(super) fn descriptors(&self) -> Entries<'_> {
+        // `resolve` found it aligned, and in one piece.
+        self.rings.desc.entries(0, self.size.into()).unwrap_or(Entries::EMPTY)
     }
 
     /// The next available entry that will be taken.
@@ -185,9 +186,9 @@ impl Ring {
     #[inline]
     pub fn give(&mut self, head: u16, len: u32) {
         let at = ENTRIES + 8 * self.mask(self.next_used);
-        let entry = (u64::from(head) | u64::from(len) << 32).to_le_bytes();
+        let entry = u64::from(head) | u64::from(len) << 32;
         // In bounds by the mask.
-        let _ = self.rings.used.write(at, &entry);
+        let _ = self.rings.used.write_value(at, &entry.to_le());
         self.next_used = self.next_used.wrapping_add(1);
     }
 

@@ -1,0 +1,112 @@
+//! Entries of 16 bytes, two words each: descriptors and completions.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::{OutOfBounds, Window};
+
+/// Length of an entry in bytes.
+const ENTRY: usize = 16;
+
+/// A table of entries in a window: checked once, when it is made. It may be written by others all the time.
+#[derive(Clone, Copy)]
+pub struct Entries<'w> {
+    base: NonNull<u64>,
+    count: u32,
+    window: PhantomData<&'w Window>,
+}
+
+impl Entries<'_> {
+    /// A table without entries.
+    pub const EMPTY: Self = Self { base: NonNull::dangling(), count: 0, window: PhantomData };
+
+    /// Entry `index` as two words, each read once; `None` behind the end.
+    #[inline(always)]
+    pub fn get(&self, index: u32) -> Option<[u64; 2]> {
+        if index >= self.count {
+            return None;
+        }
+        // SAFETY: `count` entries from `base` on lie in the window, which is borrowed, and `index` is below it.
+        let at = unsafe { self.base.add(2 * index as usize) };
+        // SAFETY: as above, and `base` is a multiple of eight.
+        let first = unsafe { at.read_volatile() };
+        // SAFETY: the entry's second word.
+        let at = unsafe { at.add(1) };
+        // SAFETY: as above.
+        let second = unsafe { at.read_volatile() };
+        Some([first, second])
+    }
+}
+
+impl Window {
+    /// The table of `count` entries at `offset`, whose address must be a multiple of eight.
+    #[inline(always)]
+    pub fn entries(&self, offset: usize, count: u32) -> Result<Entries<'_>, OutOfBounds> {
+        let base = self.at(offset, ENTRY * count as usize)?.cast::<u64>();
+        if base.is_aligned() { Ok(Entries { base, count, window: PhantomData }) } else { Err(OutOfBounds) }
+    }
+
+    #[inline(always)]
+    fn halves(&self, offset: usize) -> Result<[&AtomicU64; 2], OutOfBounds> {
+        let first = self.at(offset, ENTRY)?.cast::<AtomicU64>();
+        if !first.is_aligned() {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: the entry's 16 bytes were checked.
+        let second = unsafe { first.add(1) };
+        // SAFETY: in bounds, aligned and alive as long as `self`; an atomic may be shared with other writers.
+        let first = unsafe { first.as_ref() };
+        // SAFETY: as above.
+        let second = unsafe { second.as_ref() };
+        Ok([first, second])
+    }
+
+    /// Loads an entry whose writer writes its second half last: what came before that is visible afterwards.
+    #[inline(always)]
+    pub fn load_entry(&self, offset: usize) -> Result<[u64; 2], OutOfBounds> {
+        let [first, second] = self.halves(offset)?;
+        let last = u64::from_le(second.load(Ordering::Acquire));
+        Ok([u64::from_le(first.load(Ordering::Relaxed)), last])
+    }
+
+    /// Stores an entry, its second half last: who acquires that sees what we wrote before.
+    #[inline(always)]
+    pub fn store_entry(&self, offset: usize, entry: [u64; 2]) -> Result<(), OutOfBounds> {
+        let [first, second] = self.halves(offset)?;
+        first.store(entry[0].to_le(), Ordering::Relaxed);
+        second.store(entry[1].to_le(), Ordering::Release);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::heap;
+
+    #[test]
+    fn a_table_ends_where_its_window_does() {
+        let w = heap(64).unwrap();
+        for i in 0..8 {
+            w.write_value(i * 8, &(i as u64)).unwrap();
+        }
+        let table = w.entries(16, 3).unwrap();
+        let got: [_; 4] = core::array::from_fn(|i| table.get(i as u32));
+        assert_eq!(got, [Some([2, 3]), Some([4, 5]), Some([6, 7]), None]);
+        assert!(table.get(u32::MAX).is_none() && Entries::EMPTY.get(0).is_none());
+        assert!(w.entries(16, 4).is_err() && w.entries(4, 1).is_err() && w.entries(0, u32::MAX).is_err());
+        assert!(w.entries(64, 0).is_ok_and(|t| t.get(0).is_none()));
+    }
+
+    #[test]
+    fn an_entry_is_stored_whole_or_not_at_all() {
+        let w = heap(64).unwrap();
+        w.store_entry(48, [7, 9]).unwrap();
+        assert_eq!((w.load_entry(48), w.load32(56)), (Ok([7, 9]), Ok(9)));
+        for at in [4, 56, 64, usize::MAX - 7] {
+            assert!(w.store_entry(at, [1, 1]).is_err() && w.load_entry(at).is_err());
+        }
+        assert_eq!(w.load_entry(48), Ok([7, 9]));
+    }
+}
