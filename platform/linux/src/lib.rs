@@ -8,6 +8,10 @@ pub mod events;
 pub mod factory;
 #[cfg(feature = "defmt")]
 pub mod frames;
+// Its tests need no feature.
+#[cfg(all(test, not(feature = "defmt")))]
+#[path = "frames/ring.rs"]
+mod frames_ring;
 pub mod inventory;
 pub mod logger;
 pub mod memory;

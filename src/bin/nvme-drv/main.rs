@@ -6,10 +6,12 @@
 //! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
 //!   connection describes. [`worker`]: a worker thread.
 //! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
+//!   [`frames`]: trace points, in a build that has them.
 #![forbid(unsafe_code)]
 
 mod client;
 mod devices;
+mod frames;
 mod help;
 mod inventory;
 mod regions;
@@ -107,6 +109,7 @@ fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
 
 fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failure> {
     ignore_sigpipe();
+    frames::open()?;
     let names: Vec<String> = options.clients.iter().map(|c| c.cap.to_owned()).collect();
     let dataspaces: Vec<String> = options.trusted.iter().map(|name| (*name).to_owned()).collect();
     let wanted = Wanted { clients: &names, dataspaces: &dataspaces };
@@ -152,6 +155,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     // These threads take what clients could make wait.
     dispose::start()?;
     guard_calls()?;
+    frames::start()?;
     let acceptor = Acceptor::new()?;
     let poll_for = Duration::from_micros(options.linux.poll_us.unwrap_or(POLL_US).into());
     let workers = (0..workers)
@@ -174,7 +178,9 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         trusted,
         notifier: inheritance.notifier,
     };
-    Server::new(parts)?.run()?;
+    let served = Server::new(parts)?.run();
+    frames::finish();
+    served?;
     log::info!(target: OPERATOR, "stopped");
     log::logger().flush();
     Ok(())

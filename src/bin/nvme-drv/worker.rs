@@ -15,6 +15,8 @@ use nvme_linux::events::{
 };
 use nvme_platform::Time;
 
+use crate::frames;
+
 /// Messages that wait in one direction, at most.
 const MESSAGES: usize = 4096;
 /// The token of the thread's own bell; virtqueues have those that the worker gave them.
@@ -83,6 +85,7 @@ struct Thread {
 impl Thread {
     fn run(mut self) {
         guard_this_thread();
+        frames::on_this_thread();
         let mut events = Events::new(64);
         let mut time = now();
         let mut last_work = time;

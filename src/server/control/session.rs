@@ -420,13 +420,13 @@ impl Control {
     /// Ends a session: its queues stop, its memory is unmapped, its device is free again. Ends in
     /// [`Event::Ended`]. Nothing else can be asked of it any more.
     pub fn end(&mut self, key: SessionKey) {
-        debug!("session {}: ends", key.0);
         self.head_for(key, Goal::End);
     }
 
     fn head_for(&mut self, key: SessionKey, goal: Goal) {
         let Some(session) = self.sessions.get_mut(&key).filter(|s| s.goal != Goal::End) else { return };
         session.goal = goal;
+        debug!("session {}: {}", key.0, if goal == Goal::End { "ends" } else { "is cleared" });
         self.more = true;
         for index in self.running_queues(key) {
             // It runs, so it can be stopped.
