@@ -22,6 +22,8 @@ use crate::worker;
 
 /// How long a client may stall in mid-message or mid-handshake, or say nothing after it connected.
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(10);
+/// Requests that one client gets served before it is the others' turn: one that never stops talking holds nobody up.
+const REQUESTS_PER_TURN: usize = 32;
 
 /// Where a session's clients come from.
 pub(crate) enum Source {
@@ -135,7 +137,8 @@ impl Client {
 
     /// Does what the client asks, as far as it has asked.
     pub(crate) fn serve(&mut self, lent: &mut Lent<'_>) -> Result<(), Over> {
-        loop {
+        // What is left in the socket is told again by the next wait.
+        for _ in 0..REQUESTS_PER_TURN {
             let Some(conn) = &mut self.conn else { return Ok(()) };
             match conn.connection.poll()? {
                 Some(Event::Request(request)) => self.request(request, lent),

@@ -23,6 +23,12 @@ const MESSAGES: usize = 4096;
 const BELL: u64 = u64::MAX;
 /// How long kicks of queues that sleep may go unnoticed while others are busy.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
+/// Messages that a worker takes before it turns to its queues again.
+const MESSAGES_PER_PASS: usize = 256;
+/// How long control waits for room in a worker's inbox, all in all: a worker empties it in each pass and waits for
+/// nobody, so one that makes no room for so long is stuck.
+const ROOM_WAIT: Duration = Duration::from_secs(20);
+const ROOM_STEP: Duration = Duration::from_micros(100);
 /// A worker never sleeps longer than this, so that a late command is noticed in time.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -60,8 +66,23 @@ impl Handle {
         Ok(Self { messages, news })
     }
 
+    /// A client that asks for much can fill the inbox; then control waits for the worker, which never waits for control.
     pub(crate) fn send(&self, message: Message) -> Result<(), WorkerLost> {
-        self.messages.send(message).map_err(|_| WorkerLost)
+        let mut message = match self.messages.send(message) {
+            Ok(()) => return Ok(()),
+            Err(SendError::Full(message)) => message,
+            Err(SendError::Closed(_)) => return Err(WorkerLost),
+        };
+        let until = now() + ROOM_WAIT;
+        while now() < until {
+            thread::sleep(ROOM_STEP);
+            message = match self.messages.send(message) {
+                Ok(()) => return Ok(()),
+                Err(SendError::Full(message)) => message,
+                Err(SendError::Closed(_)) => return Err(WorkerLost),
+            };
+        }
+        Err(WorkerLost)
     }
 
     /// The next news; an error when the thread is gone.
@@ -130,9 +151,9 @@ impl Thread {
         }
     }
 
-    /// Takes all messages; false when control is gone.
+    /// Takes the messages that wait; false when control is gone.
     fn receive(&mut self, time: Time) -> bool {
-        loop {
+        for _ in 0..MESSAGES_PER_PASS {
             match self.inbox.receive() {
                 Ok(Some(Message::Core(message))) => self.worker.handle(message, time),
                 Ok(Some(Message::Queue(new, kick))) => {
@@ -145,6 +166,9 @@ impl Thread {
                 Err(Closed) => return false,
             }
         }
+        // The rest in the next pass.
+        self.bell.ring();
+        true
     }
 
     fn watch(&mut self, key: QueueKey, kick: Arc<OwnedFd>) {

@@ -216,6 +216,11 @@ impl Server {
                 let Some(id) = self.by_session.remove(&key) else { return };
                 let Some(client) = self.clients.get_mut(&id) else { return };
                 log::info!(target: OPERATOR, "{}: ended", client.name);
+                // Whoever is still connected had the session that is no more.
+                if let Some(conn) = client.conn.take() {
+                    let _ = self.epoll.remove(conn.connection.as_fd());
+                    self.watched.remove(&conn.token);
+                }
                 if client.cap.is_some() && !self.stop {
                     // A static client outlives the session that lost its device.
                     client.key = None;
