@@ -285,7 +285,9 @@ impl Controller {
     /// Gives the scan's memory back. Its queues are gone.
     pub(super) fn drop_scan_pair(&mut self, id: u16) {
         let record = self.pairs.records.remove(&id);
-        let memory = record.and_then(|r| r.memory).or_else(|| self.scan.give_up_pair());
+        // One that was still being created is given up as well.
+        let made = self.scan.give_up_pair();
+        let memory = record.and_then(|r| r.memory).or(made);
         if let Some(memory) = memory {
             self.recycle([memory.sq, memory.cq, memory.lists, memory.bounce]);
         }

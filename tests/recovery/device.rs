@@ -15,6 +15,8 @@ use nvme_soft::SoftDevice;
 pub(crate) struct Knobs {
     pub(crate) cut_off_fails: AtomicBool,
     pub(crate) reset_fails: AtomicBool,
+    /// A function reset brings CSTS.RDY back to the truth.
+    pub(crate) reset_heals: AtomicBool,
     pub(crate) unmap_fails: AtomicBool,
     /// So many calls of `map` succeed.
     pub(crate) maps_left: Mutex<Option<usize>>,
@@ -115,6 +117,11 @@ impl Bus for TestDevice {
         self.knobs.function_resets.fetch_add(1, Ordering::SeqCst);
         if self.knobs.reset_fails.load(Ordering::SeqCst) {
             return Err(DeviceError::Failed);
+        }
+        if self.knobs.reset_heals.load(Ordering::SeqCst)
+            && let Some(faults) = self.soft.handle().faults()
+        {
+            faults.stick_ready(None);
         }
         Bus::reset(&mut self.soft)
     }

@@ -4,5 +4,9 @@
 
 mod client;
 mod device;
+mod faults;
+mod lost;
+mod queues;
+mod resets;
 mod rig;
 mod timeouts;

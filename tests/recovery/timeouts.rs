@@ -7,7 +7,7 @@ use crate::client::{Client, IOERR, OK, PENDING};
 use crate::rig::{IO, Rig, config, soft};
 
 /// One I/O pair for two sessions on two namespaces (the scan has the other).
-fn shared() -> (Rig, Client, Client) {
+pub(crate) fn shared() -> (Rig, Client, Client) {
     let mut device = soft("d0");
     device.queues = 2;
     device.namespaces.push(nvme_soft::NamespaceConfig::new(crate::rig::medium()));
