@@ -116,9 +116,9 @@ fn a_removal_ends_when_the_device_is_cut_off() {
 #[test]
 fn a_mapping_that_is_under_way_ends_when_the_device_is_lost() {
     let (mut rig, a, mut b) = two();
-    let (claim, file) = region(1 << 40, 1 << 30, 99);
+    let (claim, file) = region(1 << 40, 192 << 20, 99);
     // Nothing looks at the content, so the pages never exist.
-    let big = nvme_mem::heap(1 << 30).unwrap();
+    let big = nvme_mem::heap(192 << 20).unwrap();
     rig.begin_change(&a, &MemoryChange::Add(claim, file), |_| Some(big.clone())).unwrap();
     rig.control.poll(rig.now);
     rig.control.poll(rig.now);

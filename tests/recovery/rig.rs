@@ -38,8 +38,8 @@ pub(crate) struct Rig {
     pub(crate) events: Vec<Event>,
     /// Passes that workers made.
     pub(crate) passes: u64,
-    /// While set, a worker is not run.
-    pub(crate) asleep: Vec<bool>,
+    /// Messages that a test holds up.
+    pub(crate) delayed: Vec<(usize, nvme_drv::server::message::ToWorker)>,
 }
 
 pub(crate) fn config() -> Config {
@@ -78,7 +78,7 @@ impl Rig {
     pub(crate) fn raw(config: Config, devices: Vec<Soft>) -> Self {
         let mut rig = Self {
             workers: (0..config.workers).map(|_| Worker::new(Duration::ZERO)).collect(),
-            asleep: vec![false; config.workers],
+            delayed: Vec::new(),
             control: Control::new(config),
             handles: Vec::new(),
             knobs: Vec::new(),
@@ -149,9 +149,6 @@ impl Rig {
             let mut busy = self.deliver();
             let mut wake = None;
             for worker in 0..self.workers.len() {
-                if self.asleep[worker] {
-                    continue;
-                }
                 let pass = self.workers[worker].pass(self.now);
                 self.passes += 1;
                 busy |= self.hear(worker);

@@ -18,6 +18,8 @@ use crate::nvme::{self, Controller, NamespaceInfo, QueueQuiet, ScanError};
 const STEPS: usize = 256;
 /// How long a scan waits for a queue pair that somebody else uses before it tries again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How often a controller may refuse a scan a queue pair that nobody else uses.
+const REFUSALS: u32 = 8;
 
 /// What a controller is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +58,8 @@ struct Scanning {
     /// Set while a read is under way, or until when to wait for a queue pair.
     reading: bool,
     retry: Option<Time>,
+    /// How often in a row the controller had no pair for it, though nobody else uses any.
+    refused: u32,
 }
 
 /// A controller, and what the control role does with it.
@@ -251,6 +255,7 @@ impl Control {
                 scan: Scan::new(&info.extent),
                 reading: false,
                 retry: None,
+                refused: 0,
             });
             return true;
         };
@@ -311,15 +316,19 @@ impl Control {
     }
 
     fn scan_read(&mut self, at: usize, result: Result<alloc::vec::Vec<u8>, ScanError>, now: Time) {
+        let shared = self.pairs.keys().any(|id| usize::from(id.controller) == at);
         let Some(scanning) = self.units.get_mut(at).and_then(|u| u.scanning.as_mut()) else { return };
         scanning.reading = false;
         match result {
-            Ok(bytes) => scanning.scan.supply(Ok(&bytes)),
-            Err(why @ (ScanError::NoPair | ScanError::NotReady)) => {
+            Ok(bytes) => {
+                scanning.refused = 0;
+                scanning.scan.supply(Ok(&bytes));
+            }
+            Err(ScanError::NotReady) => scanning.retry = Some(now + RETRY),
+            Err(ScanError::NoPair) if shared || scanning.refused < REFUSALS => {
+                scanning.refused += u32::from(!shared);
                 scanning.retry = Some(now + RETRY);
-                if why == ScanError::NoPair {
-                    self.retire_idle(at as u16);
-                }
+                self.retire_idle(at as u16);
             }
             Err(why) => {
                 let namespace = scanning.namespace.namespace();
