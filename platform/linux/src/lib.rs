@@ -19,4 +19,5 @@ pub mod sandbox;
 pub mod socket;
 pub mod spawn;
 pub mod start;
+pub mod vfio;
 pub mod vhost;

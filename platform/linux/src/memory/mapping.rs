@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use nvme_mem::{Owner, Window};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::sigbus::{self, Registration};
 
@@ -65,4 +65,16 @@ pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -
     // SAFETY: mapped for `len` bytes until the owner drops the mapping; no reference to the bytes was ever made. A
     // window of a read-only mapping is not written: see `MemoryFile::writable`.
     Ok(unsafe { Window::new(base, len, owner) })
+}
+
+/// Takes a window's file away: zeroes are in its place, and it counts as failed. What held the file open by being mapped does
+/// so no more, whoever still has a clone of the window.
+pub(crate) fn withdraw(window: &Window) {
+    // Before the zeroes are there to be read.
+    window.owner().fail();
+    let Some(mapping) = window.owner().resource().and_then(|r| r.downcast_ref::<Mapping>()) else { return };
+    let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a mapping of our own, alive with its owner, that is used through windows alone: they may change at any time.
+    let _ = unsafe { mmap_anonymous(mapping.base.as_ptr().cast(), mapping.len, protection, flags) };
 }

@@ -21,6 +21,20 @@ pub use image::{ImageAccess, ImageError, ImageFile};
 pub use sigbus::{Failures, WINDOWS_MAX, failures};
 pub use trusted::Trusted;
 
+/// A device's registers of `len` bytes at `offset`, as a window. A device that is pulled out makes it fail.
+pub(crate) fn device(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+) -> Result<nvme_mem::Window, rustix::io::Errno> {
+    mapping::map(fd, offset, len, true).map_err(|why| match why {
+        mapping::MapError::TooMany => rustix::io::Errno::MFILE,
+        mapping::MapError::System(why) => why,
+    })
+}
+
+pub(crate) use mapping::withdraw;
+
 /// The path by which a descriptor's file can be reached anew.
 pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())

@@ -1,0 +1,229 @@
+//! One controller.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nvme_platform::{Bus, CutOff, Device, DeviceError, DmaPool, DmaSpace, QueueDoorbells, Registers};
+use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use vfio_bindings::bindings::vfio;
+
+use super::bar::{self, Bar};
+use super::group::{self, Function};
+use super::info::{REGION_INFO, RegionInfo, u32_at};
+use super::interrupts::{self, Interrupts, with};
+use super::space::{Space, TYPE1};
+use super::{VfioError, ioctl};
+
+/// The command register of the configuration space, and its bits (PCI 3.0, 6.2.2).
+const COMMAND: u64 = 4;
+const COMMAND_MEMORY: u16 = 1 << 1;
+const COMMAND_MASTER: u16 = 1 << 2;
+
+/// The device's descriptor, which is closed when the device is cut off.
+pub(super) type Handle = Arc<Mutex<Option<OwnedFd>>>;
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VfioOptions {
+    /// Do not use MSI.
+    pub nomsi: bool,
+    /// Do not use MSI-X.
+    pub nomsix: bool,
+}
+
+/// A controller that was opened.
+pub struct Opened {
+    /// It.
+    pub device: VfioDevice,
+    /// What to wait for.
+    pub interrupts: Arc<Interrupts>,
+    /// PCI vendor and device.
+    pub id: (u16, u16),
+}
+
+/// An NVMe controller behind VFIO.
+pub struct VfioDevice {
+    handle: Handle,
+    /// Until the device is cut off. The kernel keeps the group of an open device.
+    group: Option<OwnedFd>,
+    bar: Bar,
+    /// Where the configuration space lies in the device's descriptor.
+    config: u64,
+    can_reset: bool,
+    interrupts: Arc<Interrupts>,
+    space: Space,
+}
+
+fn system(what: &'static str) -> impl Fn(Errno) -> VfioError {
+    move |why| VfioError::System(what, why)
+}
+
+fn node(path: &str, group: Option<u32>) -> Result<OwnedFd, VfioError> {
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, FileMode::empty()).map_err(|why| {
+        match (why, group) {
+            (Errno::ACCESS | Errno::PERM, _) => VfioError::Permission(path.to_owned()),
+            (Errno::NOENT | Errno::NODEV | Errno::NXIO, _) => VfioError::NoNode(path.to_owned()),
+            (Errno::BUSY, Some(group)) => VfioError::InUse(group),
+            _ => VfioError::System("opening the group", why),
+        }
+    })
+}
+
+/// Opens the container of a group.
+fn container(function: &Function, sys: &Path) -> Result<(OwnedFd, OwnedFd), VfioError> {
+    let number = function.group;
+    let group = node(&format!("/dev/vfio/{number}"), Some(number))?;
+    if !ioctl::group_viable(&group).map_err(system("asking for the group's state"))? {
+        return Err(VfioError::NotViable { group: number, others: group::others(sys, number) });
+    }
+    let container = node("/dev/vfio/vfio", None)?;
+    if ioctl::plain(&container, ioctl::GET_API_VERSION, 0) != Ok(vfio::VFIO_API_VERSION) {
+        return Err(VfioError::Lacks("version 0"));
+    }
+    if !ioctl::plain(&container, ioctl::CHECK_EXTENSION, TYPE1).is_ok_and(|has| has != 0) {
+        return Err(VfioError::Lacks("type 1 IOMMU"));
+    }
+    ioctl::set_container(&group, &container).map_err(system("joining group and container"))?;
+    ioctl::plain(&container, ioctl::SET_IOMMU, TYPE1).map_err(system("setting the IOMMU"))?;
+    Ok((group, container))
+}
+
+fn region(device: &OwnedFd, index: u32) -> Result<RegionInfo, VfioError> {
+    let bytes = ioctl::ask(device, ioctl::DEVICE_GET_REGION_INFO, REGION_INFO, &[0, index])
+        .map_err(system("asking for a region"))?;
+    RegionInfo::parse(&bytes).ok_or(VfioError::Lacks("such region"))
+}
+
+impl VfioDevice {
+    /// Opens the function at `address` (`DDDD:BB:DD.F`), resets it, and asks for its interrupts.
+    pub fn open(address: &str, options: VfioOptions) -> Result<Opened, VfioError> {
+        let sys = Path::new("/sys");
+        let function = group::function(sys, address)?;
+        let (group, container) = container(&function, sys)?;
+        let space = Space::new(container)?;
+        let device = ioctl::device(&group, address).map_err(system("opening the device"))?;
+        let info = ioctl::ask(&device, ioctl::DEVICE_GET_INFO, 24, &[])
+            .map_err(system("asking what the device is"))?;
+        let flags = u32_at(&info, 4).unwrap_or(0);
+        let can_reset = flags & vfio::VFIO_DEVICE_FLAGS_RESET != 0;
+        // Whatever it was doing for somebody else ends. Nothing is mapped yet, and it may not master the bus.
+        if can_reset && let Err(why) = ioctl::reset(&device) {
+            log::warn!("{address}: its function could not be reset: {why}");
+        }
+        let registers = region(&device, vfio::VFIO_PCI_BAR0_REGION_INDEX)?;
+        let config = region(&device, vfio::VFIO_PCI_CONFIG_REGION_INDEX)?.offset;
+        if registers.mappable < bar::LEAST {
+            return Err(VfioError::Device(address.to_owned(), "its registers cannot be mapped"));
+        }
+        let len =
+            usize::try_from(registers.mappable.min(bar::MOST)).map_err(|_| VfioError::Lacks("such BAR"))?;
+        let window = crate::memory::device(device.as_fd(), registers.offset, len)
+            .map_err(system("mapping the registers"))?;
+        let handle = interrupts::handle(device);
+        let interrupts = Interrupts::enable(address, Arc::clone(&handle), options)?;
+        log::info!(
+            "{address}: IOMMU group {}, {} with {} vectors",
+            function.group,
+            interrupts.mode(),
+            interrupts.count()
+        );
+        let device = Self {
+            handle,
+            group: Some(group),
+            bar: Bar::new(window),
+            config,
+            can_reset,
+            interrupts: Arc::clone(&interrupts),
+            space,
+        };
+        Ok(Opened { device, interrupts, id: function.id })
+    }
+
+    /// Changes the command register, and sees that it did.
+    fn command(&mut self, set: u16, clear: u16) -> Result<(), DeviceError> {
+        let at = self.config + COMMAND;
+        let mut word = [0; 2];
+        let done = with(&self.handle, |fd| {
+            rustix::io::pread(fd, &mut word, at)?;
+            let wanted = (u16::from_le_bytes(word) | set) & !clear;
+            rustix::io::pwrite(fd, &wanted.to_le_bytes(), at)?;
+            rustix::io::pread(fd, &mut word, at)?;
+            Ok(())
+        });
+        let now = u16::from_le_bytes(word);
+        match done {
+            Err(Errno::NODEV | Errno::IO) => Err(DeviceError::Gone),
+            Err(_) => Err(DeviceError::Failed),
+            Ok(()) if now == u16::MAX => Err(DeviceError::Gone),
+            Ok(()) if now & set == set && now & clear == 0 => Ok(()),
+            Ok(()) => Err(DeviceError::Failed),
+        }
+    }
+}
+
+impl Bus for VfioDevice {
+    fn vectors(&self) -> u16 {
+        self.interrupts.count()
+    }
+
+    fn master(&mut self, on: bool) -> Result<(), DeviceError> {
+        if on { self.command(COMMAND_MEMORY | COMMAND_MASTER, 0) } else { self.command(0, COMMAND_MASTER) }
+    }
+
+    fn reset(&mut self) -> Result<(), DeviceError> {
+        if !self.can_reset {
+            return Err(DeviceError::Unsupported);
+        }
+        with(&self.handle, |fd| ioctl::reset(fd)).map_err(|why| match why {
+            Errno::NODEV => DeviceError::Gone,
+            _ => DeviceError::Failed,
+        })
+    }
+
+    fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
+        // A device that is gone cannot be told; the IOMMU can.
+        let _ = self.command(0, COMMAND_MASTER);
+        self.space.cut_off().map_err(|_| DeviceError::Failed)?;
+        // The host may have it back: nothing of ours keeps it busy.
+        self.bar.withdraw();
+        drop(self.handle.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.group = None;
+        Ok(CutOff::seen())
+    }
+}
+
+impl Device for VfioDevice {
+    fn registers(&mut self) -> &mut dyn Registers {
+        &mut self.bar
+    }
+
+    fn dma(&mut self) -> &mut dyn DmaSpace {
+        &mut self.space
+    }
+
+    fn pool(&mut self) -> &mut dyn DmaPool {
+        &mut self.space
+    }
+
+    fn bus(&mut self) -> &mut dyn Bus {
+        self
+    }
+
+    fn doorbells(&mut self, queue: u16, stride: u32) -> Result<Box<dyn QueueDoorbells>, DeviceError> {
+        let doorbells = self.bar.doorbells(queue, stride).ok_or(DeviceError::Unsupported)?;
+        Ok(Box::new(doorbells))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_that_is_not_there_is_refused_by_name() {
+        let opened = VfioDevice::open("ffff:ff:1f.7", VfioOptions::default());
+        assert_eq!(opened.err(), Some(VfioError::NotThere("ffff:ff:1f.7".into())));
+    }
+}

@@ -1,0 +1,166 @@
+//! Interrupts, as eventfds. All vectors are asked for at once: older kernels cannot add to them.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::io::Errno;
+use vfio_bindings::bindings::vfio;
+
+use super::ioctl;
+use super::{VfioError, VfioOptions};
+use crate::events::EventFd;
+
+use super::device::Handle;
+
+/// Most vectors that are asked for: the admin queue's, and 127 pairs that do not share.
+const VECTORS_MAX: u32 = 128;
+
+/// How the device interrupts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// MSI-X.
+    MsiX,
+    /// MSI.
+    Msi,
+    /// Its pin, which stays masked after each interrupt until [`Interrupts::unmask`].
+    Pin,
+}
+
+impl Mode {
+    fn index(self) -> u32 {
+        match self {
+            Self::Pin => vfio::VFIO_PCI_INTX_IRQ_INDEX,
+            Self::Msi => vfio::VFIO_PCI_MSI_IRQ_INDEX,
+            Self::MsiX => vfio::VFIO_PCI_MSIX_IRQ_INDEX,
+        }
+    }
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::MsiX => "MSI-X",
+            Self::Msi => "MSI",
+            Self::Pin => "INTx",
+        })
+    }
+}
+
+/// The eventfds of one device. They count up and need not be read: watch them for edges.
+#[derive(Debug)]
+pub struct Interrupts {
+    mode: Mode,
+    vectors: Vec<EventFd>,
+    request: Option<EventFd>,
+    device: Handle,
+}
+
+impl Interrupts {
+    /// Turns on the best kind that the device has and the operator allows.
+    pub(super) fn enable(
+        address: &str,
+        device: Handle,
+        options: VfioOptions,
+    ) -> Result<Arc<Self>, VfioError> {
+        let kinds = [(Mode::MsiX, options.nomsix), (Mode::Msi, options.nomsi), (Mode::Pin, false)];
+        let mut last = None;
+        for (mode, _) in kinds.into_iter().filter(|(_, off)| !off) {
+            let count = with(&device, |fd| count(fd, mode.index())).unwrap_or(0).min(VECTORS_MAX);
+            let count = if mode == Mode::Pin { count.min(1) } else { count };
+            if count == 0 {
+                continue;
+            }
+            match with(&device, |fd| enable(fd, mode.index(), count)) {
+                Ok(vectors) => {
+                    let request = with(&device, watch_request).ok();
+                    return Ok(Arc::new(Self { mode, vectors, request, device }));
+                }
+                Err(why) => last = Some(why),
+            }
+        }
+        Err(match last {
+            Some(why) => VfioError::System("turning interrupts on", why),
+            None => VfioError::Device(address.to_owned(), "it has no interrupt that may be used"),
+        })
+    }
+
+    /// How the device interrupts.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// How many vectors there are; at least 1.
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.vectors.len()).unwrap_or(u16::MAX)
+    }
+
+    /// What counts the interrupts of a vector.
+    pub fn vector(&self, vector: u16) -> Option<BorrowedFd<'_>> {
+        self.vectors.get(usize::from(vector)).map(AsFd::as_fd)
+    }
+
+    /// Counts up when the host wants the device back: it is being pulled out, or bound to another driver.
+    pub fn request(&self) -> Option<BorrowedFd<'_>> {
+        self.request.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Lets the pin interrupt again. Nothing to do for messages.
+    pub fn unmask(&self) {
+        if self.mode == Mode::Pin {
+            let flags = vfio::VFIO_IRQ_SET_DATA_NONE | vfio::VFIO_IRQ_SET_ACTION_UNMASK;
+            // Fails when the device is gone, which is noticed elsewhere.
+            let _ = with(&self.device, |fd| ioctl::set_irqs(fd, self.mode.index(), flags, 1, &[]));
+        }
+    }
+}
+
+/// Does something with the device, if it is still open.
+pub(super) fn with<T>(
+    device: &Handle,
+    act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    match &*device.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(fd) => act(fd.as_fd()),
+        None => Err(Errno::NODEV),
+    }
+}
+
+/// A device that can be closed under its users.
+pub(super) fn handle(device: std::os::fd::OwnedFd) -> Handle {
+    Arc::new(Mutex::new(Some(device)))
+}
+
+fn count(device: BorrowedFd<'_>, index: u32) -> Result<u32, Errno> {
+    let info = ioctl::ask(device, ioctl::DEVICE_GET_IRQ_INFO, 16, &[0, index])?;
+    let word = |at| super::info::u32_at(&info, at).ok_or(Errno::INVAL);
+    Ok(if word(4)? & vfio::VFIO_IRQ_INFO_EVENTFD != 0 { word(12)? } else { 0 })
+}
+
+/// As many vectors as there can be, up to `count`.
+fn enable(device: BorrowedFd<'_>, index: u32, mut count: u32) -> Result<Vec<EventFd>, Errno> {
+    let flags = vfio::VFIO_IRQ_SET_DATA_EVENTFD | vfio::VFIO_IRQ_SET_ACTION_TRIGGER;
+    loop {
+        let events: Result<Vec<EventFd>, _> = (0..count).map(|_| EventFd::new()).collect();
+        let events = events.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::MFILE))?;
+        let fds: Vec<BorrowedFd<'_>> = events.iter().map(AsFd::as_fd).collect();
+        let fewer = match ioctl::set_irqs(device, index, flags, count, &fds) {
+            Ok(0) => return Ok(events),
+            Ok(could) => could,
+            Err(why) if count == 1 => return Err(why),
+            Err(_) => count / 2,
+        };
+        // Always fewer, so that this ends.
+        count = fewer.min(count - 1).max(1);
+        if count == 1 && fewer == 0 {
+            return Err(Errno::NOSPC);
+        }
+    }
+}
+
+fn watch_request(device: BorrowedFd<'_>) -> Result<EventFd, Errno> {
+    if count(device, vfio::VFIO_PCI_REQ_IRQ_INDEX)? == 0 {
+        return Err(Errno::OPNOTSUPP);
+    }
+    let mut events = enable(device, vfio::VFIO_PCI_REQ_IRQ_INDEX, 1)?;
+    events.pop().ok_or(Errno::INVAL)
+}

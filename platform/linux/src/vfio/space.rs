@@ -1,0 +1,211 @@
+//! The bus addresses of one controller, and what is mapped there: clients' memory, and the driver's own.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nvme_mem::{Owner, Window};
+use nvme_platform::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vfio_bindings::bindings::vfio;
+
+use super::VfioError;
+use super::info::{IOMMU_INFO, IommuInfo};
+use super::ioctl;
+use super::ranges::{FreeRanges, USUAL};
+
+const PAGE_BYTES: u64 = PAGE as u64;
+/// Pages of an IOMMU: reservations as long as one begin at a multiple of it.
+const LARGE: [u64; 2] = [1 << 30, 2 << 20];
+
+/// Bytes that all controllers of this process have mapped: what RLIMIT_MEMLOCK is compared with.
+static LOCKED: AtomicU64 = AtomicU64::new(0);
+
+struct Reserved {
+    len: u64,
+    mapped: u64,
+}
+
+/// See the [module](self).
+pub(super) struct Space {
+    /// Until the device is cut off.
+    container: Option<OwnedFd>,
+    free: FreeRanges,
+    reserved: BTreeMap<u64, Reserved>,
+    /// Bytes that may be locked; `None`: any number.
+    lock_limit: Option<u64>,
+    /// Recycled memory, by its length in pages.
+    spare: BTreeMap<usize, Vec<DriverMemory>>,
+}
+
+impl Space {
+    /// The space of a container whose IOMMU was set.
+    pub(super) fn new(container: OwnedFd) -> Result<Self, VfioError> {
+        let info = ioctl::ask(&container, ioctl::IOMMU_GET_INFO, IOMMU_INFO, &[])
+            .map_err(|e| VfioError::System("asking for the IOMMU's addresses", e))?;
+        let info = IommuInfo::parse(&info);
+        if info.page_sizes != 0 && info.page_sizes & (PAGE_BYTES | (PAGE_BYTES - 1)) == 0 {
+            return Err(VfioError::Lacks("IOMMU pages of 4 KiB"));
+        }
+        let free = FreeRanges::new(info.ranges.as_deref().unwrap_or(&USUAL));
+        if free.is_empty() {
+            return Err(VfioError::Lacks("bus addresses"));
+        }
+        let lock_limit = raise_lock_limit();
+        let (reserved, spare) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { container: Some(container), free, reserved, lock_limit, spare })
+    }
+
+    fn container(&self) -> Result<&OwnedFd, DmaError> {
+        self.container.as_ref().ok_or(DmaError::Gone)
+    }
+
+    /// Takes all mappings away. When it returns, the device reaches nothing.
+    pub(super) fn cut_off(&mut self) -> Result<(), Errno> {
+        let Some(container) = &self.container else { return Ok(()) };
+        for (at, reserved) in &mut self.reserved {
+            ioctl::unmap_dma(container, *at, reserved.len)?;
+            LOCKED.fetch_sub(core::mem::take(&mut reserved.mapped), Ordering::Relaxed);
+        }
+        self.reserved.clear();
+        self.container = None;
+        Ok(())
+    }
+
+    fn refused(&self, why: Errno, len: u64) -> DmaError {
+        match why {
+            // The kernel says the same for "too much is locked" and "no memory".
+            Errno::NOMEM => {
+                let need = LOCKED.load(Ordering::Relaxed) + len;
+                match self.lock_limit {
+                    Some(limit) if need > limit => DmaError::LockLimit(need),
+                    _ => DmaError::NoMemory,
+                }
+            }
+            Errno::NOSPC | Errno::FAULT => DmaError::NoMemory,
+            Errno::NODEV => DmaError::Gone,
+            _ => DmaError::BadRange,
+        }
+    }
+}
+
+/// Raises RLIMIT_MEMLOCK as far as may be, and says what it is then.
+fn raise_lock_limit() -> Option<u64> {
+    if setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None }).is_err() {
+        let maximum = getrlimit(Resource::Memlock).maximum;
+        let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
+    }
+    getrlimit(Resource::Memlock).current
+}
+
+impl DmaSpace for Space {
+    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
+        self.container()?;
+        if len == 0 || !len.is_multiple_of(PAGE_BYTES) {
+            return Err(DmaError::BadRange);
+        }
+        // With the length's own alignment first, so that the IOMMU can use large pages where the memory has them.
+        let align = LARGE.into_iter().filter(|large| len >= *large).chain([PAGE_BYTES]);
+        let at = align.into_iter().find_map(|align| self.free.take(len, align));
+        let at = at.ok_or(DmaError::NoAddresses)?;
+        self.reserved.insert(at, Reserved { len, mapped: 0 });
+        Ok(Iova(at))
+    }
+
+    fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {
+        let container = self.container()?;
+        let (len, address) = (memory.len() as u64, memory.address());
+        let whole = len > 0
+            && len.is_multiple_of(PAGE_BYTES)
+            && at.0.is_multiple_of(PAGE_BYTES)
+            && address.is_multiple_of(PAGE);
+        let end = at.0.checked_add(len).filter(|_| whole).ok_or(DmaError::BadRange)?;
+        let inside = self.reserved.range(..=at.0).next_back().filter(|(start, r)| end <= *start + r.len);
+        let start = inside.map(|(start, _)| *start).ok_or(DmaError::BadRange)?;
+        let writable = rights == DmaRights::ReadWrite;
+        ioctl::map_dma(container, address, at.0, len, writable).map_err(|e| self.refused(e, len))?;
+        LOCKED.fetch_add(len, Ordering::Relaxed);
+        if let Some(reserved) = self.reserved.get_mut(&start) {
+            reserved.mapped += len;
+        }
+        Ok(())
+    }
+
+    fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
+        let container = self.container()?;
+        let reserved = self.reserved.get(&at.0).filter(|r| r.len == len).ok_or(DmaError::BadRange)?;
+        if reserved.mapped > 0 {
+            let gone = ioctl::unmap_dma(container, at.0, len).map_err(|_| DmaError::BadRange)?;
+            if gone < reserved.mapped {
+                return Err(DmaError::BadRange);
+            }
+            LOCKED.fetch_sub(reserved.mapped, Ordering::Relaxed);
+        }
+        self.reserved.remove(&at.0);
+        self.free.give(at.0, len);
+        Ok(())
+    }
+}
+
+/// Memory of the process's own.
+struct Anonymous {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the bytes are reached through windows alone, which copy and never refer.
+unsafe impl Send for Anonymous {}
+// SAFETY: as above.
+unsafe impl Sync for Anonymous {}
+
+impl Drop for Anonymous {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `len` are what `mmap` returned; the last window is gone with its owner. Where the device
+        // still reaches these pages, the IOMMU's pin keeps them from being anybody else's.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+fn anonymous(len: usize) -> Result<Window, Errno> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a fresh mapping at an address of the kernel's choice.
+    let base = unsafe { mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE) }?;
+    let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::FAULT)?;
+    let owner = Arc::new(Owner::new(Box::new(Anonymous { base, len })));
+    for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
+        // SAFETY: the range was just mapped; neither advice changes its bytes. (A fork would leave the device with the
+        // parent's old pages.)
+        unsafe { madvise(base.as_ptr().cast(), len, advice) }?;
+    }
+    // SAFETY: mapped for `len` bytes until the owner drops the mapping; no reference to the bytes was ever made.
+    Ok(unsafe { Window::new(base, len, owner) })
+}
+
+impl DmaPool for Space {
+    fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
+        self.container()?;
+        let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
+        if let Some(memory) = self.spare.get_mut(&pages).and_then(Vec::pop) {
+            memory.window().fill(0, len, 0).map_err(|_| DmaError::BadRange)?;
+            return Ok(memory);
+        }
+        let window = anonymous(len).map_err(|_| DmaError::NoMemory)?;
+        let at = self.reserve(len as u64)?;
+        if let Err(why) = self.map(at, &window, DmaRights::ReadWrite) {
+            let _ = self.unmap(at, len as u64);
+            return Err(why);
+        }
+        Ok(DriverMemory::from_pool(window, at))
+    }
+
+    fn recycle(&mut self, memory: DriverMemory) {
+        self.spare.entry(memory.window().len() / PAGE).or_default().push(memory);
+    }
+}
+
+/// What the IOMMU of a container is to be.
+pub(super) const TYPE1: u32 = vfio::VFIO_TYPE1v2_IOMMU;
