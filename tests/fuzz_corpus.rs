@@ -5,9 +5,16 @@ use std::path::Path;
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../fuzz/src/disk.rs"]
 mod disk;
+#[cfg(feature = "linux")]
+#[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
+#[path = "../fuzz/src/linux.rs"]
+mod linux;
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../fuzz/src/policy.rs"]
 mod policy;
+#[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
+#[path = "../fuzz/src/virtqueue.rs"]
+mod virtqueue;
 
 /// Runs a target over its corpus, and over all that is one bit away from a file of it, as far as that is quick.
 fn replay(name: &str, target: fn(&[u8])) {
@@ -49,4 +56,27 @@ fn requests_stay_inside_their_extent() {
 #[test]
 fn partitions_stay_inside_their_disk() {
     replay("gpt", disk::gpt);
+}
+
+#[test]
+#[cfg(feature = "linux")]
+fn a_vhost_user_machine_keeps_its_promises() {
+    replay("vhost", linux::vhost);
+}
+
+#[test]
+#[cfg(feature = "linux")]
+fn datagrams_are_refused_or_become_a_request() {
+    replay("factory", linux::factory);
+}
+
+#[test]
+#[cfg(feature = "linux")]
+fn capability_words_are_refused_or_are_what_they_can_be() {
+    replay("cap_word", linux::cap_word);
+}
+
+#[test]
+fn what_a_driver_writes_stays_inside_its_memory_and_its_extent() {
+    replay("virtqueue", virtqueue::virtqueue);
 }

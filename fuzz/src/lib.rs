@@ -1,11 +1,15 @@
 //! Fuzz targets, each a function from bytes that panics when a promise is broken.
 //!
-//! `cargo +nightly fuzz run TARGET` runs one for as long as one likes; each bug that it finds is mended together with a
+//! `cargo +nightly fuzz run TARGET` runs one for as long as one likes (README.md); each bug that it finds is mended together with a
 //! file in `corpus/TARGET`. `tests/fuzz_corpus.rs` of the project runs all files there with the stable compiler.
 #![forbid(unsafe_code)]
 
 mod disk;
+mod linux;
 mod policy;
+mod virtqueue;
 
 pub use disk::gpt;
+pub use linux::{cap_word, factory, vhost};
 pub use policy::{command_line, device_name, extent, policy_words};
+pub use virtqueue::virtqueue;
