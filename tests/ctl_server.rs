@@ -108,6 +108,7 @@ fn create_serves_clients_at_its_socket_until_it_ends() {
 fn run_gives_a_command_its_sessions_and_they_end_with_it() {
     let bench = Bench::new();
     let _server = bench.serve(&[&bench.socket("ctl")]);
+    scanned(&bench);
     let ctl = env!("CARGO_BIN_EXE_nvme-ctl");
     let script = format!("readlink /proc/$$/fd/{{a}} /proc/$$/fd/{{b}}; exec {ctl} ls");
     let output = run(
