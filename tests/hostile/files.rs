@@ -57,7 +57,11 @@ fn a_file_on_a_disk_is_no_memory() {
     let path = dir.path().join("ram");
     fs::write(&path, [0; 8192]).unwrap();
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    refused(vec![("disk", file.into()), ("proc", open("/proc/self/maps")), ("sys", open("/sys/kernel/mm/transparent_hugepage/enabled"))]);
+    refused(vec![
+        ("disk", file.into()),
+        ("proc", open("/proc/self/maps")),
+        ("sys", open("/sys/kernel/mm/transparent_hugepage/enabled")),
+    ]);
 }
 
 #[test]

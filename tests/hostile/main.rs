@@ -17,12 +17,16 @@ mod disk;
 mod raw;
 mod rig;
 
+mod broken;
 mod buffers;
 mod chains;
+mod factory;
 mod files;
+mod floods;
 mod protocol;
 mod races;
 mod regions;
 mod requests;
+mod tables;
 mod trusted;
 mod vanishing;

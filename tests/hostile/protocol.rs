@@ -133,9 +133,11 @@ fn rings_outside_the_memory_or_misaligned_are_refused() {
         // Nowhere; over the end of a region; guest addresses; what may not be written.
         let ends = second + SECOND_LEN - 64;
         for at in [0, 16, ends, second + SECOND_LEN, RAM, u64::MAX & !15, 1 << 63] {
-            for (desc, avail, used) in
-                [(at, good.avail, good.used), (good.desc, at + 64 * u64::from(at == ends) - 32 * u64::from(at == ends), good.used), (good.desc, good.avail, at)]
-            {
+            for (desc, avail, used) in [
+                (at, good.avail, good.used),
+                (good.desc, at + 64 * u64::from(at == ends) - 32 * u64::from(at == ends), good.used),
+                (good.desc, good.avail, at),
+            ] {
                 assert!(start(Addresses { desc, avail, used, ..good }).is_err(), "{at:#x}");
             }
         }
@@ -152,8 +154,7 @@ fn messages_of_features_that_were_not_negotiated_are_refused() {
     attack(|rig| {
         let all = options();
         let options = Options { protocol: protocol::REPLY_ACK, queues: 0, ..all };
-        let client =
-            Client::from_fd(rig.create(&["device=partlabel:attack"]), &options).unwrap();
+        let client = Client::from_fd(rig.create(&["device=partlabel:attack"]), &options).unwrap();
         let front = &client.front;
         let memory = Memory::flat(1 << 40, 4096).unwrap();
         assert!(front.add_mem_reg(memory.regions[0].words, memory.file(0).unwrap()).is_err());
@@ -162,7 +163,33 @@ fn messages_of_features_that_were_not_negotiated_are_refused() {
         assert!(front.reset_device().is_err());
         assert!(front.back_end_channel().is_err());
         // What is never offered: logs, in-flight buffers, status, live migration, and numbers that mean nothing.
-        for kind in [0, 4, 6, 7, 19, 20, 22, 23, 26, 27, 28, 29, 30, 31, 32, 33, 35, 39, 40, 41, 42, 43, 44, 99, u32::MAX] {
+        for kind in [
+            0,
+            4,
+            6,
+            7,
+            19,
+            20,
+            22,
+            23,
+            26,
+            27,
+            28,
+            29,
+            30,
+            31,
+            32,
+            33,
+            35,
+            39,
+            40,
+            41,
+            42,
+            43,
+            44,
+            99,
+            u32::MAX,
+        ] {
             assert!(front.command(kind, &[0; 8], &[]).is_err(), "{kind}");
         }
         for features in [protocol::STATUS, protocol::INFLIGHT_SHMFD, protocol::LOG_SHMFD, 1 << 63] {

@@ -31,7 +31,8 @@ fn trusting(work: impl FnOnce(&Rig, &Path)) {
     let (ram, other) = (dir.path().join("ram"), dir.path().join("other"));
     file(&ram, LEN);
     let others = file(&other, MEMORY);
-    let caps = [("ram", &ram), ("other", &other)].map(|(name, path)| format!("{name}=file:{}", path.display()));
+    let caps =
+        [("ram", &ram), ("other", &other)].map(|(name, path)| format!("{name}=file:{}", path.display()));
     let arguments = ["--cap", &caps[0], "-d", "ram", "--cap", &caps[1], "--register-ds", "other"];
     let arguments = arguments.map(String::from).to_vec();
     attack_on(Setup { arguments, bystander: false, ..Setup::default() }, |rig| {
