@@ -42,7 +42,7 @@ trials! {
     the_manual_asks_for_a_partition
     the_manual_asks_for_a_namespace
     the_manual_has_a_static_client
-    the_quick_start_mints_a_session
+    a_script_starts_the_server_and_mints_a_session
     a_second_client_of_a_static_client_s_disk_is_refused
     a_trusted_dataspace_is_taken_by_the_server
     refusals_of_the_server_come_with_their_codes
@@ -108,8 +108,15 @@ fn the_manual_has_a_static_client(place: &Place) {
     ends_well(run(place, "tests/manual/static_client.lua", "", &[]));
 }
 
-fn the_quick_start_mints_a_session(place: &Place) {
-    let out = ends_well(run(place, "examples/quickstart.lua", "", &["1234:n1"]));
+fn a_script_starts_the_server_and_mints_a_session(place: &Place) {
+    let script = place.write(
+        "simple.lua",
+        "local bus = L4.default_loader:new_channel()
+         L4.default_loader:start({ caps = { vbus = vbus_nvme, svr = bus:svr() }, log = { 'nvme' } }, 'rom/nvme-drv')
+         print('a session: ' .. tostring(bus:create(0, 'ds-max=5', 'device=1234:n1', 'read-only')))
+         print('done')",
+    );
+    let out = ends_well(run(place, script.to_str().unwrap(), "", &[]));
     assert!(out.contains("a session: L4::Cap<L4virtio::Device>"), "{out}");
 }
 
