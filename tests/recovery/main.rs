@@ -4,12 +4,14 @@
 
 mod client;
 mod device;
+mod durability;
 mod faults;
 mod lost;
 mod memory;
 mod queues;
 mod resets;
 mod rig;
+mod scanning;
 mod threads;
 mod timeouts;
 mod workers;

@@ -219,7 +219,8 @@ impl Rig {
         let key = self.create(words).unwrap();
         let client = Client::new(key);
         let (claim, file) = region(GUEST, LEN, key.0);
-        self.control.set_features(key, ALL).unwrap();
+        let offered = self.control.session(key).unwrap().offered();
+        self.control.set_features(key, ALL & offered).unwrap();
         self.change(&client, &MemoryChange::Add(claim, file), |_| Some(client.memory.clone())).unwrap();
         client
     }

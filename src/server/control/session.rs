@@ -1,5 +1,7 @@
 //! Sessions: what a client asks for, one thing at a time, and how a session ends.
 
+mod ending;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -409,111 +411,6 @@ impl Control {
         if session.at_worker() {
             self.tell(worker, ToWorker::Break(key, why));
         }
-    }
-
-    /// Clears away what a session's client left: its queues stop, its memory is unmapped, its features are
-    /// forgotten. Ends in [`Event::Cleared`].
-    pub fn clear(&mut self, key: SessionKey) {
-        self.head_for(key, Goal::Clear);
-    }
-
-    /// Ends a session: its queues stop, its memory is unmapped, its device is free again. Ends in
-    /// [`Event::Ended`]. Nothing else can be asked of it any more.
-    pub fn end(&mut self, key: SessionKey) {
-        self.head_for(key, Goal::End);
-    }
-
-    fn head_for(&mut self, key: SessionKey, goal: Goal) {
-        let Some(session) = self.sessions.get_mut(&key).filter(|s| s.goal != Goal::End) else { return };
-        session.goal = goal;
-        debug!("session {}: {}", key.0, if goal == Goal::End { "ends" } else { "is cleared" });
-        self.more = true;
-        for index in self.running_queues(key) {
-            // It runs, so it can be stopped.
-            let _ = self.stop(key, index);
-        }
-    }
-
-    /// Takes the next step of what sessions are busy with.
-    pub(super) fn poll_sessions(&mut self) {
-        self.assign_waiting();
-        let keys: Vec<SessionKey> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.job.is_some() || s.goal != Goal::Serve)
-            .map(|(key, _)| *key)
-            .collect();
-        for key in keys {
-            self.poll_memory(key);
-            self.poll_end(key);
-        }
-    }
-
-    fn poll_end(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        if session.goal == Goal::Serve || !session.queues.is_empty() {
-            return;
-        }
-        if !session.quarantined {
-            if session.job.is_none() && !session.registry.is_empty() {
-                self.remove_everything(key);
-            }
-            let Some(session) = self.sessions.get(&key) else { return };
-            if session.job.is_some() {
-                return;
-            }
-        }
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        if session.goal == Goal::Clear {
-            session.goal = Goal::Serve;
-            session.features = 0;
-            session.write_back = session.minted.limits().volatile_cache;
-            self.events.push_back(Event::Cleared(key));
-            return;
-        }
-        self.release_pair(key);
-        let Some(session) = self.sessions.remove(&key) else { return };
-        if session.quarantined {
-            nvme_platform::error!("session {}: its memory is kept, for nothing proves it free", key.0);
-            core::mem::forget(session.registry);
-            if let Some(job) = session.job {
-                if job.is_asked() {
-                    self.events.push_back(Event::Done(key, Err(SessionError::DeviceLost)));
-                }
-                core::mem::forget(job);
-            }
-        }
-        let ended = self.catalogue.end(session.minted.session());
-        if let Some(namespace) = ended.rescan {
-            self.rescan(namespace);
-        }
-        self.events.push_back(Event::Ended(key));
-    }
-
-    /// The session's device will not come back.
-    pub(super) fn lose_session(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        if core::mem::replace(&mut session.lost, true) {
-            return;
-        }
-        if !matches!(session.pair, SessionPair::Has(_)) {
-            session.pair = SessionPair::None;
-        }
-        let worker = session.worker;
-        self.launch_queues(key);
-        // It comes after the queues that were just launched, and there may be others.
-        self.tell(worker, ToWorker::Fail(key));
-        self.events.push_back(Event::Lost(key));
-    }
-
-    /// The session's memory cannot be proven free: it is kept, and the session is closed.
-    pub(super) fn quarantine(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        session.quarantined = true;
-        let worker = session.worker;
-        self.tell(worker, ToWorker::Quarantine(key));
-        self.lose_session(key);
-        self.end(key);
     }
 
     /// Whether a client's session may be asked for something now.

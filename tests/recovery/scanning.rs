@@ -1,0 +1,148 @@
+//! Namespaces that come, change and go; and the shutdown.
+
+use nvme_drv::server::control::{ControllerState, Event};
+use nvme_session::factory::CreateError;
+use nvme_soft::NamespaceConfig;
+use nvme_soft::faulty::{Action, Queue, When};
+
+use crate::client::Client;
+use crate::client::{FLUSH, IN, IOERR, OK};
+use crate::rig::{Rig, SECOND, medium};
+
+fn sectors(rig: &Rig, nsid: u32) -> Option<u64> {
+    let mut all = rig.control.catalogue().devices();
+    all.find(|(entry, _)| entry.namespace().nsid == nsid).map(|(entry, _)| entry.extent().blocks())
+}
+
+#[test]
+fn a_namespace_that_appears_can_be_had_and_one_that_goes_is_lost_to_its_session_alone() {
+    let mut rig = Rig::new(2);
+    let mut a = rig.client(&["device=d0:n1"]);
+    let mut other = rig.client(&["device=d1:n1"]);
+    rig.handles[0].add(5, NamespaceConfig::new(medium())).unwrap();
+    rig.until("the namespace", |rig| sectors(rig, 5).is_some());
+    let mut b = rig.client(&["device=d0:n5"]);
+    rig.serves(&mut b, 0, 2);
+    assert!(rig.handles[0].remove(5));
+    rig.until("the loss", |rig| rig.lost(&b));
+    assert!(!rig.lost(&a) && !rig.lost(&other) && sectors(&rig, 5).is_none());
+    b.ask(0, 7, FLUSH, 0, 0, 0);
+    assert_eq!(rig.status(&mut b, 0, 7), IOERR);
+    assert!(matches!(rig.create(&["device=d0:n5"]), Err(CreateError::NoDevice(_))));
+    rig.serves(&mut a, 0, 3);
+    rig.serves(&mut other, 0, 4);
+    rig.end(&b);
+    // It comes back, to somebody else.
+    rig.handles[0].add(5, NamespaceConfig::new(medium())).unwrap();
+    rig.until("the namespace", |rig| sectors(rig, 5).is_some());
+    let mut c = rig.client(&["device=d0:n5"]);
+    rig.serves(&mut c, 0, 5);
+}
+
+#[test]
+fn a_namespace_that_changes_its_size_keeps_its_session_s_extent() {
+    let mut rig = Rig::new(1);
+    let mut a = rig.client(&["device=d0:n1"]);
+    let extent = *rig.control.session(a.key).unwrap().minted().grant().extent();
+    assert!(rig.handles[0].resize(1, 4 << 20));
+    rig.until("the new size", |rig| sectors(rig, 1) == Some(4 << 11));
+    assert_eq!(*rig.control.session(a.key).unwrap().minted().grant().extent(), extent);
+    assert!(!rig.lost(&a));
+    rig.serves(&mut a, 0, 1);
+    a.ask(0, 9, IN, 5 << 11, Client::place(9), 4096);
+    assert_eq!(rig.status(&mut a, 0, 9), IOERR, "behind the end");
+    rig.end(&a);
+    rig.pass_time(SECOND);
+    let a = rig.client(&["device=d0:n1"]);
+    assert_eq!(rig.control.session(a.key).unwrap().minted().grant().extent().blocks(), 4 << 11);
+}
+
+#[test]
+fn nothing_is_granted_where_a_writer_was_before_its_table_is_read_again() {
+    let mut rig = Rig::new(1);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.serves(&mut a, 0, 1);
+    rig.inject(Queue::AnyIo, 0x02, When::First(1), Action::Delay(2 * SECOND));
+    rig.end(&a);
+    assert!(matches!(rig.create(&["device=d0:n1"]), Err(CreateError::Scanning)));
+    rig.pass_time(SECOND);
+    assert!(matches!(rig.create(&["device=d0:n1", "read-only"]), Err(CreateError::Scanning)));
+    rig.pass_time(2 * SECOND);
+    rig.client(&["device=d0:n1"]);
+}
+
+#[test]
+fn a_reset_in_the_middle_of_a_scan_is_survived() {
+    let mut rig = Rig::new(1);
+    let a = rig.client(&["device=d0:n1"]);
+    rig.inject(Queue::AnyIo, 0x02, When::First(1), Action::Hang);
+    rig.end(&a);
+    rig.step();
+    rig.handles[0].raise_fatal();
+    rig.pass_time(SECOND);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.serves(&mut a, 0, 1);
+}
+
+/// Whether CC.SHN was set to a normal shutdown.
+fn shutdowns(rig: &Rig, controller: usize) -> usize {
+    rig.knobs[controller].configured.lock().unwrap().iter().filter(|cc| **cc >> 14 & 3 == 1).count()
+}
+
+#[test]
+fn a_shutdown_drains_tells_the_controllers_and_ends() {
+    let mut rig = Rig::new(2);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.inject(Queue::AnyIo, 0x01, When::First(1), Action::Delay(2 * SECOND));
+    rig.ask_writes(&mut a, 0, 0..2, 1);
+    rig.control.shut_down(rig.now);
+    rig.pass_time(SECOND);
+    assert_eq!(shutdowns(&rig, 0), 0, "not before everything is answered");
+    rig.expect("the shutdown", |e| matches!(e, Event::ShutDown));
+    assert_eq!((a.status(0, 0), a.status(0, 1)), (OK, OK));
+    assert!(rig.said(|e| matches!(e, Event::ShutDown)) || rig.control.sessions().count() == 0);
+    assert_eq!((shutdowns(&rig, 0), shutdowns(&rig, 1)), (1, 1));
+    assert_eq!((rig.state(0), rig.state(1)), (ControllerState::Down, ControllerState::Down));
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_ever_for_a_session_that_does_not_drain() {
+    let mut rig = Rig::new(2);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.inject(Queue::AnyIo, 0x01, When::First(1), Action::Hang);
+    rig.inject(Queue::Admin, 0x08, When::Always, Action::Hang);
+    rig.inject(Queue::Admin, 0x00, When::Always, Action::Hang);
+    rig.inject(Queue::Admin, 0x06, When::Always, Action::Delay(9 * SECOND));
+    rig.ask_writes(&mut a, 0, 0..1, 1);
+    let start = rig.now;
+    rig.control.shut_down(rig.now);
+    rig.expect("the shutdown", |e| matches!(e, Event::ShutDown));
+    assert!(rig.now - start <= 41 * SECOND, "{:?}", rig.now - start);
+    assert_eq!(shutdowns(&rig, 1), 1);
+}
+
+#[test]
+fn a_shutdown_with_a_lost_controller_ends() {
+    let mut rig = Rig::new(2);
+    let a = rig.client(&["device=d0:n1"]);
+    rig.handles[0].vanish();
+    rig.until("the loss", |rig| rig.lost(&a));
+    rig.control.shut_down(rig.now);
+    rig.expect("the shutdown", |e| matches!(e, Event::ShutDown));
+    assert_eq!(shutdowns(&rig, 1), 1);
+}
+
+#[test]
+fn a_shutdown_before_the_scan_is_over_ends() {
+    for polls in 0..30 {
+        let devices = vec![crate::rig::soft("d0"), crate::rig::soft("d1")];
+        let mut rig = Rig::raw(crate::rig::config(), devices);
+        rig.faults(0).stick_ready(Some(false));
+        for _ in 0..polls {
+            rig.control.poll(rig.now);
+            rig.now = rig.now + SECOND / 20;
+        }
+        rig.control.shut_down(rig.now);
+        rig.expect("the shutdown", |e| matches!(e, Event::ShutDown));
+    }
+}
