@@ -107,7 +107,7 @@ pub enum FromWorker {
     QueueBroken(QueueKey, Broken),
     /// Answers [`ToWorker::SetTable`], with the table's generation.
     TableSet(SessionKey, u64),
-    /// A command's deadline has passed; said once for each command.
+    /// A command's deadline has passed; said again as long as it does not end.
     Expired(StuckCommand),
     /// Answers [`ToWorker::IsStuck`]: whether it is.
     Stuck(StuckCommand, bool),
