@@ -82,7 +82,7 @@ fn scattered_memory_of_any_alignment_moves_exactly_its_bytes() {
 #[test]
 fn a_transfer_is_split_at_what_the_controller_takes() {
     needs_qemu!();
-    for (mdts, most) in [("mdts=1", 8 << 10), ("mdts=5", 128 << 10), ("mdts=0", 1 << 20), ("mdts=12", 1 << 20)] {
+    for (mdts, most) in [(",mdts=1", 8 << 10), (",mdts=5", 128 << 10), (",mdts=0", 1 << 20), (",mdts=12", 1 << 20)] {
         let mut rig = Rig::new(&one_of_two(mdts), Options::default());
         assert_eq!(rig.controller.info().transfer_bytes, most);
         let mut pair = rig.pair(16);
@@ -102,7 +102,7 @@ fn discards_and_write_zeroes_leave_zeroes_there_and_nowhere_else() {
     needs_qemu!();
     let small = Options { discard_max: 64 << 10, write_zeroes_max: 32 << 10, ..Options::default() };
     for (options, zeroes_commands, discards) in [(small, 8, 4), (Options::default(), 1, 1)] {
-        let mut rig = Rig::new(&one_of_two("mdts=8"), options);
+        let mut rig = Rig::new(&one_of_two(",mdts=8"), options);
         let mut pair = rig.pair(8);
         for nsid in [1, 2] {
             rig.client.write(GUEST, &pattern(1, 1 << 20));

@@ -27,7 +27,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub(crate) struct Disk {
     pub(crate) block: u32,
     pub(crate) bytes: u64,
-    /// More properties of `nvme-ns`.
+    /// More properties of `nvme-ns`, each after a comma.
     pub(crate) more: &'static str,
     /// Options of `blkdebug`, JSON, without braces.
     pub(crate) debug: Option<&'static str>,
@@ -45,14 +45,14 @@ impl Disk {
 pub(crate) struct Shape {
     /// Namespaces 1, 2, … of the first controller.
     pub(crate) disks: Vec<Disk>,
-    /// More properties of `nvme`, one entry for each controller. More than one share a subsystem.
+    /// More properties of `nvme`, each after a comma, one entry for each controller. More than one share a subsystem.
     pub(crate) controllers: Vec<&'static str>,
 }
 
 impl Default for Shape {
     /// One controller, namespaces with blocks of 512 and 4096 bytes.
     fn default() -> Self {
-        Self { disks: vec![Disk::new(512), Disk::new(4096)], controllers: vec!["mdts=7"] }
+        Self { disks: vec![Disk::new(512), Disk::new(4096)], controllers: vec![""] }
     }
 }
 
@@ -147,7 +147,7 @@ impl Machine {
         for (i, more) in shape.controllers.iter().enumerate() {
             say("-device", format!("pcie-root-port,id=port{i},chassis={},addr={:#x}", i + 1, 4 + i));
             let subsystem = if shared { ",subsys=subsystem" } else { "" };
-            say("-device", format!("nvme,id=nvme{i},bus=port{i},serial=  qtest {i} ,{more}{subsystem}"));
+            say("-device", format!("nvme,id=nvme{i},bus=port{i},serial=  qtest 0 {more}{subsystem}"));
         }
         for (i, disk) in shape.disks.iter().enumerate() {
             file(&at(&format!("disk{i}")), disk.bytes);
@@ -181,12 +181,14 @@ impl Machine {
             .stderr(file(&at("said"), 0))
             .spawn()
             .unwrap();
-        let [qtest, qmp] = listeners.map(|listener| {
-            accept(&listener, &mut child).unwrap_or_else(|ended| {
-                panic!("QEMU does not start: {ended}\n{}", std::fs::read_to_string(at("said")).unwrap())
-            })
+        let [qtest, qmp] = listeners.map(|listener| accept(&listener, &mut child));
+        let both = qtest.and_then(|qtest| Ok((Qtest::new(qtest), Qmp::new(qmp?)?)));
+        let (qtest, qmp) = both.unwrap_or_else(|why| {
+            let said = std::fs::read_to_string(at("said")).unwrap_or_default();
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("QEMU does not start: {why}\n{said}")
         });
-        let (qtest, qmp) = (Qtest::new(qtest), Qmp::new(qmp));
         let memory = Memory::new(&ram, MEMORY);
         let iommu = Iommu::new(qtest.clone(), memory.clone());
         Self { child, dir, qtest, qmp, memory, iommu }

@@ -6,26 +6,29 @@ use std::os::unix::net::UnixStream;
 pub(crate) struct Qmp(BufReader<UnixStream>);
 
 impl Qmp {
-    /// After the greeting.
-    pub(crate) fn new(stream: UnixStream) -> Self {
+    /// After the greeting, which comes when the machine is complete.
+    pub(crate) fn new(stream: UnixStream) -> Result<Self, String> {
         let mut qmp = Self(BufReader::new(stream));
-        qmp.line();
-        qmp.run("qmp_capabilities", "{}").unwrap();
-        qmp
+        qmp.line()?;
+        qmp.run("qmp_capabilities", "{}")?;
+        Ok(qmp)
     }
 
-    fn line(&mut self) -> String {
+    fn line(&mut self) -> Result<String, String> {
         let mut line = String::new();
-        assert!(self.0.read_line(&mut line).is_ok_and(|n| n > 0), "QEMU has ended");
-        line
+        match self.0.read_line(&mut line) {
+            Ok(0) => Err("QEMU has ended".into()),
+            Ok(_) => Ok(line),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// Runs a command with its arguments, a JSON object: the answer's line, or the error's.
     pub(crate) fn run(&mut self, command: &str, arguments: &str) -> Result<String, String> {
         let line = format!("{{\"execute\":\"{command}\",\"arguments\":{arguments}}}\n");
-        self.0.get_mut().write_all(line.as_bytes()).unwrap();
+        self.0.get_mut().write_all(line.as_bytes()).map_err(|error| error.to_string())?;
         loop {
-            let line = self.line();
+            let line = self.line()?;
             if line.starts_with("{\"return\"") {
                 return Ok(line);
             } else if line.starts_with("{\"error\"") {

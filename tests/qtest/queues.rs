@@ -71,7 +71,7 @@ fn all_queue_pairs_that_were_granted_work_at_once_each_with_its_own_interrupt() 
 #[test]
 fn a_controller_with_few_queues_and_vectors_shares_them() {
     needs_qemu!();
-    let shape = Shape { controllers: vec!["max_ioqpairs=4,msix_qsize=3"], ..Shape::default() };
+    let shape = Shape { controllers: vec![",max_ioqpairs=4,msix_qsize=3"], ..Shape::default() };
     let mut rig = Rig::new(&shape, Options::default());
     assert_eq!((rig.controller.info().pairs, rig.controller.pairs_free()), (4, 3));
     let mut pairs: Vec<QueuePair> = (0..3).map(|_| rig.pair(16)).collect();
