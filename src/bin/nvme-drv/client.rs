@@ -86,6 +86,8 @@ pub(crate) struct Client {
     pub(crate) phase: Phase,
     /// Who asked for it.
     pub(crate) owner: Option<Peer>,
+    /// How many eventfds its rings may have, and what came of a message that is not whole.
+    pub(crate) eventfds: usize,
 }
 
 /// What the server lends to a client while it works.
@@ -103,6 +105,8 @@ pub(crate) enum Over {
     Connection(#[from] ConnectionError),
     #[error("it stalled in mid-message or mid-handshake")]
     Stalled,
+    #[error("its rings and an unfinished message have more descriptors than a session may")]
+    Descriptors,
     #[error("the session has ended")]
     Ended,
 }
@@ -148,6 +152,10 @@ impl Client {
         }
         let Some(conn) = &mut self.conn else { return Ok(()) };
         let machine = conn.connection.machine();
+        let used: usize = conn.rings.values().map(Ring::eventfds).sum();
+        if used + machine.descriptors() > self.eventfds {
+            return Err(Over::Descriptors);
+        }
         let silent = conn.accepted && machine.stage() == nvme_linux::vhost::Stage::Untouched;
         if machine.wants_deadline() || silent {
             conn.deadline.get_or_insert(lent.now + STALL_MAX);
@@ -179,6 +187,19 @@ impl Client {
         let conn = self.conn.as_mut()?;
         let enabled = conn.connection.machine().rings_start_enabled();
         Some(conn.rings.entry(index).or_insert_with(|| Ring { enabled, ..Ring::default() }))
+    }
+
+    /// Whether there is room for one more eventfd of a ring, in place of what `had` says the ring has.
+    fn has_room(&self, index: u16, event: Option<&OwnedFd>, had: impl Fn(&Ring) -> bool) -> bool {
+        let Some(rings) = self.conn.as_ref().map(|c| &c.rings).filter(|_| event.is_some()) else {
+            return true;
+        };
+        let used: usize = rings.values().map(Ring::eventfds).sum();
+        if used < self.eventfds || rings.get(&index).is_some_and(had) {
+            return true;
+        }
+        self.refuse("an eventfd", &"the session has as many descriptors as it may (see RLIMIT_NOFILE)");
+        false
     }
 
     /// The ring, unless it is running: what describes it must not change then.
@@ -242,6 +263,9 @@ impl Client {
                     dispose([event]);
                     return Some(Reply::Failed);
                 }
+                if !self.has_room(ring, Some(&event), |r| r.kick.is_some()) {
+                    return Some(Reply::Failed);
+                }
                 let event = std::sync::Arc::new(event);
                 let known = self.ring(ring)?;
                 known.kick = Some(std::sync::Arc::clone(&event));
@@ -252,6 +276,10 @@ impl Client {
                 self.start(key, ring, lent)
             }
             Call::SetCall { ring, event } => {
+                if !self.has_room(ring, event.as_ref(), |r| r.call.is_some()) {
+                    dispose(event);
+                    return Some(Reply::Failed);
+                }
                 let known = self.ring(ring)?;
                 if let Err(e) = known.set_call(event) {
                     self.refuse("a call", &e);
@@ -260,6 +288,10 @@ impl Client {
                 self.renotify(key, ring, lent)
             }
             Call::SetError { ring, event } => {
+                if !self.has_room(ring, event.as_ref(), |r| r.error.is_some()) {
+                    dispose(event);
+                    return Some(Reply::Failed);
+                }
                 let known = self.ring(ring)?;
                 if let Err(e) = known.set_error(event) {
                     self.refuse("an error descriptor", &e);

@@ -6,9 +6,10 @@
 //! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
 //!   connection describes. [`worker`]: a worker thread.
 //! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
-//!   [`frames`]: trace points, in a build that has them.
+//!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod client;
 mod devices;
 mod frames;
@@ -37,6 +38,7 @@ use nvme_linux::start::Start;
 use nvme_policy::command_line::{Ask, CommandLine, Home, Verbosity};
 use nvme_session::queue::Direction;
 
+use crate::budget::Budget;
 use crate::server::{Parts, Server, StaticClient};
 
 /// How long a queue is polled after its last work, where `--poll-us` does not say.
@@ -121,9 +123,14 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     }
     let failures = failures()?;
     let workers = usize::from(options.linux.workers.unwrap_or(1));
+    let sessions = usize::from(options.linux.sessions_max.unwrap_or(SESSIONS_MAX));
+    let budget = Budget::of_process(sessions, options.clients.len(), workers);
+    if budget.sessions < sessions {
+        log::warn!("RLIMIT_NOFILE has room for {} sessions, not {sessions}; raise its hard limit", budget.sessions);
+    }
     let mut control = Control::new(Config {
         workers,
-        sessions_max: usize::from(options.linux.sessions_max.unwrap_or(SESSIONS_MAX)),
+        sessions_max: budget.sessions,
         memory_max: options.linux.mem_max.unwrap_or(MEM_MAX),
         trusted_only: !trusted.is_empty(),
         direction: Direction::AsFlagged,
@@ -176,6 +183,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         ctl,
         clients,
         trusted,
+        budget,
         notifier: inheritance.notifier,
     };
     let served = Server::new(parts)?.run();

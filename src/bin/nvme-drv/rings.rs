@@ -42,6 +42,11 @@ impl Ring {
         Some((QueueSpec { size: self.size?, rings, next_avail: self.base }, Arc::clone(kick)))
     }
 
+    /// How many eventfds it has.
+    pub(crate) fn eventfds(&self) -> usize {
+        [self.kick.is_some(), self.call.is_some(), self.error.is_some()].into_iter().map(usize::from).sum()
+    }
+
     pub(crate) fn set_call(&mut self, fd: Option<OwnedFd>) -> Result<(), CallError> {
         self.call = notify(fd)?;
         Ok(())

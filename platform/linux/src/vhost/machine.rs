@@ -291,6 +291,11 @@ impl Machine {
         !self.input.is_empty()
     }
 
+    /// How many descriptors came with what is here of a message.
+    pub fn descriptors(&self) -> usize {
+        self.files.len()
+    }
+
     /// What to send to the client now.
     pub fn outgoing(&self) -> &[u8] {
         self.output.get(self.sent..).unwrap_or(&[])

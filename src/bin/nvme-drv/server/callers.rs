@@ -14,7 +14,7 @@ use nvme_platform::Time;
 use nvme_policy::{Policy, Shown};
 use nvme_session::factory::CreateError;
 
-use super::{CALLER_IDLE, CALLERS_MAX, Server, Watched};
+use super::{ACCEPTS_PER_TURN, CALLER_IDLE, CALLERS_MAX, Server, Watched};
 use crate::client::{Client, Conn, Phase, Source};
 
 /// How long a call waits for the scan to end.
@@ -41,7 +41,7 @@ impl Server {
 
     /// Listens to newcomers only while there is room for them.
     pub(super) fn breathe(&mut self) {
-        let room = self.callers() < CALLERS_MAX;
+        let room = self.callers() < CALLERS_MAX && self.rest.is_none();
         let interest = if room { Interest::Read } else { Interest::Hangup };
         let listeners: Vec<(u64, bool)> = self
             .watched
@@ -61,15 +61,15 @@ impl Server {
     }
 
     pub(super) fn accept_caller(&mut self, time: Time) {
-        while self.callers() < CALLERS_MAX {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if self.callers() >= CALLERS_MAX {
+                break;
+            }
             let Some(svr) = &self.svr else { return };
             let socket = match socket::accept(svr) {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
-                Err(e) => {
-                    log::warn!("svr: accepting a connection: {e}");
-                    return;
-                }
+                Err(e) => return self.rest("svr", e, time),
             };
             let Ok(caller) = Caller::new(socket) else { continue };
             let token = self.next_token;
@@ -216,6 +216,7 @@ impl Server {
             conn: None,
             phase: Phase::Free,
             owner,
+            eventfds: self.budget.dynamic,
         };
         if let Some(listener) = listener {
             let token = self.next_token;

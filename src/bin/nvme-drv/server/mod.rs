@@ -15,13 +15,14 @@ use nvme_drv::server::control::Control;
 use nvme_drv::server::message::{SessionKey, ToWorker};
 use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
 use nvme_linux::factory::Caller;
-use nvme_linux::logger::{Notifier, OPERATOR};
+use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
 use nvme_linux::memory::Failures;
 use nvme_linux::socket::{self, Acceptor};
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
 use self::callers::{Waiting, errno, refused};
+use crate::budget::Budget;
 use crate::client::{Client, Over, Phase, STALL_MAX, Source};
 use crate::inventory::Introspection;
 use crate::regions::Trusted;
@@ -29,8 +30,12 @@ use crate::worker::{self, Message, WorkerLost};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
 const CALLERS_MAX: usize = 64;
+/// Connections that are accepted before it is others' turn.
+const ACCEPTS_PER_TURN: usize = 16;
+/// How long nobody is let in after that failed. The reason, no room, goes on for a while.
+const REST: Duration = Duration::from_millis(200);
 /// How long a connection to the factory may be idle while others wait for its place.
-const CALLER_IDLE: Duration = Duration::from_secs(10);
+const CALLER_IDLE: Duration = Duration::from_secs(2);
 
 /// What a descriptor in the epoll set is.
 enum Watched {
@@ -78,6 +83,7 @@ pub(crate) struct Parts {
     pub(crate) ctl: Option<OwnedFd>,
     pub(crate) clients: Vec<StaticClient>,
     pub(crate) trusted: Trusted,
+    pub(crate) budget: Budget,
     /// The service manager, to be told when the scan is over, and when the server stops.
     pub(crate) notifier: Notifier,
 }
@@ -100,6 +106,9 @@ pub(crate) struct Server {
     next_client: u32,
     by_session: BTreeMap<SessionKey, u32>,
     waiting: VecDeque<Waiting>,
+    budget: Budget,
+    /// When to listen again, after descriptors or memory ran out.
+    rest: Option<Time>,
     notifier: Notifier,
     stop: bool,
     down: bool,
@@ -124,6 +133,8 @@ impl Server {
             next_client: 0,
             by_session: BTreeMap::new(),
             waiting: VecDeque::new(),
+            budget: parts.budget,
+            rest: None,
             notifier: parts.notifier,
             stop: false,
             down: false,
@@ -175,6 +186,7 @@ impl Server {
                 conn: None,
                 phase: Phase::Absent,
                 owner: None,
+                eventfds: self.budget.fixed,
             },
         );
     }
@@ -211,6 +223,28 @@ impl Server {
         }
     }
 
+    /// Lets nobody in for a moment: a listening socket that nobody can be accepted from stays readable.
+    pub(super) fn rest(&mut self, what: &str, why: rustix::io::Errno, time: Time) {
+        log::warn!(target: REFUSAL, "{what}: accepting a connection: {why}");
+        self.rest.get_or_insert(time + REST);
+        self.breathe();
+        let ids: Vec<u32> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.listen(id, false);
+        }
+    }
+
+    /// Listens again.
+    fn rested(&mut self) {
+        self.rest = None;
+        self.breathe();
+        let free = |c: &Client| c.phase == Phase::Free;
+        let ids: Vec<u32> = self.clients.iter().filter(|(_, c)| free(c)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.listen(id, true);
+        }
+    }
+
     fn deadline(&self) -> Option<Time> {
         let conns = self.clients.values().filter_map(|c| c.conn.as_ref()?.deadline);
         let waiting = self.waiting.iter().map(|w| w.until);
@@ -218,7 +252,7 @@ impl Server {
             Watched::Caller(_, until) | Watched::CtlPeer(_, until) => Some(*until),
             _ => None,
         });
-        conns.chain(waiting).chain(idle).chain(self.control.next_deadline()).min()
+        conns.chain(waiting).chain(idle).chain(self.rest).chain(self.control.next_deadline()).min()
     }
 
     fn hear_workers(&mut self, time: Time) -> Result<(), Fatal> {
@@ -275,6 +309,14 @@ impl Server {
             Some(Watched::Conn(id)) => {
                 let id = *id;
                 self.serve(id, time);
+                if hangup {
+                    self.hung_up(id);
+                }
+            }
+            // Whoever else has a listening socket can shut it down: it is readable for ever then.
+            Some(Watched::Listener(id)) if hangup => {
+                let id = *id;
+                self.stop_listening(id, token);
             }
             Some(Watched::Listener(id)) => {
                 let id = *id;
@@ -325,9 +367,16 @@ impl Server {
     }
 
     fn accept_ctl(&mut self, time: Time) {
-        while self.callers() < CALLERS_MAX {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if self.callers() >= CALLERS_MAX {
+                break;
+            }
             let Some(ctl) = &self.ctl else { return };
-            let Ok(Some(socket)) = socket::accept(ctl) else { return };
+            let socket = match socket::accept(ctl) {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(e) => return self.rest("ctl", e, time),
+            };
             let mut peer = Introspection::new(socket, &crate::inventory::of(self));
             if peer.send() {
                 continue;
@@ -352,6 +401,9 @@ impl Server {
             self.disconnect(id, &Over::Stalled);
         }
         self.expire_waiting(time);
+        if self.rest.is_some_and(|until| time >= until) {
+            self.rested();
+        }
         let crowded = self.callers() >= CALLERS_MAX;
         let mut over = Vec::new();
         for (token, watched) in &mut self.watched {

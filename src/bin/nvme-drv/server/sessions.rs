@@ -7,7 +7,7 @@ use nvme_drv::server::message::SessionKey;
 use nvme_linux::events::Interest;
 use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket;
-use nvme_linux::vhost::Connection;
+use nvme_linux::vhost::{Connection, ConnectionError};
 use nvme_platform::Time;
 use nvme_session::virtqueue::Broken;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,8 +36,13 @@ impl Server {
                 self.end(id);
                 return;
             }
+            Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
+                let name = client.name.clone();
+                return self.rest(&name, e, time);
+            }
             Err(e) => {
-                log::warn!("{}: accepting a connection: {e}", client.name);
+                log::warn!(target: REFUSAL, "{}: accepting a connection: {e}; it ends", client.name);
+                self.end(id);
                 return;
             }
         };
@@ -64,7 +69,7 @@ impl Server {
         let token = self.watched.iter().find(|(_, w)| matches!(w, Watched::Listener(l) if *l == id));
         let Some(token) = token.map(|(token, _)| *token) else { return };
         if let Some(Client { source: Source::Listener(listener), .. }) = self.clients.get(&id) {
-            let interest = if on { Interest::Read } else { Interest::Hangup };
+            let interest = if on && self.rest.is_none() { Interest::Read } else { Interest::Hangup };
             let _ = self.epoll.modify(listener, token, interest);
         }
     }
@@ -100,6 +105,25 @@ impl Server {
             (false, false) => Interest::Hangup,
         };
         let _ = self.epoll.modify(conn.connection.as_fd(), conn.token, interest);
+    }
+
+    /// The client of a connection went away while a request of its own is worked on, so nothing is read.
+    pub(super) fn hung_up(&mut self, id: u32) {
+        let interest = self.clients.get(&id).and_then(|c| c.conn.as_ref()).map(|c| c.connection.interest());
+        if interest.is_some_and(|i| !i.read) {
+            self.disconnect(id, &Over::Connection(ConnectionError::Closed));
+        }
+    }
+
+    /// A session's listening socket was shut down: the session ends.
+    pub(super) fn stop_listening(&mut self, id: u32, token: u64) {
+        self.watched.remove(&token);
+        let Some(client) = self.clients.get(&id) else { return };
+        log::warn!(target: REFUSAL, "{}: its listening socket was shut down; it ends", client.name);
+        if let Source::Listener(listener) = &client.source {
+            let _ = self.epoll.remove(listener);
+        }
+        self.end(id);
     }
 
     pub(super) fn disconnect(&mut self, id: u32, over: &Over) {
