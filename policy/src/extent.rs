@@ -126,7 +126,7 @@ impl Extent {
 
     /// Confines a request of `bytes` bytes at 512-byte sector `sector` of this extent. This is the one place
     /// where an [`LbaRange`] is made.
-    #[inline]
+    #[inline(always)]
     pub fn confine(&self, sector: u64, bytes: u64) -> Result<LbaRange, NotConfined> {
         if bytes == 0 {
             return Err(NotConfined::Empty);

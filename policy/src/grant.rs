@@ -60,7 +60,7 @@ impl Grant {
     }
 
     /// See [`Extent::confine`].
-    #[inline]
+    #[inline(always)]
     pub fn confine(&self, sector: u64, bytes: u64) -> Result<LbaRange, NotConfined> {
         self.extent.confine(sector, bytes)
     }

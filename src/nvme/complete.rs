@@ -1,7 +1,7 @@
 //! Completions: an operation's way back.
 
 use nvme_platform::{Window, trace, warn};
-use nvme_session::memory::DmaRange;
+use nvme_session::memory::{DmaRange, Quiet};
 use nvme_session::operation::{Operation, Outcome, Tag};
 
 use super::pair::{Done, Issued, QueuePair, State};
@@ -27,9 +27,31 @@ impl QueuePair {
         taken
     }
 
+    /// The short way of [`next_done`](Self::next_done): takes an operation that a good completion ends and that was not
+    /// bounced. `None`: to be asked there, where the entry is loaded anew and checked by itself.
+    #[inline(always)]
+    pub fn next_usual(&mut self) -> Option<(Tag, Operation, Quiet)> {
+        if !self.ended.is_empty() || self.state != State::Running {
+            return None;
+        }
+        let completion = self.cq.peek()?;
+        if completion.status.code() != Status::SUCCESS || !self.fits(&completion) {
+            return None;
+        }
+        let issued = self.flight.take_if(completion.cid, |issued| issued.bounce.is_none())?;
+        self.cq.advance();
+        let Issued { operation, tag, .. } = issued;
+        Some((tag, operation, quiet::completed()))
+    }
+
+    /// Whether an entry can be about this pair's queues.
+    #[inline(always)]
+    fn fits(&self, completion: &Completion) -> bool {
+        completion.sqid == self.config.id && completion.sqhd < self.config.depth
+    }
+
     /// The next operation that ended. `windows` finds client memory for data that was bounced.
     /// After the last one of a pass, [`finish_poll`](Self::finish_poll).
-    #[inline(always)]
     pub fn next_done(&mut self, windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>) -> Option<Done> {
         if !self.ended.is_empty() || self.state != State::Running {
             return self.ended.pop();
@@ -50,14 +72,12 @@ impl QueuePair {
 
     /// The command that a completion is about. Nothing that the controller says here is believed: an entry that does
     /// not fit is counted and dropped.
-    #[inline(always)]
     fn matching(&mut self, completion: &Completion) -> Option<Issued> {
         if completion.status.code() == Status::SQ_DELETED {
             // The queue is being deleted: its commands end, or are issued again, when that is proven.
             return None;
         }
-        let fits = completion.sqid == self.config.id && completion.sqhd < self.config.depth;
-        let issued = if fits { self.flight.take(completion.cid) } else { None };
+        let issued = if self.fits(completion) { self.flight.take(completion.cid) } else { None };
         if issued.is_none() {
             self.stray(completion);
         }
@@ -75,7 +95,6 @@ impl QueuePair {
         }
     }
 
-    #[inline(always)]
     fn end(
         &mut self,
         issued: Issued,

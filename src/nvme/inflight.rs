@@ -85,9 +85,17 @@ impl<T> InFlight<T> {
     /// Takes the command with this identifier, if it is in flight.
     #[inline(always)]
     pub(super) fn take(&mut self, cid: u16) -> Option<T> {
+        self.take_if(cid, |_| true)
+    }
+
+    /// As [`take`](Self::take), if the command is what `which` says.
+    #[inline(always)]
+    pub(super) fn take_if(&mut self, cid: u16, which: impl FnOnce(&T) -> bool) -> Option<T> {
         let slot = self.slot(cid);
         match self.slots.get(slot) {
-            Some((own, _)) if *own == cid => self.slots.try_remove(slot).map(|(_, command)| command),
+            Some((own, command)) if *own == cid && which(command) => {
+                self.slots.try_remove(slot).map(|(_, command)| command)
+            }
             _ => None,
         }
     }

@@ -216,8 +216,39 @@ impl QueuePair {
     /// Issues an operation, or as much of it as one command can do. The controller sees it after
     /// [`ring`](Self::ring). `windows` is the queue that the operation came from: data that neither PRPs nor SGLs can
     /// describe is copied through it.
-    #[inline(always)]
     pub fn submit<W: Windows + ?Sized>(
+        &mut self,
+        operation: Operation,
+        tag: Tag,
+        now: Time,
+        windows: &W,
+        spares: &mut Spares,
+    ) -> Submit {
+        match self.submit_usual(operation, tag, now) {
+            Ok(()) => Submit::Issued,
+            Err(operation) => self.submit_any(operation, tag, now, windows, spares),
+        }
+    }
+
+    /// The short way of [`submit`](Self::submit): a read or write of one range of memory that the two PRP entries of a
+    /// command can name. Hands back any other operation, or one for which there is no room.
+    #[inline(always)]
+    pub fn submit_usual(&mut self, operation: Operation, tag: Tag, now: Time) -> Result<(), Operation> {
+        let usual = usual(&operation, self.config.controller, self.config.caps.transfer);
+        let (Some(mut sqe), Some((_, cid)), State::Running) = (usual, self.flight.next(), self.state) else {
+            return Err(operation);
+        };
+        sqe.cid = cid.into();
+        if self.sq.push(&sqe).is_err() {
+            return Err(operation);
+        }
+        self.keep(&sqe, cid, operation, How::Prp, tag, now);
+        Ok(())
+    }
+
+    /// Issues an operation of any shape.
+    #[inline(never)]
+    fn submit_any<W: Windows + ?Sized>(
         &mut self,
         operation: Operation,
         tag: Tag,
@@ -228,25 +259,6 @@ impl QueuePair {
         let Some((slot, cid)) = self.flight.next().filter(|_| self.state == State::Running) else {
             return Submit::Full(operation);
         };
-        let usual = usual(&operation, self.config.controller, self.config.caps.transfer);
-        let Some(mut sqe) = usual else {
-            return self.submit_any(operation, (slot, cid), tag, now, windows, spares);
-        };
-        sqe.cid = cid.into();
-        self.issue(&sqe, cid, operation, How::Prp, tag, now)
-    }
-
-    /// Issues an operation of any shape.
-    #[inline(never)]
-    fn submit_any<W: Windows + ?Sized>(
-        &mut self,
-        operation: Operation,
-        (slot, cid): (usize, u16),
-        tag: Tag,
-        now: Time,
-        windows: &W,
-        spares: &mut Spares,
-    ) -> Submit {
         let Some((how, blocks)) = self.first_part(&operation) else {
             return refused(operation, tag, Outcome::Failed);
         };
@@ -257,29 +269,21 @@ impl QueuePair {
             return refused(operation, tag, Outcome::Failed);
         };
         sqe.cid = cid.into();
-        self.issue(&sqe, cid, operation, how, tag, now)
-    }
-
-    /// Writes the command for all of an operation, and keeps the operation.
-    #[inline(always)]
-    fn issue(
-        &mut self,
-        sqe: &Command,
-        cid: u16,
-        operation: Operation,
-        how: How,
-        tag: Tag,
-        now: Time,
-    ) -> Submit {
-        if self.sq.push(sqe).is_err() {
+        if self.sq.push(&sqe).is_err() {
             return refused(operation, tag, Outcome::Failed);
         }
+        self.keep(&sqe, cid, operation, how, tag, now);
+        Submit::Issued
+    }
+
+    /// Keeps an operation whose command was written whole.
+    #[inline(always)]
+    fn keep(&mut self, sqe: &Command, cid: u16, operation: Operation, how: How, tag: Tag, now: Time) {
         let deadline = now + self.config.timeout;
         self.earliest = self.earliest.min(deadline);
         self.counters.issued += 1;
         self.flight.put(cid, Issued { operation, tag, deadline, how, bounce: None });
         trace!("pair {}: command {:#06x} opcode {:#04x}", self.config.id, cid, sqe.opcode);
-        Submit::Issued
     }
 
     /// Issues the first part of an operation, or one that goes through bounce memory.

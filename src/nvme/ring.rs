@@ -62,9 +62,9 @@ impl CompletionRing {
         Self { memory, depth, head: 0, rung: 0, phase: CQE_PHASE }
     }
 
-    /// Takes the next entry, if there is one.
+    /// The next entry, if there is one.
     #[inline(always)]
-    pub(super) fn pop(&mut self) -> Option<Completion> {
+    pub(super) fn peek(&self) -> Option<Completion> {
         let at = usize::from(self.head) * CQE_BYTES;
         // The controller writes the phase tag last, so the rest of the entry, and the data that the command brought,
         // are visible once the tag is. Dwords 2 and 3 are loaded as one.
@@ -73,11 +73,6 @@ impl CompletionRing {
         if dw3 & CQE_PHASE != self.phase {
             return None;
         }
-        self.head += 1;
-        if self.head == self.depth {
-            self.head = 0;
-            self.phase ^= CQE_PHASE;
-        }
         Some(Completion {
             dw0,
             sqhd: dw2 as u16,
@@ -85,6 +80,24 @@ impl CompletionRing {
             cid: dw3 as u16,
             status: Status((dw3 >> 17) as u16),
         })
+    }
+
+    /// Goes on behind the entry that [`peek`](Self::peek) found.
+    #[inline(always)]
+    pub(super) fn advance(&mut self) {
+        self.head += 1;
+        if self.head == self.depth {
+            self.head = 0;
+            self.phase ^= CQE_PHASE;
+        }
+    }
+
+    /// Takes the next entry, if there is one.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Completion> {
+        let completion = self.peek()?;
+        self.advance();
+        Some(completion)
     }
 
     /// The head for the doorbell, when it moved since the last call.

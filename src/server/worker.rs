@@ -13,7 +13,7 @@ use core::time::Duration;
 
 use nvme_platform::{Notify, Time};
 use nvme_session::memory::{Spares, Windows};
-use nvme_session::operation::{Operation, Tag};
+use nvme_session::operation::{Operation, Outcome, Tag};
 use nvme_session::queue::{BlkQueue, Next};
 use nvme_session::virtqueue::Broken;
 use slab::Slab;
@@ -246,7 +246,21 @@ impl Worker {
         }
         let mut took = false;
         for _ in 0..TAKE {
-            match queue.queue.next(&mut self.spares) {
+            let unusual = match queue.queue.next_usual() {
+                Ok((head, operation)) => {
+                    let tag = Tag { queue: token as u32, head };
+                    if let Err(operation) = pair.pair.submit_usual(operation, tag, now)
+                        && !submit(queue, token, &mut pair.pair, head, operation, now, &mut self.spares)
+                    {
+                        stand_in_line(queue, token, &mut pair.line);
+                        break;
+                    }
+                    took = true;
+                    continue;
+                }
+                Err(unusual) => unusual,
+            };
+            match queue.queue.next_rest(unusual, &mut self.spares) {
                 Next::Operation(head, operation) => {
                     if !submit(queue, token, &mut pair.pair, head, operation, now, &mut self.spares) {
                         stand_in_line(queue, token, &mut pair.line);
@@ -301,13 +315,18 @@ impl Worker {
         let again = pair.run(BATCH, now);
         let mut worked = again.is_some_and(|t| t <= now);
         for _ in 0..BATCH {
-            let Some(done) = pair.next_done(&mut |tag: Tag, range| {
-                self.queues.get(tag.queue as usize).and_then(|q| q.queue.window(range))
-            }) else {
-                break;
+            let (tag, operation, outcome, quiet) = match pair.next_usual() {
+                Some((tag, operation, quiet)) => (tag, operation, Outcome::Done, quiet),
+                None => {
+                    let Some(done) = pair.next_done(&mut |tag: Tag, range| {
+                        self.queues.get(tag.queue as usize).and_then(|q| q.queue.window(range))
+                    }) else {
+                        break;
+                    };
+                    (done.tag, done.operation, done.outcome, done.quiet)
+                }
             };
             worked = true;
-            let Done { tag, operation, outcome, quiet } = done;
             let token = tag.queue as usize;
             let Some(queue) = self.queues.get_mut(token) else { continue };
             queue.news = true;
@@ -417,7 +436,6 @@ fn stand_in_line(queue: &mut Queue, token: usize, line: &mut VecDeque<usize>) {
 }
 
 /// Submits one operation of a queue. False when the pair is full.
-#[inline(always)]
 fn submit(
     queue: &mut Queue,
     token: usize,

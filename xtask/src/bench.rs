@@ -38,7 +38,7 @@ const HELP: &str =
   comparison and valgrind for the instructions; what is missing is named and left out.";
 
 /// Runs the whole comparison.
-pub fn bench(args: &[String]) -> Result<()> {
+pub(crate) fn bench(args: &[String]) -> Result<()> {
     let dir = scratch()?;
     let result = plan(args, &dir).and_then(|plan| plan.map_or(Ok(()), |plan| all(&plan)));
     std::fs::remove_dir_all(&dir)?;
@@ -142,7 +142,7 @@ fn measure(plan: &Plan, subject: Subject, depth: u16, spin: u32, idle: bool) -> 
             Subject::OursOverMemory => format!("mem:{DISK}"),
             _ => image.display().to_string(),
         };
-        command.arg(&plan.server).args(["--cap", &format!("vbus=soft:{medium}")]);
+        command.arg(&plan.server).arg("--quiet").args(["--cap", &format!("vbus=soft:{medium}")]);
         command.args(["--cap", &format!("svr=unix:{}", socket.display())]);
     } else {
         let node = match subject {

@@ -80,12 +80,12 @@ impl Window {
         Ok(Window { base, len, owner: Arc::clone(&self.owner) })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn at(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfBounds> {
-        if offset > self.len || len > self.len - offset {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(OutOfBounds);
         }
-        // SAFETY: `offset <= self.len`, so the result is inside the window or one past its end.
+        // SAFETY: `offset <= offset + len <= self.len`, so the result is inside the window or one past its end.
         Ok(unsafe { self.base.add(offset) })
     }
 

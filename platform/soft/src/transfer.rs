@@ -85,7 +85,7 @@ impl Dma<'_> {
     }
 
     /// Walks the `len` bytes that a command's data pointer describes, in order, and hands over each piece of memory.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn walk(
         &mut self,
         sqe: &Sqe,
@@ -94,14 +94,25 @@ impl Dma<'_> {
         mut each: impl FnMut(&Window, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let [first, second] = sqe.data;
-        match sqe.flags >> 6 {
-            0 => self.prp(first.get(), second.get(), len, access, &mut each),
+        let (kind, first) = (sqe.flags >> 6, first.get());
+        // Most transfers stay in one page; whatever is wrong with this one is found below.
+        if kind == 0
+            && first & 3 == 0
+            && in_page(first) + len <= PAGE
+            && let Some((mapping, offset)) = self.view.find(first, &mut self.hit)
+            && (access == Access::Load || mapping.writable)
+            && len <= mapping.window.len() - offset
+        {
+            return each(&mapping.window, offset, len);
+        }
+        match kind {
+            0 => self.prp(first, second.get(), len, access, &mut each),
             1 | 2 if self.view.sgl => self.sgl(sqe, len, access, &mut each),
             _ => Err(Status::INVALID_FIELD),
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn prp(
         &mut self,
         prp1: u64,

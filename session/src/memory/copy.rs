@@ -17,12 +17,13 @@ impl MemoryTable {
         addr: u64,
     ) -> Result<[u64; 2], NotMediated> {
         let region = self.find_near(near, addr).ok_or(NotMediated::NotRegistered)?;
-        match region.window.read_value((addr - region.guest) as usize) {
-            Ok(words) => Ok(words),
-            Err(_) => self.read_words_across(addr),
+        match region.window.entries((addr - region.guest) as usize, 1).map(|entry| entry.get(0)) {
+            Ok(Some(words)) => Ok(words),
+            _ => self.read_words_across(addr),
         }
     }
 
+    /// Words across regions, or at an odd address.
     #[cold]
     fn read_words_across(&self, addr: u64) -> Result<[u64; 2], NotMediated> {
         let mut bytes = [0; 16];

@@ -96,6 +96,13 @@ impl Ranges {
     }
 }
 
+impl From<DmaRange> for Ranges {
+    #[inline(always)]
+    fn from(range: DmaRange) -> Self {
+        Self::One(range)
+    }
+}
+
 impl From<Segments> for Ranges {
     fn from(ranges: Segments) -> Self {
         Self::Many(ranges)

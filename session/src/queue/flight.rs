@@ -71,7 +71,9 @@ impl Flights {
     pub(super) fn end(&mut self, head: u16, outcome: Outcome) -> Ended {
         let Some(slot) = self.by_head.get_mut(usize::from(head)) else { return Ended::NotYet };
         let Some(flight) = slot else { return Ended::NotYet };
-        flight.outcome = worse(flight.outcome, outcome);
+        if outcome != Outcome::Done {
+            flight.outcome = worse(flight.outcome, outcome);
+        }
         if flight.parts > 1 {
             flight.parts -= 1;
             return Ended::NotYet;

@@ -25,6 +25,8 @@ use nvme_platform::{Window, debug};
 
 pub use config::{Direction, QueueConfig};
 use flight::{Ended, Flights};
+use request::Rest;
+pub use request::Unusual;
 
 use crate::blk::features;
 use crate::blk::request::Status;
@@ -95,12 +97,31 @@ impl BlkQueue {
     }
 
     /// The next thing to do. What was put back or divided comes first, even in a queue that is broken or stopped.
-    #[inline(always)]
     pub fn next(&mut self, spares: &mut Spares) -> Next {
-        if !self.ready.is_empty() || self.broken.is_some() || self.state == State::Stopped {
-            return self.next_old();
+        match self.next_usual() {
+            Ok((head, operation)) => Next::Operation(head, operation),
+            Err(unusual) => self.next_rest(unusual, spares),
         }
-        self.take(spares)
+    }
+
+    /// The short way of [`next`](Self::next): a read or write as most are. Anything else is for
+    /// [`next_rest`](Self::next_rest), at once. They are two so that the usual operation stays in registers.
+    #[inline(always)]
+    pub fn next_usual(&mut self) -> Result<(u16, Operation), Unusual> {
+        if !self.ready.is_empty() || self.broken.is_some() || self.state == State::Stopped {
+            return Err(Unusual(Rest::Old));
+        }
+        self.take().map_err(Unusual)
+    }
+
+    /// Goes on where [`next_usual`](Self::next_usual) stopped.
+    #[inline]
+    pub fn next_rest(&mut self, unusual: Unusual, spares: &mut Spares) -> Next {
+        let Unusual(rest) = unusual;
+        if matches!(rest, Rest::Idle) {
+            return Next::Idle;
+        }
+        self.take_rest(rest, spares)
     }
 
     #[cold]

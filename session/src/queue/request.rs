@@ -12,7 +12,7 @@ use crate::blk::request::{HEADER, Header, Kind, RANGE, RANGES, Range, Status, UN
 use crate::blk::{RANGE_SECTORS_MAX, RANGES_MAX, SEG_MAX};
 use crate::memory::{Lists, Pinned, Quiet, Ranges, Rights, Spares};
 use crate::operation::{Operation, Transfer};
-use crate::virtqueue::{Broken, Buffer};
+use crate::virtqueue::{Broken, Buffer, Read, Three};
 
 /// What becomes of a request that is no transfer.
 enum Step {
@@ -24,6 +24,27 @@ enum Step {
     Answer(Status, u32),
 }
 
+/// Why [`BlkQueue::next_usual`] has no operation. To be given to [`BlkQueue::next_rest`], which goes on from there.
+#[derive(Debug)]
+pub struct Unusual(pub(super) Rest);
+
+/// How far a request was taken.
+#[derive(Debug)]
+pub(super) enum Rest {
+    /// Nothing is available.
+    Idle,
+    /// The ring is broken.
+    Fail(Broken),
+    /// Nothing new is taken, or something old comes first.
+    Old,
+    /// Its chain is another; so much of it was read.
+    Chain(u16, Read),
+    /// It is no transfer, or one over several regions: header, status and data are known.
+    Start(u16, Header, Pinned, Buffer),
+    /// It is answered with an error.
+    Answer(u16, Pinned, Status),
+}
+
 /// A request that is answered with an error.
 struct Refused(Status);
 
@@ -31,50 +52,87 @@ const BAD: Refused = Refused(Status::IoErr);
 const UNSUPPORTED: Refused = Refused(Status::Unsupported);
 
 impl BlkQueue {
-    /// Takes the next available chain.
+    /// Takes the next available chain, as far as it is a usual read or write.
     #[inline(always)]
-    pub(super) fn take(&mut self, spares: &mut Spares) -> Next {
+    pub(super) fn take(&mut self) -> Result<(u16, Operation), Rest> {
         let head = match self.ring.take() {
             Ok(Some(head)) => head,
-            Ok(None) => return Next::Idle,
-            Err(why) => return self.fail(why),
+            Ok(None) => return Err(Rest::Idle),
+            Err(why) => return Err(Rest::Fail(why)),
         };
         if !self.flights.is_free(head) {
-            return self.fail(Broken::HeadInFlight);
+            return Err(Rest::Fail(Broken::HeadInFlight));
         }
-        let Spares { lists, chain } = spares;
-        chain.clear();
+        let Three { header, data, status, near } = match self.ring.three(head, self.indirect, &self.table) {
+            Ok(three) => three,
+            Err(read) => return Err(Rest::Chain(head, read)),
+        };
         let strict = self.config.direction == Direction::AsFlagged;
-        let mut walk = self.ring.walk(head, self.indirect, &self.table);
-        let (header, data, status) = match walk.three(chain) {
-            Ok(Some([header, data, status]))
-                if header.len as usize == HEADER
-                    && status.len == 1
-                    && !(strict && (header.write || !status.write)) =>
-            {
-                (header, data, status)
-            }
-            Ok(parts) => {
-                chain.extend(parts.into_iter().flatten());
-                return self.take_any(head, chain, lists);
-            }
-            Err(why) => return self.fail(why),
+        let Ok(status) = self.held.pin_near(&self.table, near, status) else {
+            return Err(Rest::Fail(Broken::NoStatus));
         };
-        // The usual request: a header of its own, one buffer of data, a status of its own.
-        let near = walk.near();
-        let Ok(status) = self.held.pin_near(&self.table, near, status.addr) else {
-            return self.fail(Broken::NoStatus);
+        let Ok(words) = self.table.read_words_near(near, header) else {
+            return Err(Rest::Answer(head, status, Status::IoErr));
         };
-        match self.table.read_words_near(near, header.addr) {
-            Ok(words) => {
-                self.start(head, &Header::from_words(words), status, core::slice::from_ref(&data), lists)
+        let header = Header::from_words(words);
+        let (need, permit) = match Kind::from_wire(header.kind) {
+            Some(Kind::In) => (Rights::Write, None),
+            Some(Kind::Out) => match self.permit() {
+                Ok(permit) => (Rights::Read, Some(permit)),
+                Err(Refused(answer)) => return Err(Rest::Answer(head, status, answer)),
+            },
+            _ => return Err(Rest::Start(head, header, status, data)),
+        };
+        if strict && data.write != (need == Rights::Write) {
+            return Err(Rest::Answer(head, status, Status::IoErr));
+        }
+        let bytes = u64::from(data.len);
+        let Ok(place) = self.config.grant.confine(header.sector, bytes) else {
+            return Err(Rest::Answer(head, status, Status::IoErr));
+        };
+        let memory = match self.held.mediate_one(&self.table, data.addr, data.len, need) {
+            Ok(Some(range)) => range,
+            Ok(None) => return Err(Rest::Start(head, header, status, data)),
+            Err(_) => return Err(Rest::Answer(head, status, Status::IoErr)),
+        };
+        let Ok(transfer) = Transfer::new(place, memory) else {
+            // The place is as long as the buffer, and so is the range.
+            return Err(Rest::Answer(head, status, Status::IoErr));
+        };
+        Ok(match permit {
+            None => {
+                // The used length tells it, and the status byte.
+                self.flights.start(head, 1, false, data.len, status);
+                (head, Operation::Read(transfer))
             }
-            Err(_) => self.answer_now(head, status, Status::IoErr, 0),
+            Some(permit) => {
+                self.flights.start(head, 1, false, 0, status);
+                (head, Operation::Write { transfer, permit, fua: self.durable })
+            }
+        })
+    }
+
+    /// What is to be done when [`take`](Self::take) found no usual request.
+    #[inline(never)]
+    pub(super) fn take_rest(&mut self, rest: Rest, spares: &mut Spares) -> Next {
+        let Spares { lists, chain } = spares;
+        match rest {
+            Rest::Idle => Next::Idle,
+            Rest::Fail(why) => self.fail(why),
+            Rest::Old => self.next_old(),
+            Rest::Chain(head, read) => {
+                chain.clear();
+                match self.ring.walk(head, self.indirect, &self.table, &read, chain) {
+                    Ok(()) => self.take_any(head, chain, lists),
+                    Err(why) => self.fail(why),
+                }
+            }
+            Rest::Start(head, header, status, data) => self.start(head, &header, status, &[data], lists),
+            Rest::Answer(head, at, status) => self.answer_now(head, at, status, 0),
         }
     }
 
     /// A chain of any shape.
-    #[inline(never)]
     fn take_any(&mut self, head: u16, chain: &mut [Buffer], lists: &mut Lists) -> Next {
         let status = match self.status(chain) {
             Ok(status) => status,
@@ -89,7 +147,6 @@ impl BlkQueue {
     }
 
     /// Starts a request whose data is in these buffers.
-    #[inline(always)]
     fn start(
         &mut self,
         head: u16,
@@ -120,14 +177,12 @@ impl BlkQueue {
         }
     }
 
-    #[cold]
     fn answer_now(&mut self, head: u16, at: Pinned, status: Status, data: u32) -> Next {
         trace!("request {} is answered at once: status {}", head, status as u8);
         self.answer(head, at, status, data);
         Next::Again
     }
 
-    #[inline(never)]
     fn no_transfer(&mut self, head: u16, status: Pinned, kind: Option<Kind>, data: &[Buffer]) -> Next {
         let step = self.parse(head, kind, data).unwrap_or_else(|Refused(status)| Step::Answer(status, 0));
         match step {
@@ -230,7 +285,6 @@ impl BlkQueue {
     }
 
     /// Counts the bytes of data and sees to it that all of it goes the right way. Buffers of no bytes are passed over.
-    #[inline(always)]
     fn measure(&self, data: &[Buffer], need: Rights) -> Result<u64, Refused> {
         let written = need == Rights::Write;
         let strict = self.config.direction == Direction::AsFlagged;
@@ -247,7 +301,6 @@ impl BlkQueue {
     }
 
     /// Confines and mediates.
-    #[inline(always)]
     fn transfer(
         &mut self,
         data: &[Buffer],
@@ -257,14 +310,7 @@ impl BlkQueue {
     ) -> Result<Transfer, Refused> {
         let bytes = self.measure(data, need)?;
         let place = self.config.grant.confine(sector, bytes).map_err(|_| BAD)?;
-        let memory = match data {
-            [buffer] => self.held.mediate_one(&self.table, buffer.addr, buffer.len, need).map_err(|_| BAD)?,
-            _ => None,
-        };
-        let memory = match memory {
-            Some(range) => Ranges::One(range),
-            None => self.mediate(data, need, lists)?,
-        };
+        let memory = self.mediate(data, need, lists)?;
         Transfer::new(place, memory).map_err(|(_, memory)| {
             self.release(memory, &Quiet::never_submitted(), lists);
             BAD
@@ -272,7 +318,6 @@ impl BlkQueue {
     }
 
     /// Mediates any number of buffers, in any number of regions.
-    #[inline(never)]
     fn mediate(&mut self, data: &[Buffer], need: Rights, lists: &mut Lists) -> Result<Ranges, Refused> {
         let mut memory = lists.take();
         for buffer in data.iter().filter(|b| b.len != 0) {

@@ -8,7 +8,7 @@ use super::{Broken, Ring};
 use crate::memory::{MemoryTable, Region};
 
 /// A descriptor (virtio 1.2, 2.7.5, `struct virtq_desc`), in our own byte order.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Descriptor {
     addr: u64,
     len: u32,
@@ -21,13 +21,19 @@ const SIZE: usize = 16;
 
 impl Descriptor {
     /// From its two little-endian words: the address; then length, flags and next.
-    #[inline]
+    #[inline(always)]
     fn from_words([addr, rest]: [u64; 2]) -> Self {
         let (addr, rest) = (u64::from_le(addr), u64::from_le(rest));
         Self { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
     }
 
-    #[inline]
+    /// Its length and flags, to be compared at once.
+    #[inline(always)]
+    fn shape(&self) -> u64 {
+        shape(self.len, self.flags)
+    }
+
+    #[inline(always)]
     fn buffer(&self) -> Buffer {
         Buffer { addr: self.addr, len: self.len, write: self.flags & WRITE != 0 }
     }
@@ -55,7 +61,7 @@ pub struct Buffer {
 }
 
 /// A walk along one chain: each descriptor is read once, from the queue's own table, then from one indirect table.
-pub(crate) struct Walk<'a> {
+struct Walk<'a> {
     memory: &'a MemoryTable,
     /// The table that the walk is in, unless it lies across regions.
     entries: Entries<'a>,
@@ -67,8 +73,8 @@ pub(crate) struct Walk<'a> {
     left: u32,
     index: u32,
     nesting: Nesting,
-    /// Where the indirect table lies; as a rule the request's other small parts lie there too.
-    near: Option<&'a Region>,
+    /// What was read before.
+    read: &'a [Descriptor],
 }
 
 /// Whether an indirect table may come.
@@ -79,12 +85,112 @@ enum Nesting {
     Inside,
 }
 
-impl Ring {
-    /// A walk along the chain at `head`: at most the queue's size, and then [`INDIRECT_MAX`] more.
+/// The chain of three that most reads and writes are.
+#[derive(Clone, Copy)]
+pub(crate) struct Three<'a> {
+    /// Address of the header: 16 bytes, not for the device to write.
+    pub(crate) header: u64,
+    /// The data.
+    pub(crate) data: Buffer,
+    /// Address of the status: one byte for the device to write.
+    pub(crate) status: u64,
+    /// Where the indirect table lies; as a rule header and status lie there too.
+    pub(crate) near: Option<&'a Region>,
+}
+
+/// Descriptors of a chain that were read already, in the chain's order. They are not read again.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Read {
+    list: [Descriptor; 4],
+    count: usize,
+}
+
+impl Read {
+    /// So many of these.
     #[inline(always)]
-    pub(crate) fn walk<'a>(&'a self, head: u16, indirect: bool, memory: &'a MemoryTable) -> Walk<'a> {
+    fn new(list: [Descriptor; 4], count: usize) -> Self {
+        Self { list, count }
+    }
+}
+
+/// Length and flags of a descriptor's second word, `next` left out.
+#[inline(always)]
+const fn shape(len: u32, flags: u16) -> u64 {
+    (len as u64 | (flags as u64) << 32) << 16
+}
+
+impl Ring {
+    /// Reads the chain at `head`, if it is a usual one. If not: what was read of it, for [`walk`](Self::walk).
+    #[inline(always)]
+    pub(crate) fn three<'a>(
+        &'a self,
+        head: u16,
+        indirect: bool,
+        memory: &'a MemoryTable,
+    ) -> Result<Three<'a>, Read> {
+        let none = Descriptor::default();
+        let ring = self.descriptors();
+        let Some(first) = ring.get(head.into()).map(Descriptor::from_words) else {
+            return Err(Read::default());
+        };
+        let (table, near, one) = if first.flags == INDIRECT && indirect {
+            const COUNT: u32 = 3;
+            if first.len != COUNT * SIZE as u32 {
+                return Err(Read::new([first, none, none, none], 1));
+            }
+            let found = memory.find(first.addr).and_then(|region| {
+                let table = region.window.entries((first.addr - region.guest) as usize, COUNT).ok()?;
+                Some((table, region, table.get(0)?))
+            });
+            let Some((table, region, words)) = found else {
+                return Err(Read::new([first, none, none, none], 1));
+            };
+            (table, Some(region), Descriptor::from_words(words))
+        } else if self.size() >= 3 {
+            (ring, None, first)
+        } else {
+            return Err(Read::new([first, none, none, none], 1));
+        };
+        // What was read is kept in the chain's order: the ring's own descriptor comes first.
+        let kept = |list: [Descriptor; 3], count| {
+            let [a, b, c] = list;
+            if near.is_some() {
+                Read::new([first, a, b, c], count + 1)
+            } else {
+                Read::new([a, b, c, none], count)
+            }
+        };
+        if one.shape() != shape(16, NEXT) {
+            return Err(kept([one, none, none], 1));
+        }
+        let Some(two) = table.get(one.next.into()).map(Descriptor::from_words) else {
+            return Err(kept([one, none, none], 1));
+        };
+        if two.flags & (NEXT | INDIRECT) != NEXT {
+            return Err(kept([one, two, none], 2));
+        }
+        let Some(three) = table.get(two.next.into()).map(Descriptor::from_words) else {
+            return Err(kept([one, two, none], 2));
+        };
+        if three.shape() != shape(1, WRITE) {
+            return Err(kept([one, two, three], 3));
+        }
+        Ok(Three { header: one.addr, data: two.buffer(), status: three.addr, near })
+    }
+
+    /// Appends the buffers of the chain at `head` to `into`: at most the queue's size, and then [`INDIRECT_MAX`] more.
+    /// Each descriptor is read once; those in `read` were.
+    #[cold]
+    pub(crate) fn walk(
+        &self,
+        head: u16,
+        indirect: bool,
+        memory: &MemoryTable,
+        read: &Read,
+        into: &mut Vec<Buffer>,
+    ) -> Result<(), Broken> {
         let count = u32::from(self.size());
-        Walk {
+        let mut walk = Walk {
             memory,
             entries: self.descriptors(),
             at: 0,
@@ -92,100 +198,51 @@ impl Ring {
             left: count,
             index: head.into(),
             nesting: if indirect { Nesting::Allowed } else { Nesting::NotNegotiated },
-            near: None,
+            read: read.list.get(..read.count).unwrap_or_default(),
+        };
+        loop {
+            let d = walk.step()?;
+            into.push(d.buffer());
+            if d.flags & NEXT == 0 {
+                return Ok(());
+            }
         }
     }
 }
 
-impl<'a> Walk<'a> {
-    /// The region of the indirect table, if there was one.
-    #[inline]
-    pub(crate) fn near(&self) -> Option<&'a Region> {
-        self.near
-    }
-
-    /// The chain of three that reads and writes are as a rule; any other chain is appended to `into`.
-    #[inline(always)]
-    pub(crate) fn three(&mut self, into: &mut Vec<Buffer>) -> Result<Option<[Buffer; 3]>, Broken> {
-        let (first, more) = self.head()?;
-        if !more {
-            return self.others(&[first], false, into);
-        }
-        let (second, more) = self.step()?;
-        if !more {
-            return self.others(&[first, second], false, into);
-        }
-        let (third, more) = self.step()?;
-        if more {
-            return self.others(&[first, second, third], true, into);
-        }
-        Ok(Some([first, second, third]))
-    }
-
-    /// Keeps what was walked already, and goes on to the end.
-    #[cold]
-    fn others<T>(
-        &mut self,
-        walked: &[Buffer],
-        more: bool,
-        into: &mut Vec<Buffer>,
-    ) -> Result<Option<T>, Broken> {
-        into.extend_from_slice(walked);
-        let mut more = more;
-        while more {
-            let (buffer, next) = self.step()?;
-            into.push(buffer);
-            more = next;
-        }
-        Ok(None)
-    }
-
-    /// The first buffer: as [`step`](Self::step), expecting an indirect table.
-    #[inline(always)]
-    fn head(&mut self) -> Result<(Buffer, bool), Broken> {
-        let d = self.read()?;
+impl Walk<'_> {
+    /// The next descriptor of a buffer.
+    fn step(&mut self) -> Result<Descriptor, Broken> {
+        let mut d = self.next()?;
         if d.flags & INDIRECT != 0 {
             self.enter(&d)?;
-            return self.step();
+            d = self.next()?;
         }
-        self.index = d.next.into();
-        Ok((d.buffer(), d.flags & NEXT != 0))
-    }
-
-    /// The next buffer, and whether more follow.
-    #[inline(always)]
-    fn step(&mut self) -> Result<(Buffer, bool), Broken> {
-        let mut d = self.read()?;
         if d.flags & INDIRECT != 0 {
-            d = self.late(&d)?;
+            return Err(Broken::IndirectNested);
         }
         self.index = d.next.into();
-        Ok((d.buffer(), d.flags & NEXT != 0))
+        Ok(d)
     }
 
-    /// An indirect table behind other descriptors.
-    #[cold]
-    fn late(&mut self, d: &Descriptor) -> Result<Descriptor, Broken> {
-        self.enter(d)?;
-        let d = self.read()?;
-        if d.flags & INDIRECT != 0 { Err(Broken::IndirectNested) } else { Ok(d) }
-    }
-
-    #[inline(always)]
-    fn read(&mut self) -> Result<Descriptor, Broken> {
+    /// The next descriptor: one that was read before, or from its table.
+    fn next(&mut self) -> Result<Descriptor, Broken> {
         self.left = self.left.checked_sub(1).ok_or(Broken::Loop)?;
+        if self.index >= self.count {
+            return Err(Broken::NextOutOfRange);
+        }
+        if let Some((d, rest)) = self.read.split_first() {
+            self.read = rest;
+            return Ok(*d);
+        }
         match self.entries.get(self.index) {
             Some(words) => Ok(Descriptor::from_words(words)),
             None => self.read_across(),
         }
     }
 
-    /// Reads from a table that lies across regions, or finds that the table has no such descriptor.
-    #[cold]
+    /// Reads from a table that lies across regions.
     fn read_across(&self) -> Result<Descriptor, Broken> {
-        if self.index >= self.count {
-            return Err(Broken::NextOutOfRange);
-        }
         if self.nesting != Nesting::Inside {
             return Err(Broken::MemoryGone);
         }
@@ -196,12 +253,16 @@ impl<'a> Walk<'a> {
     }
 
     /// Goes on in the indirect table that a descriptor of the ring names.
-    #[inline(always)]
     fn enter(&mut self, d: &Descriptor) -> Result<(), Broken> {
-        let count = d.len / SIZE as u32;
-        if self.nesting != Nesting::Allowed || d.flags & NEXT != 0 {
-            return Err(self.not_entered(d));
+        match self.nesting {
+            Nesting::Allowed => {}
+            Nesting::Inside => return Err(Broken::IndirectNested),
+            Nesting::NotNegotiated => return Err(Broken::IndirectNotNegotiated),
         }
+        if d.flags & NEXT != 0 {
+            return Err(Broken::IndirectWithNext);
+        }
+        let count = d.len / SIZE as u32;
         let wraps = d.addr.checked_add(d.len.into()).is_none();
         if !d.len.is_multiple_of(SIZE as u32) || count == 0 || count > INDIRECT_MAX || wraps {
             return Err(Broken::IndirectLength);
@@ -210,21 +271,8 @@ impl<'a> Walk<'a> {
         // Empty where the table is not whole in this region, or not aligned: `read_across` reads it then.
         self.entries =
             region.window.entries((d.addr - region.guest) as usize, count).unwrap_or(Entries::EMPTY);
-        self.near = Some(region);
         (self.at, self.count, self.left, self.index) = (d.addr, count, count, 0);
         self.nesting = Nesting::Inside;
         Ok(())
-    }
-
-    #[cold]
-    fn not_entered(&self, d: &Descriptor) -> Broken {
-        match self.nesting {
-            Nesting::Inside => Broken::IndirectNested,
-            Nesting::NotNegotiated => Broken::IndirectNotNegotiated,
-            Nesting::Allowed => {
-                debug_assert!(d.flags & NEXT != 0, "nothing else is wrong");
-                Broken::IndirectWithNext
-            }
-        }
     }
 }

@@ -14,6 +14,7 @@ mod ring;
 use core::fmt;
 
 pub use chain::{Buffer, INDIRECT_MAX};
+pub(crate) use chain::{Read, Three};
 pub use ring::{AddressSpace, QUEUE_MAX, Ring, RingAddresses};
 
 /// Why a queue cannot be set up.
