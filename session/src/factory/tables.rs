@@ -1,6 +1,7 @@
 //! What a new partition table may change.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use nvme_policy::{Extent, Namespace};
 
@@ -15,6 +16,17 @@ pub enum Refused {
     IdTaken(PartitionEntry),
     /// The partition's label is another's already.
     LabelTaken(PartitionEntry),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (partition, why) = match self {
+            Self::InTheWay(p) => (p, "it overlaps one that is in use, or has its number; it cannot be had"),
+            Self::IdTaken(p) => (p, "its identifier is another's; it goes by its number"),
+            Self::LabelTaken(p) => (p, "its label is another's; it goes by its number or identifier"),
+        };
+        write!(f, "partition {} ({}, \"{}\"): {why}", partition.number, partition.id, partition.label)
+    }
 }
 
 /// All disks.

@@ -308,7 +308,9 @@ impl Control {
                         p.label
                     );
                 }
-                self.catalogue.set_namespace(entry, partitions);
+                for refused in self.catalogue.set_namespace(entry, partitions) {
+                    nvme_platform::warn!("{serial}:n{}: {refused}", extent.namespace().nsid);
+                }
                 self.events.push_back(Event::CatalogueChanged);
             }
         }

@@ -14,7 +14,7 @@ use nvme_platform::Time;
 use nvme_policy::{Policy, Shown};
 use nvme_session::factory::CreateError;
 
-use super::{ACCEPTS_PER_TURN, CALLER_IDLE, CALLERS_MAX, Server, Watched};
+use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
 use crate::client::{Client, Conn, Phase, Source};
 
 /// How long a call waits for the scan to end.
@@ -74,7 +74,7 @@ impl Server {
             let Ok(caller) = Caller::new(socket) else { continue };
             let token = self.next_token;
             if self.epoll.add(&caller, token, Interest::Read).is_ok() {
-                self.token(Watched::Caller(caller, time + CALLER_IDLE));
+                self.token(Watched::Caller(caller, time));
                 self.serve_caller(token, time);
             }
         }
@@ -86,8 +86,8 @@ impl Server {
         if self.waiting.iter().any(|w| w.caller == token) {
             return;
         }
-        let Some(Watched::Caller(caller, idle)) = self.watched.get_mut(&token) else { return };
-        *idle = time + CALLER_IDLE;
+        let Some(Watched::Caller(caller, heard)) = self.watched.get_mut(&token) else { return };
+        *heard = time;
         let peer = caller.peer();
         match caller.receive() {
             Ok(None) => {}
@@ -138,7 +138,12 @@ impl Server {
                 let patience = match why {
                     CreateError::Scanning => Some(SCAN_WAIT),
                     // Whoever closed a session and asks for its device again need not know how long it drains.
-                    CreateError::InUse { .. } if self.someone_leaves() => Some(LEAVE_WAIT),
+                    // (And a whole disk's names are those of its table once that was read again.)
+                    CreateError::InUse { .. } | CreateError::NoDevice(_) | CreateError::NoRoom
+                        if self.someone_leaves() =>
+                    {
+                        Some(LEAVE_WAIT)
+                    }
                     _ => None,
                 };
                 let refusal = refused(why.errno(), &why.to_string());

@@ -218,11 +218,6 @@ impl Server {
                     log::warn!(target: REFUSAL, "{}{who}: queue {index} is broken: {why}", client.name);
                 });
             }
-            Event::ConfigChanged(key) => self.with_session(key, time, |client, _| {
-                if let Some(conn) = &mut client.conn {
-                    conn.connection.config_changed();
-                }
-            }),
             Event::Lost(key) => self.with_session(key, time, |client, _| {
                 log::error!("{}: its device is lost; its requests fail", client.name);
                 if let Some(conn) = &mut client.conn {
