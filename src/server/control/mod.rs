@@ -76,8 +76,6 @@ pub enum Event {
     QueueStopped(SessionKey, u16, u16),
     /// A virtqueue is broken; its driver was told.
     QueueBroken(SessionKey, u16, nvme_session::virtqueue::Broken),
-    /// A session's device changed (its size) or was lost: its driver should read the configuration again.
-    ConfigChanged(SessionKey),
     /// A session's device is lost for good.
     Lost(SessionKey),
     /// Nothing is left of a session's last client.

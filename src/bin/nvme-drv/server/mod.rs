@@ -34,8 +34,8 @@ const CALLERS_MAX: usize = 64;
 const ACCEPTS_PER_TURN: usize = 16;
 /// How long nobody is let in after that failed. The reason, no room, goes on for a while.
 const REST: Duration = Duration::from_millis(200);
-/// How long a connection to the factory may be idle while others wait for its place.
-const CALLER_IDLE: Duration = Duration::from_secs(2);
+/// How long a connection to the factory may be silent while there is no place for others.
+const CALLER_IDLE: Duration = Duration::from_millis(250);
 
 /// What a descriptor in the epoll set is.
 enum Watched {
@@ -248,8 +248,10 @@ impl Server {
     fn deadline(&self) -> Option<Time> {
         let conns = self.clients.values().filter_map(|c| c.conn.as_ref()?.deadline);
         let waiting = self.waiting.iter().map(|w| w.until);
+        let crowded = self.callers() >= CALLERS_MAX;
         let idle = self.watched.values().filter_map(|w| match w {
-            Watched::Caller(_, until) | Watched::CtlPeer(_, until) => Some(*until),
+            Watched::Caller(_, heard) if crowded => Some(*heard + CALLER_IDLE),
+            Watched::CtlPeer(_, until) => Some(*until),
             _ => None,
         });
         conns.chain(waiting).chain(idle).chain(self.rest).chain(self.control.next_deadline()).min()
@@ -408,12 +410,12 @@ impl Server {
         let mut over = Vec::new();
         for (token, watched) in &mut self.watched {
             match watched {
-                // An idle caller keeps its place until somebody else wants it.
-                Watched::Caller(_, until) if time >= *until => {
-                    if crowded && !self.waiting.iter().any(|w| w.caller == *token) {
+                // A silent caller keeps its place as long as nobody else may want it.
+                Watched::Caller(_, heard) if crowded && time >= *heard + CALLER_IDLE => {
+                    if !self.waiting.iter().any(|w| w.caller == *token) {
                         over.push(*token);
                     } else {
-                        *until = time + CALLER_IDLE;
+                        *heard = time;
                     }
                 }
                 Watched::CtlPeer(_, until) if time >= *until => over.push(*token),
