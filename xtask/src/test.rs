@@ -33,6 +33,9 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     }
     cargo(&tests)?;
     if args.is_empty() {
+        // Builds of their own: trace points as frames, and the program that decodes them.
+        cargo(&["test", "-p", "nvme-drv", "--features", "defmt", "--test", "frames"])?;
+        cargo(&["test", "-p", "nvme-decode", "--features", "sample", "--test", "decode"])?;
         core_without_std()?;
     }
     // Once more, where they are seen.
