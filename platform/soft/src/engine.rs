@@ -10,6 +10,7 @@ use crate::queue::{CompletionQueue, Inside, Poster, Seen, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
 use crate::transfer::Dma;
 use crate::wire::{Cqe, Sqe, Status};
+use crate::world::Hits;
 
 /// How many bytes count as one more command of the budget.
 const BYTES_SHIFT: u32 = 17;
@@ -29,7 +30,7 @@ pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time)
     let Some(mut poster) = cq.poster.try_lock() else { return Some(now) };
     let Inside { seen, held } = &mut *inside;
     let seen = look(shared, sq, seen)?;
-    let Seen { view, entries, completions, hit, .. } = seen;
+    let Seen { view, entries, completions, hits, .. } = seen;
     let mut batch = Batch {
         sq,
         cq,
@@ -39,14 +40,13 @@ pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time)
         head: sq.head.load(Ordering::Relaxed),
         posted: 0,
         budget,
-        executor: Executor { dma: Dma { view, hit: *hit }, counts: Counts::default() },
+        executor: Executor { dma: Dma { view, hits }, counts: Counts::default() },
     };
     let next = match &shared.faults {
         None => batch.run(now),
         Some(faults) => batch.run_faulty(faults, held, now),
     };
     let Batch { head, posted, executor, .. } = batch;
-    *hit = executor.dma.hit;
     sq.head.store(head, Ordering::Relaxed);
     shared.counters.add(&executor.counts);
     drop(poster);
@@ -85,7 +85,7 @@ fn look_again(shared: &Shared, sq: &SubmissionQueue) -> Option<Seen> {
         shared.trouble(Trouble::Fatal);
         return None;
     };
-    Some(Seen { generation, view, entries, completions, hit: 0 })
+    Some(Seen { generation, view, entries, completions, hits: Hits::default() })
 }
 
 /// One batch.

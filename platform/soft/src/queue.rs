@@ -10,7 +10,7 @@ use spin::Mutex;
 use crate::faulty::Held;
 use crate::gate::Gate;
 use crate::wire::{Cqe, Sqe};
-use crate::world::View;
+use crate::world::{Hits, View};
 
 /// An I/O completion queue. It may serve several submission queues; whoever posts holds its lock for a batch.
 pub(crate) struct CompletionQueue {
@@ -117,8 +117,8 @@ pub(crate) struct Seen {
     pub(crate) view: Arc<View>,
     pub(crate) entries: Window,
     pub(crate) completions: Window,
-    /// The mapping of the last transfer.
-    pub(crate) hit: usize,
+    /// Where mappings were found.
+    pub(crate) hits: Hits,
 }
 
 impl SubmissionQueue {

@@ -6,7 +6,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::wire::{Sqe, Status};
-use crate::world::View;
+use crate::world::{Hits, View};
 
 /// Most SGL descriptors of one command, so that empty ones do not go on for ever.
 const DESCRIPTORS_MAX: u32 = 8192;
@@ -44,8 +44,8 @@ impl Descriptor {
 /// The controller's way to memory.
 pub(crate) struct Dma<'a> {
     pub(crate) view: &'a View,
-    /// The index of the mapping that was found last.
-    pub(crate) hit: usize,
+    /// Where mappings were found.
+    pub(crate) hits: &'a mut Hits,
 }
 
 impl Dma<'_> {
@@ -61,7 +61,7 @@ impl Dma<'_> {
         let (mut iova, mut len) = (iova, len);
         // Each turn covers at least a byte of a mapping; mappings are whole pages.
         while len > 0 {
-            let (mapping, offset) = self.view.find(iova, &mut self.hit).ok_or(Status::DATA_TRANSFER)?;
+            let (mapping, offset) = self.view.find(iova, self.hits).ok_or(Status::DATA_TRANSFER)?;
             if access == Access::Store && !mapping.writable {
                 return Err(Status::DATA_TRANSFER);
             }
@@ -99,7 +99,7 @@ impl Dma<'_> {
         if kind == 0
             && first & 3 == 0
             && in_page(first) + len <= PAGE
-            && let Some((mapping, offset)) = self.view.find(first, &mut self.hit)
+            && let Some((mapping, offset)) = self.view.find(first, self.hits)
             && (access == Access::Load || mapping.writable)
             && len <= mapping.window.len() - offset
         {

@@ -24,6 +24,27 @@ impl Mapping {
     }
 }
 
+/// Where mappings were found, by a few bits of the address. A wrong one costs a search.
+pub(crate) struct Hits([u16; Self::COUNT]);
+
+impl Hits {
+    const COUNT: usize = 512;
+    /// Small regions are this far apart, guard included.
+    const SHIFT: u32 = 17;
+
+    #[inline]
+    fn place(&mut self, iova: u64) -> &mut u16 {
+        let Self(places) = self;
+        &mut places[(iova >> Self::SHIFT) as usize % Self::COUNT]
+    }
+}
+
+impl Default for Hits {
+    fn default() -> Self {
+        Self([0; Self::COUNT])
+    }
+}
+
 /// One state of the world.
 pub(crate) struct View {
     /// By address; no two overlap.
@@ -42,24 +63,30 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The mapping at a bus address, and the offset in it. `hit` remembers the last one.
+    /// The mapping at a bus address, and the offset in it. `hits` remembers where it was.
     #[inline]
-    pub(crate) fn find(&self, iova: u64, hit: &mut usize) -> Option<(&Mapping, usize)> {
-        if let Some(mapping) = self.mappings.get(*hit)
+    pub(crate) fn find(&self, iova: u64, hits: &mut Hits) -> Option<(&Mapping, usize)> {
+        let hit = hits.place(iova);
+        if let Some(mapping) = self.mappings.get(usize::from(*hit))
             && let Some(offset) = mapping.offset(iova)
         {
             return Some((mapping, offset));
         }
+        self.search(iova, hit)
+    }
+
+    #[inline(never)]
+    fn search(&self, iova: u64, hit: &mut u16) -> Option<(&Mapping, usize)> {
         let index = self.mappings.partition_point(|m| m.start <= iova).checked_sub(1)?;
         let mapping = self.mappings.get(index)?;
         let offset = mapping.offset(iova)?;
-        *hit = index;
+        *hit = u16::try_from(index).unwrap_or(0);
         Some((mapping, offset))
     }
 
     /// A queue's memory, which must lie in one mapping.
     pub(crate) fn ring(&self, iova: u64, len: usize, write: bool) -> Option<Window> {
-        let (mapping, offset) = self.find(iova, &mut 0)?;
+        let (mapping, offset) = self.search(iova, &mut 0)?;
         if write && !mapping.writable {
             return None;
         }

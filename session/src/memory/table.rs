@@ -68,9 +68,9 @@ pub struct MemoryTable {
     shift: u32,
 }
 
-/// Number of buckets: twice as many as regions, so that a search takes a step or two unless a client lays its regions
-/// out to prevent that; then it takes nine.
-const BUCKETS: u64 = 2 * REGIONS_MAX as u64;
+/// Buckets for each region, so that a search takes no step as a rule. A client can lay its regions out to prevent that;
+/// then it takes nine.
+const BUCKETS: u64 = 16;
 
 impl MemoryTable {
     /// A table of these regions, given in any order.
@@ -102,7 +102,8 @@ impl MemoryTable {
         let starts: Box<[u64]> = regions.iter().map(|r| r.guest).collect();
         let base = starts.first().copied().unwrap_or_default();
         let last = regions.last().map_or(base, |r| r.guest + (r.len - 1));
-        let shift = (0..u64::BITS).find(|s| (last - base) >> s < BUCKETS).unwrap_or_default();
+        let most = BUCKETS * starts.len() as u64;
+        let shift = (0..u64::BITS).find(|s| (last - base) >> s < most).unwrap_or_default();
         // One more than there are, for the end of the last.
         let count = if starts.is_empty() { 0 } else { ((last - base) >> shift) + 2 };
         let first = |k: u64| base.saturating_add(k.saturating_mul(1 << shift));

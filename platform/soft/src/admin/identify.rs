@@ -9,7 +9,7 @@ use crate::namespace::Namespace;
 use crate::shared::Shared;
 use crate::transfer::Dma;
 use crate::wire::{Sqe, Status, VERSION};
-use crate::world::View;
+use crate::world::{Hits, View};
 
 /// Controller or Namespace Structure (figure 244).
 const NAMESPACE: u8 = 0x00;
@@ -128,7 +128,7 @@ impl Control {
         if let Some(faults) = &shared.faults {
             faults.lie(cns, nsid, &mut page);
         }
-        Dma { view, hit: 0 }.store_all(sqe, &page)?;
+        Dma { view, hits: &mut Hits::default() }.store_all(sqe, &page)?;
         Ok(Answer::Done(0))
     }
 

@@ -9,7 +9,7 @@ use crate::control::Control;
 use crate::shared::Shared;
 use crate::transfer::Dma;
 use crate::wire::{Sqe, Status};
-use crate::world::View;
+use crate::world::{Hits, View};
 
 /// Log page identifiers (figure 193).
 const ERRORS: u8 = 0x01;
@@ -123,7 +123,7 @@ impl Control {
         let rest = page.get(offset..).ok_or(Status::INVALID_FIELD)?;
         // What is beyond the page's end is not written.
         let part = rest.get(..len).unwrap_or(rest);
-        Dma { view, hit: 0 }.store_all(sqe, part)?;
+        Dma { view, hits: &mut Hits::default() }.store_all(sqe, part)?;
         if sqe.dword(10) & RETAIN == 0 {
             if id == NAMESPACES {
                 self.logs.changed.clear();
