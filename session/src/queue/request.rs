@@ -14,6 +14,10 @@ use crate::memory::{Lists, Pinned, Quiet, Ranges, Rights, Spares};
 use crate::operation::{Operation, Transfer};
 use crate::virtqueue::{Broken, Buffer, Read, Three};
 
+/// Most ranges of one request. Segments times regions would be far more than any controller's list holds, and the work of
+/// a whole pass.
+const REQUEST_RANGES_MAX: usize = 2048;
+
 /// What becomes of a request that is no transfer.
 enum Step {
     /// One operation.
@@ -322,7 +326,8 @@ impl BlkQueue {
         let mut memory = lists.take();
         for buffer in data.iter().filter(|b| b.len != 0) {
             let done = self.held.mediate(&self.table, buffer.addr, buffer.len, need, &mut memory);
-            if done.is_err() {
+            // A buffer has as many ranges as there are regions, at most.
+            if done.is_err() || memory.len() > REQUEST_RANGES_MAX {
                 self.release(Ranges::Many(memory), &Quiet::never_submitted(), lists);
                 return Err(BAD);
             }

@@ -1,7 +1,10 @@
 //! Requests that no honest driver makes. Each is answered in its status; nothing stays held, and the queue goes on.
 
-use nvme_policy::{Access, BlockSize};
+use std::sync::Arc;
+
+use nvme_policy::{Access, BlockSize, Extent, Grant};
 use nvme_session::blk::{RANGE_SECTORS_MAX, RANGES_MAX, SEG_MAX, features};
+use nvme_session::memory::MemoryTable;
 use nvme_session::operation::{Operation, Outcome};
 use nvme_session::queue::Direction;
 
@@ -55,6 +58,32 @@ fn a_buffer_over_two_adjoining_regions_is_served_in_two_ranges() {
     assert_eq!(ranges(&op), [(iova(0).0 + DATA - RAM - 100, 100), (iova(1).0, 412)]);
     d.complete(0, op, Outcome::Done);
     assert_eq!(d.queue.bytes_held(), 0);
+}
+
+#[test]
+fn a_request_of_segments_times_regions_is_refused() {
+    // 512-byte regions, one beside the other.
+    let small = |i: u16| region(3 + i, ROM + ROM_LEN + 0x1_0000 + 512 * u64::from(i), 512, true);
+    let driver = || {
+        let mut d = Driver::with(|c| {
+            let whole = Extent::whole(c.grant.extent().namespace(), 1 << 20, BlockSize::B512).unwrap();
+            c.grant = Grant::new(whole, Access::ReadWrite);
+        });
+        let table = regions().into_iter().chain((0..256).map(small)).collect();
+        d.table = Arc::new(MemoryTable::new(table).unwrap());
+        d.queue.set_table(d.table.clone()).unwrap();
+        d
+    };
+    let at = small(0).guest;
+    let buffer = (at, 512 * 256, WRITE);
+    refused(driver(), IN, 0, &[buffer; 9], IOERR);
+    // At the bound it is served.
+    let mut d = driver();
+    d.request(0, IN, 0, &[buffer; 8]);
+    let (head, op) = d.operation();
+    assert_eq!(ranges(&op).len(), 2048);
+    d.complete(head, op, Outcome::Done);
+    assert_eq!((d.status(0), d.queue.bytes_held()), (OK, 0));
 }
 
 #[test]
