@@ -227,6 +227,32 @@ fn an_absent_static_device_is_served_when_it_appears() {
 }
 
 #[test]
+fn a_static_client_s_name_does_not_move_to_a_clone_while_its_device_is_away() {
+    let mut c = Catalogue::new(CatalogueConfig { sessions_max: 16 });
+    let id = c.reserve(&rw("data")).unwrap();
+    c.set_namespace(entry(A), table_a());
+    c.set_namespace(entry(B), table_b());
+    c.set_scanned();
+    assert_eq!(c.is_present(id), Ok(()));
+    c.remove_controller(1);
+    // Another disk's table says the same of itself, in the same place and elsewhere.
+    let clones = [vec![part(A, 1, 11, "data", 100, 100)], vec![part(A, 1, 11, "data", 300, 100)]];
+    for clone in clones {
+        c.set_namespace(entry(A), clone);
+        assert_eq!(c.is_present(id).unwrap_err().errno(), NODEV);
+        assert_eq!(errno(c.claim(&rw("data"))), NODEV);
+    }
+    // Its own controller comes back, in another slot, but the partition is another; then as it was.
+    let back = Namespace { controller: 2, nsid: 1 };
+    let table = |first| vec![part(back, 1, 11, "data", first, 100)];
+    let entry = NamespaceEntry::new("SB", whole(back), LIMITS, false);
+    c.set_namespace(entry.clone(), table(200));
+    assert_eq!(errno(c.claim(&rw("data"))), NODEV);
+    c.set_namespace(entry, table(100));
+    assert_eq!(place(&c.claim(&rw("data")).unwrap()), (back, 100, 100));
+}
+
+#[test]
 fn after_a_writer_of_the_whole_nothing_is_granted_before_the_table_was_read_again() {
     let mut c = catalogue();
     let w = c.create(&rw("SA:n1")).unwrap();

@@ -105,6 +105,35 @@ struct Reserved {
     policy: Policy,
     /// Its device, once it was there. Stays bound while the device is there.
     extent: Option<Extent>,
+    /// What it was bound to first. Nothing else is bound to it any more, whatever takes the name meanwhile.
+    home: Option<Home>,
+}
+
+/// What tells a device that went and came back from another of its name. (The controller may have another index.)
+#[derive(Debug)]
+struct Home {
+    serial: String,
+    nsid: u32,
+    /// A partition's first block and blocks; `None` for a whole namespace.
+    part: Option<(u64, u64)>,
+}
+
+impl Home {
+    fn of(device: &Device<'_>) -> Self {
+        let extent = device.extent();
+        Self {
+            serial: device.disk.entry.serial().into(),
+            nsid: extent.namespace().nsid,
+            part: device.part.map(|_| (extent.first(), extent.blocks())),
+        }
+    }
+
+    fn is(&self, device: &Device<'_>) -> bool {
+        let extent = device.extent();
+        self.serial == device.disk.entry.serial()
+            && self.nsid == extent.namespace().nsid
+            && self.part == device.part.map(|_| (extent.first(), extent.blocks()))
+    }
 }
 
 /// What there is, and who has it.
@@ -192,18 +221,18 @@ impl Catalogue {
     /// reserved when it appears; see [`is_present`](Self::is_present). Refused when the device is ambiguous,
     /// write-protected, or in the way of an earlier reservation.
     pub fn reserve(&mut self, policy: &Policy) -> Result<ReservationId, CreateError> {
-        let mut extent = None;
+        let (mut extent, mut home) = (None, None);
         if self.scanned {
             match self.resolve(policy.device()) {
                 Ok(device) => {
                     self.may(&device, policy.access(), None)?;
-                    extent = Some(device.extent());
+                    (extent, home) = (Some(device.extent()), Some(Home::of(&device)));
                 }
                 Err(CreateError::NoDevice(_) | CreateError::Scanning) => {}
                 Err(why) => return Err(why),
             }
         }
-        self.reserved.push(Reserved { policy: policy.clone(), extent });
+        self.reserved.push(Reserved { policy: policy.clone(), extent, home });
         Ok(ReservationId(self.reserved.len() - 1))
     }
 
@@ -216,7 +245,7 @@ impl Catalogue {
         if !self.scanned {
             return Err(CreateError::Scanning);
         }
-        let device = self.resolve(reserved.policy.device())?;
+        let device = self.device_of(reserved)?;
         self.may(&device, reserved.policy.access(), Some(id))
     }
 
@@ -329,6 +358,20 @@ impl Catalogue {
         }
     }
 
+    /// The one device of a reservation: by its name at first, and then what had the name at first.
+    fn device_of(&self, reserved: &Reserved) -> Result<Device<'_>, CreateError> {
+        let name = reserved.policy.device();
+        let Some(home) = &reserved.home else { return self.resolve(name) };
+        let mut devices = self.disks.iter().flat_map(|d| d.devices());
+        // It has its name still, though another may have taken it meanwhile.
+        match devices.find(|d| home.is(d) && name.matches(&d.identity())) {
+            Some(device) if device.disk.stale => Err(CreateError::Scanning),
+            Some(device) => Ok(device),
+            None if self.disks.iter().any(|d| d.stale) => Err(CreateError::Scanning),
+            None => Err(CreateError::NoDevice(Box::new(name.clone()))),
+        }
+    }
+
     /// Whether nobody is in the way, `own` reservation aside.
     fn may(
         &self,
@@ -365,10 +408,12 @@ impl Catalogue {
         for index in 0..self.reserved.len() {
             let id = ReservationId(index);
             let Some(reserved) = self.reserved.get(index).filter(|r| r.extent.is_none()) else { continue };
-            let (name, access) = (reserved.policy.device(), reserved.policy.access());
-            let found = self.resolve(name).and_then(|d| self.may(&d, access, Some(id)).map(|()| d.extent()));
-            if let (Ok(extent), Some(reserved)) = (found, self.reserved.get_mut(index)) {
+            let found = self.device_of(reserved).and_then(|d| {
+                self.may(&d, reserved.policy.access(), Some(id)).map(|()| (d.extent(), Home::of(&d)))
+            });
+            if let (Ok((extent, home)), Some(reserved)) = (found, self.reserved.get_mut(index)) {
                 reserved.extent = Some(extent);
+                reserved.home.get_or_insert(home);
             }
         }
     }
