@@ -1,5 +1,6 @@
 //! The window itself: all reads and writes of shared memory are here.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
 use core::mem::{MaybeUninit, size_of};
@@ -47,6 +48,11 @@ impl Window {
         Self { base, len, owner }
     }
 
+    /// A window of no bytes, which keeps nothing alive.
+    pub fn empty() -> Self {
+        Self { base: NonNull::dangling(), len: 0, owner: Arc::new(Owner::new(Box::new(()))) }
+    }
+
     /// Length in bytes.
     #[inline]
     pub fn len(&self) -> usize {
@@ -62,6 +68,12 @@ impl Window {
     #[inline]
     pub fn failed(&self) -> bool {
         self.owner.failed()
+    }
+
+    /// Whether both are the same bytes of the same mapping.
+    #[inline]
+    pub fn is(&self, other: &Window) -> bool {
+        self.base == other.base && self.len == other.len && Arc::ptr_eq(&self.owner, &other.owner)
     }
 
     /// Who keeps the memory alive.

@@ -82,8 +82,11 @@ impl Held {
             }
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.listed = true;
-                slot.iova = region.iova.0;
-                slot.window = Some(region.window.clone());
+                // A table changes in a region or two, as a rule. A slot that is used again was let go of before.
+                if !slot.window.as_ref().is_some_and(|window| window.is(&region.window)) {
+                    slot.iova = region.iova.0;
+                    slot.window = Some(region.window.clone());
+                }
             }
         }
         for slot in &mut self.slots {

@@ -72,6 +72,13 @@ impl Rings {
         }
         Ok(Self { desc: desc?.0, avail: avail?.0, used })
     }
+
+    /// Lets go of the memory.
+    #[cold]
+    fn forget(&mut self) {
+        let none = Window::empty();
+        *self = Self { desc: none.clone(), avail: none.clone(), used: none };
+    }
 }
 
 /// One split virtqueue, from the device's side. Accesses to the rings cannot fail once they are resolved: all offsets
@@ -121,10 +128,20 @@ impl Ring {
         })
     }
 
-    /// Resolves the rings in another table; indices stay.
+    /// Resolves the rings in another table; indices stay. After an error the ring has no memory any more, and every
+    /// access to it fails.
     pub fn resolve(&mut self, at: &RingAddresses, table: &MemoryTable) -> Result<(), RingError> {
-        self.rings = Rings::resolve(at, self.size, table)?;
-        Ok(())
+        match Rings::resolve(at, self.size, table) {
+            Ok(rings) => {
+                self.rings = rings;
+                Ok(())
+            }
+            Err(why) => {
+                // What is not registered any more is not to be kept mapped by a ring that serves nothing.
+                self.rings.forget();
+                Err(why)
+            }
+        }
     }
 
     /// Number of descriptors.

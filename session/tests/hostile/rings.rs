@@ -310,6 +310,18 @@ fn a_ring_whose_memory_is_unregistered_stops_and_what_is_in_flight_is_kept() {
 }
 
 #[test]
+fn a_ring_that_is_gone_keeps_no_memory_mapped() {
+    let mut d = Driver::new();
+    let owner = Arc::downgrade(d.table.regions()[0].window.owner());
+    d.table = Arc::default();
+    assert_eq!(d.queue.set_table(Arc::default()), Err(RingError::NotRegistered));
+    assert_eq!(owner.strong_count(), 0);
+    assert!(!d.queue.publish() && !d.queue.listen());
+    d.queue.ignore_kicks();
+    assert!(matches!(d.next(), Next::Broken(Broken::RingsGone)));
+}
+
+#[test]
 fn memory_that_vanished_stops_the_queue() {
     let mut d = Driver::new();
     d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
