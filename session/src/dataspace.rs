@@ -318,6 +318,11 @@ impl Registry {
         }
     }
 
+    /// Whether the memory of a region in the table vanished.
+    pub fn any_failed(&self) -> bool {
+        self.entries.iter().any(|e| matches!(&e.state, State::Live(window, _) if window.failed()))
+    }
+
     /// The table of what is registered and mapped now.
     pub fn table(&self) -> Arc<MemoryTable> {
         let regions = self.entries.iter().filter_map(|e| match &e.state {

@@ -307,7 +307,7 @@ impl Server {
         let failed: Vec<SessionKey> = self
             .control
             .sessions()
-            .filter(|(_, s)| s.registry().table().regions().iter().any(|r| r.window.failed()))
+            .filter(|(_, s)| s.registry().any_failed())
             .map(|(key, _)| key)
             .collect();
         for key in failed {
