@@ -76,7 +76,7 @@ impl CutOff {
 
 /// The device's place on its bus.
 pub trait Bus: Send {
-    /// How many interrupt vectors there are: vector 0 is the admin queue's; I/O pairs take the others, or share.
+    /// How many interrupt vectors there are: vector 0 is the control role's; pairs of workers take the others, or share.
     /// At least 1.
     fn vectors(&self) -> u16;
     /// Lets the device do DMA, or not.

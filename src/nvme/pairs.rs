@@ -137,8 +137,9 @@ impl Controller {
         let depth = depth.min(most).max(DEPTH_MIN);
         let memory = allocate(self.device.pool(), depth, chunks).map_err(PairError::Memory)?;
         let vectors = self.device.bus().vectors();
-        // Vector 0 is the admin queue's; the others are shared in turn.
-        let vector = if vectors > 1 { 1 + (id - 1) % (vectors - 1) } else { 0 };
+        // Vector 0 is the control role's: the admin queue's, and that of its own reads. The others are shared in turn.
+        let own = who == For::Scan || vectors < 2;
+        let vector = if own { 0 } else { 1 + (id - SCAN_PAIR) % (vectors - 1) };
         let config = PairConfig {
             controller: self.index,
             id,

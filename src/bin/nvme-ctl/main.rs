@@ -1,7 +1,7 @@
 //! `nvme-ctl`: asks a running `nvme-drv` for its inventory and for sessions.
 //!
 //! `options` is the command line, `server` finds the server's sockets, and there is a file for each command: `list`
-//! (with `tree`, which prints), `create` and `run`.
+//! (with `tree`, which prints), `create` and `run`. `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod tree;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nvme_linux::vfio;
 
 use crate::options::{Command, Options};
 
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         Command::Ls { json } => list::list(&options.ctl(), *json),
         Command::Create { words, listen } => create::create(&options.svr(), words, listen),
         Command::Run { devices, command } => run::run(&options.svr(), devices, command),
+        Command::Bind { address } => vfio::bind(address).map_err(|why| why.to_string().into()),
+        Command::Unbind { address } => vfio::unbind(address).map_err(|why| why.to_string().into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Parser, Subcommand};
+use nvme_linux::caps::Spec;
 
 use crate::run::Device;
 use crate::server::{Place, find};
@@ -61,6 +62,31 @@ pub(crate) enum Command {
         #[arg(value_name = "COMMAND", last = true, required = true)]
         command: Vec<String>,
     },
+    /// Give a controller to vfio-pci, for `nvme-drv --cap vbus=pci:ADDRESS`
+    ///
+    /// Refuses one whose disks are mounted, swap, or part of another device. Needs root, the module vfio-pci, and no server.
+    Bind {
+        /// DDDD:BB:DD.F
+        #[arg(value_name = "ADDRESS", value_parser = address)]
+        address: String,
+    },
+    /// Give a controller back to the kernel's driver
+    ///
+    /// Refuses one that a program has open.
+    Unbind {
+        /// DDDD:BB:DD.F
+        #[arg(value_name = "ADDRESS", value_parser = address)]
+        address: String,
+    },
+}
+
+/// A PCI address, as `--cap` has it; it becomes part of a path.
+fn address(word: &str) -> Result<String, String> {
+    match format!("pci:{word}").parse() {
+        Ok(Spec::Pci(address)) => Ok(address),
+        Ok(_) => Err("not a PCI address".into()),
+        Err(why) => Err(why.to_string()),
+    }
 }
 
 impl Options {
@@ -84,6 +110,16 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn only_a_pci_address_can_be_bound() {
+        let parse = |word: &str| Options::try_parse_from(["nvme-ctl", "bind", word]);
+        let Command::Bind { address } = parse("0000:AB:00.0").unwrap().command else { panic!("not bind") };
+        assert_eq!(address, "0000:ab:00.0");
+        for bad in ["ab:00.0", "../../x", "0000:ab:00.0/..", ""] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -29,10 +29,10 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Divides what the process may open at most.
-    pub(crate) fn of_process(sessions: usize, clients: usize, workers: usize) -> Self {
+    /// Divides what the process may open at most, without the `held` descriptors of hardware controllers.
+    pub(crate) fn of_process(sessions: usize, clients: usize, workers: usize, held: usize) -> Self {
         let limit = getrlimit(Resource::Nofile).maximum.and_then(|n| usize::try_from(n).ok());
-        Self::new(limit.unwrap_or(usize::MAX), sessions, clients, workers)
+        Self::new(limit.unwrap_or(usize::MAX).saturating_sub(held), sessions, clients, workers)
     }
 
     fn new(limit: usize, sessions: usize, clients: usize, workers: usize) -> Self {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use nvme_drv::nvme::PciId;
 use nvme_linux::caps::{ControllerKind, ControllerSpec, Image};
 use nvme_linux::memory::{ImageAccess, ImageError, ImageFile};
+use nvme_linux::vfio::{Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions};
 use nvme_platform::{Device, Window};
 use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice};
 
@@ -14,8 +16,27 @@ pub(crate) enum DeviceError {
     Image(String, ImageError),
     #[error("{0}: {1}")]
     Soft(String, ConfigError),
-    #[error("{0}: PCI functions are not supported by this build; give an image: vbus=soft:IMAGE")]
-    Pci(String),
+    #[error("vbus=pci: {0}")]
+    Pci(#[from] VfioError),
+}
+
+/// The interrupts of all controllers, in their order. Software controllers have none.
+pub(crate) type AllInterrupts = [Option<Arc<Interrupts>>];
+
+/// A controller that was opened.
+pub(crate) struct Opened {
+    /// The name that the log has for it.
+    pub(crate) name: String,
+    pub(crate) device: Box<dyn Device>,
+    pub(crate) interrupts: Option<Arc<Interrupts>>,
+    pub(crate) pci: Option<PciId>,
+}
+
+impl Opened {
+    /// How many descriptors a hardware controller has: its vectors, the request for it, device, group and container.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.interrupts.as_ref().map_or(0, |interrupts| usize::from(interrupts.count()) + 4)
+    }
 }
 
 /// An image file, or memory, as a medium.
@@ -44,11 +65,20 @@ fn failed(why: ImageError) -> MediumFailed {
     MediumFailed
 }
 
-/// Opens a controller; returns it with the name that the log has for it.
-pub(crate) fn open(spec: ControllerSpec) -> Result<(String, Box<dyn Device>), DeviceError> {
+/// Opens a controller.
+pub(crate) fn open(spec: ControllerSpec, vfio: VfioOptions) -> Result<Opened, DeviceError> {
     let ControllerSpec { kind, origin } = spec;
     match kind {
-        ControllerKind::Pci(address) => Err(DeviceError::Pci(address)),
+        ControllerKind::Pci(address) => {
+            let OpenedFunction { device, interrupts, id: (vendor, product) } =
+                VfioDevice::open(&address, vfio)?;
+            Ok(Opened {
+                name: origin,
+                device: Box::new(device),
+                interrupts: Some(interrupts),
+                pci: Some(PciId { vendor, device: product }),
+            })
+        }
         ControllerKind::Soft { image, serial, block_size, read_only } => {
             let in_memory = matches!(image, Image::Memory(_));
             let access = if read_only { ImageAccess::ReadOnly } else { ImageAccess::ReadWrite };
@@ -70,7 +100,7 @@ pub(crate) fn open(spec: ControllerSpec) -> Result<(String, Box<dyn Device>), De
                 ..Config::default()
             };
             let device = SoftDevice::new(config).map_err(|e| DeviceError::Soft(origin.clone(), e))?;
-            Ok((origin, Box::new(device)))
+            Ok(Opened { name: origin, device: Box::new(device), interrupts: None, pci: None })
         }
     }
 }

@@ -36,7 +36,7 @@ CAPABILITIES
                           soft:mem:SIZE[,...]
                                   the same over memory
                           pci:DDDD:BB:DD.F
-                                  a PCI function, by VFIO (not in this version)
+                                  a PCI function that vfio-pci has (nvme-ctl bind)
       svr               the factory: unix:PATH[,mode=0660][,user=U][,group=G].
                         Required unless there is a --client. Whoever can connect to
                         it can ask for any disk.

@@ -35,6 +35,7 @@ use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Options, Sandbox};
 use nvme_linux::socket::Acceptor;
 use nvme_linux::start::Start;
+use nvme_linux::vfio::{self, VfioOptions};
 use nvme_policy::command_line::{Ask, CommandLine, Home, Verbosity};
 use nvme_session::queue::Direction;
 
@@ -124,9 +125,16 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let failures = failures()?;
     let workers = usize::from(options.linux.workers.unwrap_or(1));
     let sessions = usize::from(options.linux.sessions_max.unwrap_or(SESSIONS_MAX));
-    let budget = Budget::of_process(sessions, options.clients.len(), workers);
+    let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix };
+    let controllers = capabilities.controllers.into_iter().map(|spec| devices::open(spec, vfio));
+    let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
+    let held = controllers.iter().map(devices::Opened::descriptors).sum();
+    let budget = Budget::of_process(sessions, options.clients.len(), workers, held);
     if budget.sessions < sessions {
-        log::warn!("RLIMIT_NOFILE has room for {} sessions, not {sessions}; raise its hard limit", budget.sessions);
+        log::warn!(
+            "RLIMIT_NOFILE has room for {} sessions, not {sessions}; raise its hard limit",
+            budget.sessions
+        );
     }
     let mut control = Control::new(Config {
         workers,
@@ -139,10 +147,12 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         recovery: RecoveryTimes::default(),
         drain: DRAIN,
     });
-    for spec in capabilities.controllers {
-        let (name, device) = devices::open(spec)?;
-        control.add_device(&name, device);
+    let mut interrupts = Vec::new();
+    for opened in controllers {
+        control.add_pci_device(&opened.name, opened.device, opened.pci);
+        interrupts.push(opened.interrupts);
     }
+    let interrupts: Arc<devices::AllInterrupts> = interrupts.into();
     let mut clients = Vec::new();
     for (client, listener) in options.clients.iter().zip(capabilities.clients) {
         control
@@ -158,7 +168,9 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let signals = Signals::new()?;
     let epoll = Epoll::new()?;
     let bell = Arc::new(Doorbell::new()?);
-    let prepared = Sandbox::prepare(Options::default())?;
+    let hardware = interrupts.iter().any(Option::is_some);
+    let ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
+    let prepared = Sandbox::prepare(Options { ioctls })?;
     // These threads take what clients could make wait.
     dispose::start()?;
     guard_calls()?;
@@ -166,7 +178,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let acceptor = Acceptor::new()?;
     let poll_for = Duration::from_micros(options.linux.poll_us.unwrap_or(POLL_US).into());
     let workers = (0..workers)
-        .map(|index| worker::Handle::start(index, poll_for, &bell))
+        .map(|index| worker::Handle::start(index, poll_for, &bell, &interrupts))
         .collect::<Result<Vec<_>, _>>()?;
     let report = prepared.seal()?;
     log::info!(target: OPERATOR, "{report}");
@@ -178,6 +190,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         epoll,
         signals,
         failures,
+        interrupts,
         acceptor,
         svr,
         ctl,

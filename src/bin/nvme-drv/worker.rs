@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nvme_drv::server::message::{FromWorker, NewQueue, QueueKey, ToWorker};
+use nvme_drv::server::message::{FromWorker, NewQueue, PairId, QueueKey, ToWorker};
 use nvme_drv::server::worker::Worker;
 use nvme_linux::events::{
     Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel,
@@ -15,12 +15,15 @@ use nvme_linux::events::{
 };
 use nvme_platform::Time;
 
+use crate::devices::AllInterrupts;
 use crate::frames;
 
 /// Messages that wait in one direction, at most.
 const MESSAGES: usize = 4096;
 /// The token of the thread's own bell; virtqueues have those that the worker gave them.
 const BELL: u64 = u64::MAX;
+/// The token of all interrupt vectors: being awake is all that they ask for.
+const INTERRUPT: u64 = u64::MAX - 1;
 /// How long kicks of queues that sleep may go unnoticed while others are busy.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// Messages that a worker takes before it turns to its queues again.
@@ -54,14 +57,29 @@ pub(crate) struct WorkerLost;
 
 impl Handle {
     /// Starts a worker. Its news ring `bell`.
-    pub(crate) fn start(index: usize, poll_for: Duration, bell: &Arc<Doorbell>) -> io::Result<Self> {
+    pub(crate) fn start(
+        index: usize,
+        poll_for: Duration,
+        bell: &Arc<Doorbell>,
+        interrupts: &Arc<AllInterrupts>,
+    ) -> io::Result<Self> {
         let own = Arc::new(Doorbell::new()?);
         let (messages, inbox) = channel(MESSAGES, &own);
         let (outbox, news) = channel(MESSAGES, bell);
         let epoll = Epoll::new()?;
         epoll.add(&*own, BELL, Interest::ReadEdge)?;
         let worker = Worker::new(poll_for);
-        let thread = Thread { worker, epoll, bell: own, inbox, outbox, unsent: None, kicks: HashMap::new() };
+        let thread = Thread {
+            worker,
+            epoll,
+            bell: own,
+            inbox,
+            outbox,
+            unsent: None,
+            kicks: HashMap::new(),
+            interrupts: Arc::clone(interrupts),
+            vectors: HashMap::new(),
+        };
         thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.run())?;
         Ok(Self { messages, news })
     }
@@ -101,6 +119,9 @@ struct Thread {
     unsent: Option<FromWorker>,
     /// Each virtqueue's kick; closed when the queue is gone.
     kicks: HashMap<QueueKey, Arc<OwnedFd>>,
+    interrupts: Arc<AllInterrupts>,
+    /// The vectors (controller and number) that are watched, and the pairs here that use each.
+    vectors: HashMap<(u16, u16), Vec<PairId>>,
 }
 
 impl Thread {
@@ -145,7 +166,7 @@ impl Thread {
             return;
         }
         for Event { token, .. } in events.iter() {
-            if token != BELL {
+            if token < INTERRUPT {
                 self.worker.kick(token as usize, time);
             }
         }
@@ -155,7 +176,10 @@ impl Thread {
     fn receive(&mut self, time: Time) -> bool {
         for _ in 0..MESSAGES_PER_PASS {
             match self.inbox.receive() {
-                Ok(Some(Message::Core(message))) => self.worker.handle(message, time),
+                Ok(Some(Message::Core(message))) => {
+                    self.watch_vectors(&message);
+                    self.worker.handle(message, time);
+                }
                 Ok(Some(Message::Queue(new, kick))) => {
                     let key = new.key;
                     self.worker.handle(ToWorker::AddQueue(new), time);
@@ -169,6 +193,39 @@ impl Thread {
         // The rest in the next pass.
         self.bell.ring();
         true
+    }
+
+    /// Watches the vectors of the pairs that are here, and no others: interrupts of theirs would only wake this thread.
+    fn watch_vectors(&mut self, message: &ToWorker) {
+        match message {
+            ToWorker::AddPair(id, pair) => {
+                let place = (id.controller, pair.vector());
+                let interrupts = self.interrupts.get(usize::from(id.controller)).and_then(Option::as_ref);
+                let Some(event) = interrupts.and_then(|i| i.vector(place.1)) else { return };
+                let pairs = self.vectors.entry(place).or_default();
+                if pairs.is_empty()
+                    && let Err(e) = self.epoll.add(event, INTERRUPT, Interest::ReadEdge)
+                {
+                    log::error!("cannot watch vector {} of controller {}: {e}", place.1, place.0);
+                }
+                pairs.push(*id);
+            }
+            ToWorker::TakePair(id) => {
+                let place =
+                    self.vectors.iter().find(|(_, pairs)| pairs.contains(id)).map(|(place, _)| *place);
+                let Some(place) = place else { return };
+                let Some(pairs) = self.vectors.get_mut(&place) else { return };
+                pairs.retain(|pair| pair != id);
+                if pairs.is_empty() {
+                    self.vectors.remove(&place);
+                    let interrupts = self.interrupts.get(usize::from(place.0)).and_then(Option::as_ref);
+                    if let Some(event) = interrupts.and_then(|i| i.vector(place.1)) {
+                        let _ = self.epoll.remove(event);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     fn watch(&mut self, key: QueueKey, kick: Arc<OwnedFd>) {

@@ -136,8 +136,30 @@ impl Control {
 
     /// Takes a controller. It is brought up and scanned by the next polls.
     pub fn add_device(&mut self, name: &str, device: Box<dyn Device>) {
+        self.add_pci_device(name, device, None);
+    }
+
+    /// Takes a controller of which the home knows what it is.
+    pub fn add_pci_device(&mut self, name: &str, device: Box<dyn Device>, pci: Option<nvme::PciId>) {
         let index = u16::try_from(self.units.len()).unwrap_or(u16::MAX);
-        self.units.push(Unit::new(name, nvme::Controller::new(device, index, self.config.nvme)));
+        let options = nvme::Options { pci, ..self.config.nvme };
+        self.units.push(Unit::new(name, nvme::Controller::new(device, index, options)));
+    }
+
+    /// Gives a controller up, by its place in the order of [`add_device`](Self::add_device): the home wants it back. What is
+    /// in flight fails, its sessions are lost, and it is cut off.
+    pub fn remove_device(&mut self, controller: u16) {
+        let Some(unit) = self.units.get_mut(usize::from(controller)) else { return };
+        nvme_platform::warn!("controller {controller}: it is taken away");
+        if unit.state() == ControllerState::Lost {
+            // Everything has ended; the device itself may still be held.
+            if !unit.is_cut_off() && unit.controller_mut().cut_off().is_err() {
+                nvme_platform::error!("controller {controller}: it could not be cut off");
+            }
+        } else {
+            self.device_lost(controller, None);
+        }
+        self.more = true;
     }
 
     /// How it was configured.

@@ -24,6 +24,7 @@ use nvme_policy::Policy;
 use self::callers::{Waiting, errno, refused};
 use crate::budget::Budget;
 use crate::client::{Client, Over, Phase, STALL_MAX, Source};
+use crate::devices::AllInterrupts;
 use crate::inventory::Introspection;
 use crate::regions::Trusted;
 use crate::worker::{self, Message, WorkerLost};
@@ -42,6 +43,10 @@ enum Watched {
     Bell,
     Signals,
     MemoryFailures,
+    /// A controller's admin queue has news; or, with a pin, any of its queues.
+    Interrupt(u16),
+    /// The host wants a controller back.
+    Request(u16),
     Svr,
     Caller(Caller, Time),
     Ctl,
@@ -78,6 +83,7 @@ pub(crate) struct Parts {
     pub(crate) epoll: Epoll,
     pub(crate) signals: Signals,
     pub(crate) failures: &'static Failures,
+    pub(crate) interrupts: Arc<AllInterrupts>,
     pub(crate) acceptor: Acceptor,
     pub(crate) svr: Option<OwnedFd>,
     pub(crate) ctl: Option<OwnedFd>,
@@ -96,6 +102,9 @@ pub(crate) struct Server {
     epoll: Epoll,
     signals: Signals,
     failures: &'static Failures,
+    interrupts: Arc<AllInterrupts>,
+    /// Controllers whose pin interrupted: it is masked until their admin queues were looked at.
+    pins: Vec<u16>,
     acceptor: Acceptor,
     svr: Option<OwnedFd>,
     ctl: Option<OwnedFd>,
@@ -123,6 +132,8 @@ impl Server {
             epoll: parts.epoll,
             signals: parts.signals,
             failures: parts.failures,
+            interrupts: parts.interrupts,
+            pins: Vec::new(),
             acceptor: parts.acceptor,
             svr: parts.svr,
             ctl: parts.ctl,
@@ -145,6 +156,7 @@ impl Server {
         server.epoll.add(&server.signals, token, Interest::Read)?;
         let token = server.token(Watched::MemoryFailures);
         server.epoll.add(server.failures, token, Interest::Read)?;
+        server.watch_controllers()?;
         if server.svr.is_some() {
             let token = server.token(Watched::Svr);
             if let Some(svr) = &server.svr {
@@ -161,6 +173,31 @@ impl Server {
             server.add_static(client);
         }
         Ok(server)
+    }
+
+    fn watch_controllers(&mut self) -> Result<(), Fatal> {
+        let all = Arc::clone(&self.interrupts);
+        for (controller, interrupts) in (0..).zip(all.iter()) {
+            let Some(interrupts) = interrupts else { continue };
+            if let Some(event) = interrupts.vector(0) {
+                let token = self.token(Watched::Interrupt(controller));
+                self.epoll.add(event, token, Interest::ReadEdge)?;
+            }
+            if let Some(event) = interrupts.request() {
+                let token = self.token(Watched::Request(controller));
+                self.epoll.add(event, token, Interest::ReadEdge)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets pins interrupt again; one that still has a reason does so at once.
+    fn unmask_pins(&mut self) {
+        for controller in self.pins.drain(..) {
+            if let Some(Some(interrupts)) = self.interrupts.get(usize::from(controller)) {
+                interrupts.unmask();
+            }
+        }
     }
 
     fn token(&mut self, what: Watched) -> u64 {
@@ -205,6 +242,7 @@ impl Server {
                 self.control_event(event, time);
             }
             self.tell_workers()?;
+            self.unmask_pins();
             self.expire(time);
             if self.down {
                 return Ok(());
@@ -297,6 +335,17 @@ impl Server {
                 }
             }
             Some(Watched::MemoryFailures) => self.memory_failed(),
+            Some(Watched::Interrupt(controller)) => {
+                // The control role looks at its admin queue in the next turn; workers are woken by the same event.
+                let controller = *controller;
+                if !self.pins.contains(&controller) {
+                    self.pins.push(controller);
+                }
+            }
+            Some(Watched::Request(controller)) => {
+                let controller = *controller;
+                self.control.remove_device(controller);
+            }
             Some(Watched::Svr) => self.accept_caller(time),
             Some(Watched::Caller(..)) if hangup && self.waiting.iter().any(|w| w.caller == token) => {
                 self.caller_left(token);
