@@ -28,6 +28,7 @@ pub(super) enum Job {
     EventConfiguration { bits: u32 },
     NamespaceList { after: u32 },
     IdentifyNamespace { nsid: u32 },
+    Descriptors { nsid: u32 },
     AsyncEvent,
     Log { id: u8, asked: bool },
     CreateCq { id: u16, depth: u16, vector: u16, at: Iova },
@@ -60,6 +61,7 @@ impl Job {
                 with(new(admin::IDENTIFY, cns::ACTIVE_NAMESPACES, 0), after, data)
             }
             Self::IdentifyNamespace { nsid } => with(new(admin::IDENTIFY, cns::NAMESPACE, 0), nsid, data),
+            Self::Descriptors { nsid } => with(new(admin::IDENTIFY, cns::DESCRIPTORS, 0), nsid, data),
             // Base 5.27; numbers of queues are less one.
             Self::NumberOfQueues { pairs } => {
                 let less = u32::from(pairs.saturating_sub(1));

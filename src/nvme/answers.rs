@@ -17,6 +17,7 @@ impl Controller {
             Job::EventConfiguration { .. } => self.events_configured(&completion),
             Job::NamespaceList { after } => self.namespaces_listed(after, &completion, &data),
             Job::IdentifyNamespace { nsid } => self.namespace_identified(nsid, &completion, &data),
+            Job::Descriptors { nsid } => self.described(nsid, &completion, &data),
             Job::AsyncEvent => self.event_came(&completion),
             Job::Log { id, asked } => self.log_came(id, asked, &completion, &data),
             Job::CreateCq { id, .. } => self.cq_created(id, completion.status),

@@ -126,6 +126,8 @@ pub(super) fn controller_nvm(data: &identify::ControllerNvm, caps: &mut CommandC
 pub(super) enum NotServed {
     /// It is not active.
     Inactive,
+    /// It is of another command set than NVM: zoned, key-value.
+    CommandSet(u8),
     /// The format index is not one of its formats.
     Format(u8),
     /// Its blocks have metadata.
@@ -144,6 +146,7 @@ impl fmt::Display for NotServed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Inactive => f.write_str("not active"),
+            Self::CommandSet(csi) => write!(f, "it is of command set {csi}; 0 (NVM) is served"),
             Self::Format(i) => write!(f, "its LBA format {i} does not exist"),
             Self::Metadata(bytes) => {
                 write!(f, "its blocks have {bytes} bytes of metadata; format it without (nvme format --lbaf)")
@@ -158,6 +161,21 @@ impl fmt::Display for NotServed {
             Self::Transfer => f.write_str("the controller cannot transfer one of its blocks at once"),
         }
     }
+}
+
+/// The command set of a namespace by its list of descriptors; NVM where the list does not say (Base 5.17.2.4).
+pub(super) fn command_set(list: &[u8; PAGE as usize]) -> u8 {
+    let mut rest = list.as_slice();
+    // Each turn takes a header at least.
+    while let [kind, len, _, _, tail @ ..] = rest
+        && *len != 0
+    {
+        match (*kind, *len, tail) {
+            (identify::NIDT_COMMAND_SET, 1, [csi, ..]) => return *csi,
+            _ => rest = tail.get(usize::from(*len)..).unwrap_or_default(),
+        }
+    }
+    0
 }
 
 /// Checks Identify Namespace.

@@ -151,3 +151,23 @@ fn limits_of_the_command_set_narrow_and_never_widen() {
     controller_nvm(&data, &mut caps);
     assert_eq!((caps.zeroes.bytes, caps.discard.blocks), (128 << 10, 4096));
 }
+
+#[test]
+fn the_command_set_is_found_behind_other_descriptors_and_nowhere_else() {
+    let said = |parts: &[&[u8]]| {
+        let mut list = [0; PAGE as usize];
+        let bytes = parts.concat();
+        list[..bytes.len()].copy_from_slice(&bytes);
+        command_set(&list)
+    };
+    let uuid: &[u8] = &[3, 16, 0, 0, 4, 1, 0, 0, 9, 4, 1, 0, 0, 9, 4, 1, 0, 0, 9, 4];
+    let zoned: &[u8] = &[4, 1, 0, 0, 2];
+    assert_eq!((said(&[]), said(&[uuid]), said(&[zoned])), (0, 0, 2));
+    assert_eq!((said(&[uuid, zoned]), said(&[&[0, 0, 0, 0], zoned])), (2, 0));
+    assert_eq!(said(&[&[4, 2, 0, 0, 2, 2]]), 0, "not its length");
+    // To the very end, and over it.
+    let mut list = [1_u8; PAGE as usize];
+    assert_eq!(command_set(&list), 0);
+    list.fill(255);
+    assert_eq!(command_set(&list), 0);
+}

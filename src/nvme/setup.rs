@@ -17,7 +17,7 @@ use super::identify::{self, NotServed};
 use super::info::NamespaceInfo;
 use super::spec::command::{Completion, Status, admin};
 use super::spec::identify::{Controller as IdentifyController, ControllerNvm, LIST_ENTRIES};
-use super::spec::registers::{VS, Version};
+use super::spec::registers::{self, VS, Version};
 
 /// SMART critical warnings, and namespace attribute notices (Base 5.27.1.8).
 const EVENT_SMART: u32 = 0x1f;
@@ -96,7 +96,7 @@ impl Controller {
             // Some places stay free for everything else.
             admin.aborts_max = found.aborts.min(4);
         }
-        if self.info.version >= (2, 0, 0) {
+        if self.info.version >= (2, 0, 0) || self.command_sets() {
             self.ask(Job::IdentifyNvm);
         } else {
             self.ask_for_queues();
@@ -225,6 +225,24 @@ impl Controller {
         self.next_namespace();
     }
 
+    /// Whether the controller may have other command sets than NVM.
+    fn command_sets(&self) -> bool {
+        self.cap.css() & registers::CSS_SEVERAL != 0
+    }
+
+    /// What says the namespace's command set. A namespace of another one may answer Identify Namespace all the same.
+    pub(super) fn described(&mut self, nsid: u32, completion: &Completion, data: &Window) {
+        let list = data.read_value(0).ok().filter(|_| completion.status.ok());
+        match list.map_or(0, |list| identify::command_set(&list)) {
+            0 => self.ask(Job::IdentifyNamespace { nsid }),
+            other => {
+                let why = NotServed::CommandSet(other);
+                warn!("controller {}: namespace {nsid} is not served: {why}", self.index);
+                self.next_namespace();
+            }
+        }
+    }
+
     pub(super) fn namespace_identified(&mut self, nsid: u32, completion: &Completion, data: &Window) {
         let namespace = Namespace { controller: self.index, nsid };
         if !completion.status.ok() {
@@ -254,7 +272,12 @@ impl Controller {
     fn next_namespace(&mut self) {
         let Some(listing) = &mut self.listing else { return };
         if let Some(nsid) = listing.pending.pop_front() {
-            self.ask(Job::IdentifyNamespace { nsid });
+            // Where there is one command set alone, nobody has to say which.
+            self.ask(if self.command_sets() {
+                Job::Descriptors { nsid }
+            } else {
+                Job::IdentifyNamespace { nsid }
+            });
         } else if mem::take(&mut listing.more) {
             let after = listing.last;
             self.ask(Job::NamespaceList { after });

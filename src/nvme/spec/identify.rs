@@ -17,9 +17,14 @@ pub mod cns {
     pub const CONTROLLER: u32 = 0x01;
     /// Active Namespace ID list (Base 5.17.2.3).
     pub const ACTIVE_NAMESPACES: u32 = 0x02;
+    /// Namespace Identification Descriptor list (Base 5.17.2.4).
+    pub const DESCRIPTORS: u32 = 0x03;
     /// I/O Command Set specific Identify Controller data structure (NVM 4.1.5.4); CSI 0.
     pub const CONTROLLER_NVM: u32 = 0x06;
 }
+
+/// NIDT: the descriptor's one byte is the namespace's Command Set Identifier (Base 5.17.2.4, figure 277).
+pub const NIDT_COMMAND_SET: u8 = 4;
 
 /// Identifiers in one Active Namespace ID list.
 pub const LIST_ENTRIES: usize = 1024;

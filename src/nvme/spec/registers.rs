@@ -25,6 +25,9 @@ pub const CRTO: u32 = 0x68;
 /// Offset of the first doorbell.
 pub const DOORBELLS: u32 = 0x1000;
 
+/// CAP.CSS: there may be other command sets than NVM, and the controller says which namespace is of which (IOCSS).
+pub const CSS_SEVERAL: u8 = 1 << 6;
+
 /// Controller Capabilities (Base 3.1.3.1).
 #[bitfield(u64)]
 pub struct Capabilities {
@@ -41,7 +44,7 @@ pub struct Capabilities {
     #[bits(4)]
     pub dstrd: u8,
     pub nssrs: bool,
-    /// Command sets; bit 0: NVM.
+    /// Command sets; bit 0: NVM, bit 6: [`CSS_SEVERAL`].
     pub css: u8,
     pub bps: bool,
     #[bits(2)]
