@@ -5,6 +5,7 @@ use nvme_session::operation::Outcome;
 use crate::machine::{Disk, Shape};
 use crate::need::needs_qemu;
 use crate::rig::{BYTES, GUEST, Rig, pattern};
+use crate::rival::Rival;
 
 fn one_of_two(mdts: &'static str) -> Shape {
     Shape { controllers: vec![mdts], ..Shape::default() }
@@ -69,7 +70,8 @@ fn scattered_memory_of_any_alignment_moves_exactly_its_bytes() {
             assert_eq!(rig.run(&mut pair, read).1, Outcome::Done);
             let mut from = 0;
             for (at, len) in &parts {
-                want[(at - GUEST) as usize..][..*len as usize].copy_from_slice(&sent[from..][..*len as usize]);
+                want[(at - GUEST) as usize..][..*len as usize]
+                    .copy_from_slice(&sent[from..][..*len as usize]);
                 from += *len as usize;
             }
             assert!(rig.client.read(GUEST, BYTES as usize) == want, "{nosgl} {seed}");
@@ -82,7 +84,9 @@ fn scattered_memory_of_any_alignment_moves_exactly_its_bytes() {
 #[test]
 fn a_transfer_is_split_at_what_the_controller_takes() {
     needs_qemu!();
-    for (mdts, most) in [(",mdts=1", 8 << 10), (",mdts=5", 128 << 10), (",mdts=0", 1 << 20), (",mdts=12", 1 << 20)] {
+    for (mdts, most) in
+        [(",mdts=1", 8 << 10), (",mdts=5", 128 << 10), (",mdts=0", 1 << 20), (",mdts=12", 1 << 20)]
+    {
         let mut rig = Rig::new(&one_of_two(mdts), Options::default());
         assert_eq!(rig.controller.info().transfer_bytes, most);
         let mut pair = rig.pair(16);
@@ -131,19 +135,27 @@ fn the_write_cache_is_turned_on_and_a_flush_goes_through_it() {
     needs_qemu!();
     // Off before, so that each write would be flushed and fail; the driver turns it on, as it then sends flushes itself.
     let disk = Disk { debug: Some(NO_FLUSH), more: ",write-cache=off", ..Disk::new(512) };
-    let mut rig = Rig::new(&Shape::of(disk), Options::default());
+    let shape = Shape { disks: vec![disk], controllers: vec!["", ""] };
+    let mut rig = Rig::new(&shape, Options::default());
     assert!(rig.controller.info().volatile_cache);
     let mut pair = rig.pair(8);
     let write = rig.write(1, 0, &[(GUEST, 4096)], false);
     assert_eq!(rig.run(&mut pair, write).1, Outcome::Done, "into the cache");
     let flush = rig.flush(1);
     assert_eq!(rig.run(&mut pair, flush).1, Outcome::Failed, "through the cache");
+    Rival::new(rig.machine.device(1)).write_cache_off();
+    let write = rig.write(1, 0, &[(GUEST, 4096)], false);
+    assert_eq!(
+        rig.run(&mut pair, write).1,
+        Outcome::Failed,
+        "as it would have been without the driver's command"
+    );
     // QEMU 7.2's model takes the FUA bit and forgets it: that it is set where it should be is all that can be seen.
     let fua = rig.write(1, 0, &[(GUEST, 4096)], true);
     rig.run(&mut pair, fua);
     let writes: Vec<_> = rig.watch.commands(false).into_iter().filter(|c| c.opcode == io::WRITE).collect();
     let fua: Vec<_> = writes.iter().map(|c| c.cdw12.get() & FUA != 0).collect();
-    assert_eq!(fua, [false, true]);
+    assert_eq!(fua, [false, false, true]);
     rig.clean();
 }
 

@@ -103,8 +103,7 @@ impl QemuDevice {
         let interrupts_at = domain.reserve(PAGE as u64).unwrap().0;
         domain.map(Iova(interrupts_at), &interrupts, DmaRights::ReadWrite).unwrap();
         let seen = Arc::default();
-        let watch =
-            Watch { seen, port, function: function.clone(), domain: domain.clone(), interrupts };
+        let watch = Watch { seen, port, function: function.clone(), domain: domain.clone(), interrupts };
         let (vectors, asq, aqa) = (0, 0, 0);
         let mut device =
             Self { qtest, memory, domain, function, bar, vectors, interrupts_at, asq, aqa, watch };

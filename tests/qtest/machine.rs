@@ -128,10 +128,7 @@ impl Machine {
         say("-M", "q35,memory-backend=ram,usb=off,vmport=off".into());
         say("-m", format!("{}M", MEMORY >> 20));
         say("-bios", path("rom"));
-        say(
-            "-object",
-            format!("memory-backend-file,id=ram,size={MEMORY},share=on,mem-path={}", path("ram")),
-        );
+        say("-object", format!("memory-backend-file,id=ram,size={MEMORY},share=on,mem-path={}", path("ram")));
         say("-object", "throttle-group,id=slow".into());
         say("-qtest", format!("unix:{}", path("qtest")));
         say("-qtest-log", "none".into());

@@ -7,7 +7,8 @@
 //! * `need`: QEMU must be installed. `machine`: starting it; `qtest`, `qmp`: its two sockets; `memory`: its RAM.
 //! * `pci`: configuration space; `iommu`: bus addresses; `device`: the platform's traits over all of it.
 //! * `rig`: one controller, one client's memory, real time. `rival`: another host of the same subsystem.
-//! * `bringup`, `data`, `queues`, `notices`, `trouble`: the driver. `server`: control and worker.
+//! * `bringup`, `data`, `queues`, `notices`, `trouble`: the driver.
+//! * `server`: control and worker over one controller; `sessions`: what their clients see.
 
 mod bringup;
 #[expect(dead_code, reason = "the driver's side of a virtqueue, as the tests of recovery have it")]
@@ -27,4 +28,5 @@ mod queues;
 mod rig;
 mod rival;
 mod server;
+mod sessions;
 mod trouble;

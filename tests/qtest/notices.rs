@@ -46,9 +46,8 @@ fn a_namespace_that_another_host_takes_away_and_gives_back_is_told_while_io_goes
     assert_eq!(rig.run(&mut pair, write).1, Outcome::Done);
     let gone = rig.flush(2);
     let mut rival = Rival::new(rig.machine.device(1));
-    let ids = |rig: &Rig| -> Vec<u32> {
-        rig.controller.namespaces().iter().map(|n| n.namespace().nsid).collect()
-    };
+    let ids =
+        |rig: &Rig| -> Vec<u32> { rig.controller.namespaces().iter().map(|n| n.namespace().nsid).collect() };
     assert!(rig.event_within(Duration::from_millis(20)).is_none());
     // Each time: the event was armed again.
     for _ in 0..3 {

@@ -1,9 +1,8 @@
-//! Another host of the same subsystem: an admin queue and nothing else, which attaches and detaches namespaces of the
-//! controller that the driver has.
+//! Another host of the same subsystem: an admin queue and nothing else, for what the driver never asks for.
 
 use std::time::{Duration, Instant};
 
-use nvme_drv::nvme::spec::command::Command;
+use nvme_drv::nvme::spec::command::{Command, admin, feature};
 use nvme_platform::{Bus, DmaPool, DriverMemory, Registers};
 
 use crate::device::QemuDevice;
@@ -42,20 +41,12 @@ impl Rival {
         }
     }
 
-    /// Attaches a namespace to controller 0, or detaches it from there.
-    pub(crate) fn attach(&mut self, nsid: u32, attach: bool) {
-        // Controller list: one entry, controller 0 (Base 4.5.1).
-        self.data.window().write(0, &[1, 0, 0, 0]).unwrap();
-        let command = Command {
-            opcode: NAMESPACE_ATTACHMENT,
-            cid: self.issued.into(),
-            nsid: nsid.into(),
-            dptr: [self.data.iova().0.into(), 0.into()],
-            cdw10: u32::from(!attach).into(),
-            ..Command::default()
-        };
+    /// Runs one command with its data page.
+    fn run(&mut self, command: &Command) {
+        let command =
+            Command { cid: self.issued.into(), dptr: [self.data.iova().0.into(), 0.into()], ..*command };
         let slot = self.issued % DEPTH;
-        let phase = u32::from(self.issued / DEPTH % 2 == 0);
+        let phase = u32::from((self.issued / DEPTH).is_multiple_of(2));
         self.sq.window().write_value(usize::from(slot) * 64, &command).unwrap();
         self.issued += 1;
         let next = u32::from(self.issued % DEPTH);
@@ -67,5 +58,19 @@ impl Rival {
         });
         assert_eq!(last >> 17, 0, "status of {command:?}");
         self.device.write32(0x1004, next);
+    }
+
+    /// Attaches a namespace to controller 0, or detaches it from there.
+    pub(crate) fn attach(&mut self, nsid: u32, attach: bool) {
+        // Controller list: one entry, controller 0 (Base 4.5.1).
+        self.data.window().write(0, &[1, 0, 0, 0]).unwrap();
+        let (nsid, cdw10) = (nsid.into(), u32::from(!attach).into());
+        self.run(&Command { opcode: NAMESPACE_ATTACHMENT, nsid, cdw10, ..Command::default() });
+    }
+
+    /// Turns the write cache off, which all controllers of the subsystem share in QEMU.
+    pub(crate) fn write_cache_off(&mut self) {
+        let cdw10 = feature::VOLATILE_WRITE_CACHE.into();
+        self.run(&Command { opcode: admin::SET_FEATURES, cdw10, ..Command::default() });
     }
 }

@@ -14,26 +14,25 @@ use nvme_policy::Policy;
 use nvme_session::factory::CreateError;
 use nvme_session::queue::Direction;
 
-use crate::client::{ALL, Client, DISCARD, FLUSH, GUEST, IN, IOERR, LEN, OK, OUT, ZEROES, region};
+use crate::client::{ALL, Client, GUEST, LEN, OUT, region};
 use crate::device::Watch;
-use crate::machine::{Disk, Machine, Shape};
-use crate::need::needs_qemu;
+use crate::machine::{Machine, Shape};
 use crate::rig::pattern;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Server {
-    machine: Machine,
-    watch: Watch,
-    control: Control,
+pub(crate) struct Server {
+    pub(crate) machine: Machine,
+    pub(crate) watch: Watch,
+    pub(crate) control: Control,
     worker: Worker,
-    events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     start: Instant,
 }
 
 impl Server {
     /// Scanned.
-    fn new(shape: &Shape) -> Self {
+    pub(crate) fn new(shape: &Shape, options: Options, grace: Duration) -> Self {
         let machine = Machine::new(shape);
         let device = machine.device(0);
         let watch = device.watch();
@@ -44,8 +43,8 @@ impl Server {
             trusted_only: false,
             queues: 8,
             direction: Direction::AsFlagged,
-            nvme: Options::default(),
-            recovery: RecoveryTimes::default(),
+            nvme: options,
+            recovery: RecoveryTimes { grace, ..RecoveryTimes::default() },
             drain: Duration::from_secs(30),
         });
         control.add_device("qtest", Box::new(device));
@@ -55,11 +54,11 @@ impl Server {
         server
     }
 
-    fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Time {
         Time::from_nanos(1 + self.start.elapsed().as_nanos() as u64)
     }
 
-    fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let now = self.now();
         self.control.poll(now);
         while let Some((_, message)) = self.control.take_message() {
@@ -74,7 +73,7 @@ impl Server {
         }
     }
 
-    fn until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !so(self) {
             assert!(Instant::now() < end, "{what} never comes; {:?}", self.events);
@@ -83,7 +82,7 @@ impl Server {
     }
 
     /// Waits for an event and takes it.
-    fn expect(&mut self, what: &str, which: impl Fn(&Event) -> bool) -> Event {
+    pub(crate) fn expect(&mut self, what: &str, which: impl Fn(&Event) -> bool) -> Event {
         let mut at = None;
         self.until(what, |server| {
             at = server.events.iter().position(&which);
@@ -92,12 +91,12 @@ impl Server {
         self.events.remove(at.unwrap())
     }
 
-    fn create(&mut self, words: &[&str]) -> Result<SessionKey, CreateError> {
+    pub(crate) fn create(&mut self, words: &[&str]) -> Result<SessionKey, CreateError> {
         self.control.create(&Policy::from_words(words.iter().copied()).unwrap(), false)
     }
 
     /// A session with its memory, in that of the machine, and one queue.
-    fn client(&mut self, words: &[&str]) -> Client {
+    pub(crate) fn client(&mut self, words: &[&str]) -> Client {
         let key = self.create(words).unwrap();
         let memory = self.machine.memory.take(LEN as usize / PAGE).unwrap();
         let mut client = Client { key, memory, rings: Vec::new() };
@@ -110,106 +109,58 @@ impl Server {
         let notify = FakeNotify::new();
         let spec = client.add_ring(notify.clone());
         self.control.start_queue(key, 0, spec, Box::new(notify)).unwrap();
-        self.step();
+        // It waits for its queue pair.
+        let queue = QueueKey { session: key, index: 0 };
+        self.until("the queue", |server| server.worker.token(queue).is_some());
         client
     }
 
-    fn done(&mut self, client: &Client) -> Result<(), SessionError> {
+    pub(crate) fn done(&mut self, client: &Client) -> Result<(), SessionError> {
         match self.expect("the end of it", |e| matches!(e, Event::Done(key, _) if *key == client.key)) {
             Event::Done(_, result) => result,
             _ => unreachable!(),
         }
     }
 
-    fn kick(&mut self, client: &Client) {
+    pub(crate) fn kick(&mut self, client: &Client) {
         let now = self.now();
         let token = self.worker.token(QueueKey { session: client.key, index: 0 });
         self.worker.kick(token.expect("a queue"), now);
     }
 
     /// Waits for the answer to one request.
-    fn status(&mut self, client: &mut Client, slot: u16) -> u8 {
+    pub(crate) fn status(&mut self, client: &mut Client, slot: u16) -> u8 {
         self.kick(client);
         self.until("an answer", |_| client.used(0).contains(&slot));
         client.status(0, slot)
     }
-}
 
-#[test]
-fn clients_read_write_flush_discard_and_zero_through_sessions_on_somebody_elses_controller() {
-    needs_qemu!();
-    let mut server = Server::new(&Shape::default());
-    let mut one = server.client(&["device=qtest 0:n1"]);
-    let mut two = server.client(&["device=qtest 0:n2"]);
-    assert!(matches!(server.create(&["device=qtest 0:n1"]), Err(CreateError::InUse { .. })));
-    let reach = server.watch.domain.reservations();
-    let at = Client::place(0);
-    for (client, nsid) in [(&mut one, 1), (&mut two, 2)] {
-        // More than the queue holds, many at once.
-        for round in 0..5_u64 {
-            for slot in 0..32 {
-                let place = Client::place(slot);
-                client.fill(place, &pattern(round * 64 + u64::from(slot), 4096));
-                client.ask(0, slot, OUT, u64::from(slot) * 8, place, 4096);
-            }
-            server.kick(client);
-            let mut left: Vec<u16> = (0..32).collect();
-            server.until("all answers", |_| {
-                let used = client.used(0);
-                left.retain(|slot| !used.contains(slot));
-                left.is_empty()
-            });
-            assert!((0..32).all(|slot| client.status(0, slot) == OK));
+    /// Asks for so many writes of 4 KiB, each another pattern, one after the other from sector 0 on.
+    pub(crate) fn ask_writes(&mut self, client: &mut Client, count: u16, seed: u64) {
+        for slot in 0..count {
+            let place = Client::place(slot);
+            client.fill(place, &pattern(seed + u64::from(slot), 4096));
+            client.ask(0, slot, OUT, u64::from(slot) * 8, place, 4096);
         }
-        client.ask(0, 0, FLUSH, 0, 0, 0);
-        assert_eq!(server.status(client, 0), OK);
-        client.ask_range(0, 0, DISCARD, 8, 8);
-        assert_eq!(server.status(client, 0), OK);
-        client.ask_range(0, 0, ZEROES, 24, 16);
-        assert_eq!(server.status(client, 0), OK);
-        let mut want: Vec<u8> = (0..32).flat_map(|slot| pattern(256 + slot, 4096)).collect();
-        want[4096..8192].fill(0);
-        want[12288..20480].fill(0);
-        assert!(server.machine.on_disk(nsid, 0, want.len()) == want);
-        client.fill(at, &[0x77; 32 * 4096]);
-        client.ask(0, 1, IN, 0, at, 32 * 4096);
-        assert_eq!(server.status(client, 1), OK);
-        assert!(client.bytes(at, want.len()) == want);
-        // Over the end.
-        client.ask(0, 2, IN, (8 << 20) / 512, at, 4096);
-        assert_eq!(server.status(client, 2), IOERR);
+        self.kick(client);
+        self.step();
     }
-    server.control.end(one.key);
-    server.expect("the end", |e| matches!(e, Event::Ended(key) if *key == one.key));
-    assert!(server.watch.domain.reservations() < reach, "its memory is out of reach");
-    let now = server.now();
-    server.control.shut_down(now);
-    server.expect("the shutdown", |e| matches!(e, Event::ShutDown));
-    assert_eq!(server.machine.iommu.fault(), None);
-}
 
-#[test]
-fn a_controller_that_is_unplugged_in_mid_io_costs_its_sessions_and_the_server_ends_in_order() {
-    needs_qemu!();
-    let mut server = Server::new(&Shape::of(Disk { slow: true, ..Disk::new(512) }));
-    let mut client = server.client(&["device=qtest 0:n1"]);
-    server.machine.throttle(8);
-    for slot in 0..8 {
-        client.ask(0, slot, OUT, u64::from(slot) * 8, Client::place(slot), 4096);
+    /// Waits until so many slots are answered.
+    pub(crate) fn answered(&mut self, client: &mut Client, count: u16) {
+        let mut left: Vec<u16> = (0..count).collect();
+        self.until("all answers", |_| {
+            let used = client.used(0);
+            left.retain(|slot| !used.contains(slot));
+            left.is_empty()
+        });
     }
-    server.kick(&client);
-    server.step();
-    server.watch.port.power_off();
-    server.expect("the loss", |e| matches!(e, Event::Lost(key) if *key == client.key));
-    let mut left: Vec<u16> = (0..8).collect();
-    server.until("all answers", |_| {
-        let used = client.used(0);
-        left.retain(|slot| !used.contains(slot));
-        left.is_empty()
-    });
-    assert!((0..8).any(|slot| client.status(0, slot) == IOERR));
-    let now = server.now();
-    server.control.shut_down(now);
-    server.expect("the shutdown", |e| matches!(e, Event::ShutDown));
-    assert_eq!(server.machine.iommu.fault(), None);
+
+    /// Shuts down, and looks for what was blocked.
+    pub(crate) fn clean(mut self) {
+        let now = self.now();
+        self.control.shut_down(now);
+        self.expect("the shutdown", |e| matches!(e, Event::ShutDown));
+        assert_eq!(self.machine.iommu.fault(), None);
+    }
 }
