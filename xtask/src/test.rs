@@ -102,7 +102,11 @@ fn core_without_std() -> Result<()> {
 fn cargo(args: &[&str]) -> Result<()> {
     println!("cargo {}", args.join(" "));
     let status = Command::new(program()).current_dir(crate::root()).args(args).status()?;
-    if status.success() { Ok(()) } else { Err(format!("cargo {} ended with {status}", args.join(" ")).into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("cargo {} ended with {status}", args.join(" ")).into())
+    }
 }
 
 fn program() -> std::ffi::OsString {

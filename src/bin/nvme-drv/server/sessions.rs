@@ -304,12 +304,8 @@ impl Server {
     /// Memory under a client vanished: its queues end.
     pub(super) fn memory_failed(&mut self) {
         self.failures.take();
-        let failed: Vec<SessionKey> = self
-            .control
-            .sessions()
-            .filter(|(_, s)| s.registry().any_failed())
-            .map(|(key, _)| key)
-            .collect();
+        let failed: Vec<SessionKey> =
+            self.control.sessions().filter(|(_, s)| s.registry().any_failed()).map(|(key, _)| key).collect();
         for key in failed {
             self.control.break_session(key, Broken::MemoryGone);
         }
