@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nvme_drv::server::control::{Event, MemoryChange, SessionError};
+use nvme_drv::server::control::{Config, Event, MemoryChange, SessionError};
 use nvme_mem::{Window, heap};
 use nvme_platform::DmaError;
 use nvme_session::dataspace::{Claim, File};
@@ -10,7 +10,7 @@ use nvme_soft::faulty::{Action, Queue, When};
 
 use crate::client::{Client, GUEST, IN, IOERR, LEN, OK, OUT, PENDING, pattern, region};
 use crate::device::Knobs;
-use crate::rig::{Rig, SECOND};
+use crate::rig::{Rig, SECOND, config, soft};
 
 /// A second region, behind the first and a gap.
 const SECOND_AT: u64 = 1 << 32;
@@ -219,4 +219,39 @@ fn rings_that_are_removed_break_their_queue_and_the_session_goes_on() {
     a.reset_ring(0);
     rig.restart(&a, 0).unwrap();
     rig.serves(&mut a, 0, 2);
+}
+
+#[test]
+fn many_queues_get_a_large_table_and_what_is_removed_from_it_is_waited_for() {
+    const SMALL: u64 = 400;
+    let mut rig = Rig::with(Config { queues: 32, ..config() }, vec![soft("d0")]);
+    let mut a = rig.client(&["device=d0:n1"]);
+    for _ in 1..32 {
+        rig.start(&mut a).unwrap();
+    }
+    rig.step();
+    let first = (region(GUEST, LEN, a.key.0), a.memory.clone());
+    let page = heap(4096).unwrap();
+    let at = |i: u64| SECOND_AT + i * 4096;
+    let small = (0..SMALL).map(|i| (region(at(i), 4096, a.key.0), page.clone()));
+    rig.replace(&a, [first.clone()].into_iter().chain(small).collect()).unwrap();
+    // Each queue has the new table when the client is told so.
+    for queue in 0..32 {
+        a.ask(queue, 0, IN, 0, at(SMALL - 1 - queue as u64), 4096);
+        rig.kick(&a, queue);
+        assert_eq!(rig.status(&mut a, queue, 0), OK, "{queue}");
+    }
+    // One request holds one region; all the others are let go of, and so is it in the end.
+    rig.inject(Queue::AnyIo, 0x01, When::First(1), Action::Delay(3 * SECOND));
+    a.ask(0, 1, OUT, 64, at(200), 4096);
+    rig.kick(&a, 0);
+    rig.step();
+    rig.begin_change(&a, &MemoryChange::Replace(vec![first.0]), |_| None).unwrap();
+    rig.pass_time(2 * SECOND);
+    assert!(!is_done(&rig));
+    a.ask(31, 1, IN, 0, at(200), 4096);
+    rig.kick(&a, 31);
+    assert_eq!(rig.status(&mut a, 31, 1), IOERR, "a new request does not find it");
+    rig.expect("the change", |e| matches!(e, Event::Done(_, Ok(()))));
+    assert_eq!((a.status(0, 1), rig.knobs[0].reach()), (OK, (1, LEN)));
 }

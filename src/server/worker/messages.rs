@@ -2,16 +2,14 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use nvme_platform::Time;
-use nvme_session::virtqueue::Broken;
 
 use super::super::message::{
     FromWorker, NewQueue, NewTable, PairId, QueueKey, SessionKey, StuckCommand, ToWorker,
 };
-use super::{Drain, Pair, Queue, State, Worker};
+use super::{Drain, Pair, Queue, State, TABLE_STEP, Worker};
 use crate::nvme::QueuePair;
 
 /// Turns of a pair before a command in it counts as stuck: enough for all that a queue can hold.
@@ -141,13 +139,17 @@ impl Worker {
 
     fn set_table(&mut self, new: NewTable) {
         let NewTable { session, table, generation, removed } = new;
-        for token in self.tokens_of(session) {
-            let result = self.queues.get_mut(token).map(|q| q.queue.set_table(Arc::clone(&table)));
-            if let Some(Err(_)) = result {
-                self.break_queue(token, Broken::RingsGone);
+        // As a rule the last change is over before the next begins.
+        for at in 0..self.drains.len() {
+            if self.drains.get(at).is_some_and(|d| d.session == session) {
+                self.update_tables(at, usize::MAX);
             }
         }
-        self.drains.push(Drain { session, generation, removed });
+        let of = self.queues.iter().filter(|(_, q)| q.key.session == session);
+        let queues: Vec<_> = of.map(|(token, q)| (token, q.key)).collect();
+        self.drains.push(Drain { session, generation, table, queues, updated: 0, removed });
+        // A usual table is in force at once.
+        self.update_tables(self.drains.len() - 1, TABLE_STEP);
     }
 
     fn quarantine(&mut self, session: SessionKey) {
