@@ -16,7 +16,7 @@
 //!
 //! A line that a client can cause has the target [`REFUSAL`]; of these there are at most [`BURST`] in a second, and then
 //! one that counts the rest, so that a hostile client fills no disk. Other warnings and errors have a bound of their
-//! own, [`BURST_OTHER`].
+//! own, [`BURST_OTHER`], and so have the operator's lines, since clients come and go as they like.
 
 mod limit;
 mod line;
@@ -42,7 +42,7 @@ pub const REFUSAL: &str = "refusal";
 
 /// Lines about refusals in one second.
 pub const BURST: u32 = 10;
-/// Other warnings and errors in one second.
+/// Other warnings and errors in one second; and as many of the operator's lines.
 pub const BURST_OTHER: u32 = 100;
 
 /// How much is said.
@@ -92,6 +92,7 @@ struct Inner {
     output: Output,
     refusals: RateLimit,
     others: RateLimit,
+    operator: RateLimit,
 }
 
 /// Makes standard error the program's log. To be called once, before the sandbox is entered.
@@ -117,6 +118,7 @@ impl Logger {
                 output,
                 refusals: RateLimit::new(BURST),
                 others: RateLimit::new(BURST_OTHER),
+                operator: RateLimit::new(BURST_OTHER),
             }),
         }
     }
@@ -142,10 +144,11 @@ impl Log for Logger {
             Ok(inner) => inner,
             Err(poisoned) => poisoned.into_inner(),
         };
-        let Inner { output, refusals, others } = &mut *inner;
+        let Inner { output, refusals, others, operator } = &mut *inner;
         let limit = match record.level() {
             _ if record.target() == REFUSAL => Some((refusals, "refusals")),
             Level::Error | Level::Warn => Some((others, "warnings")),
+            Level::Info if record.target() == OPERATOR => Some((operator, "lines")),
             _ => None,
         };
         if let Some((limit, what)) = limit {

@@ -62,6 +62,20 @@ fn refusals_are_bounded_and_the_rest_is_counted() {
 }
 
 #[test]
+fn the_operator_s_lines_are_bounded_on_their_own() {
+    let lines = through_a_pipe(Verbosity::Normal, |logger| {
+        for _ in 0..1000 {
+            say(logger, Level::Info, OPERATOR, "came");
+        }
+        say(logger, Level::Warn, REFUSAL, "no");
+    });
+    let said = lines.iter().filter(|line| line.ends_with(": came")).count();
+    // Two seconds, if they were near the end of one.
+    assert!((100..=200).contains(&said), "{said}");
+    assert!(lines.iter().any(|line| line.ends_with(": no")));
+}
+
+#[test]
 fn a_reader_that_does_not_read_blocks_nobody_and_learns_what_it_missed() {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let logger = Logger::new(writer, Verbosity::Info);
