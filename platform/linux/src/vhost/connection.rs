@@ -10,8 +10,8 @@ use super::wire::{PAYLOAD_MAX, config_changed};
 use crate::dispose::dispose;
 use crate::socket::{self, ReceiveError};
 
-/// Messages that one [`Connection::poll`] takes, so that a client that only chatters cannot hold its caller.
-const MESSAGES_PER_POLL: usize = 32;
+/// How often one [`Connection::poll`] receives, so that a client that only chatters cannot hold its caller.
+const RECEIVES_PER_POLL: usize = 64;
 
 /// What a connection waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +61,9 @@ impl Connection {
     /// Sends what is to be sent, reads what has come, and says what is to be done. `None`: nothing now; wait as
     /// [`interest`](Self::interest) says, and call again.
     pub fn poll(&mut self) -> Result<Option<Event>, ConnectionError> {
-        for _ in 0..MESSAGES_PER_POLL {
+        let mut received = 0;
+        // What was received whole is taken before the turn ends: nothing would tell of it again.
+        loop {
             if !self.flush()? {
                 return Ok(None);
             }
@@ -79,13 +81,14 @@ impl Connection {
                     }
                 }
                 None => {
-                    if !self.receive()? {
+                    // What is left in the socket is told again by the next wait.
+                    if received == RECEIVES_PER_POLL || !self.receive()? {
                         return Ok(None);
                     }
+                    received += 1;
                 }
             }
         }
-        Ok(None)
     }
 
     /// Answers a request; what the socket takes at once is sent at once.

@@ -68,6 +68,28 @@ fn nothing_is_read_while_a_request_is_outstanding() {
 }
 
 #[test]
+fn a_message_that_was_received_whole_does_not_wait_for_another() {
+    // However many messages without an answer come before: once the socket is empty, nothing is left in the machine.
+    for before in 0..140 {
+        let (mut connection, client) = connected();
+        for _ in 0..before {
+            socket::send(&client, &message(R::SET_OWNER, false, &[]), &[]).unwrap();
+        }
+        socket::send(&client, &message(R::SET_VRING_NUM, false, &u32s(&[2, 8])), &[]).unwrap();
+        let mut polls = 0;
+        while rustix::io::ioctl_fionread(connection.as_fd()).unwrap() > 0 {
+            polls += 1;
+            assert!(polls < 10);
+            if let Some(event) = connection.poll().unwrap() {
+                assert!(matches!(event, Event::Request(r) if matches!(r.call, Call::SetRingSize { .. })));
+                polls = 99;
+            }
+        }
+        assert_eq!(polls, 99, "after {before}");
+    }
+}
+
+#[test]
 fn the_ends_of_a_connection_are_told_apart() {
     let (mut connection, client) = connected();
     drop(client);
