@@ -196,7 +196,7 @@ impl DmaSpace for Domain {
         }
         let bits = if rights == DmaRights::ReadWrite { READ | WRITE } else { READ };
         for offset in (0..memory.len() as u64).step_by(PAGE) {
-            self.set(&pages, at.0 + offset, physical + offset | bits);
+            self.set(&pages, at.0 + offset, (physical + offset) | bits);
         }
         pages.mapped.insert(at.0, memory.clone());
         // Entries that were not present are not cached (CAP.CM = 0).

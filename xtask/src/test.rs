@@ -8,6 +8,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// What some tests need besides Rust and a C compiler: a program, and which tests.
 const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "the tests with virtual machines (tests/vm)"),
+    ("qemu-system-x86_64", "the driver and the core over QEMU's controller (tests/qtest)"),
     ("busybox", "the tests with virtual machines (tests/vm)"),
     ("fio", "the tests with virtual machines (tests/vm)"),
     ("mkfs.ext4", "the tests with virtual machines (tests/vm)"),
