@@ -66,6 +66,8 @@ pub enum RegistryError {
     Overlaps,
     /// There are [`REGIONS_MAX`] regions already (or as many as that which are still being removed).
     TooManyRegions,
+    /// The home has no room for one more.
+    NoRoom,
     /// It would be one dataspace more than `ds-max`.
     TooManyDataspaces,
     /// It would be more memory than a session may register.
@@ -86,7 +88,7 @@ impl RegistryError {
     /// The error number that goes with it, positive.
     pub fn errno(self) -> i32 {
         match self {
-            Self::TooManyRegions | Self::TooManyDataspaces | Self::TooMuchMemory => 12,
+            Self::TooManyRegions | Self::NoRoom | Self::TooManyDataspaces | Self::TooMuchMemory => 12,
             Self::Busy => 16,
             Self::Empty
             | Self::Wraps
@@ -108,6 +110,7 @@ impl fmt::Display for RegistryError {
             Self::OutsideFile => "the region reaches over the end of its file",
             Self::Overlaps => "the region overlaps another",
             Self::TooManyRegions => "too many regions (512 at most)",
+            Self::NoRoom => "the session has its share of the regions that the server can map (see vm.max_map_count)",
             Self::TooManyDataspaces => "too many dataspaces; raise ds-max",
             Self::TooMuchMemory => "too much memory; raise --mem-max",
             Self::NotTrusted => "the dataspace is none of the trusted ones (--register-ds)",
@@ -182,12 +185,18 @@ pub struct Plan {
 pub struct Registry {
     config: RegistryConfig,
     entries: Vec<Entry>,
+    room: usize,
 }
 
 impl Registry {
     /// Nothing is registered.
     pub fn new(config: RegistryConfig) -> Self {
-        Self { config, entries: Vec::new() }
+        Self { config, entries: Vec::new(), room: usize::MAX }
+    }
+
+    /// How many regions there may be from now on, those that are leaving included, if that is fewer than there are slots.
+    pub fn set_room(&mut self, regions: usize) {
+        self.room = regions;
     }
 
     /// Checks a claim and sets a slot aside for it. The caller maps it and says [`mapped`](Self::mapped), or
@@ -200,6 +209,9 @@ impl Registry {
         }
         if staying.clone().count() >= REGIONS_MAX {
             return Err(RegistryError::TooManyRegions);
+        }
+        if self.entries.len() >= self.room {
+            return Err(RegistryError::NoRoom);
         }
         let files = count_files(staying.map(|e| e.file).chain([file.id]).collect());
         if files > usize::from(self.config.ds_max.get()) {
@@ -288,6 +300,10 @@ impl Registry {
         let new: Vec<usize> = (0..wanted.len())
             .filter(|i| wanted.get(*i).is_some_and(|w| !self.entries.iter().any(|e| same(e, w))))
             .collect();
+        // While the old are unmapped, the new are mapped already.
+        if !new.is_empty() && self.entries.len().saturating_add(new.len()) > self.room {
+            return Err(RegistryError::NoRoom);
+        }
         let slots: Vec<u16> = self.free_slots().take(new.len()).collect();
         if slots.len() < new.len() {
             return Err(RegistryError::TooManyRegions);
@@ -316,6 +332,11 @@ impl Registry {
             State::Leaving(window, iova) => Some(Removed { slot, window, iova }),
             State::Mapping | State::Live(..) => None,
         }
+    }
+
+    /// How many regions there are, those that are being mapped or leaving included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// Whether the memory of a region in the table vanished.

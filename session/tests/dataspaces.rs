@@ -312,3 +312,20 @@ proptest! {
         prop_assert!(r.is_empty());
     }
 }
+
+#[test]
+fn the_home_s_room_bounds_regions_and_what_is_leaving_counts() {
+    let mut r = registry(1, 1 << 40, false);
+    r.set_room(3);
+    for i in 0..3 {
+        add(&mut r, claim(2 * i, 1), file(1)).unwrap();
+    }
+    assert_eq!(add(&mut r, claim(9, 1), file(1)), Err(E::NoRoom));
+    assert_eq!(r.replace(&[(claim(0, 1), file(1)), (claim(9, 1), file(1))]), Err(E::NoRoom));
+    // What goes makes room when it is gone, not before.
+    let slot = remove(&mut r, claim(0, 1)).unwrap();
+    assert_eq!(add(&mut r, claim(9, 1), file(1)), Err(E::NoRoom));
+    assert!(r.drained(slot).is_some());
+    add(&mut r, claim(9, 1), file(1)).unwrap();
+    assert_eq!((r.len(), E::NoRoom.errno()), (3, 12));
+}

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use nvme_drv::server::control::{Config, Event, MemoryChange, SessionError};
+use nvme_drv::server::control::{Config, Event, MemoryChange, Regions, SessionError};
 use nvme_mem::{Window, heap};
 use nvme_platform::DmaError;
-use nvme_session::dataspace::{Claim, File};
+use nvme_session::dataspace::{Claim, File, RegistryError};
 use nvme_soft::faulty::{Action, Queue, When};
 
 use crate::client::{Client, GUEST, IN, IOERR, LEN, OK, OUT, PENDING, pattern, region};
@@ -254,4 +254,23 @@ fn many_queues_get_a_large_table_and_what_is_removed_from_it_is_waited_for() {
     assert_eq!(rig.status(&mut a, 31, 1), IOERR, "a new request does not find it");
     rig.expect("the change", |e| matches!(e, Event::Done(_, Ok(()))));
     assert_eq!((a.status(0, 1), rig.knobs[0].reach()), (OK, (1, LEN)));
+}
+
+#[test]
+fn a_session_s_share_of_the_regions_is_its_own_and_what_is_common_is_had_once() {
+    let mut rig = Rig::new(2);
+    rig.control.limit_regions(Regions { fixed: 0, dynamic: 2, common: 1 });
+    let (a, b) = (rig.client(&["device=d0:n1", "ds-max=9"]), rig.client(&["device=d1:n1", "ds-max=9"]));
+    let page = heap(4096).unwrap();
+    let add = |rig: &mut Rig, client: &Client, at: u64| {
+        let (claim, file) = region(SECOND_AT * at, 4096, at);
+        rig.change(client, &MemoryChange::Add(claim, file), |_| Some(page.clone()))
+    };
+    let no_room = Err(SessionError::Memory(RegistryError::NoRoom));
+    assert_eq!([add(&mut rig, &a, 1), add(&mut rig, &a, 2)], [Ok(()), Ok(())]);
+    assert_eq!(add(&mut rig, &a, 3), no_room);
+    // The other one's share is there still, and no more than that.
+    assert_eq!([add(&mut rig, &b, 1), add(&mut rig, &b, 2)], [Ok(()), no_room]);
+    rig.change(&a, &MemoryChange::Remove(SECOND_AT, SECOND_AT, 4096), |_| None).unwrap();
+    assert_eq!([add(&mut rig, &b, 2), add(&mut rig, &a, 1)], [Ok(()), no_room]);
 }

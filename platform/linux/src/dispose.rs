@@ -7,7 +7,8 @@
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, fcntl_get_seals, statx};
 
@@ -15,6 +16,14 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, fcntl_get_seals, statx};
 const WAITING: usize = 64;
 
 static CLOSER: OnceLock<SyncSender<OwnedFd>> = OnceLock::new();
+
+static LOST: AtomicUsize = AtomicUsize::new(0);
+
+/// How many descriptors stay open for ever because too many others wait to be closed. Whoever sees it rise while it works
+/// for a client knows that the client is hostile, and should end it.
+pub fn lost() -> usize {
+    LOST.load(Ordering::Relaxed)
+}
 
 /// Starts the thread that closes clients' odd descriptors. A server calls this before it gives up the right to start
 /// threads; without it they are closed where they are dropped.
@@ -33,12 +42,15 @@ pub fn start() -> std::io::Result<()> {
 pub fn dispose(files: impl IntoIterator<Item = OwnedFd>) {
     for file in files {
         let Some(closer) = CLOSER.get().filter(|_| may_wait(file.as_fd())) else { continue };
-        if let Err(e) = closer.try_send(file) {
-            let (std::sync::mpsc::TrySendError::Full(file)
-            | std::sync::mpsc::TrySendError::Disconnected(file)) = e;
-            // The closer is stuck in somebody's file. To lose a descriptor is better than to get stuck as well.
-            mem::forget(file);
-        }
+        hand_over(closer, file);
+    }
+}
+
+fn hand_over(closer: &SyncSender<OwnedFd>, file: OwnedFd) {
+    if let Err(TrySendError::Full(file) | TrySendError::Disconnected(file)) = closer.try_send(file) {
+        // The closer is stuck in somebody's file. To lose a descriptor is better than to get stuck as well.
+        mem::forget(file);
+        LOST.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -65,6 +77,20 @@ mod tests {
         for ours in [event, memfd, pipe] {
             assert!(!may_wait(ours.as_fd()));
         }
+    }
+
+    #[test]
+    fn what_a_stuck_closer_does_not_take_is_counted() {
+        // Nobody takes anything from it.
+        let (stuck, waiting) = sync_channel(1);
+        let file = || OwnedFd::from(std::fs::File::open("/proc/self/stat").unwrap());
+        let before = lost();
+        hand_over(&stuck, file());
+        assert_eq!(lost(), before);
+        hand_over(&stuck, file());
+        hand_over(&stuck, file());
+        assert_eq!(lost(), before + 2);
+        drop(waiting);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nvme_drv::server::control::{Control, SessionError};
 use nvme_drv::server::message::SessionKey;
-use nvme_linux::dispose::dispose;
+use nvme_linux::dispose::{self, dispose};
 use nvme_linux::logger::REFUSAL;
 use nvme_linux::socket::Peer;
 use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request, Token};
@@ -88,6 +88,10 @@ pub(crate) struct Client {
     pub(crate) owner: Option<Peer>,
     /// How many eventfds its rings may have, and what came of a message that is not whole.
     pub(crate) eventfds: usize,
+    /// Whether its clients made the server lose descriptors: nobody is let in any more.
+    pub(crate) barred: bool,
+    /// Whether it ends because its device is lost: it is served again when the device is back.
+    pub(crate) away: bool,
 }
 
 /// What the server lends to a client while it works.
@@ -107,6 +111,8 @@ pub(crate) enum Over {
     Stalled,
     #[error("its rings and an unfinished message have more descriptors than a session may")]
     Descriptors,
+    #[error("it sent more files that cannot be closed than the server waits for")]
+    Unclosable,
     #[error("the session has ended")]
     Ended,
 }
@@ -141,6 +147,7 @@ impl Client {
 
     /// Does what the client asks, as far as it has asked.
     pub(crate) fn serve(&mut self, lent: &mut Lent<'_>) -> Result<(), Over> {
+        let lost = dispose::lost();
         // What is left in the socket is told again by the next wait.
         for _ in 0..REQUESTS_PER_TURN {
             let Some(conn) = &mut self.conn else { return Ok(()) };
@@ -148,6 +155,9 @@ impl Client {
                 Some(Event::Request(request)) => self.request(request, lent),
                 Some(Event::Refused(refusal)) => self.refuse("a message was", &refusal),
                 None => break,
+            }
+            if dispose::lost() > lost {
+                return Err(Over::Unclosable);
             }
         }
         let Some(conn) = &mut self.conn else { return Ok(()) };

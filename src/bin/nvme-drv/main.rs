@@ -147,6 +147,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         recovery: RecoveryTimes::default(),
         drain: DRAIN,
     });
+    control.limit_regions(budget.regions(options.clients.len()));
     let mut interrupts = Vec::new();
     for opened in controllers {
         control.add_pci_device(&opened.name, opened.device, opened.pci);

@@ -8,7 +8,7 @@ use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 use nvme_session::dataspace::{Claim, File, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
-use super::{Control, Event, MAP_STEP, SessionError, Unit};
+use super::{Control, Event, MAP_STEP, Session, SessionError, Unit};
 
 /// What a client wants to be changed.
 #[derive(Clone, Debug)]
@@ -19,6 +19,24 @@ pub enum MemoryChange {
     Remove(u64, u64, u64),
     /// The whole table, as a difference.
     Replace(Vec<(Claim, File)>),
+}
+
+/// How many regions there may be, those that are leaving included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Regions {
+    /// What each static client has for certain.
+    pub fixed: usize,
+    /// What each other session has for certain.
+    pub dynamic: usize,
+    /// What all of them have beyond that, together.
+    pub common: usize,
+}
+
+impl Default for Regions {
+    /// No bound but each session's own.
+    fn default() -> Self {
+        Self { fixed: usize::MAX, dynamic: usize::MAX, common: 0 }
+    }
 }
 
 /// A region as the home mapped it for us: whole pages, since a controller reaches no less, and where in them the region
@@ -79,11 +97,13 @@ impl Control {
         change: &MemoryChange,
         memory: &mut dyn FnMut(usize) -> Option<RegionMemory>,
     ) -> Result<(), SessionError> {
+        let room = self.room_for_regions(key);
         let session = self.may_work(key)?;
         if session.is_lost() && !matches!(change, MemoryChange::Remove(..)) {
             return Err(SessionError::DeviceLost);
         }
         let registry = &mut session.registry;
+        registry.set_room(room);
         let (plan, removed) = match change {
             MemoryChange::Add(claim, file) => {
                 let slot = registry.begin(*claim, *file).map_err(SessionError::Memory)?;
@@ -125,6 +145,16 @@ impl Control {
         session.job = Some(MemoryJob { stage, map, added, removed, result, asked: true });
         self.more = true;
         Ok(())
+    }
+
+    /// How many regions a session may have now: its share, and what nobody else has of what is common.
+    fn room_for_regions(&self, key: SessionKey) -> usize {
+        let Regions { fixed, dynamic, common } = self.regions;
+        let share = |session: &Session| if session.is_static() { fixed } else { dynamic };
+        let others = self.sessions.iter().filter(|(other, _)| **other != key);
+        let beyond =
+            others.map(|(_, s)| s.registry.len().saturating_sub(share(s))).fold(0, usize::saturating_add);
+        self.sessions.get(&key).map_or(0, share).saturating_add(common.saturating_sub(beyond))
     }
 
     /// Takes everything away that a session registered. Nobody waits for it but the session's end.

@@ -25,7 +25,7 @@ use nvme_platform::{Device, Time};
 use nvme_session::factory::{Catalogue, CatalogueConfig};
 use nvme_session::queue::Direction;
 
-pub use self::memory::{MemoryChange, RegionMemory};
+pub use self::memory::{MemoryChange, RegionMemory, Regions};
 use self::pairs::PairState;
 use self::recovery::Recovery;
 pub use self::recovery::RecoveryTimes;
@@ -96,6 +96,8 @@ pub struct Control {
     recoveries: BTreeMap<u16, Recovery>,
     /// Pairs, with what is in flight, that nothing proves quiet.
     quarantined: Vec<recovery::Taken>,
+    /// Who may have how many regions.
+    regions: Regions,
     /// How many sessions each worker serves.
     loads: Vec<usize>,
     outbox: VecDeque<(usize, ToWorker)>,
@@ -125,6 +127,7 @@ impl Control {
             pairs: BTreeMap::new(),
             recoveries: BTreeMap::new(),
             quarantined: Vec::new(),
+            regions: Regions::default(),
             loads,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -160,6 +163,11 @@ impl Control {
             self.device_lost(controller, None);
         }
         self.more = true;
+    }
+
+    /// Bounds the regions of all sessions together, for a home whose own room for them is bounded.
+    pub fn limit_regions(&mut self, regions: Regions) {
+        self.regions = regions;
     }
 
     /// How it was configured.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nvme_drv::server::message::SessionKey;
+use nvme_linux::dispose;
 use nvme_linux::events::Interest;
 use nvme_linux::factory::{Caller, Refusal, Request};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
@@ -39,9 +40,21 @@ impl Server {
         self.watched.values().filter(|w| matches!(w, Watched::Caller(..) | Watched::CtlPeer(..))).count()
     }
 
+    /// Whether there is a place for one more. There is none once clients have made the server lose too many descriptors.
+    pub(super) fn has_place(&mut self) -> bool {
+        let sound = dispose::lost() < self.budget.lost;
+        if !sound && !core::mem::replace(&mut self.closed, true) {
+            log::error!(
+                "clients sent {} files that cannot be closed; no new callers are taken until a restart",
+                dispose::lost()
+            );
+        }
+        sound && self.callers() < CALLERS_MAX
+    }
+
     /// Listens to newcomers only while there is room for them.
     pub(super) fn breathe(&mut self) {
-        let room = self.callers() < CALLERS_MAX && self.rest.is_none();
+        let room = self.has_place() && self.rest.is_none();
         let interest = if room { Interest::Read } else { Interest::Hangup };
         let listeners: Vec<(u64, bool)> = self
             .watched
@@ -62,7 +75,7 @@ impl Server {
 
     pub(super) fn accept_caller(&mut self, time: Time) {
         for _ in 0..ACCEPTS_PER_TURN {
-            if self.callers() >= CALLERS_MAX {
+            if !self.has_place() {
                 break;
             }
             let Some(svr) = &self.svr else { return };
@@ -89,6 +102,7 @@ impl Server {
         let Some(Watched::Caller(caller, heard)) = self.watched.get_mut(&token) else { return };
         *heard = time;
         let peer = caller.peer();
+        let lost = dispose::lost();
         match caller.receive() {
             Ok(None) => {}
             Ok(Some(Err(refusal))) => self.refuse(token, peer, refusal),
@@ -97,6 +111,10 @@ impl Server {
                 Err(why) => self.refuse(token, peer, refused(errno::EINVAL, &why)),
             },
             Err(_) => self.forget(token),
+        }
+        if dispose::lost() > lost {
+            log::warn!(target: REFUSAL, "svr: a caller sent files that cannot be closed; it is dropped");
+            self.caller_left(token);
         }
     }
 
@@ -222,6 +240,8 @@ impl Server {
             phase: Phase::Free,
             owner,
             eventfds: self.budget.dynamic,
+            barred: false,
+            away: false,
         };
         if let Some(listener) = listener {
             let token = self.next_token;

@@ -118,6 +118,8 @@ pub(crate) struct Server {
     budget: Budget,
     /// When to listen again, after descriptors or memory ran out.
     rest: Option<Time>,
+    /// Whether no callers are taken any more.
+    closed: bool,
     notifier: Notifier,
     stop: bool,
     down: bool,
@@ -146,6 +148,7 @@ impl Server {
             waiting: VecDeque::new(),
             budget: parts.budget,
             rest: None,
+            closed: false,
             notifier: parts.notifier,
             stop: false,
             down: false,
@@ -224,6 +227,8 @@ impl Server {
                 phase: Phase::Absent,
                 owner: None,
                 eventfds: self.budget.fixed,
+                barred: false,
+                away: false,
             },
         );
     }
@@ -419,7 +424,7 @@ impl Server {
 
     fn accept_ctl(&mut self, time: Time) {
         for _ in 0..ACCEPTS_PER_TURN {
-            if self.callers() >= CALLERS_MAX {
+            if !self.has_place() {
                 break;
             }
             let Some(ctl) = &self.ctl else { return };

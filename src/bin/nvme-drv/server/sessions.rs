@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use nvme_drv::server::control::Event;
 use nvme_drv::server::message::SessionKey;
+use nvme_linux::dispose;
 use nvme_linux::events::Interest;
 use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket;
@@ -18,7 +19,8 @@ use crate::client::{Client, Conn, Lent, Over, Phase, Source};
 
 impl Server {
     pub(super) fn accept_client(&mut self, id: u32, time: Time) {
-        let Some(client) = self.clients.get_mut(&id).filter(|c| c.phase == Phase::Free) else {
+        let open = |c: &&mut Client| c.phase == Phase::Free && !c.barred;
+        let Some(client) = self.clients.get_mut(&id).filter(open) else {
             self.listen(id, false);
             return;
         };
@@ -68,8 +70,8 @@ impl Server {
     pub(super) fn listen(&mut self, id: u32, on: bool) {
         let token = self.watched.iter().find(|(_, w)| matches!(w, Watched::Listener(l) if *l == id));
         let Some(token) = token.map(|(token, _)| *token) else { return };
-        if let Some(Client { source: Source::Listener(listener), .. }) = self.clients.get(&id) {
-            let interest = if on && self.rest.is_none() { Interest::Read } else { Interest::Hangup };
+        if let Some(Client { source: Source::Listener(listener), barred, .. }) = self.clients.get(&id) {
+            let interest = if on && !barred && self.rest.is_none() { Interest::Read } else { Interest::Hangup };
             let _ = self.epoll.modify(listener, token, interest);
         }
     }
@@ -87,12 +89,30 @@ impl Server {
     }
 
     pub(super) fn serve(&mut self, id: u32, time: Time) {
+        let lost = dispose::lost();
         let result = self.lend(id, time, |client, lent| client.serve(lent));
         match result {
             Some(Ok(())) => self.watch_conn(id),
             Some(Err(over)) => self.disconnect(id, &over),
             None => {}
         }
+        if dispose::lost() > lost {
+            self.bar(id);
+        }
+    }
+
+    /// A client's files cannot be closed. Its session ends; a static client is let in no more.
+    fn bar(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(&id).filter(|c| !c.barred) else { return };
+        client.barred = true;
+        let fixed = client.cap.is_some();
+        let end = if fixed { "nobody is let in any more" } else { "it ends" };
+        log::warn!(target: REFUSAL, "{}: it sent files that cannot be closed; {end}", client.name);
+        self.disconnect(id, &Over::Unclosable);
+        if !fixed {
+            self.end(id);
+        }
+        self.breathe();
     }
 
     pub(super) fn watch_conn(&mut self, id: u32) {
@@ -137,6 +157,9 @@ impl Server {
         }
         let _ = self.epoll.remove(conn.connection.as_fd());
         self.watched.remove(&conn.token);
+        let lost = dispose::lost();
+        drop(conn);
+        let lost = dispose::lost() > lost;
         let over_with_it = matches!(client.source, Source::Connection);
         if client.phase == Phase::Connected {
             if over_with_it {
@@ -144,7 +167,22 @@ impl Server {
             } else if let Some(key) = client.key {
                 client.phase = Phase::Clearing;
                 self.control.clear(key);
+                self.end_if_away(id);
             }
+        }
+        if lost {
+            self.bar(id);
+        }
+    }
+
+    /// A static client whose device is lost, and that nobody uses, ends, so that it can begin again with the device that
+    /// comes back.
+    fn end_if_away(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let lost = client.key.and_then(|key| self.control.session(key)).is_some_and(|s| s.is_lost());
+        if lost && client.cap.is_some() && matches!(client.phase, Phase::Free | Phase::Clearing) {
+            client.away = true;
+            self.end(id);
         }
     }
 
@@ -218,12 +256,17 @@ impl Server {
                     log::warn!(target: REFUSAL, "{}{who}: queue {index} is broken: {why}", client.name);
                 });
             }
-            Event::Lost(key) => self.with_session(key, time, |client, _| {
-                log::error!("{}: its device is lost; its requests fail", client.name);
-                if let Some(conn) = &mut client.conn {
-                    conn.connection.config_changed();
+            Event::Lost(key) => {
+                self.with_session(key, time, |client, _| {
+                    log::error!("{}: its device is lost; its requests fail", client.name);
+                    if let Some(conn) = &mut client.conn {
+                        conn.connection.config_changed();
+                    }
+                });
+                if let Some(id) = self.by_session.get(&key).copied() {
+                    self.end_if_away(id);
                 }
-            }),
+            }
             Event::Cleared(key) => {
                 let Some(id) = self.by_session.get(&key).copied() else { return };
                 if let Some(client) = self.clients.get_mut(&id).filter(|c| c.phase == Phase::Clearing) {
@@ -244,6 +287,10 @@ impl Server {
                     // A static client outlives the session that lost its device.
                     client.key = None;
                     client.phase = Phase::Absent;
+                    if core::mem::take(&mut client.away) {
+                        // The device may be back already.
+                        self.start_static(false);
+                    }
                 } else {
                     self.remove_client(id);
                 }
