@@ -80,6 +80,19 @@ fn each_proof_is_made_in_one_place() {
 }
 
 #[test]
+fn what_a_session_may_do_is_said_in_one_place_and_where_disks_are_read() {
+    // The catalogue mints; control reads partition tables, and cannot write with what it has.
+    let grants = ["session/src/factory/catalogue.rs×1", "src/server/control/scan.rs×1"];
+    assert_eq!(places("Grant::new("), grants);
+    let scan =
+        sources().into_iter().find(|(path, _)| path.ends_with("src/server/control/scan.rs")).unwrap().1;
+    assert!(scan.contains("Grant::new(extent, Access::ReadOnly)"));
+    // The driver says how large a namespace is; everybody else has parts of that.
+    assert_eq!(places("Extent::whole("), ["src/nvme/identify.rs×1"]);
+    assert_eq!(places("fn whole("), ["policy/src/extent.rs×1"]);
+}
+
+#[test]
 fn only_the_driver_s_module_quiet_says_that_a_controller_is_done() {
     assert_eq!(places("Quiet::seen("), ["src/nvme/quiet.rs×3"]);
     assert_eq!(

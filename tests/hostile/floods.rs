@@ -279,3 +279,19 @@ fn nothing_is_done_while_nobody_asks_for_anything() {
         raw.serves();
     });
 }
+
+#[test]
+fn a_client_that_shuts_its_own_listener_down_ends_its_session_and_costs_no_processor() {
+    attack_on(Setup { bystander: false, ..Setup::default() }, |rig| {
+        let listener = UnixListener::bind(rig.path("listen")).unwrap();
+        let session = rig.mint(&["device=partlabel:attack"], Some(&listener));
+        rustix::net::shutdown(&listener, rustix::net::Shutdown::Both).unwrap();
+        // The device is free again, so it ended.
+        created_within(rig, WAIT);
+        let before = rig.ticks();
+        std::thread::sleep(Duration::from_millis(800));
+        assert!(rig.ticks() <= before + 2, "{} ticks of idling", rig.ticks() - before);
+        drop(session);
+        created_within(rig, WAIT);
+    });
+}
