@@ -67,3 +67,20 @@ fn a_namespace_that_another_host_takes_away_and_gives_back_is_told_while_io_goes
     assert_eq!(logs(&rig.watch.commands(true), page::CHANGED_NAMESPACES), 6);
     rig.clean();
 }
+
+#[test]
+fn an_error_event_is_answered_by_reading_the_error_log() {
+    needs_qemu!();
+    let mut rig = Rig::new(&Shape::default(), Options::default());
+    let requests = rig.watch.count(true, admin::ASYNC_EVENT);
+    for n in 1..=3 {
+        // The doorbell of a queue that does not exist (Base 5.2.1: Write to Invalid Doorbell Register).
+        rig.controller.device().registers().write32(0x1000 + 8 * 40, 1);
+        rig.quietly_until(|rig| rig.watch.count(true, admin::ASYNC_EVENT) == requests + n);
+        assert_eq!(logs(&rig.watch.commands(true), page::ERROR), n);
+    }
+    let mut pair = rig.pair(8);
+    let flush = rig.flush(1);
+    assert_eq!(rig.run(&mut pair, flush).1, Outcome::Done);
+    rig.clean();
+}
