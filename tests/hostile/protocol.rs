@@ -132,7 +132,7 @@ fn rings_outside_the_memory_or_misaligned_are_refused() {
         }
         // Nowhere; over the end of a region; guest addresses; what may not be written.
         let ends = second + SECOND_LEN - 64;
-        for at in [0, 16, ends, second + SECOND_LEN, RAM, u64::MAX & !15, 1 << 63] {
+        for at in [0, 16, ends, second + SECOND_LEN, RAM, !15_u64, 1 << 63] {
             for (desc, avail, used) in [
                 (at, good.avail, good.used),
                 (good.desc, at + 64 * u64::from(at == ends) - 32 * u64::from(at == ends), good.used),
