@@ -1,13 +1,10 @@
 //! The guest's kernel and its initramfs, made once per run from what Debian installed.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use crate::need::must_exist;
+use crate::shared::archive::{self, Archive};
 
 /// Files to boot from.
 pub(crate) struct Kernel {
@@ -22,21 +19,8 @@ pub(crate) struct Kernel {
 
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "ext4"];
 
-/// Everything comes over the serial console: one command a line, its exit status after it.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin:/sbin:/usr/sbin HOME=/
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
-exec </dev/ttyS0 >/dev/ttyS0 2>&1
-stty -echo -icrnl 2>/dev/null
-for module in $(cat /modules.order); do insmod "/modules/$module"; done
-i=0; while [ ! -e /dev/vda ] && [ $i -lt 500 ]; do sleep 0.02; i=$((i+1)); done
-echo "@@READY"
-while read -r line; do
-    eval "$line"
-    echo "@@RC $?"
-done
-"#;
+/// Until the disk is there.
+const WAIT: &str = "i=0; while [ ! -e /dev/vda ] && [ $i -lt 500 ]; do sleep 0.02; i=$((i+1)); done";
 
 impl Kernel {
     /// The kernel, or what is missing.
@@ -47,37 +31,13 @@ impl Kernel {
 }
 
 fn make() -> Result<Kernel, String> {
-    let mut versions: Vec<_> = fs::read_dir("/boot")
-        .map_err(|e| format!("/boot: {e}"))?
-        .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_string()))
-        .filter(|version| Path::new("/lib/modules").join(version).is_dir())
-        .collect();
-    versions.sort();
-    let version = versions.pop().ok_or("/boot/vmlinuz-* with its /lib/modules")?;
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let vmlinux = dir.path().join("vmlinux");
-    extract(&PathBuf::from(format!("/boot/vmlinuz-{version}")), &vmlinux)?;
-
+    let (version, vmlinux) = archive::kernel(dir.path())?;
     let mut archive = Archive::default();
-    archive.file("init", INIT.as_bytes(), true);
-    archive.copy(Path::new("/bin/busybox"), "bin/busybox")?;
-    let mut order = String::new();
-    for path in modules(&version)? {
-        let name = path.file_name().and_then(|n| n.to_str()).ok_or("a module without a name")?.to_string();
-        let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        let (name, bytes) = match name.strip_suffix(".xz") {
-            Some(short) => (short.to_string(), unpack(&bytes)?),
-            None => (name, bytes),
-        };
-        order += &format!("{name} ");
-        archive.file(&format!("modules/{name}"), &bytes, false);
-    }
-    archive.file("modules.order", order.as_bytes(), false);
+    archive.shell(WAIT)?;
+    archive.modules(&version, &MODULES)?;
     for program in ["mkfs.ext4", "e2fsck"] {
         archive.program(program)?;
-    }
-    for empty in ["proc", "sys", "dev", "tmp", "mnt"] {
-        archive.dir(empty);
     }
     let initramfs = dir.path().join("initramfs");
     fs::write(&initramfs, archive.finish()).map_err(|e| e.to_string())?;
@@ -85,144 +45,4 @@ fn make() -> Result<Kernel, String> {
     let initramfs_fio = dir.path().join("initramfs-fio");
     fs::write(&initramfs_fio, archive.finish()).map_err(|e| e.to_string())?;
     Ok(Kernel { vmlinux, initramfs, initramfs_fio, _dir: dir })
-}
-
-fn modules(version: &str) -> Result<Vec<PathBuf>, String> {
-    let mut all: Vec<PathBuf> = Vec::new();
-    for name in MODULES {
-        let output = Command::new("/sbin/modprobe").args(["-S", version, "--show-depends", name]).output();
-        let output = output.map_err(|e| format!("modprobe: {e}"))?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // "builtin NAME" lines need nothing.
-        let paths = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("insmod "))
-            .map(|line| PathBuf::from(line.trim()));
-        for path in paths {
-            if !all.contains(&path) {
-                all.push(path);
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// Takes the ELF file out of a bzImage: an xz stream somewhere in it.
-fn extract(image: &Path, to: &Path) -> Result<(), String> {
-    let bytes = fs::read(image).map_err(|e| format!("{}: {e}", image.display()))?;
-    let magic = b"\xfd7zXZ\0";
-    for at in bytes.windows(magic.len()).enumerate().filter(|(_, w)| *w == magic).map(|(at, _)| at) {
-        let elf = unpack(&bytes[at..])?;
-        if elf.starts_with(b"\x7fELF") {
-            return fs::write(to, elf).map_err(|e| e.to_string());
-        }
-    }
-    // Another compression: QEMU boots the bzImage too.
-    fs::write(to, bytes).map_err(|e| e.to_string())
-}
-
-/// What `xz -dc` makes of bytes; what follows the stream is ignored.
-fn unpack(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut xz = Command::new("xz")
-        .args(["-dc", "--single-stream"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|e| format!("xz: {e}"))?;
-    let mut stdin = xz.stdin.take().ok_or("xz has no input")?;
-    let bytes = bytes.to_vec();
-    let writer = std::thread::spawn(move || stdin.write_all(&bytes));
-    let output = xz.wait_with_output().map_err(|e| e.to_string())?;
-    // xz may end before it took all.
-    let _ = writer.join();
-    Ok(output.stdout)
-}
-
-/// A cpio archive in the "newc" format, as the kernel's `buffer-format.txt` describes it.
-#[derive(Default)]
-struct Archive {
-    bytes: Vec<u8>,
-    known: BTreeSet<String>,
-}
-
-impl Archive {
-    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
-        let links = if mode & 0o170000 == 0o040000 { 2 } else { 1 };
-        let fields = [
-            self.known.len() as u32,
-            mode,
-            0,
-            0,
-            links,
-            0,
-            content.len() as u32,
-            0,
-            0,
-            0,
-            0,
-            name.len() as u32 + 1,
-            0,
-        ];
-        self.bytes.extend_from_slice(b"070701");
-        for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
-        }
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend_from_slice(content);
-        self.pad();
-    }
-
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn dir(&mut self, name: &str) {
-        if !self.known.insert(name.into()) {
-            return;
-        }
-        if let Some((parent, _)) = name.rsplit_once('/') {
-            self.dir(parent);
-        }
-        self.entry(name, 0o040755, &[]);
-    }
-
-    fn file(&mut self, name: &str, content: &[u8], executable: bool) {
-        if !self.known.insert(name.into()) {
-            return;
-        }
-        if let Some((parent, _)) = name.rsplit_once('/') {
-            self.dir(parent);
-        }
-        self.entry(name, if executable { 0o100755 } else { 0o100644 }, content);
-    }
-
-    fn copy(&mut self, from: &Path, to: &str) -> Result<(), String> {
-        must_exist(from)?;
-        let bytes = fs::read(from).map_err(|e| format!("{}: {e}", from.display()))?;
-        self.file(to, &bytes, true);
-        Ok(())
-    }
-
-    /// A program and the libraries that it is linked with.
-    fn program(&mut self, name: &str) -> Result<(), String> {
-        let place = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(|dir| Path::new(dir).join(name));
-        let path = place.iter().find(|path| path.is_file()).ok_or(name)?;
-        self.copy(path, &format!("usr/bin/{name}"))?;
-        let output = Command::new("ldd").arg(path).output().map_err(|e| format!("ldd: {e}"))?;
-        for word in String::from_utf8_lossy(&output.stdout).split_whitespace().filter(|w| w.starts_with('/'))
-        {
-            self.copy(Path::new(word), word.trim_start_matches('/'))?;
-        }
-        Ok(())
-    }
-
-    /// The archive as it is now, with its end; more may still be added.
-    fn finish(&self) -> Vec<u8> {
-        let mut end = Archive { bytes: self.bytes.clone(), known: BTreeSet::new() };
-        end.entry("TRAILER!!!", 0, &[]);
-        end.bytes
-    }
 }

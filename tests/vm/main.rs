@@ -3,7 +3,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | `need` | what must be installed, and what happens when it is not |
-//! | `kernel` | vmlinux, modules and an initramfs, made once |
+//! | `kernel` | vmlinux, modules and an initramfs, made once (by `shared`) |
 //! | `disk` | the image: a golden partition, a scratch partition |
 //! | `server` | starts the server, mints sessions |
 //! | `machine` | one virtual machine: starts, runs commands in it, ends it |
@@ -16,4 +16,6 @@ mod kernel;
 mod machine;
 mod scenarios;
 mod server;
+#[path = "../machine/mod.rs"]
+mod shared;
 mod trouble;

@@ -1,8 +1,6 @@
 //! What must be installed. A test that lacks something says so in one line and passes, unless `CI` or
 //! `NVME_DRV_REQUIRE_VM` is set: then it fails.
 
-use std::path::Path;
-
 use crate::kernel::Kernel;
 
 /// Everything that the tests here need.
@@ -52,9 +50,4 @@ macro_rules! needs {
             None => return,
         }
     };
-}
-
-/// Whether a path is there; for errors that name it.
-pub(crate) fn must_exist(path: &Path) -> Result<(), String> {
-    path.exists().then_some(()).ok_or_else(|| format!("{} (not there)", path.display()))
 }
