@@ -110,7 +110,9 @@ impl fmt::Display for RegistryError {
             Self::OutsideFile => "the region reaches over the end of its file",
             Self::Overlaps => "the region overlaps another",
             Self::TooManyRegions => "too many regions (512 at most)",
-            Self::NoRoom => "the session has its share of the regions that the server can map (see vm.max_map_count)",
+            Self::NoRoom => {
+                "the session has its share of the regions that the server can map (see vm.max_map_count)"
+            }
             Self::TooManyDataspaces => "too many dataspaces; raise ds-max",
             Self::TooMuchMemory => "too much memory; raise --mem-max",
             Self::NotTrusted => "the dataspace is none of the trusted ones (--register-ds)",

@@ -4,21 +4,22 @@
 //! completions, and publishes each used ring once. Nothing is allocated and nothing is locked while there is work.
 //! A queue is *active* while it is polled; without work for a while it asks for kicks and becomes inactive.
 
+mod drains;
 mod messages;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use nvme_platform::{Notify, Time};
-use nvme_session::memory::{MemoryTable, Spares, Windows};
+use nvme_session::memory::{Spares, Windows};
 use nvme_session::operation::{Operation, Outcome, Tag};
 use nvme_session::queue::{BlkQueue, Next};
 use nvme_session::virtqueue::Broken;
 use slab::Slab;
 
+use self::drains::Drain;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
 use crate::nvme::{Done, QueuePair, Submit};
 
@@ -26,8 +27,6 @@ use crate::nvme::{Done, QueuePair, Submit};
 const TAKE: u32 = 64;
 /// Most commands that a software controller executes, and most completions taken, for one pair in one pass.
 const BATCH: u32 = 64;
-/// Regions that are looked at for a change of table in one pass, so that others are served meanwhile.
-const TABLE_STEP: usize = 4096;
 /// How often deadlines and idle queues are looked at while there is work.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
 
@@ -63,20 +62,6 @@ struct Pair {
     pair: Box<QueuePair>,
     /// Virtqueues that found it full, the one that waits longest first.
     line: VecDeque<usize>,
-}
-
-/// A session's memory on its way from one table to the next: first its queues are given the new one, then what is gone is
-/// waited for.
-struct Drain {
-    session: SessionKey,
-    generation: u64,
-    table: Arc<MemoryTable>,
-    /// The queues that were there; later ones have the new table from the start.
-    queues: Vec<(usize, QueueKey)>,
-    /// How many of them have the new table.
-    updated: usize,
-    /// Slots that may still be held.
-    removed: Vec<u16>,
 }
 
 /// One worker. The home gives it time, messages and kicks.
@@ -376,45 +361,6 @@ impl Worker {
         stopped
     }
 
-    /// Takes the next steps of changes of memory.
-    fn turn_drains(&mut self) -> bool {
-        let mut worked = false;
-        for at in 0..self.drains.len() {
-            worked |= self.update_tables(at, TABLE_STEP);
-        }
-        let (queues, kept, outbox) = (&self.queues, &self.quarantined, &mut self.outbox);
-        self.drains.retain_mut(|drain| {
-            if drain.updated < drain.queues.len() {
-                return true;
-            }
-            let before = drain.removed.len();
-            let done = drain.is_over(queues, kept);
-            if done {
-                outbox.push_back(FromWorker::TableSet(drain.session, drain.generation));
-            }
-            worked |= done || drain.removed.len() < before;
-            !done
-        });
-        worked
-    }
-
-    /// Gives some of a session's queues their new table. Whether there were any left.
-    fn update_tables(&mut self, at: usize, step: usize) -> bool {
-        let Some(drain) = self.drains.get_mut(at) else { return false };
-        let count = (step / drain.table.regions().len().max(1)).max(1);
-        let some: Vec<(usize, QueueKey)> =
-            drain.queues.iter().skip(drain.updated).take(count).copied().collect();
-        drain.updated += some.len();
-        let table = Arc::clone(&drain.table);
-        for (token, key) in &some {
-            let queue = self.queues.get_mut(*token).filter(|q| q.key == *key);
-            if let Some(Err(_)) = queue.map(|q| q.queue.set_table(Arc::clone(&table))) {
-                self.break_queue(*token, Broken::RingsGone);
-            }
-        }
-        !some.is_empty()
-    }
-
     /// Reports commands that are late, and lets queues without work ask for kicks though others are busy.
     fn check(&mut self, now: Time) {
         for Pair { id, pair, .. } in &mut self.pairs {
@@ -459,27 +405,6 @@ impl Worker {
             queue.active = !resting;
             !resting
         });
-    }
-}
-
-impl Drain {
-    /// Whether no queue holds anything of what is gone. A slot that nobody holds is not asked for again: with the new
-    /// table nobody can come to hold it.
-    fn is_over(&mut self, queues: &Slab<Queue>, kept: &[(SessionKey, Box<BlkQueue>)]) -> bool {
-        let slots = (TABLE_STEP / self.queues.len().max(1)).max(1);
-        for _ in 0..slots {
-            let Some(&slot) = self.removed.last() else { return true };
-            let served = self
-                .queues
-                .iter()
-                .filter_map(|(token, key)| queues.get(*token).filter(|q| q.key == *key).map(|q| &q.queue));
-            let kept = kept.iter().filter(|(session, _)| *session == self.session).map(|(_, queue)| queue);
-            if served.chain(kept).any(|queue| queue.holds(slot)) {
-                return false;
-            }
-            self.removed.pop();
-        }
-        self.removed.is_empty()
     }
 }
 

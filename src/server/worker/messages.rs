@@ -9,7 +9,8 @@ use nvme_platform::Time;
 use super::super::message::{
     FromWorker, NewQueue, NewTable, PairId, QueueKey, SessionKey, StuckCommand, ToWorker,
 };
-use super::{Drain, Pair, Queue, State, TABLE_STEP, Worker};
+use super::drains::{Drain, TABLE_STEP};
+use super::{Pair, Queue, State, Worker};
 use crate::nvme::QueuePair;
 
 /// Turns of a pair before a command in it counts as stuck: enough for all that a queue can hold.
@@ -153,6 +154,8 @@ impl Worker {
     }
 
     fn quarantine(&mut self, session: SessionKey) {
+        // What its queues hold is held for ever, so there is nothing to wait for.
+        self.drains.retain(|drain| drain.session != session);
         for token in self.tokens_of(session) {
             let Some(queue) = self.queues.try_remove(token) else { continue };
             self.stopping -= usize::from(queue.state == State::Stopping);

@@ -71,7 +71,8 @@ impl Server {
         let token = self.watched.iter().find(|(_, w)| matches!(w, Watched::Listener(l) if *l == id));
         let Some(token) = token.map(|(token, _)| *token) else { return };
         if let Some(Client { source: Source::Listener(listener), barred, .. }) = self.clients.get(&id) {
-            let interest = if on && !barred && self.rest.is_none() { Interest::Read } else { Interest::Hangup };
+            let interest =
+                if on && !barred && self.rest.is_none() { Interest::Read } else { Interest::Hangup };
             let _ = self.epoll.modify(listener, token, interest);
         }
     }
