@@ -59,7 +59,7 @@ CONTROLLERS
 SERVER
     --workers N         threads that serve requests; default 1
     --poll-us N         how long to poll after work before sleeping, in microseconds;
-                        default 20
+                        at most; default 32. Less where it does not pay
     --mem-max SIZE      memory that one session may register; default 64G
     --sessions-max N    sessions at a time; default 256
     -v, --verbose       say more; up to three times (info, debug, trace)

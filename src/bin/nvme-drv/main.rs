@@ -43,7 +43,7 @@ use crate::budget::Budget;
 use crate::server::{Parts, Server, StaticClient};
 
 /// How long a queue is polled after its last work, where `--poll-us` does not say.
-const POLL_US: u32 = 20;
+const POLL_US: u32 = 32;
 /// Memory that one session may register, where `--mem-max` does not say: 64 GiB.
 const MEM_MAX: u64 = 64 << 30;
 /// Sessions, where `--sessions-max` does not say.

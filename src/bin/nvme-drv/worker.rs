@@ -124,6 +124,35 @@ struct Thread {
     vectors: HashMap<(u16, u16), Vec<PairId>>,
 }
 
+/// How long to poll before sleeping: as long as it pays, and `--poll-us` at most. Polling pays when work comes within
+/// that time; when it comes later, the time was spent for nothing, and sleeping at once costs less.
+struct Polling {
+    most: Duration,
+    window: Duration,
+}
+
+impl Polling {
+    /// The least that is worth trying.
+    const LEAST: Duration = Duration::from_micros(2);
+
+    fn new(most: Duration) -> Self {
+        Self { most, window: most }
+    }
+
+    fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// The thread slept, and was woken this long after its last work.
+    fn slept(&mut self, gap: Duration) {
+        self.window = if gap <= self.most {
+            (self.window * 2).clamp(Self::LEAST, self.most.max(Self::LEAST)).min(self.most)
+        } else {
+            self.window / 2
+        };
+    }
+}
+
 impl Thread {
     fn run(mut self) {
         guard_this_thread();
@@ -132,6 +161,7 @@ impl Thread {
         let mut time = now();
         let mut last_work = time;
         let mut last_look = time;
+        let mut polling = Polling::new(self.worker.poll_for());
         loop {
             if self.bell.take() && !self.receive(time) {
                 return;
@@ -142,11 +172,13 @@ impl Thread {
             if pass.worked {
                 last_work = time;
             }
-            if pass.worked || time - last_work < self.worker.poll_for() {
+            if pass.worked || time - last_work < polling.window() {
                 // Others may have been kicked meanwhile.
                 if time - last_look >= LOOK_EVERY {
                     last_look = time;
                     self.wait(&mut events, Some(Duration::ZERO), time);
+                } else if !pass.worked {
+                    core::hint::spin_loop();
                 }
                 continue;
             }
@@ -158,6 +190,7 @@ impl Thread {
             self.bell.disarm();
             time = now();
             last_look = time;
+            polling.slept(time - last_work);
         }
     }
 
@@ -259,5 +292,27 @@ impl Thread {
                 Err(SendError::Closed(_)) => return,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_that_does_not_pay_is_given_up_and_taken_up_again() {
+        let most = Duration::from_micros(20);
+        let mut polling = Polling::new(most);
+        for _ in 0..20 {
+            polling.slept(Duration::from_millis(1));
+        }
+        assert!(polling.window() < Duration::from_micros(1));
+        for _ in 0..10 {
+            polling.slept(Duration::from_micros(10));
+        }
+        assert_eq!(polling.window(), most);
+        let mut never = Polling::new(Duration::ZERO);
+        never.slept(Duration::ZERO);
+        assert_eq!(never.window(), Duration::ZERO);
     }
 }
