@@ -116,7 +116,10 @@ fn a_script_starts_the_server_and_mints_a_session(place: &Place) {
          print('a session: ' .. tostring(bus:create(0, 'ds-max=5', 'device=1234:n1', 'read-only')))
          print('done')",
     );
-    let out = ends_well(run(place, script.to_str().unwrap(), "", &[]));
+    let vbus = format!("vbus_nvme = 'soft:{},serial=1234'", image(place));
+    let mut ned = place.start(&["-e", &vbus, script.to_str().unwrap()]);
+    ned.expect("done");
+    let out = ends_well(ned);
     assert!(out.contains("a session: L4::Cap<L4virtio::Device>"), "{out}");
 }
 
