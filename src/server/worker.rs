@@ -23,8 +23,9 @@ use self::drains::Drain;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
 use crate::nvme::{Done, QueuePair, Submit};
 
-/// Most requests taken from one virtqueue in one pass.
-const TAKE: u32 = 64;
+/// Most requests taken from one virtqueue in one pass. Few, so that a driver that offers many hears of the first while
+/// the others are still worked on: the two overlap instead of waiting for each other.
+const TAKE: u32 = 8;
 /// Most commands that a software controller executes, and most completions taken, for one pair in one pass.
 const BATCH: u32 = 64;
 /// How often deadlines and idle queues are looked at while there is work.
