@@ -49,7 +49,8 @@ fn sockets_are_for_the_owner_alone_unless_said_otherwise() {
     let bench = Bench::new();
     let ctl = format!("--cap=ctl=unix:{},mode=0660", bench.path("ctl").display());
     let mut server = bench.serve(&[&ctl]);
-    drop(bench.factory());
+    // It serves only after all sockets are there.
+    drop(bench.create(&["device=SN 1:2:n1:1"]));
     let mode = |name| std::fs::metadata(bench.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("svr"), mode("ctl")), (0o600, 0o660));
     assert_eq!(server.stop(), 0);
