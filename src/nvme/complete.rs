@@ -40,6 +40,10 @@ impl QueuePair {
         }
         let issued = self.flight.take_if(completion.cid, |issued| issued.bounce.is_none())?;
         self.cq.advance();
+        trace!(
+            "pair {}: command {:#06x} status {:#06x}",
+            self.config.id, completion.cid, completion.status.0
+        );
         let Issued { operation, tag, .. } = issued;
         Some((tag, operation, quiet::completed()))
     }
