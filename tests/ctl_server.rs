@@ -73,6 +73,7 @@ fn ls_shows_disks_and_partitions_as_they_are() {
 fn create_serves_clients_at_its_socket_until_it_ends() {
     let bench = Bench::new();
     let _server = bench.serve(&[&bench.socket("ctl")]);
+    scanned(&bench);
     let path = bench.path("listen");
     let mut command = nvme_ctl(&bench, &["create", WORD, "ds-max=1", "--listen"]);
     let mut holder = command.arg(&path).spawn().unwrap();
