@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 /// Bytes of the disks: small enough for any machine's memory, too large for its caches.
 const DISK: u64 = 256 << 20;
-/// What the issue of speed asks for.
+/// What is to be reached.
 const IOPS_RATIO: f64 = 3.0;
 const CPU_RATIO: f64 = 1.0 / 3.0;
 const RSS_MAX: f64 = 16.0 * 1024.0 * 1024.0;
