@@ -90,8 +90,18 @@ impl Bench {
         Factory::connect_retry(self.path("svr"), WAIT).unwrap()
     }
 
+    /// A session. Tests run side by side in one process: a program that another test starts holds copies of this
+    /// one's descriptors between its fork and its exec, so what was closed here may be in use for a moment longer.
     pub(crate) fn create(&self, words: &[&str]) -> OwnedFd {
-        self.factory().create(words, None).unwrap_or_else(|e| panic!("{words:?}: {e}"))
+        let deadline = Instant::now() + WAIT;
+        loop {
+            match self.factory().create(words, None) {
+                Err(Error::Create { code: -16, .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                other => return other.unwrap_or_else(|e| panic!("{words:?}: {e}")),
+            }
+        }
     }
 
     /// The errno and the message with which the factory refuses.

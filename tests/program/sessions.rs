@@ -26,7 +26,7 @@ fn closing_the_last_copy_of_a_session_frees_its_device() {
     drop(session);
     assert_eq!(bench.refused(&["device=partlabel:attack"]).0, EBUSY);
     drop(copy);
-    // It is free at once, though it may still drain.
+    // It is free, though it may still drain.
     for _ in 0..20 {
         client(bench.create(&["device=partlabel:attack"])).write(0, &[1; 4096]).unwrap();
     }
