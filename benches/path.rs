@@ -181,8 +181,9 @@ fn session(
     let mut listed = Vec::new();
     for (slot, region) in memory.regions.iter().enumerate() {
         let dma = controller.device().dma();
-        let iova = dma.reserve(region.words.size).map_err(|e| format!("{e}"))?;
-        dma.map(iova, &region.window, DmaRights::ReadWrite).map_err(|e| format!("{e}"))?;
+        let rights = DmaRights::ReadWrite;
+        let iova = dma.reserve(&region.window, rights).map_err(|e| format!("{e}"))?;
+        dma.map(iova, &region.window, rights).map_err(|e| format!("{e}"))?;
         listed.push(Region {
             guest: region.words.guest,
             user: region.words.user,

@@ -54,8 +54,10 @@ impl core::error::Error for DmaError {}
 /// A long mapping is made in steps: [`reserve`](DmaSpace::reserve) the whole range, then
 /// [`map`](DmaSpace::map) it part by part, so that no step holds up anybody.
 pub trait DmaSpace: Send {
-    /// Sets aside `len` bytes of bus addresses (a multiple of [`PAGE`]). Nothing can be reached there yet.
-    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError>;
+    /// Sets aside bus addresses for `memory`, whose length is a multiple of [`PAGE`] and which is going to be mapped there
+    /// with these rights. Nothing can be reached there yet, except in a home that learns an address only by mapping:
+    /// it maps all of `memory` here, and [`map`](DmaSpace::map) finds it done.
+    fn reserve(&mut self, memory: &Window, rights: DmaRights) -> Result<Iova, DmaError>;
     /// Lets the controller reach `memory` at `at`, inside a reserved range. Both are multiples of [`PAGE`].
     fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError>;
     /// Takes everything away that was mapped in the reserved range, and the reservation. When it returns, the

@@ -183,8 +183,8 @@ impl FakeIommu {
 }
 
 impl DmaSpace for FakeIommu {
-    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
-        self.space().reserve(len).map(Iova)
+    fn reserve(&mut self, memory: &Window, _: DmaRights) -> Result<Iova, DmaError> {
+        self.space().reserve(memory.len() as u64).map(Iova)
     }
 
     fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {
@@ -275,7 +275,7 @@ mod tests {
     fn the_iommu_faults_on_what_is_not_mapped() {
         let mut iommu = FakeIommu::new();
         let memory = heap(2 * PAGE).unwrap();
-        let at = iommu.reserve(3 * PAGE as u64).unwrap();
+        let at = iommu.reserve(&heap(3 * PAGE).unwrap(), DmaRights::ReadWrite).unwrap();
         assert!(iommu.read(at, &mut [0; 1]).is_err(), "reserved is not mapped");
         iommu.map(at, &memory, DmaRights::ReadWrite).unwrap();
         iommu.write(Iova(at.0 + PAGE as u64 - 1), &[7, 8]).unwrap();
@@ -288,14 +288,16 @@ mod tests {
         iommu.unmap(at, 3 * PAGE as u64).unwrap();
         assert!(iommu.read(at, &mut two).is_err());
         assert_eq!((iommu.mapped(), iommu.reservations()), (0, 0));
-        assert_ne!(iommu.reserve(PAGE as u64).unwrap(), at, "no address is used twice");
+        let next = iommu.reserve(&heap(PAGE).unwrap(), DmaRights::Read).unwrap();
+        assert_ne!(next, at, "no address is used twice");
     }
 
     #[test]
     fn the_iommu_refuses_writes_to_memory_that_is_read_only() {
         let mut iommu = FakeIommu::new();
-        let at = iommu.reserve(PAGE as u64).unwrap();
-        iommu.map(at, &heap(PAGE).unwrap(), DmaRights::Read).unwrap();
+        let memory = heap(PAGE).unwrap();
+        let at = iommu.reserve(&memory, DmaRights::Read).unwrap();
+        iommu.map(at, &memory, DmaRights::Read).unwrap();
         assert!(iommu.read(at, &mut [0; 8]).is_ok() && iommu.write(at, &[0; 8]).is_err());
     }
 
@@ -303,7 +305,7 @@ mod tests {
     fn the_iommu_refuses_overlaps_and_what_was_not_reserved() {
         let mut iommu = FakeIommu::new();
         let memory = heap(2 * PAGE).unwrap();
-        let at = iommu.reserve(2 * PAGE as u64).unwrap();
+        let at = iommu.reserve(&memory, DmaRights::Read).unwrap();
         let second = Iova(at.0 + PAGE as u64);
         assert_eq!(iommu.map(second, &memory, DmaRights::Read), Err(DmaError::BadRange));
         iommu.map(at, &memory, DmaRights::Read).unwrap();

@@ -106,7 +106,7 @@ impl Rig {
         for slot in 0..2_u16 {
             let window = heap(REGION as usize).unwrap();
             let dma = controller.device().dma();
-            let iova = dma.reserve(REGION).unwrap();
+            let iova = dma.reserve(&window, DmaRights::ReadWrite).unwrap();
             dma.map(iova, &window, DmaRights::ReadWrite).unwrap();
             let guest = GUEST + u64::from(slot) * REGION;
             windows.push(window.clone());

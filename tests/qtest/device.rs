@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nvme_drv::nvme::spec::command::{Command, admin};
 use nvme_platform::{
-    Bus, CutOff, Device, DeviceError, DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE,
+    Bus, CutOff, Device, DeviceError, DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova,
     QueueDoorbells, Registers, Window,
 };
 
@@ -100,7 +100,7 @@ impl QemuDevice {
         let function = Function::new(qtest.clone(), 1 + index, 0);
         let mut domain = iommu.attach(1 + index);
         let interrupts = memory.take(1).unwrap();
-        let interrupts_at = domain.reserve(PAGE as u64).unwrap().0;
+        let interrupts_at = domain.reserve(&interrupts, DmaRights::ReadWrite).unwrap().0;
         domain.map(Iova(interrupts_at), &interrupts, DmaRights::ReadWrite).unwrap();
         let seen = Arc::default();
         let watch = Watch { seen, port, function: function.clone(), domain: domain.clone(), interrupts };
@@ -181,8 +181,8 @@ impl Registers for QemuDevice {
 }
 
 impl DmaSpace for QemuDevice {
-    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
-        self.domain.reserve(len)
+    fn reserve(&mut self, memory: &Window, rights: DmaRights) -> Result<Iova, DmaError> {
+        self.domain.reserve(memory, rights)
     }
     fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {
         self.domain.map(at, memory, rights)
@@ -195,7 +195,7 @@ impl DmaSpace for QemuDevice {
 impl DmaPool for QemuDevice {
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         let window = self.memory.take(pages).ok_or(DmaError::NoMemory)?;
-        let at = self.domain.reserve(window.len() as u64)?;
+        let at = self.domain.reserve(&window, DmaRights::ReadWrite)?;
         self.domain.map(at, &window, DmaRights::ReadWrite)?;
         Ok(DriverMemory::from_pool(window, at))
     }

@@ -171,7 +171,8 @@ impl Domain {
 }
 
 impl DmaSpace for Domain {
-    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
+    fn reserve(&mut self, memory: &Window, _: DmaRights) -> Result<Iova, DmaError> {
+        let len = memory.len() as u64;
         if len == 0 || !len.is_multiple_of(PAGE as u64) {
             return Err(DmaError::BadRange);
         }

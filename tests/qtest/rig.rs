@@ -76,7 +76,7 @@ impl Rig {
         let mut controller = Controller::new(Box::new(device), 0, options);
         let window = machine.memory.take(BYTES as usize / PAGE).unwrap();
         let dma = controller.device().dma();
-        let iova = dma.reserve(BYTES).unwrap();
+        let iova = dma.reserve(&window, DmaRights::ReadWrite).unwrap();
         dma.map(iova, &window, DmaRights::ReadWrite).unwrap();
         let region = Region {
             guest: GUEST,

@@ -66,8 +66,8 @@ impl Registers for TestDevice {
 }
 
 impl DmaSpace for TestDevice {
-    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
-        let at = self.soft.dma().reserve(len)?;
+    fn reserve(&mut self, memory: &Window, rights: DmaRights) -> Result<Iova, DmaError> {
+        let at = self.soft.dma().reserve(memory, rights)?;
         self.knobs.mapped.lock().unwrap().insert(at.0, 0);
         Ok(at)
     }

@@ -98,8 +98,8 @@ impl Registers for SoftDevice {
 }
 
 impl DmaSpace for SoftDevice {
-    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
-        self.shared.world.lock().space.reserve(len)
+    fn reserve(&mut self, memory: &Window, _: DmaRights) -> Result<Iova, DmaError> {
+        self.shared.world.lock().space.reserve(memory.len() as u64)
     }
 
     fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {

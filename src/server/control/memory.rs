@@ -279,7 +279,7 @@ fn map_step(mapping: &mut Mapping, dma: &mut dyn nvme_platform::DmaSpace) -> Res
     let len = pages.len();
     let at = match mapping.at {
         Some(at) => at,
-        None => *mapping.at.insert(dma.reserve(len as u64)?),
+        None => *mapping.at.insert(dma.reserve(pages, mapping.rights)?),
     };
     let step = MAP_STEP.min(len - mapping.done);
     let part = pages.sub(mapping.done, step).map_err(|_| DmaError::BadRange)?;

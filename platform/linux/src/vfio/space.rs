@@ -103,8 +103,9 @@ fn raise_lock_limit() -> Option<u64> {
 }
 
 impl DmaSpace for Space {
-    fn reserve(&mut self, len: u64) -> Result<Iova, DmaError> {
+    fn reserve(&mut self, memory: &Window, _: DmaRights) -> Result<Iova, DmaError> {
         self.container()?;
+        let len = memory.len() as u64;
         if len == 0 || !len.is_multiple_of(PAGE_BYTES) {
             return Err(DmaError::BadRange);
         }
@@ -194,7 +195,7 @@ impl DmaPool for Space {
             return Ok(memory);
         }
         let window = anonymous(len).map_err(|_| DmaError::NoMemory)?;
-        let at = self.reserve(len as u64)?;
+        let at = self.reserve(&window, DmaRights::ReadWrite)?;
         if let Err(why) = self.map(at, &window, DmaRights::ReadWrite) {
             let _ = self.unmap(at, len as u64);
             return Err(why);

@@ -132,7 +132,7 @@ fn what_is_not_mapped_faults_and_is_counted() {
 #[test]
 fn a_transfer_runs_over_neighbouring_mappings_of_one_reservation_only() {
     let (mut rig, mut pair, disk) = rig(config());
-    let at = rig.device.reserve(3 * 4096).unwrap();
+    let at = rig.device.reserve(&nvme_mem::heap(3 * 4096).unwrap(), DmaRights::ReadWrite).unwrap();
     let parts: Vec<Window> = (0..2).map(|_| nvme_mem::heap(4096).unwrap()).collect();
     for (i, part) in parts.iter().enumerate() {
         rig.device.map(Iova(at.0 + i as u64 * 4096), part, DmaRights::ReadWrite).unwrap();

@@ -162,7 +162,7 @@ impl Rig {
     /// Memory of a client, mapped.
     pub(crate) fn client(&mut self, pages: usize, rights: DmaRights) -> (u64, Window) {
         let window = nvme_mem::heap(pages * 4096).unwrap();
-        let at = self.device.reserve(pages as u64 * 4096).unwrap();
+        let at = self.device.reserve(&window, rights).unwrap();
         self.device.map(at, &window, rights).unwrap();
         (at.0, window)
     }

@@ -111,8 +111,9 @@ fn what_is_mapped_while_an_engine_runs_is_there_for_the_next_command() {
     });
     let mut ranges = Vec::new();
     for _ in 0..200 {
-        let at = rig.device.reserve(4096).unwrap();
-        rig.device.map(at, &nvme_mem::heap(4096).unwrap(), DmaRights::ReadWrite).unwrap();
+        let page = nvme_mem::heap(4096).unwrap();
+        let at = rig.device.reserve(&page, DmaRights::ReadWrite).unwrap();
+        rig.device.map(at, &page, DmaRights::ReadWrite).unwrap();
         to.send(at.0).unwrap();
         ranges.push(at);
     }
