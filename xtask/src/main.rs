@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 #[path = "../../tests/machine/mod.rs"]
+#[expect(dead_code, reason = "the tests with virtual machines use more of it")]
 mod machine;
 mod quickstart;
 mod test;

@@ -1,0 +1,147 @@
+//! The virtual machine of `cargo xtask vm` and `cargo xtask bench --vm`: a Debian kernel, QEMU's NVMe controllers behind an
+//! IOMMU, this build's programs, and this machine's `/usr`, which may only be read.
+//!
+//! ```text
+//! let plan = Plan::new("vm", &folder, &["nvme-drv", "nvme-ctl"])?;
+//! let plan = plan.controller("nvme0", "1234", "addr=04.0").namespace("nvme0", 1, 64 << 20, 512)?;
+//! let mut guest = plan.launch()?;
+//! guest.run("nvme-ctl bind 0000:00:04.0");
+//! ```
+
+use std::error::Error;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::machine::archive::{self, Archive};
+use crate::machine::console::Machine;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What has to be installed, and is not seen by its absence later.
+const PROGRAMS: [&str; 2] = ["qemu-system-x86_64", "fio"];
+/// VFIO, the kernel's own NVMe driver, a file system, and what gives the machine its `/usr`.
+const MODULES: [&str; 7] =
+    ["vfio-pci", "vfio_iommu_type1", "nvme", "ext4", "virtio_pci", "9pnet_virtio", "9p"];
+
+/// Until the kernel has `@COUNT@` disks; then the host's programs, beside those of the initramfs.
+const FIRST: &str = r#"for i in $(seq 400); do [ $(ls /dev/nvme*n* 2>/dev/null | wc -l) = @COUNT@ ] && break; sleep 0.05; done
+mkdir -p /usr
+mount -t 9p -o trans=virtio,ro,cache=loose,msize=512000 usr /usr
+for i in lib lib64 sbin; do [ -e /$i ] || ln -s usr/$i /$i; done
+ln -s /usr/bin/bash /bin/bash
+export PATH=/opt/bin:/bin:/usr/bin:/usr/sbin"#;
+
+/// The folder of programs that cargo built with `packages`, in this program's profile or in release mode.
+pub(crate) fn build(packages: &[&str], release: bool) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(crate::root()).args(["build", "--quiet", "--bins"]);
+    for package in packages {
+        command.args(["-p", package]);
+    }
+    if release {
+        command.arg("--release");
+    }
+    if !command.status()?.success() {
+        return Err("the build failed".into());
+    }
+    // This program lies in a profile's folder, where cargo puts the others.
+    let own = std::env::current_exe()?;
+    let folder = own.parent().ok_or("no folder of programs")?;
+    Ok(if release { folder.with_file_name("release") } else { folder.to_path_buf() })
+}
+
+/// What a machine is to be.
+pub(crate) struct Plan {
+    name: &'static str,
+    dir: tempfile::TempDir,
+    kernel: (String, PathBuf),
+    initramfs: Archive,
+    qemu: Command,
+    namespaces: usize,
+    words: String,
+}
+
+impl Plan {
+    /// A machine with two processors and an IOMMU, and with `programs` out of `folder`. Says what is not installed.
+    pub(crate) fn new(name: &'static str, folder: &Path, programs: &[&str]) -> Result<Self> {
+        let missing: Vec<_> = PROGRAMS.into_iter().filter(|program| !installed(program)).collect();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            return Err(format!("missing: {missing}; .ci/install-packages installs what is needed").into());
+        }
+        let dir = tempfile::tempdir()?;
+        let kernel = archive::kernel(dir.path())?;
+        let mut initramfs = Archive::default();
+        initramfs.modules(&kernel.0, &MODULES)?;
+        for name in programs {
+            // Without symbols: all of it is unpacked into memory.
+            let small = dir.path().join(name);
+            let strip = Command::new("strip").arg("-o").arg(&small).arg(folder.join(name)).status()?;
+            if !strip.success() {
+                return Err(format!("strip {name}: {strip}").into());
+            }
+            initramfs.copy(&small, &format!("opt/bin/{name}"))?;
+        }
+        for file in ["etc/ld.so.cache", "etc/mke2fs.conf"] {
+            initramfs.copy(&Path::new("/").join(file), file)?;
+        }
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-M", "q35,kernel-irqchip=split", "-m", "768M", "-smp", "2", "-vga", "none"]);
+        qemu.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+        qemu.args(["-fsdev", "local,id=usr,path=/usr,security_model=none,readonly=on"]);
+        qemu.args(["-device", "virtio-9p-pci,fsdev=usr,mount_tag=usr,addr=03.0"]);
+        let words = "intel_iommu=on".to_owned();
+        Ok(Self { name, dir, kernel, initramfs, qemu, namespaces: 0, words })
+    }
+
+    /// More arguments for QEMU: devices and what they need.
+    pub(crate) fn qemu(mut self, arguments: &[&str]) -> Self {
+        self.qemu.args(arguments);
+        self
+    }
+
+    /// A controller: QEMU's name for it, its serial number, and what else QEMU shall know, as `addr=04.0`.
+    pub(crate) fn controller(mut self, id: &str, serial: &str, more: &str) -> Self {
+        self.qemu.args(["-device", &format!("nvme,id={id},serial={serial},{more}")]);
+        self
+    }
+
+    /// A namespace of a controller, empty, of `bytes` in blocks of `block`.
+    pub(crate) fn namespace(mut self, controller: &str, nsid: u32, bytes: u64, block: u32) -> Result<Self> {
+        let id = format!("{controller}n{nsid}");
+        let path = self.dir.path().join(&id);
+        File::create(&path)?.set_len(bytes)?;
+        // Without the host's cache flushes: nothing here outlives the machine.
+        let drive = format!("file={},if=none,id={id},format=raw,cache=unsafe", path.display());
+        let blocks = format!("logical_block_size={block},physical_block_size={block}");
+        let device = format!("nvme-ns,drive={id},bus={controller},nsid={nsid},{blocks}");
+        self.qemu.args(["-drive", &drive, "-device", &device]);
+        self.namespaces += 1;
+        Ok(self)
+    }
+
+    /// The kernel's version.
+    pub(crate) fn version(&self) -> &str {
+        &self.kernel.0
+    }
+
+    /// Boots it, and waits for its shell.
+    pub(crate) fn launch(mut self) -> Result<Machine> {
+        self.initramfs.shell(&FIRST.replace("@COUNT@", &self.namespaces.to_string()))?;
+        let initramfs = self.dir.path().join("initramfs");
+        std::fs::write(&initramfs, self.initramfs.finish())?;
+        let vmlinux = self.kernel.1;
+        let kernel = (vmlinux.as_path(), initramfs.as_path());
+        // The disks are files there.
+        let held = Some(Box::new(self.dir) as Box<dyn std::any::Any>);
+        Ok(Machine::launch(self.name, self.qemu, kernel, &self.words, Stdio::null(), held))
+    }
+}
+
+fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).any(|folder| folder.join(program).is_file())
+}
