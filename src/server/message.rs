@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use nvme_platform::{Notify, Time};
+use nvme_policy::Grant;
 use nvme_session::memory::MemoryTable;
 use nvme_session::queue::BlkQueue;
 use nvme_session::virtqueue::Broken;
@@ -51,6 +52,8 @@ pub enum ToWorker {
     SetTable(NewTable),
     /// The session's cache mode is write-back, or write-through.
     SetWriteBack(SessionKey, bool),
+    /// The session holds this from now on: what it held, and more.
+    SetGrant(SessionKey, Grant),
     /// Break the session's virtqueues: its memory vanished.
     Break(SessionKey, Broken),
     /// The session's device is lost: end what it asks with an error from now on.

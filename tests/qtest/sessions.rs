@@ -106,7 +106,12 @@ fn a_namespace_that_goes_is_lost_to_its_session_alone_and_can_be_had_again_when_
     let mut rival = Rival::new(server.machine.device(1));
     rival.attach(2, false);
     server.expect("the loss", |e| matches!(e, Event::Lost(key) if *key == goes.key));
-    assert!(matches!(server.create(&["device=qtest 0:n2"]), Err(CreateError::NoDevice(_))));
+    server.expect("the news", |e| matches!(e, Event::ConfigChanged(key) if *key == goes.key));
+    // The other's table is read again first.
+    server.until("an answer", |server| match server.create(&["device=qtest 0:n2"]) {
+        Err(CreateError::Scanning) => false,
+        other => matches!(other, Err(CreateError::NoDevice(_))) || panic!("{other:?}"),
+    });
     server.ask_writes(&mut stays, 8, 1);
     server.answered(&mut stays, 8);
     assert!((0..8).all(|slot| stays.status(0, slot) == OK));

@@ -6,7 +6,7 @@ use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};
 
 use crate::client::Client;
-use crate::client::{FLUSH, IN, IOERR, OK};
+use crate::client::{FLUSH, IN, IOERR, OK, OUT};
 use crate::rig::{Rig, SECOND, medium};
 
 fn sectors(rig: &Rig, nsid: u32) -> Option<u64> {
@@ -39,8 +39,115 @@ fn a_namespace_that_appears_can_be_had_and_one_that_goes_is_lost_to_its_session_
     rig.serves(&mut c, 0, 5);
 }
 
+fn capacity(rig: &Rig, client: &Client) -> u64 {
+    let mut bytes = [0; 8];
+    rig.control.session(client.key).unwrap().read_config(0, &mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+fn told(rig: &mut Rig, client: &Client) {
+    rig.expect("the news", |e| matches!(e, Event::ConfigChanged(key) if *key == client.key));
+}
+
+/// One controller whose namespace has so many MiB of the eight that its medium has.
+fn small(mib: u64) -> Rig {
+    let mut rig = Rig::new(1);
+    assert!(rig.handles[0].resize(1, mib << 20));
+    grown(&mut rig, mib);
+    rig
+}
+
+/// Waits until the namespace is known to have so many MiB, and can be had.
+fn grown(rig: &mut Rig, mib: u64) {
+    rig.until("the new size", |rig| sectors(rig, 1) == Some(mib << 11));
+    rig.step();
+}
+
 #[test]
-fn a_namespace_that_changes_its_size_keeps_its_session_s_extent() {
+fn a_namespace_that_grows_is_told_to_its_client_who_has_all_of_it_from_then_on() {
+    let mut rig = small(4);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.start(&mut a).unwrap();
+    assert_eq!(capacity(&rig, &a), 4 << 11);
+    for queue in 0..2 {
+        a.ask(queue, 9, OUT, 4 << 11, Client::place(9), 4096);
+        assert_eq!(rig.status(&mut a, queue, 9), IOERR, "behind the end");
+    }
+    // In mid-I/O.
+    rig.inject(Queue::AnyIo, 0x01, When::First(2), Action::Delay(2 * SECOND));
+    rig.ask_writes(&mut a, 0, 0..4, 1);
+    assert!(rig.handles[0].resize(1, 8 << 20));
+    told(&mut rig, &a);
+    assert_eq!(capacity(&rig, &a), 8 << 11);
+    rig.answered(&mut a, 0, vec![0, 1, 2, 3]);
+    assert!((0..4).all(|slot| a.status(0, slot) == OK));
+    // The queues that ran have it, and one that starts later.
+    rig.start(&mut a).unwrap();
+    for queue in 0..3 {
+        a.ask(queue, 9, OUT, (8 << 11) - 8, Client::place(9), 4096);
+        assert_eq!(rig.status(&mut a, queue, 9), OK);
+        a.ask(queue, 9, IN, 8 << 11, Client::place(9), 512);
+        assert_eq!(rig.status(&mut a, queue, 9), IOERR, "behind the new end");
+    }
+    assert!(!rig.lost(&a) && !rig.said(|e| matches!(e, Event::ConfigChanged(_))), "told once");
+    rig.check_writes(&mut a, 0, 0..4, 1);
+    grown(&mut rig, 8);
+    assert!(matches!(rig.create(&["device=d0:n1", "read-only"]), Err(CreateError::InUse { .. })));
+}
+
+#[test]
+fn a_queue_that_waits_for_its_pair_grows_with_its_namespace() {
+    let mut rig = small(4);
+    let mut a = rig.registered(&["device=d0:n1"]);
+    rig.inject(Queue::Admin, 0x05, When::First(1), Action::Delay(5 * SECOND));
+    rig.start(&mut a).unwrap();
+    rig.step();
+    assert!(rig.handles[0].resize(1, 8 << 20));
+    told(&mut rig, &a);
+    a.ask(0, 9, IN, (8 << 11) - 8, Client::place(9), 4096);
+    assert_eq!(rig.status(&mut a, 0, 9), OK);
+}
+
+#[test]
+fn a_namespace_that_grew_during_a_reset_is_told_after_it() {
+    let mut rig = small(4);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.faults(0).stick_ready(Some(false));
+    rig.handles[0].raise_fatal();
+    rig.pass_time(SECOND / 10);
+    assert!(rig.handles[0].resize(1, 8 << 20));
+    rig.faults(0).stick_ready(None);
+    told(&mut rig, &a);
+    a.ask(0, 9, IN, (8 << 11) - 8, Client::place(9), 4096);
+    assert_eq!(rig.status(&mut a, 0, 9), OK);
+    rig.serves(&mut a, 0, 3);
+}
+
+#[test]
+fn nothing_is_granted_on_a_namespace_that_changed_before_its_table_is_read_again() {
+    let mut rig = small(4);
+    let a = rig.client(&["device=d0:n1", "read-only"]);
+    rig.inject(Queue::AnyIo, 0x02, When::First(1), Action::Delay(2 * SECOND));
+    assert!(rig.handles[0].resize(1, 8 << 20));
+    told(&mut rig, &a);
+    assert!(matches!(rig.create(&["device=d0:n1", "read-only"]), Err(CreateError::Scanning)));
+    rig.pass_time(3 * SECOND);
+    let b = rig.client(&["device=d0:n1", "read-only"]);
+    assert_eq!((capacity(&rig, &a), capacity(&rig, &b)), (8 << 11, 8 << 11));
+}
+
+#[test]
+fn a_device_that_is_lost_has_no_sectors_any_more_and_its_client_is_told() {
+    let mut rig = Rig::new(1);
+    let a = rig.client(&["device=d0:n1"]);
+    rig.handles[0].vanish();
+    told(&mut rig, &a);
+    assert!(rig.lost(&a));
+    assert_eq!(capacity(&rig, &a), 0);
+}
+
+#[test]
+fn a_namespace_that_shrinks_keeps_its_session_s_extent() {
     let mut rig = Rig::new(1);
     let mut a = rig.client(&["device=d0:n1"]);
     let extent = *rig.control.session(a.key).unwrap().minted().grant().extent();

@@ -104,6 +104,14 @@ impl ConfigSpace {
         }
     }
 
+    /// The same with a capacity of nothing.
+    #[must_use]
+    pub fn empty(mut self) -> Self {
+        let len = size_of::<U64>();
+        self.bytes.iter_mut().take(len).for_each(|byte| *byte = 0);
+        self
+    }
+
     /// The same in that cache mode; true: write-back.
     #[must_use]
     pub fn with_write_back(mut self, on: bool) -> Self {

@@ -58,6 +58,11 @@ impl Offer {
         self.features
     }
 
+    /// Its device is gone: from now on it has no sectors. (Some front-ends tell their driver of nothing but the capacity.)
+    pub fn lose(&mut self) {
+        self.config = self.config.clone().empty();
+    }
+
     /// The configuration space in that cache mode; true: write-back.
     pub fn config_space(&self, write_back: bool) -> ConfigSpace {
         self.config.clone().with_write_back(write_back)
@@ -147,5 +152,15 @@ mod tests {
             offer.config_space(on).read(u64::from(ConfigSpace::WRITEBACK), &mut byte);
             assert_eq!(byte, [u8::from(on)]);
         }
+    }
+
+    #[test]
+    fn a_device_that_is_gone_has_no_sectors_and_is_otherwise_what_it_was() {
+        let mut offer = Offer::linux(&grant(Access::ReadWrite), &LIMITS, 1);
+        let (features, before) = (offer.features(), *offer.config_space(true).bytes());
+        offer.lose();
+        let after = *offer.config_space(true).bytes();
+        assert_eq!((u64::from_le_bytes(before[..8].try_into().unwrap()), &after[..8]), (64, &[0; 8][..]));
+        assert_eq!((offer.features(), &after[8..]), (features, &before[8..]));
     }
 }

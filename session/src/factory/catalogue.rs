@@ -68,6 +68,11 @@ impl Minted {
     pub fn device(&self) -> &str {
         &self.device
     }
+
+    /// It holds more from now on: what [`Catalogue::keep_namespaces`] answered for it.
+    pub fn grow(&mut self, grant: Grant) {
+        self.grant = grant;
+    }
 }
 
 /// What is to be done after a session ended.
@@ -96,6 +101,8 @@ struct Live {
     extent: Extent,
     access: Access,
     reservation: Option<ReservationId>,
+    /// Whether it has a whole namespace, and not a partition of it.
+    whole: bool,
     /// Whether it can write what a scan reads.
     rewrites: bool,
 }
@@ -185,15 +192,60 @@ impl Catalogue {
         self.bind();
     }
 
-    /// The controller has these namespaces and no others any more.
-    pub fn keep_namespaces(&mut self, controller: u16, present: &[Namespace]) {
-        self.disks.retain(|n| n.controller != controller || present.contains(&n));
+    /// The controller has these namespaces (whole extents) and no others any more; their tables are to be read again, and
+    /// nothing is granted there before. Whoever has a whole namespace that has grown has all of it from now on: the
+    /// sessions of which that is so, with what they hold now.
+    pub fn keep_namespaces(&mut self, controller: u16, present: &[Extent]) -> Vec<(SessionId, Grant)> {
+        let is_there = |n: Namespace| present.iter().any(|e| e.namespace() == n);
+        self.disks.retain(|n| n.controller != controller || is_there(n));
         // Whoever reserved what is gone waits for it to appear.
         for reserved in &mut self.reserved {
             let gone = |e: &Extent| self.disks.get(e.namespace()).is_none();
             if reserved.extent.as_ref().is_some_and(gone) {
                 reserved.extent = None;
             }
+        }
+        let mut grown = Vec::new();
+        for extent in present {
+            if let Some(disk) = self.disks.get_mut(extent.namespace()) {
+                disk.stale = true;
+                self.follow(extent, &mut grown);
+            }
+        }
+        grown
+    }
+
+    /// Lets those who have a whole namespace grow with it. Nobody else can have had what is new of it, but for one case:
+    /// it shrank before, and somebody still holds a part that lay behind its end.
+    fn follow(&mut self, whole: &Extent, grown: &mut Vec<(SessionId, Grant)>) {
+        for at in 0..self.live.len() {
+            let Some(live) = self.live.get(at) else { return };
+            let (id, access) = (live.id, live.access);
+            let others = self.claims().filter(|h| h.session != Some(id));
+            if live.whole && grows(&live.extent, whole) && is_free(others, whole, access) {
+                grown.push((id, Grant::new(*whole, access)));
+                if let Some(live) = self.live.get_mut(at) {
+                    live.extent = *whole;
+                }
+            }
+        }
+        for at in 0..self.reserved.len() {
+            let id = Some(ReservationId(at));
+            let Some(reserved) = self.reserved.get(at) else { return };
+            let access = reserved.policy.access();
+            let is_whole = reserved.home.as_ref().is_some_and(|h| h.part.is_none());
+            let others = self.claims().filter(|h| h.reservation != id);
+            if is_whole
+                && reserved.extent.is_some_and(|e| grows(&e, whole))
+                && is_free(others, whole, access)
+                && let Some(reserved) = self.reserved.get_mut(at)
+            {
+                reserved.extent = Some(*whole);
+            }
+        }
+        // A session that did not reach the end of the namespace may do so now that this is nearer.
+        for live in self.live.iter_mut().filter(|l| l.extent.namespace() == whole.namespace()) {
+            live.rewrites |= live.access == Access::ReadWrite && reaches_table(&live.extent, whole);
         }
     }
 
@@ -213,8 +265,8 @@ impl Catalogue {
         }
         let device = self.resolve(policy.device())?;
         self.may(&device, policy.access(), None)?;
-        let extent = device.extent();
-        self.mint(extent, policy.access(), None)
+        let (extent, whole) = (device.extent(), device.part.is_none());
+        self.mint(extent, whole, policy.access(), None)
     }
 
     /// Reserves a static client's device before any dynamic client is served. One that is absent, or not scanned yet, is
@@ -262,7 +314,8 @@ impl Catalogue {
                     refused = CreateError::InUse { device: self.name_of(&live.extent), readable: false };
                 }
                 (None, Some(extent)) => {
-                    return self.mint(extent, policy.access(), Some(id));
+                    let whole = reserved.home.as_ref().is_some_and(|h| h.part.is_none());
+                    return self.mint(extent, whole, policy.access(), Some(id));
                 }
                 // It has no device, so there is something to say.
                 (None, None) => refused = self.is_present(id).err().unwrap_or(CreateError::Scanning),
@@ -429,15 +482,13 @@ impl Catalogue {
     fn mint(
         &mut self,
         extent: Extent,
+        whole: bool,
         access: Access,
         reservation: Option<ReservationId>,
     ) -> Result<Minted, CreateError> {
         let found = self.device_at(&extent).filter(|d| !d.disk.stale);
         let Some(device) = found else { return Err(CreateError::Scanning) };
-        // Tables lie at both ends of a namespace.
-        let whole = device.disk.entry.extent();
-        let reaches = extent.first() == 0 || extent.first() + extent.blocks() >= whole.blocks();
-        let rewrites = access == Access::ReadWrite && (device.part.is_none() || reaches);
+        let rewrites = access == Access::ReadWrite && reaches_table(&extent, device.disk.entry.extent());
         let minted = Minted {
             session: SessionId(self.next),
             grant: Grant::new(extent, access),
@@ -446,7 +497,25 @@ impl Catalogue {
             device: device.own_name(),
         };
         self.next += 1;
-        self.live.push(Live { id: minted.session, extent, access, reservation, rewrites });
+        self.live.push(Live { id: minted.session, extent, access, reservation, whole, rewrites });
         Ok(minted)
     }
+}
+
+/// Whether the namespace is now `whole`, and longer than `extent`, which was all of it.
+fn grows(extent: &Extent, whole: &Extent) -> bool {
+    extent.namespace() == whole.namespace()
+        && extent.block_size() == whole.block_size()
+        && extent.blocks() < whole.blocks()
+}
+
+/// Whether a place that these have, with what they do there, leaves it to somebody with that access.
+fn is_free(mut holders: impl Iterator<Item = Holder>, extent: &Extent, access: Access) -> bool {
+    let readers = |h: &Holder| access == Access::ReadOnly && h.access == Access::ReadOnly;
+    holders.all(|h| readers(&h) || !overlap(&h.extent, extent))
+}
+
+/// Whether a partition table may lie in it: they are at both ends of a namespace.
+fn reaches_table(extent: &Extent, whole: &Extent) -> bool {
+    extent.first() == 0 || extent.first() + extent.blocks() >= whole.blocks()
 }

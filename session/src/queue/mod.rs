@@ -22,6 +22,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
 use nvme_platform::{Window, debug};
+use nvme_policy::Grant;
 
 pub use config::{Direction, QueueConfig};
 use flight::{Ended, Flights};
@@ -265,6 +266,11 @@ impl BlkQueue {
     pub fn set_write_back(&mut self, on: bool) {
         self.config.write_back = on;
         self.durable = !on || self.config.features & features::FLUSH == 0;
+    }
+
+    /// The session holds this from now on. What is in flight was confined by what it held before.
+    pub fn set_grant(&mut self, grant: Grant) {
+        self.config.grant = grant;
     }
 
     /// The available entry that will be taken next.

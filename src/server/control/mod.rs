@@ -76,8 +76,11 @@ pub enum Event {
     QueueStopped(SessionKey, u16, u16),
     /// A virtqueue is broken; its driver was told.
     QueueBroken(SessionKey, u16, nvme_session::virtqueue::Broken),
-    /// A session's device is lost for good.
+    /// A session's device is lost for good. Followed by [`ConfigChanged`](Self::ConfigChanged).
     Lost(SessionKey),
+    /// A session's configuration space says something else: its namespace grew, or it has none any more. The driver is
+    /// to be told in the transport's way; [`Session::read_config`] has what is new.
+    ConfigChanged(SessionKey),
     /// Nothing is left of a session's last client.
     Cleared(SessionKey),
     /// Nothing is left of a session.

@@ -9,7 +9,7 @@ use nvme_policy::{Access, Extent, Grant, Namespace};
 use nvme_session::factory::{NamespaceEntry, PartitionEntry};
 use nvme_session::memory::QuietBy;
 
-use super::super::message::PairId;
+use super::super::message::{PairId, SessionKey};
 use super::{Control, Event};
 use crate::disk::{ReadFailed, Scan, Step};
 use crate::nvme::{self, Controller, NamespaceInfo, QueueQuiet, ScanError};
@@ -207,10 +207,11 @@ impl Control {
     /// The list of namespaces is another one: read all tables again, and tell the clients.
     fn namespaces_changed(&mut self, at: usize) {
         let Some(unit) = self.units.get_mut(at) else { return };
-        unit.pending = unit.controller.namespaces().iter().map(NamespaceInfo::namespace).collect();
+        let present: alloc::vec::Vec<Extent> =
+            unit.controller.namespaces().iter().map(|n| n.extent).collect();
+        unit.pending = present.iter().map(Extent::namespace).collect();
         unit.scanning = None;
-        let present = unit.pending.iter().copied().collect::<alloc::vec::Vec<_>>();
-        self.catalogue.keep_namespaces(at as u16, &present);
+        let grown = self.catalogue.keep_namespaces(at as u16, &present);
         // With other blocks, what a session holds would be other bytes, and transfers would have other lengths.
         let same = |n: &NamespaceInfo, e: &Extent| {
             n.namespace() == e.namespace() && n.block_size() == e.block_size()
@@ -223,6 +224,9 @@ impl Control {
             self.sessions.iter().filter(|(_, s)| gone(s)).map(|(key, _)| *key).collect();
         for key in lost {
             self.lose_session(key);
+        }
+        for (session, grant) in grown {
+            self.session_grows(SessionKey(session.number()), grant);
         }
     }
 

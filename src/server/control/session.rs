@@ -8,8 +8,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use nvme_platform::{Notify, debug};
-use nvme_policy::Policy;
+use nvme_platform::{Notify, debug, info};
+use nvme_policy::{Grant, Policy};
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig, RegistryError};
 use nvme_session::factory::{CreateError, Minted};
@@ -200,10 +200,7 @@ impl Control {
     pub fn create(&mut self, policy: &Policy, is_static: bool) -> Result<SessionKey, CreateError> {
         let minted = if is_static { self.catalogue.claim(policy) } else { self.catalogue.create(policy) }?;
         let key = SessionKey(minted.session().number());
-        let offer = match self.config.direction {
-            Direction::AsFlagged => Offer::linux(minted.grant(), minted.limits(), self.config.queues),
-            Direction::ByRequest => Offer::l4re(minted.grant(), minted.limits()),
-        };
+        let offer = self.offer(&minted);
         let registry = Registry::new(RegistryConfig {
             ds_max: policy.ds_max(),
             memory_max: self.config.memory_max,
@@ -231,6 +228,36 @@ impl Control {
         );
         debug!("session {}: minted", key.0);
         Ok(key)
+    }
+
+    /// What a session's device offers.
+    fn offer(&self, minted: &Minted) -> Offer {
+        match self.config.direction {
+            Direction::AsFlagged => Offer::linux(minted.grant(), minted.limits(), self.config.queues),
+            Direction::ByRequest => Offer::l4re(minted.grant(), minted.limits()),
+        }
+    }
+
+    /// The namespace that a session has grew: it has all of it from now on. (What shrinks keeps its extent, and the
+    /// controller refuses what is behind the end.)
+    pub(super) fn session_grows(&mut self, key: SessionKey, grant: Grant) {
+        let Some(session) = self.sessions.get_mut(&key).filter(|s| !s.lost) else { return };
+        session.minted.grow(grant.clone());
+        let minted = session.minted.clone();
+        let offer = self.offer(&minted);
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        session.offer = offer;
+        let (worker, told) = (session.worker, session.at_worker());
+        for queue in session.queues.values_mut() {
+            if let QueueState::Waiting(queue, _) = queue {
+                queue.set_grant(grant.clone());
+            }
+        }
+        if told {
+            self.tell(worker, ToWorker::SetGrant(key, grant));
+        }
+        info!("session {}: {} has {} bytes now", key.0, minted.device(), minted.grant().extent().bytes());
+        self.events.push_back(Event::ConfigChanged(key));
     }
 
     /// The session, unless it is ending.

@@ -37,6 +37,11 @@ impl Worker {
                     queue.queue.set_write_back(on);
                 }
             }
+            ToWorker::SetGrant(session, grant) => {
+                for (_, queue) in self.queues.iter_mut().filter(|(_, q)| q.key.session == session) {
+                    queue.queue.set_grant(grant.clone());
+                }
+            }
             ToWorker::Break(session, why) => {
                 for token in self.tokens_of(session) {
                     self.break_queue(token, why);

@@ -260,13 +260,17 @@ impl Server {
             Event::Lost(key) => {
                 self.with_session(key, time, |client, _| {
                     log::error!("{}: its device is lost; its requests fail", client.name);
-                    if let Some(conn) = &mut client.conn {
-                        conn.connection.config_changed();
-                    }
                 });
                 if let Some(id) = self.by_session.get(&key).copied() {
                     self.end_if_away(id);
                 }
+            }
+            Event::ConfigChanged(key) => {
+                self.with_session(key, time, |client, _| {
+                    if let Some(conn) = &mut client.conn {
+                        conn.connection.config_changed();
+                    }
+                });
             }
             Event::Cleared(key) => {
                 let Some(id) = self.by_session.get(&key).copied() else { return };

@@ -98,11 +98,13 @@ impl Control {
         if !matches!(session.pair, SessionPair::Has(_)) {
             session.pair = SessionPair::None;
         }
+        session.offer.lose();
         let worker = session.worker;
         self.launch_queues(key);
         // It comes after the queues that were just launched, and there may be others.
         self.tell(worker, ToWorker::Fail(key));
         self.events.push_back(Event::Lost(key));
+        self.events.push_back(Event::ConfigChanged(key));
     }
 
     /// The session's memory cannot be proven free: it is kept, and the session is closed.
