@@ -1,0 +1,34 @@
+//! The L4Re home's server: what clients see of nvme-drv on L4Re.
+//!
+//! It is generic over the kernel ([`Kernel`]: real system calls in the program, a model in the tests), and plays both of the
+//! core's roles, control and worker, on one thread. Everything that arrives is a message to an object of ours; its label says
+//! which ([`label`](crate::interrupt_label)).
+//!
+//! * [`Server`]: the loop. It looks at messages between passes, polls as long as that pays, and sleeps in a receive.
+//! * [`Hardware`]: what the program found on the vbus. [`Tuning`]: bounds. [`StartError`]: why it does not start.
+//! * [`Output`]: lines for the operator.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod hardware;
+#[expect(dead_code, reason = "sessions are not served yet")]
+mod label;
+mod output;
+mod polling;
+#[expect(dead_code, reason = "sessions are not served yet")]
+mod server;
+mod start;
+
+pub use hardware::{Controller, Hardware, Interrupt, interrupt_label};
+pub use output::{Level, Output};
+pub use server::Server;
+pub use start::{StartError, Tuning};
+
+use nvme_l4re::kernel::{Capabilities, Dataspaces, Ipc, Objects};
+
+/// All that the server asks of the kernel and of L4Re's basic services.
+pub trait Kernel: Ipc + Capabilities + Objects + Dataspaces {}
+
+impl<K: Ipc + Capabilities + Objects + Dataspaces> Kernel for K {}
