@@ -1,0 +1,162 @@
+//! Messages: calls of other tasks wait in the order in which they came, behind gates that are served.
+
+use alloc::vec::Vec;
+
+use nvme_platform::Time;
+
+use super::{Id, Model, Object, Ready, TaskCap, World};
+use crate::kernel::{HandOut, Incoming, Ipc, Message, Reply, WORDS_MAX};
+
+/// A call, by number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CallId(pub(super) u64);
+
+/// What a task says in a call.
+#[derive(Clone, Debug, Default)]
+pub struct Said {
+    /// The protocol in the tag.
+    pub protocol: i64,
+    /// The words; what is more than a message holds is cut.
+    pub words: Vec<u64>,
+    /// A capability of the task's, and whether it is sent with the right to write.
+    pub cap: Option<(TaskCap, bool)>,
+}
+
+/// What a call was answered with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// An answer.
+    Reply {
+        /// The label of its tag.
+        label: i64,
+        /// Its words.
+        words: Vec<u64>,
+        /// The capability that came with it.
+        cap: Option<TaskCap>,
+    },
+    /// There was none, and there will be none.
+    None,
+    /// The object is gone.
+    Gone,
+}
+
+pub(super) struct Call {
+    pub(super) from: Id,
+    pub(super) to: Id,
+    pub(super) special: bool,
+    pub(super) said: Said,
+    pub(super) answer: Option<Answer>,
+}
+
+impl Call {
+    pub(super) fn is_waiting(&self) -> bool {
+        self.answer.is_none()
+    }
+}
+
+impl World {
+    pub(super) fn anything_ready(&self) -> bool {
+        self.ready.iter().any(|ready| self.is_served(*ready))
+    }
+
+    fn is_served(&self, ready: Ready) -> bool {
+        match ready {
+            Ready::Irq(_) => true,
+            Ready::Call(call) => self.calls.get(&call.0).is_some_and(|call| self.label_of(call.to).is_some()),
+        }
+    }
+
+    pub(super) fn abort(&mut self, call: u64) {
+        self.ready.retain(|ready| *ready != Ready::Call(CallId(call)));
+        if let Some(call) = self.calls.get_mut(&call) {
+            call.answer = Some(Answer::Gone);
+        }
+        self.caller = self.caller.filter(|caller| caller.0 != call);
+    }
+
+    /// The answer reaches its caller, if that still waits.
+    fn answer(&mut self, reply: &Reply) {
+        let Some(caller) = self.caller.take() else { return };
+        let cap = reply.cap.map(|(cap, rights)| {
+            let mut slot = *self.slot(cap);
+            (slot.writable, slot.special) = match rights {
+                HandOut::Ro => (false, false),
+                HandOut::Rw => (slot.writable, false),
+                HandOut::Rwsd => (slot.writable, slot.special),
+            };
+            slot
+        });
+        let number = self.number();
+        let Some(call) = self.calls.get_mut(&caller.0).filter(|call| call.is_waiting()) else { return };
+        let from = call.from;
+        let sent = cap.map(|slot| slot.object);
+        let cap = cap.and_then(|slot| {
+            self.tasks.get_mut(&from)?.insert(number, slot);
+            Some(TaskCap(number))
+        });
+        call.answer = Some(Answer::Reply { label: reply.label, words: reply.words.to_vec(), cap });
+        if let Some(Object::Gate(gate)) = sent.and_then(|id| self.objects.get_mut(&id)) {
+            gate.sent = true;
+        }
+    }
+
+    fn take(&mut self, ready: Ready) -> Option<Incoming> {
+        let (to, special, said) = match ready {
+            Ready::Irq(id) => (id, false, None),
+            Ready::Call(call) => {
+                let number = call.0;
+                let call = self.calls.get(&number)?;
+                (call.to, call.special, Some((number, call.from, call.said.clone())))
+            }
+        };
+        let object = self.label_of(to)?;
+        let mut message = Message::default();
+        if let Some((number, from, said)) = said {
+            self.caller = Some(CallId(number));
+            message.protocol = said.protocol;
+            message.words = said.words.into_iter().take(WORDS_MAX).collect();
+            let sent = said.cap.and_then(|(cap, writable)| {
+                let slot = self.tasks.get(&from)?.get(&cap.0)?;
+                Some((slot.object, slot.writable && writable))
+            });
+            message.cap = sent.map(|(object, writable)| self.install(object, writable));
+        }
+        Some(Incoming { object, special, message })
+    }
+}
+
+impl Ipc for Model {
+    fn receive(&mut self, reply: Option<&Reply>, until: Option<Time>) -> Option<Incoming> {
+        let mut world = self.world();
+        world.asleep = None;
+        match reply {
+            Some(reply) => world.answer(reply),
+            None => {
+                if let Some(caller) = world.caller.take() {
+                    world.unanswered += 1;
+                    if let Some(call) = world.calls.get_mut(&caller.0) {
+                        call.answer = Some(Answer::None);
+                    }
+                }
+            }
+        }
+        // What is freed by the answer may be what was waited for.
+        world.collect();
+        let at = world.ready.iter().position(|ready| world.is_served(*ready));
+        let ready = at.and_then(|at| world.ready.remove(at));
+        match ready {
+            Some(ready) => world.take(ready),
+            None => {
+                let now = Time::from_nanos(world.now);
+                world.asleep = until.is_none_or(|until| until > now).then_some(until);
+                None
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        let mut world = self.world();
+        world.now += world.tick;
+        Time::from_nanos(world.now)
+    }
+}

@@ -1,0 +1,158 @@
+//! Another task, as the test plays it.
+
+use alloc::collections::BTreeMap;
+
+use nvme_platform::{PAGE, Window};
+
+use super::dataspaces::{Dataspace, Kind};
+use super::ipc::{Answer, Call, CallId, Said};
+use super::objects::{Gate, Irq, Slot};
+use super::{Id, Model, Object, Ready};
+
+/// A capability of a task's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct TaskCap(pub(super) u64);
+
+/// A task. It goes on living when this is dropped, until it [dies](Task::die).
+pub struct Task {
+    model: Model,
+    id: Id,
+}
+
+impl Task {
+    pub(super) fn new(model: Model, id: Id) -> Self {
+        Self { model, id }
+    }
+
+    fn hold(&self, object: Id, writable: bool, special: bool) -> TaskCap {
+        let mut world = self.model.world();
+        let number = world.number();
+        let held = world.tasks.entry(self.id).or_default();
+        held.insert(number, Slot { object, writable, special });
+        TaskCap(number)
+    }
+
+    fn held(&self, cap: TaskCap) -> Slot {
+        let world = self.model.world();
+        let slot = world.tasks.get(&self.id).and_then(|held: &BTreeMap<u64, Slot>| held.get(&cap.0));
+        *slot.expect("a capability of the task's own")
+    }
+
+    fn make(&self, object: Object) -> TaskCap {
+        let id = self.model.world().make(object);
+        self.hold(id, true, true)
+    }
+
+    /// A gate that the task under test may serve, and knows by that name.
+    pub fn channel(&self, name: &str) -> TaskCap {
+        let cap = self.make(Object::Gate(Gate { label: None, own: false, sent: false }));
+        self.model.name(name, self.held(cap).object);
+        cap
+    }
+
+    /// A dataspace of its own.
+    pub fn dataspace(&self, kind: Kind, len: usize) -> TaskCap {
+        let memory = nvme_mem::heap(len.next_multiple_of(PAGE)).expect("memory");
+        self.make(Object::Dataspace(Dataspace { kind, memory }))
+    }
+
+    /// Lets the task under test know one of its capabilities by a name: it trusts it then.
+    pub fn trust(&self, name: &str, cap: TaskCap) {
+        let object = self.held(cap).object;
+        self.model.name(name, object);
+        self.model.world().own.push(object);
+    }
+
+    /// An interrupt of its own.
+    pub fn irq(&self) -> TaskCap {
+        self.make(Object::Irq(Irq { label: None, raised: 0 }))
+    }
+
+    /// Some other object.
+    pub fn other(&self) -> TaskCap {
+        self.make(Object::Other)
+    }
+
+    /// The same capability without the S right.
+    pub fn weaker(&self, cap: TaskCap) -> TaskCap {
+        let slot = self.held(cap);
+        self.hold(slot.object, slot.writable, false)
+    }
+
+    /// Gives another task what it has.
+    pub fn give(&self, cap: TaskCap, to: &Task) -> TaskCap {
+        let slot = self.held(cap);
+        to.hold(slot.object, slot.writable, slot.special)
+    }
+
+    /// Maps a dataspace.
+    pub fn window(&self, cap: TaskCap) -> Window {
+        let id = self.held(cap).object;
+        match self.model.world().objects.get(&id) {
+            Some(Object::Dataspace(found)) => found.memory.clone(),
+            _ => panic!("no dataspace"),
+        }
+    }
+
+    /// Calls an object. The answer comes when the task under test gives it.
+    pub fn call(&self, cap: TaskCap, said: Said) -> CallId {
+        let slot = self.held(cap);
+        let mut world = self.model.world();
+        let number = world.number();
+        let there = world.objects.contains_key(&slot.object);
+        let answer = (!there).then_some(Answer::Gone);
+        let call = Call { from: self.id, to: slot.object, special: slot.special, said, answer };
+        world.calls.insert(number, call);
+        if there {
+            world.ready.push_back(Ready::Call(CallId(number)));
+        }
+        CallId(number)
+    }
+
+    /// The answer to a call, if it was given.
+    pub fn answer(&self, call: CallId) -> Option<Answer> {
+        self.model.world().calls.get(&call.0).and_then(|call| call.answer.clone())
+    }
+
+    /// Raises an interrupt that it has.
+    pub fn trigger(&self, cap: TaskCap) {
+        let id = self.held(cap).object;
+        self.model.world().raise(id);
+    }
+
+    /// How often an interrupt of its own was raised.
+    pub fn raised(&self, cap: TaskCap) -> u64 {
+        let id = self.held(cap).object;
+        match self.model.world().objects.get(&id) {
+            Some(Object::Irq(irq)) => irq.raised,
+            _ => 0,
+        }
+    }
+
+    /// Gives a capability up.
+    pub fn release(&self, cap: TaskCap) {
+        let mut world = self.model.world();
+        if let Some(held) = world.tasks.get_mut(&self.id) {
+            held.remove(&cap.0);
+        }
+        world.collect();
+    }
+
+    /// Takes one of its objects away from everybody, as a memory server does when its client's account is closed.
+    pub fn destroy(&self, cap: TaskCap) {
+        let id = self.held(cap).object;
+        self.model.world().kill(id);
+    }
+
+    /// It is gone, with all that it held; what it had called is not answered any more.
+    pub fn die(self) {
+        let mut world = self.model.world();
+        world.tasks.remove(&self.id);
+        let calls = world.calls.iter().filter(|(_, call)| call.from == self.id && call.is_waiting());
+        let calls: alloc::vec::Vec<u64> = calls.map(|(number, _)| *number).collect();
+        for call in calls {
+            world.abort(call);
+        }
+        world.collect();
+    }
+}
