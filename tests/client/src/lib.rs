@@ -11,6 +11,7 @@
 //! | [`Client`] | all of it negotiated; `read`, `write`, `flush`, … | its parts are public |
 //! | [`Factory`] | `create` on the factory socket | any datagram |
 //! | [`bench`] | a load generator and what it measures | |
+//! | [`nbd`] | a device for programs that speak NBD | |
 //!
 //! Nothing here waits without a deadline ([`Error::Deadline`] names what did not come).
 
@@ -24,6 +25,7 @@ mod factory;
 mod frontend;
 mod memory;
 pub mod message;
+pub mod nbd;
 mod queue;
 mod ring;
 pub mod socket;
