@@ -17,7 +17,7 @@ use std::process::ExitCode;
 const HELP: &str = "\
 cargo xtask quickstart [IMAGE]  builds, and shows what a session can do and what it cannot
 cargo xtask test [WORD...]      runs every test; words go to the test programs
-cargo xtask vm                  runs the server on VFIO, in a virtual machine
+cargo xtask vm [PART...]        runs the server on VFIO, in a virtual machine
 cargo xtask bench               measures the server beside qemu-storage-daemon";
 
 fn main() -> ExitCode {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             "quickstart" => quickstart::quickstart(rest),
             "quickstart-client" => demo::client(rest),
             "test" => test::test(rest),
-            "vm" => vm::vm(),
+            "vm" => vm::vm(rest),
             "bench" => bench::bench(rest),
             _ => Err(HELP.into()),
         },

@@ -24,8 +24,8 @@ impl Bed {
         Self { guest, failed: 0 }
     }
 
-    /// Runs a command, whose status must be `status` and whose output must hold `text`.
-    pub(super) fn check(&mut self, what: &str, command: &str, status: i32, text: &str) {
+    /// Runs a command, whose status must be `status` and whose output must hold `text`; says whether it is so.
+    pub(super) fn check(&mut self, what: &str, command: &str, status: i32, text: &str) -> bool {
         let (got, output) = self.guest.attempt(command, WAIT);
         let good = got == status && output.contains(text);
         let last = output.trim().lines().last().unwrap_or_default().to_owned();
@@ -34,6 +34,7 @@ impl Bed {
             println!("       status {got}, not {status}; wanted {text:?} in:\n{output}");
             self.failed += 1;
         }
+        good
     }
 
     /// Starts a server. Its log is in `/tmp/log`.

@@ -19,7 +19,7 @@ use crate::machine::console::Machine;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What has to be installed, and is not seen by its absence later.
-const PROGRAMS: [&str; 2] = ["qemu-system-x86_64", "fio"];
+const PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "fio", "sgdisk", "lspci", "systemd-sysusers"];
 /// VFIO, the kernel's own NVMe driver, a file system, and what gives the machine its `/usr`.
 const MODULES: [&str; 7] =
     ["vfio-pci", "vfio_iommu_type1", "nvme", "ext4", "virtio_pci", "9pnet_virtio", "9p"];
@@ -99,6 +99,15 @@ impl Plan {
     /// More arguments for QEMU: devices and what they need.
     pub(crate) fn qemu(mut self, arguments: &[&str]) -> Self {
         self.qemu.args(arguments);
+        self
+    }
+
+    /// A file in the machine.
+    pub(crate) fn file(mut self, name: &str, content: &[u8]) -> Self {
+        if let Some((folder, _)) = name.rsplit_once('/') {
+            self.initramfs.dir(folder);
+        }
+        self.initramfs.file(name, content, true);
         self
     }
 
