@@ -96,7 +96,8 @@ fn build() -> Result<PathBuf> {
     Ok(own.parent().ok_or("no folder of programs")?.to_owned())
 }
 
-fn make_image(path: &Path) -> Result<()> {
+/// A disk with two partitions, `golden` and `scratch`, and a FAT file system on each.
+pub(crate) fn make_image(path: &Path) -> Result<()> {
     let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     file.set_len(IMAGE)?;
     let blocks = u32::try_from(IMAGE / 512 - 1)?;

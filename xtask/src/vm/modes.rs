@@ -1,46 +1,80 @@
-//! Binding, and every way to run the server.
+//! Binding, the quick start, and every way to run the server.
 
 use super::ADDRESS;
 use super::bed::{Bed, server};
 
-/// Ways to run the server, and what its log must say then.
-const MODES: [(&str, &str); 4] = [
-    ("", "MSI-X with 65 vectors"),
-    ("--nosgl", "MSI-X with 65 vectors"),
-    ("--nomsix", "INTx with 1 vectors"),
-    ("--nomsix --nomsi --nosgl --workers 2", "INTx with 1 vectors"),
+/// A way to run the server.
+struct Mode {
+    options: &'static str,
+    /// What its log must say then.
+    says: &'static str,
+    /// Whether segment lists go to the controller as SGLs where PRPs cannot express them.
+    sgl: bool,
+}
+
+const MODES: [Mode; 4] = [
+    Mode { options: "", says: "MSI-X with 65 vectors", sgl: true },
+    Mode { options: "--nosgl", says: "MSI-X with 65 vectors", sgl: false },
+    Mode { options: "--nomsix", says: "INTx with 1 vectors", sgl: true },
+    Mode { options: "--nomsix --nomsi --nosgl --workers 2", says: "INTx with 1 vectors", sgl: false },
 ];
 
 impl Bed {
-    /// From the kernel's driver to the server, in each way.
-    pub(super) fn modes(&mut self) {
-        let server = server();
+    /// From the kernel's driver to VFIO.
+    pub(super) fn binding(&mut self) {
         let bind = format!("nvme-ctl bind {ADDRESS}");
         let bound = format!("{ADDRESS} is not bound to vfio-pci (driver nvme); bind it: {bind}");
-        self.check("a controller of the kernel's is refused", &server, 1, &bound);
-        self.guest.run(&format!(
-            "D=/dev/$(ls -d /sys/bus/pci/devices/{ADDRESS}/nvme/nvme*/nvme*n1 | sed 's,.*/,,')"
-        ));
-        self.guest.run("mkfs.ext4 -q -F -O ^has_journal $D && mount -t ext4 $D /mnt");
+        self.check("a controller of the kernel's is refused", &server(), 1, &bound);
+        let disk = format!("ls -d /sys/bus/pci/devices/{ADDRESS}/nvme/nvme*/nvme*n1 | sed 's,.*/,,'");
+        self.guest.run(&format!("D=/dev/$({disk}) && mkfs.ext4 -q -F -O ^has_journal ${{D}}p2"));
+        self.guest.run("mount -t ext4 ${D}p2 /mnt");
         self.check("a controller in use is not bound", &bind, 1, "n1 is mounted");
         self.check("bind", &format!("umount /mnt && {bind}"), 0, "");
-        for (options, says) in MODES {
-            self.mode(&server, options, says);
+    }
+
+    /// `cargo xtask quickstart`, with its two partitions on this controller.
+    pub(super) fn quickstart(&mut self) {
+        self.bound();
+        let command = format!(
+            "nvme-ned -e 'vbus_nvme = \"pci:{ADDRESS}\"' -e 'client = {{ \"/opt/bin/xtask\", \"quickstart-client\" }}' \
+             --rom /opt/bin /src/quickstart.lua -- partlabel:golden partlabel:scratch >/tmp/quickstart; S=$?; \
+             cat /tmp/quickstart; (exit $S)"
+        );
+        if self.check("quick start", &command, 0, "writable session: still works") {
+            for says in [
+                "Hello from a file",
+                "refused: a write through the read-only session",
+                "is in use (-16)",
+                "refused: DMA to unregistered memory",
+                "refused: a dataspace that is not trusted",
+            ] {
+                self.check("quick start", &format!("grep -F '{says}' /tmp/quickstart"), 0, says);
+            }
         }
     }
 
-    fn mode(&mut self, server: &str, options: &str, says: &str) {
-        let name = if options.is_empty() { "usual" } else { options };
-        self.start(&format!("{server} {options}"));
-        for device in ["1234:n1", "1234:n2"] {
-            let command = format!("blkcheck /tmp/svr device={device}");
-            self.check(&format!("{name}, {device}"), &command, 0, "ok 1234:n");
+    /// The server in each way.
+    pub(super) fn modes(&mut self) {
+        self.bound();
+        for mode in MODES {
+            self.mode(&mode);
         }
-        let bench = "blkbench /tmp/svr --create device=1234:n1 --write --depth 32 --time 1 --plain";
-        self.check(&format!("{name}, writes, 32 deep"), bench, 0, "iops=");
+    }
+
+    fn mode(&mut self, mode: &Mode) {
+        let options = mode.options;
+        let name = if options.is_empty() { "usual" } else { options };
+        self.start(&format!("{} {options}", server()));
+        let [prp, sgl] = self.traced(|bed| {
+            let command = "blkcheck /tmp/svr device=partlabel:scratch --mib 4";
+            bed.check(&format!("{name}, blocks of 512"), command, 0, "ok ");
+        });
+        let found = format!("{prp} transfers by PRP, {sgl} by SGL");
+        self.note(prp > 0 && (sgl > 0) == mode.sgl, &format!("{name}, as QEMU sees it"), &found);
+        self.fio(&format!("{name}, blocks of 4096, fio"), "device=1234:n2", "16m");
         let unbind = format!("nvme-ctl unbind {ADDRESS}");
         self.check(&format!("{name}, unbind while served is refused"), &unbind, 1, "in use by a program");
-        self.check(&format!("{name}, log"), &format!("grep -F '{says}' /tmp/log"), 0, says);
+        self.check(&format!("{name}, log"), &format!("grep -F '{}' /tmp/log", mode.says), 0, mode.says);
         self.stop(&format!("{name}, stop"));
         self.check(&format!("{name}, no errors"), "! grep -E 'error|panick' /tmp/log", 0, "");
     }

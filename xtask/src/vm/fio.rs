@@ -1,0 +1,23 @@
+//! fio, over a session that is a network block device: what it writes, it reads back and compares.
+
+use super::bed::Bed;
+
+/// Writes of many sizes anywhere, 16 at a time.
+const JOB: &str = "fio --name=v --ioengine=nbd --uri='nbd+unix:///?socket=/tmp/nbd' --iodepth=16 --bsrange=4k-64k \
+    --rw=randwrite --verify=crc32c --verify_fatal=1 --randseed=7 --minimal";
+
+/// A job over so many bytes, with more options.
+pub(super) fn job(size: &str, more: &str) -> String {
+    format!("{JOB} --size={size} {more}")
+}
+
+impl Bed {
+    /// Attaches a session, and writes and verifies with fio.
+    pub(super) fn fio(&mut self, what: &str, words: &str, size: &str) {
+        self.attach(words);
+        // The fifth word of the line is the error.
+        let job = job(size, "");
+        self.check(what, &format!("{job} >/tmp/fio; cut -d';' -f3,5 /tmp/fio"), 0, "v;0");
+        self.detach();
+    }
+}
