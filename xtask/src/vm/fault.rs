@@ -7,7 +7,7 @@
 use super::ADDRESS;
 use super::bed::{Bed, server};
 
-/// Nothing is mapped there: 1 TiB, beyond the addresses that the server is offered by an IOMMU of 39 bits.
+/// Nothing is mapped there: the server's addresses begin at the lower end of the 39 bits that this IOMMU has.
 const NOWHERE: u64 = 0x60_0000_0000;
 
 impl Bed {

@@ -38,8 +38,11 @@ const SECOND: &str = "0000:01:00.0";
 /// Bytes of each namespace: those of the quick start's image.
 const NAMESPACE: u64 = 64 << 20;
 
+/// A part's name, and what it does.
+type Part = (&'static str, fn(&mut Bed));
+
 /// What is checked, in this order. Each leaves the controllers as the next one expects them.
-const PARTS: [(&str, fn(&mut Bed)); 10] = [
+const PARTS: [Part; 10] = [
     ("page", Bed::page),
     ("binding", Bed::binding),
     ("quickstart", Bed::quickstart),

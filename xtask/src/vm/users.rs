@@ -9,7 +9,7 @@ impl Bed {
         self.guest.run("mkdir -p /etc && echo 'u:x:1000:1000::/:/bin/sh' >>/etc/passwd");
         let group =
             format!("/dev/vfio/$(readlink /sys/bus/pci/devices/{ADDRESS}/iommu_group | sed 's,.*/,,')");
-        let user = format!("exec setpriv --reuid 1000 --regid 1000 --clear-groups {}", server());
+        let user = format!("exec /usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups {}", server());
         let refused = "no permission to open /dev/vfio/";
         self.check("a user without the group's file", &format!("({user})"), 1, refused);
         self.guest.run(&format!("chown 1000 {group}"));
