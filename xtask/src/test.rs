@@ -18,6 +18,29 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("systemd-analyze", "the check of the systemd units (systemd/)"),
 ];
 
+/// What the program for L4Re may ask of L4Re's C libraries (platform/l4re/src/sys), besides libc's memory functions.
+const L4RE: &[&str] = &[
+    "l4re_global_env",
+    "l4_global_kip",
+    "l4re_util_cap_alloc",
+    "l4re_util_cap_free_um",
+    "l4re_log_printn_srv",
+    "l4re_ma_alloc_align_srv",
+    "l4re_ds_info",
+    "l4re_rm_attach_srv",
+    "l4re_rm_detach_srv",
+    "l4re_dma_space_map",
+    "l4re_dma_space_unmap",
+    "l4vbus_get_next_device",
+    "l4vbus_get_device_by_hid",
+    "l4vbus_get_resource",
+    "l4vbus_vicu_get_cap",
+    "l4vbus_assign_dma_domain",
+    "l4vbus_pcidev_cfg_read",
+    "l4vbus_pcidev_cfg_write",
+    "l4vbus_pcidev_irq_enable",
+];
+
 pub(crate) fn test(args: &[String]) -> Result<()> {
     let skipped = skipped();
     for line in &skipped {
@@ -38,6 +61,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         cargo(&["test", "-p", "nvme-drv", "--features", "defmt", "--test", "frames"])?;
         cargo(&["test", "-p", "nvme-decode", "--features", "sample", "--test", "decode"])?;
         core_without_std()?;
+        program_for_l4re()?;
     }
     // Once more, where they are seen.
     for line in &skipped {
@@ -75,28 +99,59 @@ fn optional(component: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Builds `tests/nostd`, and links all of it into a shared object with nothing but libc's memory functions. What would
-/// need std has no place to come from.
+/// Builds `tests/nostd`, and links all of it with nothing but libc's memory functions.
 fn core_without_std() -> Result<()> {
     let target = crate::root().join("target/nostd");
     let target = target.to_str().ok_or("the path of the target folder is not UTF-8")?;
     cargo(&["build", "--quiet", "--manifest-path", "tests/nostd/Cargo.toml", "--target-dir", target])?;
-    let archive = format!("{target}/debug/libnostd.a");
-    let linked = format!("{target}/debug/nostd.so");
-    // Unwinding is in the precompiled core and alloc only; a panic ends the program before it comes to that.
-    let unwinding = ["-Wl,--defsym=rust_eh_personality=0", "-Wl,--defsym=_Unwind_Resume=0"];
+    link(&format!("{target}/debug/libnostd.a"), &["rust_eh_personality", "_Unwind_Resume"])?;
+    println!("the core links without std");
+    Ok(())
+}
+
+/// Builds the program for L4Re, and links it with nothing but libc's memory functions and the names of what it takes from L4Re.
+fn program_for_l4re() -> Result<()> {
+    let target = crate::root().join("target/l4re");
+    let target = target.to_str().ok_or("the path of the target folder is not UTF-8")?;
+    let manifest =
+        ["--manifest-path", "platform/l4re/program/Cargo.toml", "--target-dir", target, "--locked"];
+    optional("rustfmt", &["fmt", "--manifest-path", "platform/l4re/program/Cargo.toml", "--check"])?;
+    let sys = [
+        "clippy",
+        "--quiet",
+        "-p",
+        "nvme-l4re",
+        "--features",
+        "sys",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    optional("clippy", &sys)?;
+    optional("clippy", &[&["clippy", "--quiet"], &manifest[..], &["--", "-D", "warnings"]].concat())?;
+    cargo(&[&["build", "--quiet"], &manifest[..]].concat())?;
+    link(&format!("{target}/debug/libnvme_drv_l4re.a"), &[L4RE, &["_Unwind_Resume"]].concat())?;
+    println!("the program for L4Re links with what L4Re has");
+    Ok(())
+}
+
+/// Links all of an archive into a shared object with libc's memory functions and these names. What would need std has no place
+/// to come from. (Unwinding is in the precompiled core and alloc only; a panic ends the program before it comes to that.)
+fn link(archive: &str, names: &[&str]) -> Result<()> {
+    let linked = format!("{archive}.so");
+    let defined = names.iter().map(|name| format!("-Wl,--defsym={name}=0"));
     let words = ["-shared", "-nostdlib", "-Wl,-z,defs", "-o", &linked];
-    let inputs = ["-Wl,--whole-archive", &archive, "-Wl,--no-whole-archive", "-lc", "-lgcc"];
-    let status = Command::new("cc").args(unwinding).args(words).args(inputs).status()?;
+    let inputs = ["-Wl,--whole-archive", archive, "-Wl,--no-whole-archive", "-lc", "-lgcc"];
+    let status = Command::new("cc").args(defined).args(words).args(inputs).status()?;
     if !status.success() {
-        return Err("the core does not link without std".into());
+        return Err(format!("{archive} does not link without std").into());
     }
     let bytes = std::fs::read(&linked)?;
     let mangled = b"_3std";
     if bytes.windows(mangled.len()).any(|window| window == mangled) {
-        return Err("the library without std holds symbols of std".into());
+        return Err(format!("{archive} holds symbols of std").into());
     }
-    println!("the core links without std");
     Ok(())
 }
 

@@ -109,6 +109,9 @@ pub trait Ipc {
     /// it looks whether there is one. `None`: none came by then. A caller that is not waiting any more gets no answer, and nobody
     /// waits for it.
     fn receive(&mut self, reply: Option<&Reply>, until: Option<Time>) -> Option<Incoming>;
+    /// Whether the answer of the last [`receive`](Ipc::receive) reached its caller (true if there was none): a capability that did
+    /// not has no user, and nothing reports its end.
+    fn delivered(&self) -> bool;
     /// The time.
     fn now(&self) -> Time;
 }

@@ -1,13 +1,23 @@
 //! The L4Re home.
 //!
 //! * [`kernel`]: what the home asks of kernel and L4Re, as small traits.
-//! * [`chunk`]: how a dataspace is divided for DMA.
-//! * [`model`] (feature `model`): what stands behind them in tests.
+//! * [`attached`], [`Place`]: which part of which dataspace a window shows.
+//! * [`chunk`]: how a dataspace is divided for DMA. [`dma`]: dataspaces in DMA spaces, mapped once; the driver's own memory.
+//! * [`bus`]: what the home asks of the virtual bus, and the NVMe controllers on it, as the core drives them.
+//! * `sys` (feature `sys`): L4Re itself.
+//! * [`model`] (feature `model`): what stands behind the traits in tests.
 #![no_std]
 
 extern crate alloc;
 
+mod attachment;
+pub mod bus;
 pub mod chunk;
+pub mod dma;
 pub mod kernel;
 #[cfg(feature = "model")]
 pub mod model;
+#[cfg(feature = "sys")]
+pub mod sys;
+
+pub use attachment::{Place, attached, place};

@@ -77,6 +77,7 @@ impl World {
     /// The answer reaches its caller, if that still waits.
     fn answer(&mut self, reply: &Reply) {
         let Some(caller) = self.caller.take() else { return };
+        self.delivered = false;
         let cap = reply.cap.map(|(cap, rights)| {
             let mut slot = *self.slot(cap);
             (slot.writable, slot.special) = match rights {
@@ -95,6 +96,7 @@ impl World {
             Some(TaskCap(number))
         });
         call.answer = Some(Answer::Reply { label: reply.label, words: reply.words.to_vec(), cap });
+        self.delivered = true;
         if let Some(Object::Gate(gate)) = sent.and_then(|id| self.objects.get_mut(&id)) {
             gate.sent = true;
         }
@@ -129,6 +131,7 @@ impl Ipc for Model {
     fn receive(&mut self, reply: Option<&Reply>, until: Option<Time>) -> Option<Incoming> {
         let mut world = self.world();
         world.asleep = None;
+        world.delivered = true;
         match reply {
             Some(reply) => world.answer(reply),
             None => {
@@ -152,6 +155,10 @@ impl Ipc for Model {
                 None
             }
         }
+    }
+
+    fn delivered(&self) -> bool {
+        self.world().delivered
     }
 
     fn now(&self) -> Time {

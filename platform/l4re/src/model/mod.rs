@@ -64,6 +64,8 @@ struct World {
     ready: VecDeque<Ready>,
     /// Who waits for an answer to the last message.
     caller: Option<CallId>,
+    /// Whether the last answer reached its caller.
+    delivered: bool,
     unanswered: u64,
     deletion: Option<Id>,
     /// The last receive found nothing, and waits until then.
@@ -98,6 +100,7 @@ impl Model {
             calls: BTreeMap::new(),
             ready: VecDeque::new(),
             caller: None,
+            delivered: true,
             unanswered: 0,
             deletion: None,
             asleep: None,

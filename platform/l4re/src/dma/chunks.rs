@@ -1,0 +1,100 @@
+//! One DMA domain: which chunks of which dataspaces its devices reach, and where.
+
+use alloc::vec::Vec;
+
+use nvme_platform::{DmaError, DmaRights};
+
+use crate::attachment::Place;
+use crate::bus::{DmaSpaces, DriverDataspaces};
+use crate::chunk::chunk_size;
+use crate::kernel::{Cap, L4Error};
+
+/// A chunk that is mapped.
+struct Chunk {
+    /// Our own capability: a client's slot may be empty or another's by now.
+    dataspace: Cap,
+    offset: u64,
+    len: u64,
+    at: u64,
+    users: usize,
+}
+
+/// What is mapped in one DMA space.
+pub(crate) struct Chunks<P> {
+    platform: P,
+    space: Cap,
+    chunks: Vec<Chunk>,
+}
+
+impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
+    pub(crate) fn new(platform: P, space: Cap) -> Self {
+        Self { platform, space, chunks: Vec::new() }
+    }
+
+    /// Where the devices reach `len` bytes from a place on, one user more.
+    pub(crate) fn take(&mut self, part: Place, len: u64) -> Result<u64, DmaError> {
+        let chunk = chunk_size(part.size);
+        let offset = part.offset / chunk * chunk;
+        let end = part.offset.checked_add(len).ok_or(DmaError::BadRange)?;
+        if len == 0 || end > part.size || end > offset.saturating_add(chunk) {
+            return Err(DmaError::BadRange);
+        }
+        let same = |c: &Chunk| c.offset == offset && self.platform.same(c.dataspace, part.dataspace);
+        let at = match self.chunks.iter().position(same) {
+            Some(at) => at,
+            None => self.map(part.dataspace, offset, chunk.min(part.size - offset))?,
+        };
+        let chunk = &mut self.chunks[at];
+        if end > chunk.offset + chunk.len {
+            return Err(DmaError::BadRange);
+        }
+        chunk.users += 1;
+        Ok(chunk.at + (part.offset - offset))
+    }
+
+    /// Maps a chunk, which has no user yet.
+    fn map(&mut self, dataspace: Cap, offset: u64, len: u64) -> Result<usize, DmaError> {
+        self.chunks.try_reserve(1).map_err(|_| DmaError::NoMemory)?;
+        let own = self.platform.duplicate(dataspace).map_err(refused)?;
+        // Both directions: L4Re maps it once, whoever comes later and wants more. What a session may do with it, the session
+        // itself holds.
+        match self.platform.map(self.space, own, offset, len, DmaRights::ReadWrite) {
+            Ok((at, mapped)) if mapped >= len => {
+                self.chunks.push(Chunk { dataspace: own, offset, len, at, users: 0 });
+                Ok(self.chunks.len() - 1)
+            }
+            // It lies in pieces, and there is no IOMMU to put them together.
+            Ok((at, mapped)) => {
+                let _ = self.platform.unmap(self.space, at, mapped);
+                self.platform.release(own);
+                Err(DmaError::NoAddresses)
+            }
+            Err(why) => {
+                self.platform.release(own);
+                Err(refused(why))
+            }
+        }
+    }
+
+    /// One user less of the part at `at`. Without users, the devices reach the chunk no more when this returns.
+    pub(crate) fn give(&mut self, at: u64) -> Result<(), DmaError> {
+        let holds = |c: &Chunk| c.at <= at && at - c.at < c.len;
+        let index = self.chunks.iter().position(holds).ok_or(DmaError::BadRange)?;
+        let chunk = &mut self.chunks[index];
+        if chunk.users > 1 {
+            chunk.users -= 1;
+            return Ok(());
+        }
+        self.platform.unmap(self.space, chunk.at, chunk.len).map_err(|_| DmaError::BadRange)?;
+        let chunk = self.chunks.swap_remove(index);
+        self.platform.release(chunk.dataspace);
+        Ok(())
+    }
+}
+
+fn refused(why: L4Error) -> DmaError {
+    match why {
+        L4Error::NOMEM => DmaError::NoMemory,
+        _ => DmaError::BadRange,
+    }
+}

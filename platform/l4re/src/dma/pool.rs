@@ -1,0 +1,83 @@
+//! The driver's own memory: taken from L4Re in slabs, which are mapped once and kept.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use nvme_platform::{DmaError, DmaPool, DriverMemory, Iova, PAGE, Window};
+use spin::Mutex;
+
+use super::chunks::Chunks;
+use crate::attachment::place;
+use crate::bus::{DmaSpaces, DriverDataspaces};
+
+/// Pages of a slab: the queues, lists and bounce pages of one or two queue pairs.
+const SLAB: usize = 64;
+
+/// See the [module](self).
+pub(crate) struct Pool<P> {
+    platform: P,
+    chunks: Arc<Mutex<Chunks<P>>>,
+    /// The slab at hand, and how many of its pages are given out.
+    slab: Option<(Window, u64, usize)>,
+    /// Recycled memory, by its length in pages.
+    spare: BTreeMap<usize, Vec<DriverMemory>>,
+    cut_off: bool,
+}
+
+impl<P: DmaSpaces + DriverDataspaces> Pool<P> {
+    pub(crate) fn new(platform: P, chunks: Arc<Mutex<Chunks<P>>>) -> Self {
+        Self { platform, chunks, slab: None, spare: BTreeMap::new(), cut_off: false }
+    }
+
+    /// Nothing more comes from here. What was given out stays mapped: the device cannot master the bus, and no one else
+    /// gets these pages.
+    pub(crate) fn cut_off(&mut self) {
+        self.cut_off = true;
+    }
+
+    /// New memory of `pages` pages, and where the controller reaches it.
+    fn slab(&self, pages: usize) -> Result<(Window, u64), DmaError> {
+        let len = pages.checked_mul(PAGE).ok_or(DmaError::BadRange)?;
+        let window = self.platform.memory(len).map_err(|_| DmaError::NoMemory)?;
+        let part = place(&window).ok_or(DmaError::BadRange)?;
+        let at = self.chunks.lock().take(part, len as u64)?;
+        Ok((window, at))
+    }
+}
+
+impl<P: DmaSpaces + DriverDataspaces + Send + Sync> DmaPool for Pool<P> {
+    fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
+        if self.cut_off {
+            return Err(DmaError::Gone);
+        }
+        if pages == 0 {
+            return Err(DmaError::BadRange);
+        }
+        if let Some(memory) = self.spare.get_mut(&pages).and_then(Vec::pop) {
+            memory.window().fill(0, pages * PAGE, 0).map_err(|_| DmaError::BadRange)?;
+            return Ok(memory);
+        }
+        if pages > SLAB {
+            let (window, at) = self.slab(pages)?;
+            return Ok(DriverMemory::from_pool(window, Iova(at)));
+        }
+        let (window, at, used) = match self.slab.take() {
+            Some(slab) if SLAB - slab.2 >= pages => slab,
+            // What is left of the old one is too short, and stays unused.
+            _ => {
+                let (window, at) = self.slab(SLAB)?;
+                (window, at, 0)
+            }
+        };
+        let offset = used * PAGE;
+        let part = window.sub(offset, pages * PAGE).map_err(|_| DmaError::BadRange)?;
+        let memory = DriverMemory::from_pool(part, Iova(at + offset as u64));
+        self.slab = Some((window, at, used + pages));
+        Ok(memory)
+    }
+
+    fn recycle(&mut self, memory: DriverMemory) {
+        self.spare.entry(memory.window().len() / PAGE).or_default().push(memory);
+    }
+}

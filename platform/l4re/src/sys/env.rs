@@ -1,0 +1,62 @@
+//! What the program starts with: its environment, its named capabilities, the kernel's information page, and the time.
+
+use nvme_platform::Time;
+
+use super::types::{L4_INVALID_CAP_BIT, l4re_env_cap_entry_t, l4re_env_t};
+use super::{arch, c};
+use crate::kernel::Cap;
+
+/// Most initial capabilities that are looked at.
+const CAPS_MAX: usize = 1 << 16;
+/// Where the kernel's information page says how fast the CPU counts, in kHz.
+const KIP_FREQUENCY: usize = 0x28;
+
+/// The environment.
+pub(super) fn get() -> l4re_env_t {
+    // SAFETY: the pointer is set before `main` and never changes.
+    let env = unsafe { c::l4re_global_env };
+    // SAFETY: it points to an environment that lives as long as the program, and that nobody writes any more.
+    unsafe { env.read() }
+}
+
+/// The capability of this name.
+pub(super) fn cap(name: &str) -> Option<Cap> {
+    let caps = get().caps;
+    for at in 0..CAPS_MAX {
+        let entry: *const l4re_env_cap_entry_t = caps.wrapping_add(at);
+        // SAFETY: the table has an entry with all flags set behind its last; the loop ends there.
+        let entry = unsafe { entry.read() };
+        if entry.flags == usize::MAX {
+            return None;
+        }
+        // What is behind the NUL is garbage.
+        let len = entry.name.iter().position(|byte| *byte == 0).unwrap_or(entry.name.len());
+        if entry.name[..len] == *name.as_bytes() && entry.cap & L4_INVALID_CAP_BIT == 0 {
+            return Some(Cap(entry.cap));
+        }
+    }
+    None
+}
+
+/// The time since the machine was switched on. The kernel's own clock counts timer interrupts, some of which get lost when
+/// the machine is emulated; the CPU's counter goes on.
+#[derive(Clone, Copy)]
+pub(super) struct Clock {
+    /// Nanoseconds per cycle, times 2^32.
+    scale: u128,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        // SAFETY: set before `main` and never changed.
+        let kip = unsafe { c::l4_global_kip };
+        let frequency = kip.wrapping_add(KIP_FREQUENCY).cast::<u64>();
+        // SAFETY: the page has this field, aligned, in every version; the kernel does not change it.
+        let khz = unsafe { frequency.read_volatile() };
+        Self { scale: (1_000_000_u128 << 32) / u128::from(khz.max(1)) }
+    }
+
+    pub(super) fn now(self) -> Time {
+        Time::from_nanos(((u128::from(arch::cycles()) * self.scale) >> 32) as u64)
+    }
+}

@@ -1,0 +1,33 @@
+//! L4Re itself: the thin layer over its kernel and its C functions. The names are those of L4Re's C interface, as in l4-rust.
+//!
+//! * `types`: types and constants.
+//! * `arch`: the system call, the UTCB's place, the cycle counter: all that depends on amd64, with `icu` (whose MSIs do).
+//! * `utcb`, `ipc`: messages.
+//! * `c`: functions that are symbols of L4Re's libraries.
+//! * `objects`: what L4Re's headers have as inline functions: gates, interrupts, capability slots.
+//! * `env`: initial capabilities, the clock.
+//! * `memory`: dataspaces as windows, device registers.
+//! * `vbus`, `icu`: [`Hardware`], the bus.
+//! * `kernel`: [`Kernel`], the traits of [`kernel`](crate::kernel).
+//! * `log`: the log; `program`: heap, arguments, the program's end.
+#![expect(non_camel_case_types, reason = "as L4Re and l4-rust name them")]
+
+mod arch;
+mod c;
+mod env;
+mod icu;
+mod ipc;
+mod kernel;
+mod log;
+mod memory;
+mod objects;
+mod program;
+mod types;
+mod utcb;
+mod vbus;
+
+pub use kernel::Kernel;
+pub use log::{Log, line};
+pub use program::{Heap, arguments, exit};
+pub use types::l4_cap_idx_t;
+pub use vbus::Hardware;
