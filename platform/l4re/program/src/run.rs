@@ -37,7 +37,9 @@ impl fmt::Display for Failure {
 /// Serves, for ever. Comes back only with what kept it from that.
 pub(crate) fn run(arguments: &[&str]) -> i32 {
     match start(arguments) {
-        Ok(server) => match server.run() {},
+        Ok(server) => {
+            server.run();
+        }
         Err(why) => sys::line(format_args!("nvme-drv: {why}")),
     }
     1
