@@ -11,6 +11,9 @@ unsafe extern "C" {
     pub(super) static l4re_global_env: *const l4re_env_t;
     pub(super) static l4_global_kip: *const u8;
 
+    /// Of the C library, whatever its `sigaction` looks like. `handler` is a function that takes the signal, or SIG_DFL.
+    pub(super) fn signal(signal: c_int, handler: usize) -> usize;
+
     pub(super) fn l4re_util_cap_alloc() -> l4_cap_idx_t;
     pub(super) fn l4re_util_cap_free_um(cap: l4_cap_idx_t);
 

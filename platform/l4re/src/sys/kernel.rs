@@ -12,7 +12,7 @@ use super::types::{
 };
 use super::utcb::l4_utcb;
 use super::vbus::{Hardware, Spaces, dma_map, dma_unmap};
-use super::{memory, objects};
+use super::{memory, objects, vanish};
 use crate::kernel::{
     Cap, Capabilities, DataspaceInfo, Dataspaces, HandOut, Incoming, Ipc, L4Error, Label, Message, Objects,
     Reply, WORDS_MAX,
@@ -35,6 +35,7 @@ pub struct Kernel {
 impl Kernel {
     /// For the main thread.
     pub fn new() -> Self {
+        vanish::install();
         Self { clock: Clock::new(), slot: None, delivered: true, spaces: Arc::default() }
     }
 
@@ -187,5 +188,9 @@ impl Dataspaces for Kernel {
 
     fn allocate(&mut self, len: usize) -> Result<Cap, L4Error> {
         memory::allocate(len)
+    }
+
+    fn vanished(&mut self) -> bool {
+        vanish::take()
     }
 }

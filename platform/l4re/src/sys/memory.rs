@@ -11,14 +11,14 @@ use nvme_platform::{PAGE, Window};
 use super::types::{
     L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, l4_ret_t, l4_umword_t, l4re_ds_stats_t,
 };
-use super::{c, env, objects};
+use super::{c, env, objects, vanish};
 use crate::attachment::{Place, attached};
 use crate::bus::Mmio;
 use crate::kernel::{Cap, DataspaceInfo, L4Error};
 
 /// Rights of an attached region.
-const RM_R: u32 = 4;
-const RM_RW: u32 = 6;
+pub(super) const RM_R: u32 = 4;
+pub(super) const RM_RW: u32 = 6;
 /// The region map chooses the address.
 const RM_SEARCH_ADDR: u32 = 0x2_0000;
 /// All pages are there from the start.
@@ -31,7 +31,7 @@ const MA_CONTINUOUS: usize = 1;
 const MA_PINNED: usize = 2;
 /// Attached at a multiple of this when it is as long, so that large pages can be used.
 const SUPERPAGE_SHIFT: u8 = 21;
-const PAGE_SHIFT: u8 = 12;
+pub(super) const PAGE_SHIFT: u8 = 12;
 
 /// The answer of a C function as a result.
 pub(super) fn check(answer: impl Into<i64>) -> Result<i64, L4Error> {
@@ -54,9 +54,13 @@ unsafe impl Sync for Region {}
 impl Drop for Region {
     fn drop(&mut self) {
         let (rm, at) = (env::get().rm, self.base.as_ptr() as usize);
+        let replacement = vanish::forget(at);
         // SAFETY: the region was attached at this address, and the last window onto it is gone.
         let _ = unsafe { c::l4re_rm_detach_srv(rm, at, ptr::null_mut(), L4_BASE_TASK_CAP) };
         objects::cap_free(self.dataspace);
+        if let Some(zeroes) = replacement {
+            objects::cap_free(zeroes);
+        }
     }
 }
 
@@ -104,7 +108,9 @@ pub(super) fn attach_dataspace(
     let flags = RM_EAGER_MAP | if writable { RM_RW } else { RM_R };
     // What does not say how long it is (io's memory) is no longer than what is wanted of it.
     let size = info(dataspace).map_or(offset + len as u64, |info| info.size);
-    Ok(attached(attach(own, offset, len, flags)?, Place { dataspace: own, offset, size }))
+    let window = attached(attach(own, offset, len, flags)?, Place { dataspace: own, offset, size });
+    vanish::watch(window.address(), len, writable, own, Arc::downgrade(window.owner()))?;
+    Ok(window)
 }
 
 /// See [`Dataspaces::info`](crate::kernel::Dataspaces::info).
@@ -118,9 +124,17 @@ pub(super) fn info(dataspace: Cap) -> Result<DataspaceInfo, L4Error> {
 
 /// New memory of our own: zeroed, contiguous, and where it is for good.
 pub(super) fn allocate(len: usize) -> Result<Cap, L4Error> {
+    allocate_as(len, MA_CONTINUOUS | MA_PINNED)
+}
+
+/// New memory of our own that is there page by page, when it is touched: zeroed, and not for DMA.
+pub(super) fn allocate_pages(len: usize) -> Result<Cap, L4Error> {
+    allocate_as(len, 0)
+}
+
+fn allocate_as(len: usize, flags: usize) -> Result<Cap, L4Error> {
     let size = isize::try_from(len).map_err(|_| L4Error::INVAL)?;
     let slot = objects::cap_alloc()?;
-    let flags = MA_CONTINUOUS | MA_PINNED;
     // SAFETY: the allocator makes a dataspace in a slot that was free.
     let answer = unsafe { c::l4re_ma_alloc_align_srv(env::get().mem_alloc, size, slot.0, flags, 0) };
     if let Err(why) = check(answer) {

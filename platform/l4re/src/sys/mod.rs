@@ -6,7 +6,7 @@
 //! * `c`: functions that are symbols of L4Re's libraries.
 //! * `objects`: what L4Re's headers have as inline functions: gates, interrupts, capability slots.
 //! * `env`: initial capabilities, the clock.
-//! * `memory`: dataspaces as windows, device registers.
+//! * `memory`: dataspaces as windows, device registers; `vanish`: windows whose memory is gone.
 //! * `vbus`, `icu`: [`Hardware`], the bus.
 //! * `kernel`: [`Kernel`], the traits of [`kernel`](crate::kernel).
 //! * `log`: the log; `program`: heap, arguments, the program's end.
@@ -24,6 +24,7 @@ mod objects;
 mod program;
 mod types;
 mod utcb;
+mod vanish;
 mod vbus;
 
 pub use kernel::Kernel;
