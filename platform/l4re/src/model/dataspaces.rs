@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use nvme_platform::{Owner, PAGE, Window};
 
-use super::{Id, Model, Object};
+use super::{Id, Model, Object, World};
 use crate::kernel::{Cap, DataspaceInfo, Dataspaces, L4Error};
 
 /// What a dataspace is.
@@ -89,5 +89,23 @@ impl Dataspaces for Model {
         let id = world.make(Object::Dataspace(Dataspace { kind: Kind::Memory, memory }));
         world.own.push(id);
         Ok(world.install(id, true))
+    }
+
+    fn vanished(&mut self) -> bool {
+        core::mem::take(&mut self.world().vanished)
+    }
+}
+
+impl World {
+    /// The dataspace is gone. The real kernel notices at the next access; here it is noticed at once.
+    pub(super) fn vanish(&mut self, dataspace: Id) {
+        let Some(Object::Dataspace(gone)) = self.objects.remove(&dataspace) else { panic!("no dataspace") };
+        for (_, _, owner) in self.attached.iter().filter(|(id, ..)| *id == dataspace) {
+            if let Some(owner) = owner.upgrade() {
+                owner.fail();
+                self.vanished = true;
+            }
+        }
+        let _ = gone.memory.fill(0, gone.memory.len(), 0);
     }
 }

@@ -71,6 +71,8 @@ struct World {
     /// The last receive found nothing, and waits until then.
     asleep: Option<Option<Time>>,
     attached: Vec<(Id, usize, Weak<Owner>)>,
+    /// Whether what was attached vanished, and nobody asked yet.
+    vanished: bool,
     /// How many objects may still be made.
     quota: usize,
 }
@@ -105,6 +107,7 @@ impl Model {
             deletion: None,
             asleep: None,
             attached: Vec::new(),
+            vanished: false,
             quota: usize::MAX,
         })))
     }

@@ -63,6 +63,12 @@ impl Task {
         self.model.world().own.push(object);
     }
 
+    /// Deletes a dataspace, whoever else has a capability to it.
+    pub fn delete_dataspace(&self, cap: TaskCap) {
+        let id = self.held(cap).object;
+        self.model.world().vanish(id);
+    }
+
     /// An interrupt of its own.
     pub fn irq(&self) -> TaskCap {
         self.make(Object::Irq(Irq { label: None, raised: 0 }))

@@ -77,8 +77,12 @@ pub(super) fn forget(base: usize) -> Option<Cap> {
 extern "C" fn handler(_signal: c_int) {
     let mended = WINDOWS.try_lock().is_some_and(|mut windows| {
         let gone = |entry: &&mut Entry| entry.replacement.is_none() && !objects::cap_valid(entry.dataspace);
-        // All of them, not the first alone: which one it was is not asked, and each that is gone is going to fault.
-        windows.iter_mut().filter(gone).fold(false, |any, entry| replace(entry) || any)
+        let mut mended = false;
+        // All of them: which one it was is not asked, and each that is gone is going to fault.
+        for entry in windows.iter_mut().filter(gone) {
+            mended |= replace(entry);
+        }
+        mended
     });
     NEWS.store(true, Ordering::Relaxed);
     if !mended {
