@@ -6,6 +6,7 @@
 //!
 //! * [`Server`]: the loop. It looks at messages between passes, polls as long as that pays, and sleeps in a receive.
 //! * [`Hardware`]: what the program found on the vbus. [`Tuning`]: bounds. [`StartError`]: why it does not start.
+//! * [`message`]: the protocols on the wire. `page`: the configuration page.
 //! * [`Output`]: lines for the operator.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -13,12 +14,14 @@
 extern crate alloc;
 
 mod hardware;
-#[expect(dead_code, reason = "sessions are not served yet")]
 mod label;
+pub mod message;
+mod news;
 mod output;
+mod page;
 mod polling;
-#[expect(dead_code, reason = "sessions are not served yet")]
 mod server;
+mod session;
 mod start;
 
 pub use hardware::{Controller, Hardware, Interrupt, interrupt_label};

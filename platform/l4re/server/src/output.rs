@@ -2,6 +2,12 @@
 
 use core::fmt;
 
+use nvme_platform::Time;
+
+/// Lines that clients can cause in one second, at most.
+const REFUSALS_PER_SECOND: u32 = 10;
+const SECOND: u64 = 1_000_000_000;
+
 /// What kind of line it is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -19,4 +25,68 @@ pub enum Level {
 pub trait Output {
     /// Prints one line.
     fn line(&mut self, level: Level, line: fmt::Arguments<'_>);
+}
+
+/// The server's own end of it, which bounds what clients can cause.
+pub(crate) struct Lines<O> {
+    output: O,
+    /// The second that is counted, and what was said and kept back in it.
+    second: u64,
+    said: u32,
+    kept_back: u32,
+}
+
+impl<O: Output> Lines<O> {
+    pub(crate) fn new(output: O) -> Self {
+        Self { output, second: 0, said: 0, kept_back: 0 }
+    }
+
+    pub(crate) fn say(&mut self, level: Level, line: fmt::Arguments<'_>) {
+        self.output.line(level, line);
+    }
+
+    /// A line that a client caused.
+    pub(crate) fn refuse(&mut self, now: Time, line: fmt::Arguments<'_>) {
+        let second = now.as_nanos() / SECOND;
+        if second != self.second {
+            (self.second, self.said) = (second, 0);
+            let kept_back = core::mem::take(&mut self.kept_back);
+            if kept_back > 0 {
+                self.output.line(Level::Warn, format_args!("{kept_back} refusals were not printed"));
+            }
+        }
+        if self.said < REFUSALS_PER_SECOND {
+            self.said += 1;
+            self.output.line(Level::Warn, line);
+        } else {
+            self.kept_back = self.kept_back.saturating_add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::{String, ToString};
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    struct Kept(Vec<String>);
+
+    impl Output for Kept {
+        fn line(&mut self, _: Level, line: fmt::Arguments<'_>) {
+            self.0.push(line.to_string());
+        }
+    }
+
+    #[test]
+    fn clients_cause_ten_lines_in_a_second_and_the_rest_is_counted() {
+        let mut lines = Lines::new(Kept(Vec::new()));
+        for at in 0..25 {
+            lines.refuse(Time::from_nanos(5 * SECOND + at), format_args!("no"));
+        }
+        assert_eq!(lines.output.0.len(), 10);
+        lines.refuse(Time::from_nanos(6 * SECOND), format_args!("no"));
+        assert_eq!(lines.output.0[10..], ["15 refusals were not printed", "no"]);
+    }
 }

@@ -2,11 +2,9 @@
 
 use core::time::Duration;
 
-use nvme_l4re::kernel::Incoming;
 use nvme_platform::Time;
 
 use super::Server;
-use crate::label::Source;
 use crate::{Kernel, Output};
 
 /// How long messages may go unnoticed while there is work: a look costs a system call.
@@ -17,10 +15,52 @@ impl<K: Kernel, O: Output> Server<K, O> {
     /// is due.
     pub fn turn(&mut self) {
         let now = self.kernel.now();
+        let wake = self.work(now);
+        if let Some(pending) = self.pending.take() {
+            self.work_on(pending, now);
+        }
+        if self.pending.is_some() {
+            // Nobody is listened to: what is asleep is looked at as well.
+            for (_, session) in &self.sessions {
+                if let Some(token) = session.token {
+                    self.worker.kick(token, now);
+                }
+            }
+            return;
+        }
+        let due = self.control_at.is_some_and(|at| at <= now);
+        match wake {
+            Wake::At(until) if !due && self.reply.is_none() => {
+                let polls = now - self.last_work < self.polling.window();
+                if polls && self.worker.busy_pairs().next().is_some() {
+                    return self.glance(now);
+                }
+                if !self.worker.sleep() {
+                    return self.glance(now);
+                }
+                let until = [until, self.control_at, self.factory_at].into_iter().flatten().min();
+                self.look(until);
+                let woken = self.last_look;
+                self.polling.slept(woken - self.last_work);
+            }
+            _ => self.glance(now),
+        }
+    }
+
+    /// Lets both roles do what can be done now.
+    fn work(&mut self, now: Time) -> Wake {
+        if self.factory_at.is_some_and(|at| at <= now) {
+            self.serve_factory();
+        }
+        self.look_at_modes();
         if self.control_at.is_some_and(|at| at <= now) {
             self.poll_control(now);
         }
+        if !self.restoring.is_empty() {
+            self.restore_step(now);
+        }
         let pass = self.worker.pass(now);
+        self.tell_news();
         self.hear_worker(now);
         // The doorbells are written by now: a line that stays up has something new.
         for at in self.masked.drain(..) {
@@ -28,46 +68,33 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 unmask();
             }
         }
-        if pass.worked {
+        if pass.worked || !self.restoring.is_empty() {
             self.last_work = now;
+            return Wake::Now;
         }
-        let due = self.control_at.is_some_and(|at| at <= now);
-        let polls = now - self.last_work < self.polling.window() && self.worker.busy_pairs().next().is_some();
-        if pass.worked || due || polls {
-            if now - self.last_look >= LOOK_EVERY {
-                self.look(Some(now));
-            }
-            return;
-        }
-        if !self.worker.sleep() {
-            return;
-        }
-        let until = [pass.wake, self.control_at].into_iter().flatten().min();
-        self.look(until);
-        let woken = self.kernel.now();
-        self.polling.slept(woken - self.last_work);
+        Wake::At(pass.wake)
     }
 
-    /// Takes a message, if there is one by then.
+    /// Looks for a message in between, if the last look was long enough ago, or somebody waits for an answer.
+    fn glance(&mut self, now: Time) {
+        if self.reply.is_some() || now - self.last_look >= LOOK_EVERY {
+            self.look(Some(now));
+        }
+    }
+
+    /// Answers the last call, and takes a message, if there is one by then.
     fn look(&mut self, until: Option<Time>) {
-        let incoming = self.kernel.receive(None, until);
-        self.last_look = self.kernel.now();
+        let reply = self.reply.take();
+        let incoming = self.kernel.receive(reply.as_ref(), until);
+        let now = self.kernel.now();
+        self.last_look = now;
         if let Some(incoming) = incoming {
-            self.take(incoming);
+            self.take(incoming, now);
         }
     }
 
-    fn take(&mut self, incoming: Incoming) {
-        if let Some(Source::Interrupt(at)) = Source::of(incoming.object) {
-            self.interrupt(at);
-        }
-        if let Some(cap) = incoming.message.cap {
-            self.kernel.release(cap);
-        }
-    }
-
-    /// The next pass looks at all pairs that have something in flight anyway.
-    fn interrupt(&mut self, at: usize) {
+    /// A controller raised an interrupt. The next pass looks at all pairs that have something in flight anyway.
+    pub(super) fn interrupt(&mut self, at: usize) {
         let Some(interrupt) = self.interrupts.get(at) else { return };
         if interrupt.admin {
             self.control_at = Some(Time::default());
@@ -76,20 +103,10 @@ impl<K: Kernel, O: Output> Server<K, O> {
             self.masked.push(at);
         }
     }
+}
 
-    fn poll_control(&mut self, now: Time) {
-        self.control.poll(now);
-        while let Some((_, message)) = self.control.take_message() {
-            self.worker.handle(message, now);
-        }
-        while self.control.take_event().is_some() {}
-        self.control_at = self.control.next_deadline();
-    }
-
-    fn hear_worker(&mut self, now: Time) {
-        while let Some(message) = self.worker.take_message() {
-            self.control.from_worker(0, message, now);
-            self.control_at = Some(Time::default());
-        }
-    }
+/// When there is more to do.
+enum Wake {
+    Now,
+    At(Option<Time>),
 }

@@ -1,0 +1,171 @@
+//! What clients ask, and what they are answered.
+
+use core::time::Duration;
+
+use nvme_l4re::kernel::{Cap, HandOut, Incoming, L4Error, Message, Reply};
+use nvme_platform::Time;
+use nvme_policy::Policy;
+
+use super::Server;
+use crate::label::{Number, Source};
+use crate::message::{FactoryCall, Meta, SessionCall, answer, hand_out, number, refusal};
+use crate::session::status;
+use crate::{Kernel, Output};
+
+/// How long a call may take that waits for a device, all in all. Nobody else's calls are answered meanwhile, and what a device
+/// has not done by then may take much longer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Interrupts by which a session's driver is told, and those by which it tells us.
+const IRQS: u64 = 1;
+
+/// What a call has come to.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and a box would be an allocation")]
+pub(super) enum Outcome {
+    /// It is answered.
+    Reply(Reply),
+    /// Nobody waits for an answer.
+    Silent,
+    /// There is more to do first.
+    Wait,
+}
+
+/// What is asked, and by whom.
+enum Asked {
+    Factory(Meta),
+    Create(Policy),
+    Session(Number, SessionCall),
+}
+
+/// A call that is worked on.
+pub(super) struct Pending {
+    asked: Asked,
+    /// What came with it, as long as nobody took it.
+    cap: Option<Cap>,
+    since: Time,
+}
+
+impl<K: Kernel, O: Output> Server<K, O> {
+    /// Something arrived.
+    pub(super) fn take(&mut self, incoming: Incoming, now: Time) {
+        let Incoming { object, special, message } = incoming;
+        let asked = match Source::of(object) {
+            Some(Source::Interrupt(at)) => return self.interrupt(at),
+            Some(Source::Kick(number)) => return self.kick(number, now),
+            Some(Source::Deletion) => return self.check_gates(),
+            Some(Source::Factory) => self.asked_factory(&message, special, now),
+            Some(Source::Gate(number)) if self.session(number).is_some() => {
+                SessionCall::parse(&message).map(|call| Asked::Session(number, call))
+            }
+            // What was sent to an object that is gone, or to none of ours.
+            Some(Source::Gate(_)) | None => Err(L4Error::NOENT),
+        };
+        let cap = message.cap;
+        match asked {
+            Ok(asked) => self.work_on(Pending { asked, cap, since: now }, now),
+            Err(why) => {
+                self.reply = Some(refusal(why));
+                if let Some(cap) = cap {
+                    self.kernel.release(cap);
+                }
+            }
+        }
+    }
+
+    fn asked_factory(&mut self, message: &Message, special: bool, now: Time) -> Result<Asked, L4Error> {
+        match FactoryCall::parse(message, special)? {
+            FactoryCall::Meta(meta) => Ok(Asked::Factory(meta)),
+            FactoryCall::Create(words) => {
+                let policy = Policy::from_words(words.iter());
+                policy.map(Asked::Create).map_err(|why| {
+                    self.lines.refuse(now, format_args!("svr: create refused: {why}"));
+                    L4Error::INVAL
+                })
+            }
+        }
+    }
+
+    /// Asks a call again; it is answered, or pending (again).
+    pub(super) fn work_on(&mut self, mut pending: Pending, now: Time) {
+        let Pending { asked, cap, since } = &mut pending;
+        let outcome = match asked {
+            Asked::Factory(meta) => Outcome::Reply(meta.answer(FactoryCall::INTERFACES)),
+            Asked::Create(policy) => self.create(policy, *since, now),
+            Asked::Session(number, call) => self.call(*number, call, cap, *since, now),
+        };
+        match outcome {
+            Outcome::Wait => {
+                self.pending = Some(pending);
+                return;
+            }
+            Outcome::Silent => self.reply = None,
+            Outcome::Reply(reply) => self.reply = Some(reply),
+        }
+        if let Some(cap) = pending.cap {
+            self.kernel.release(cap);
+        }
+    }
+
+    fn call(
+        &mut self,
+        session: Number,
+        call: &SessionCall,
+        cap: &mut Option<Cap>,
+        since: Time,
+        now: Time,
+    ) -> Outcome {
+        let slot = session.slot();
+        let Some(found) = self.sessions.get_mut(slot) else {
+            return Outcome::Reply(refusal(L4Error::NOENT));
+        };
+        match call {
+            SessionCall::Meta(meta) => Outcome::Reply(meta.answer(SessionCall::INTERFACES)),
+            SessionCall::SetStatus(asked) => self.set_status(slot, *asked, since, now),
+            SessionCall::ConfigQueue(index) => self.config_queue(slot, *index, since, now),
+            SessionCall::RegisterDs(register) => self.register(slot, *register, cap, since, now),
+            SessionCall::DeviceConfig => {
+                // Whoever asks begins anew, or is another than before.
+                found.epoch = found.epoch.wrapping_add(1);
+                found.page.identify();
+                Outcome::Reply(hand_out(answer([0]), found.page_cap, HandOut::Rw))
+            }
+            SessionCall::NotificationIrq(0) => Outcome::Reply(hand_out(number(0), found.kick, HandOut::Ro)),
+            SessionCall::NotificationIrq(_) => Outcome::Reply(refusal(L4Error::NOSYS)),
+            SessionCall::Bind(IRQS..) => Outcome::Reply(refusal(L4Error::RANGE)),
+            SessionCall::Bind(_) => {
+                let tell = status::is_driver_ok(found.status);
+                let old = core::mem::replace(&mut found.irq, cap.take());
+                // The old one may have missed something.
+                if let Some(new) = found.irq.filter(|_| tell) {
+                    self.kernel.trigger(new);
+                }
+                if let Some(old) = old {
+                    self.kernel.release(old);
+                }
+                Outcome::Reply(number(0))
+            }
+            SessionCall::Info => Outcome::Reply(answer([0, IRQS, 0])),
+            SessionCall::Unmask => Outcome::Silent,
+        }
+    }
+
+    pub(super) fn session(&self, session: Number) -> Option<usize> {
+        let slot = session.slot();
+        self.sessions.get(slot).filter(|s| s.number == session && !s.ending).map(|_| slot)
+    }
+
+    /// A driver says that there is something in its ring.
+    fn kick(&mut self, session: Number, now: Time) {
+        let slot = self.session(session);
+        if let Some(token) = slot.and_then(|slot| self.sessions.get(slot)).and_then(|s| s.token) {
+            self.worker.kick(token, now);
+        }
+    }
+
+    /// Says who was refused what, and why.
+    pub(super) fn refused(&mut self, slot: usize, now: Time, what: &str, why: &dyn core::fmt::Display) {
+        if let Some(session) = self.sessions.get(slot) {
+            self.lines.refuse(now, format_args!("{}: {what} refused: {why}", session.name));
+        }
+    }
+}
