@@ -1,0 +1,16 @@
+//! The server above a model of the kernel, with clients that are played by the book of L4virtio, over software controllers.
+//!
+//! `rig` is the machine, `driver` a driver as L4Re's own client is one. `talk`: what objects answer. `data`: requests. `memory`: dataspaces.
+//! `status`: the device's status and queue. `ends`: clients that die, and who comes after them. `fixed`: static clients.
+//! `changes`: devices that grow and go. `turns`: the loop.
+
+mod changes;
+mod data;
+mod driver;
+mod ends;
+mod fixed;
+mod memory;
+mod rig;
+mod status;
+mod talk;
+mod turns;
