@@ -1,9 +1,11 @@
 //! Requests.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use nvme_l4re::model::{Kind, TaskCap};
+use nvme_l4re::model::{Kind, Said};
 use nvme_mem::Window;
+use nvme_soft::{MemoryMedium, NamespaceConfig, WriteCache};
 
 use crate::driver::*;
 use crate::rig::*;
@@ -195,17 +197,20 @@ fn requests_outside_the_device_or_the_memory_fail_and_the_next_is_served() {
 
 #[test]
 fn memory_that_may_not_be_written_is_written_to_the_disk_and_never_read_into() {
+    for (kind, right) in [(Kind::ReadOnly, true), (Kind::Memory, false)] {
+        writes_and_is_not_read_into(kind, right);
+    }
+}
+
+/// A dataspace of that kind, sent with or without the right to write.
+fn writes_and_is_not_read_into(kind: Kind, right: bool) {
     let (mut rig, disk) = Rig::one();
     let (task, session) = rig.client(&["device=soft0:n1"]);
     let mut driver = Driver::setup(&mut rig, task, session, ROOM);
-    let image = driver.task.dataspace(Kind::ReadOnly, 8192);
+    let image = driver.task.dataspace(kind, 8192);
     driver.task.window(image).fill(0, 8192, 0x3c).unwrap();
-    // The same where only the capability's rights say so.
-    let ordinary = driver.task.dataspace(Kind::Memory, 8192);
     let second = BASE + (64 << 20);
-    let mut said = register(ordinary, second, 0, 8192);
-    assert_eq!(rig.code(&driver.task, driver.session, register(image, 1 << 40, 0, 8192)), ENOMEM, "ds-max");
-    said.cap = Some((image, false));
+    let said = Said { cap: Some((image, right)), ..register(image, second, 0, 8192) };
     assert_eq!(rig.code(&driver.task, driver.session, said), 0);
     let slot = driver.ask_at(OUT, 8, second, 4096).unwrap();
     assert_eq!(driver.finish(&mut rig, slot), OK);
@@ -214,29 +219,28 @@ fn memory_that_may_not_be_written_is_written_to_the_disk_and_never_read_into() {
     assert_eq!(bytes, [0x3c; 4096]);
     let slot = driver.ask_at(IN, 0, second, 4096).unwrap();
     assert_eq!(driver.finish(&mut rig, slot), IOERR);
-    let _: TaskCap = image;
+    assert_eq!(driver.task.window(image).read_value::<[u8; 4]>(0), Ok([0x3c; 4]));
 }
 
 #[test]
-fn what_is_written_is_durable_where_the_driver_chose_write_through() {
-    let (mut rig, _) = Rig::one();
+fn the_cache_mode_that_a_driver_writes_counts_for_what_it_asks_after_that() {
+    let cache = Arc::new(WriteCache::new(MemoryMedium::new(DISK).unwrap()).unwrap());
+    let mut device = soft("soft0", &disk());
+    device.namespaces = vec![NamespaceConfig::new(Arc::new(Arc::clone(&cache)))];
+    let mut rig = Rig::start("", vec![device], |_, _| {}).unwrap();
     let (task, session) = rig.client(&["device=soft0:n1"]);
     let mut driver = Driver::setup(&mut rig, task, session, ROOM);
     let mode = at::SPACE + 32;
-    let mut byte = [0];
-    driver.page.read(mode, &mut byte).unwrap();
-    assert_eq!(byte, [1], "there is a volatile write cache");
+    assert_eq!(driver.page.read_value(mode), Ok([1u8]), "there is a volatile write cache");
     driver.fill(0, &pattern(1, 4096));
-    assert_eq!(driver.request(&mut rig, OUT, 0, 0, 4096), OK);
-    driver.page.write(mode, &[0]).unwrap();
-    assert_eq!(driver.request(&mut rig, OUT, 8, 0, 4096), OK);
     // Whatever else it writes is the safe mode.
-    driver.page.write(mode, &[0xff]).unwrap();
-    assert_eq!(driver.request(&mut rig, OUT, 16, 0, 4096), OK);
-    driver.page.write(mode, &[1]).unwrap();
-    assert_eq!(driver.request(&mut rig, OUT, 24, 0, 4096), OK);
-    rig.handles[0].power_cycle();
-    rig.pass_time(SECOND);
+    for (sector, chosen) in [(0, None), (8, Some(0)), (16, Some(0xff)), (24, Some(1))] {
+        if let Some(chosen) = chosen {
+            driver.page.write(mode, &[chosen]).unwrap();
+        }
+        assert_eq!(driver.request(&mut rig, OUT, sector, 0, 4096), OK);
+    }
+    cache.lose_power();
     let mut kept = Vec::new();
     for sector in [0, 8, 16, 24] {
         driver.fill(0, &[0; 4096]);

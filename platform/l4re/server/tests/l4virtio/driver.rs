@@ -103,7 +103,9 @@ impl Driver {
             assert_eq!(driver.status(), status);
         }
         let answer = rig.call(&driver.task, session, said(0, &[5]));
-        let Answer::Reply { label: 0, cap: Some(kick), .. } = answer else { panic!("no interrupt: {answer:?}") };
+        let Answer::Reply { label: 0, cap: Some(kick), .. } = answer else {
+            panic!("no interrupt: {answer:?}")
+        };
         driver.kick = kick;
         assert_eq!(rig.code(&driver.task, session, with_cap(-1, &[0, 0], irq)), 0);
         assert_eq!(driver.page.load32(at::NUM_QUEUES), Ok(1));

@@ -4,13 +4,7 @@
 //! `status`: the device's status and queue. `ends`: clients that die, and who comes after them. `fixed`: static clients.
 //! `changes`: devices that grow and go. `turns`: the loop.
 
-mod changes;
 mod data;
 mod driver;
-mod ends;
-mod fixed;
-mod memory;
 mod rig;
-mod status;
 mod talk;
-mod turns;

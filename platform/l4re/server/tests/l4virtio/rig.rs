@@ -130,8 +130,7 @@ impl Rig {
             let name = format!("controller {at}");
             hardware.controllers.push(Controller { name, device: Box::new(device), pci: None });
         }
-        let tuning =
-            Tuning { nvme: Options { io_timeout: IO, ..Options::default() }, ..Tuning::default() };
+        let tuning = Tuning { nvme: Options { io_timeout: IO, ..Options::default() }, ..Tuning::default() };
         let log = Log::default();
         let server = Server::new(model.clone(), log.clone(), &line, hardware, &tuning)?;
         Ok(Self { model, server, log, handles, ned, svr, turns: 0 })
