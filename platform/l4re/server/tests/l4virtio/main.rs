@@ -5,6 +5,8 @@
 //! `changes`: devices that grow and go. `turns`: the loop.
 
 mod data;
+#[expect(dead_code, reason = "tests of status, memory and death use the rest")]
 mod driver;
+#[expect(dead_code, reason = "likewise")]
 mod rig;
 mod talk;

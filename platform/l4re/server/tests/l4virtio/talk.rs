@@ -95,7 +95,7 @@ fn a_create_that_is_garbage_is_refused_and_leaves_nothing() {
         (endless, EMSGTOOSHORT),
         (vec![0, 2, 0], EINVAL),
         (vec![0, 2 | 3 << 16, 0x0061_ff00], EINVAL),
-        (vec![0, 2 | 3 << 16, 0x00ff_fe], EINVAL),
+        (vec![0, 2 | 3 << 16, 0x0000_fffe], EINVAL),
     ] {
         // A capability that nobody asked for comes with each.
         assert_eq!(refused(&rig.call(&ned, svr, with_cap(-15, &message, junk))), code, "{message:x?}");
