@@ -95,6 +95,8 @@ impl Controller {
                 let Some(status) = self.status() else { return };
                 if status.cfs() || !status.rdy() {
                     self.stuck(ResetReason::Fatal);
+                } else if self.options.pci.is_some() {
+                    self.wake = Some(now + self.options.watch_every);
                 }
             }
             State::Stuck => {

@@ -285,6 +285,12 @@ impl Controller {
         self.events.push_back(Event::Smart(smart));
     }
 
+    /// The bus reports an error of the device (PCI Express AER). What it holds can no longer be relied upon: a reset is needed,
+    /// unless one is under way.
+    pub fn bus_failed(&mut self) {
+        self.stuck(ResetReason::Bus);
+    }
+
     /// Resets the controller, with all pairs in the control role's hands. Ends in [`Event::Reset`], or in
     /// [`Event::Failed`].
     pub fn reset(&mut self) {

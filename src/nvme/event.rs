@@ -226,6 +226,10 @@ pub enum ResetReason {
         /// The opcode.
         opcode: u8,
     },
+    /// It reports a persistent internal error by an asynchronous event.
+    Internal,
+    /// The bus reports an error of the device.
+    Bus,
     /// The queues of this pair could not be deleted.
     DeleteFailed {
         /// Which pair.
@@ -237,6 +241,8 @@ impl fmt::Display for ResetReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fatal => f.write_str("it reports a fatal status"),
+            Self::Internal => f.write_str("it reports a persistent internal error"),
+            Self::Bus => f.write_str("the bus reports an error of it"),
             Self::AdminTimeout { opcode } => {
                 write!(f, "admin command {opcode:#04x} was not answered in time")
             }

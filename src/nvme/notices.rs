@@ -7,7 +7,7 @@ use nvme_platform::{Window, debug, warn};
 
 use super::admin::Job;
 use super::controller::Controller;
-use super::event::Smart;
+use super::event::{ResetReason, Smart};
 use super::spec::command::Completion;
 use super::spec::log::{ErrorEntry, Health, event, page};
 
@@ -30,6 +30,10 @@ impl Controller {
             information,
             log
         );
+        if (kind & 7, information) == (event::ERROR, event::PERSISTENT) {
+            // Nothing that it says of itself, or does, can be relied upon; the specification asks for a reset.
+            return self.stuck(ResetReason::Internal);
+        }
         let id = match (kind & 7, information) {
             (event::NOTICE, event::NAMESPACE_CHANGED) => page::CHANGED_NAMESPACES,
             (event::ERROR, _) => page::ERROR,

@@ -18,6 +18,9 @@ pub struct Options {
     pub nosgl: bool,
     /// What the home knows about the device, for [`quirks`](super::quirks).
     pub pci: Option<PciId>,
+    /// How often a controller on a bus is looked at though nothing happens: one that is pulled out, or whose status is fatal,
+    /// interrupts nobody. Where `pci` says that it is on one.
+    pub watch_every: Duration,
     /// How long an I/O command may take before [`expired`](super::QueuePair::expired) names it.
     pub io_timeout: Duration,
     /// How long an admin command may take before the controller counts as stuck.
@@ -47,6 +50,7 @@ impl Default for Options {
         Self {
             nosgl: false,
             pci: None,
+            watch_every: Duration::from_secs(1),
             io_timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(10),
             abort_timeout: Duration::from_secs(2),

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use nvme_drv::nvme::{AbortOutcome, Event, PairError, QueuePair, ResetReason, Submit};
+use nvme_drv::nvme::{AbortOutcome, Event, Options, PairError, PciId, QueuePair, ResetReason, Submit};
 use nvme_platform::Time;
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
@@ -269,5 +269,28 @@ fn a_queue_that_is_refused_costs_nothing() {
         assert!(matches!(rig.event(), Event::PairFailed { token: 4, why: PairError::Refused(_) }));
         assert_eq!(rig.controller.pairs_free(), 63);
         rig.pair(8);
+    }
+}
+
+#[test]
+fn a_controller_on_a_bus_is_looked_at_though_nothing_happens_and_software_is_not() {
+    let mut rig = Rig::new(config(512), options());
+    rig.controller.poll(rig.now);
+    assert_eq!(rig.controller.next_deadline(), None);
+    let pci = Some(PciId { vendor: 0x1b36, device: 0x10 });
+    for fatal in [false, true] {
+        let mut rig = Rig::new(config(512), Options { pci, ..options() });
+        assert!(rig.controller.poll(rig.now).is_none());
+        let look = rig.controller.next_deadline().unwrap();
+        assert_eq!(look, rig.now + Duration::from_secs(1));
+        match fatal {
+            true => rig.handle.raise_fatal(),
+            false => rig.handle.vanish(),
+        }
+        match rig.controller.poll(look) {
+            Some(Event::ResetNeeded(ResetReason::Fatal)) if fatal => {}
+            Some(Event::Gone) if !fatal => {}
+            other => panic!("{other:?}"),
+        }
     }
 }

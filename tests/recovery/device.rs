@@ -20,6 +20,10 @@ pub(crate) struct Knobs {
     pub(crate) unmap_fails: AtomicBool,
     /// So many calls of `map` succeed.
     pub(crate) maps_left: Mutex<Option<usize>>,
+    /// So many bytes may be locked.
+    pub(crate) lock_limit: Mutex<Option<u64>>,
+    /// The lengths of what `map` was asked for.
+    pub(crate) steps: Mutex<Vec<usize>>,
     /// What of client memory is reserved: address and how many bytes of it are mapped.
     pub(crate) mapped: Mutex<BTreeMap<u64, u64>>,
     pub(crate) maps: AtomicUsize,
@@ -75,7 +79,12 @@ impl DmaSpace for TestDevice {
         if let Some(left) = &mut *self.knobs.maps_left.lock().unwrap() {
             *left = left.checked_sub(1).ok_or(DmaError::NoMemory)?;
         }
+        let need = self.knobs.reach().1 + memory.len() as u64;
+        if self.knobs.lock_limit.lock().unwrap().is_some_and(|limit| need > limit) {
+            return Err(DmaError::LockLimit(need));
+        }
         self.knobs.maps.fetch_add(1, Ordering::SeqCst);
+        self.knobs.steps.lock().unwrap().push(memory.len());
         self.soft.dma().map(at, memory, rights)?;
         let mut mapped = self.knobs.mapped.lock().unwrap();
         if let Some((_, bytes)) = mapped.range_mut(..=at.0).next_back() {

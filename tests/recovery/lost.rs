@@ -118,7 +118,9 @@ fn a_mapping_that_is_under_way_ends_when_the_device_is_lost() {
     let (mut rig, a, mut b) = two();
     let (claim, file) = region(1 << 40, 192 << 20, 99);
     // Nothing looks at the content, so the pages never exist.
-    let big = nvme_mem::heap(192 << 20).unwrap();
+    let more = nvme_mem::heap(194 << 20).unwrap();
+    let big = more.sub(more.address().next_multiple_of(2 << 20) - more.address(), 192 << 20).unwrap();
+    drop(more);
     rig.begin_change(&a, &MemoryChange::Add(claim, file), |_| Some(big.clone())).unwrap();
     rig.control.poll(rig.now);
     rig.control.poll(rig.now);

@@ -16,7 +16,14 @@ use crate::rig::{Rig, SECOND, config, soft};
 const SECOND_AT: u64 = 1 << 32;
 
 fn second(len: u64) -> ((Claim, File), Window) {
-    (region(SECOND_AT, len, 77), heap(len as usize).unwrap())
+    (region(SECOND_AT, len, 77), large(len as usize, 0))
+}
+
+/// Memory of which nobody looks at the content, so that the pages never exist; so many bytes after a multiple of 2 MiB.
+fn large(len: usize, after: usize) -> Window {
+    let more = heap(len + (4 << 20)).unwrap();
+    let at = more.address().next_multiple_of(2 << 20) - more.address() + after;
+    more.sub(at, len).unwrap()
 }
 
 fn two_regions(rig: &mut Rig) -> (Client, Window) {
@@ -62,6 +69,40 @@ fn a_large_region_is_mapped_in_steps_and_others_are_served_in_between() {
         }
     }
     rig.expect("the change", |e| matches!(e, Event::Done(_, Ok(()))));
+}
+
+#[test]
+fn a_step_tears_no_large_page() {
+    let mut rig = Rig::new(1);
+    let a = rig.client(&["device=d0:n1"]);
+    // As the second region of an ordinary machine: from 768 KiB on.
+    let (len, after) = ((160 << 20) - (768 << 10), 768 << 10);
+    let (claim, file) = region(SECOND_AT, len, 77);
+    rig.knobs[0].steps.lock().unwrap().clear();
+    rig.change(&a, &MemoryChange::Add(claim, file), |_| Some(large(len as usize, after))).unwrap();
+    let want = [(64 << 20) - after, 64 << 20, 32 << 20];
+    assert_eq!(*rig.knobs[0].steps.lock().unwrap(), want);
+}
+
+#[test]
+fn what_may_not_be_locked_is_refused_with_the_figure_for_all_of_it() {
+    let sizes = [1 << 20, 256 << 20, 3 << 20_u64];
+    let all = LEN + sizes.iter().sum::<u64>();
+    for limit in [LEN, LEN + (2 << 20), LEN + (130 << 20), all - 4096] {
+        let mut rig = Rig::new(1);
+        let mut a = rig.client(&["device=d0:n1", "ds-max=9"]);
+        let mut wanted = vec![(region(GUEST, LEN, a.key.0), a.memory.clone())];
+        for (i, len) in (1..).zip(sizes) {
+            wanted.push((region(SECOND_AT * i, len, 80 + i), large(len as usize, 0)));
+        }
+        *rig.knobs[0].lock_limit.lock().unwrap() = Some(limit);
+        let refused = rig.replace(&a, wanted.clone());
+        assert_eq!(refused, Err(SessionError::Dma(DmaError::LockLimit(all))), "{limit}");
+        // That much is enough.
+        *rig.knobs[0].lock_limit.lock().unwrap() = Some(all);
+        assert_eq!(rig.replace(&a, wanted), Ok(()));
+        rig.serves(&mut a, 0, 1);
+    }
 }
 
 #[test]
@@ -136,7 +177,7 @@ fn a_new_table_leaves_what_is_unchanged_where_it_is() {
 
 #[test]
 fn a_table_that_cannot_be_mapped_leaves_nothing_of_what_was_new() {
-    let windows = [1 << 20, 256 << 20, 1 << 20].map(|len| heap(len).unwrap());
+    let windows = [1 << 20, 256 << 20, 1 << 20].map(|len| large(len, 0));
     for left in 0..8 {
         let mut rig = Rig::new(1);
         let mut a = rig.client(&["device=d0:n1", "ds-max=9"]);

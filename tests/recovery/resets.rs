@@ -35,6 +35,30 @@ fn a_fatal_status_costs_nobody_a_request() {
 }
 
 #[test]
+fn an_error_of_the_bus_or_inside_of_the_controller_costs_a_reset_and_nobody_a_request() {
+    for bus in [false, true] {
+        let (mut rig, mut a, mut b) = shared();
+        rig.inject(Queue::AnyIo, 0x01, When::First(20), Action::Hang);
+        rig.ask_writes(&mut a, 0, 0..20, 1);
+        rig.ask_writes(&mut b, 0, 0..20, 50);
+        let fail = |rig: &mut Rig| match bus {
+            true => rig.control.device_failed(0),
+            false => rig.handles[0].raise_internal_error(),
+        };
+        fail(&mut rig);
+        rig.control.poll(rig.now);
+        // Said again before the reset: it is the same trouble.
+        fail(&mut rig);
+        rig.answered(&mut a, 0, (0..20).collect());
+        rig.answered(&mut b, 0, (0..20).collect());
+        assert!((0..20).all(|slot| (a.status(0, slot), b.status(0, slot)) == (OK, OK)));
+        assert!(!rig.lost(&a) && !rig.lost(&b));
+        assert_eq!(enables(&rig), 2, "bus: {bus}");
+        rig.serves(&mut a, 0, 3);
+    }
+}
+
+#[test]
 fn a_command_that_kills_the_controller_each_time_fails_after_two_resets() {
     let (mut rig, mut a, mut b) = shared();
     rig.inject(Queue::AnyIo, 0x01, When::Always, Action::Hang);

@@ -235,6 +235,12 @@ impl Control {
         }
     }
 
+    /// Error information 3: persistent internal error (5.2).
+    pub(crate) fn internal_error(&mut self, shared: &Shared) {
+        self.events.error(3);
+        self.process(shared);
+    }
+
     pub(crate) fn namespace_changed(&mut self, shared: &Shared, nsid: u32) {
         self.logs.namespace_changed(nsid);
         if self.features.namespace_notices() {

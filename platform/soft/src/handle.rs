@@ -125,6 +125,11 @@ impl SoftHandle {
         self.shared.control.lock().absorb(&self.shared);
     }
 
+    /// Says by an asynchronous event that it has a persistent internal error; it goes on all the same.
+    pub fn raise_internal_error(&self) {
+        self.shared.control.lock().internal_error(&self.shared);
+    }
+
     /// Posts a completion that belongs to no command, with any identifier, on the completion queue of submission
     /// queue `queue` (0: admin). `false`: there is no such queue, or it is full.
     pub fn forge(&self, queue: u16, cid: u16, status: Status) -> bool {

@@ -33,9 +33,9 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// How many descriptors a hardware controller has: its vectors, the request for it, device, group and container.
+    /// How many descriptors a hardware controller has: its vectors, the request for it, bus errors, device, group and container.
     pub(crate) fn descriptors(&self) -> usize {
-        self.interrupts.as_ref().map_or(0, |interrupts| usize::from(interrupts.count()) + 4)
+        self.interrupts.as_ref().map_or(0, |interrupts| usize::from(interrupts.count()) + 5)
     }
 }
 

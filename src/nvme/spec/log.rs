@@ -81,6 +81,8 @@ pub mod event {
     pub const SMART: u8 = 1;
     /// Notice.
     pub const NOTICE: u8 = 2;
+    /// Error information: persistent internal error (Base 5.2.1).
+    pub const PERSISTENT: u8 = 3;
     /// Notice information: namespace attribute changed.
     pub const NAMESPACE_CHANGED: u8 = 0;
 }

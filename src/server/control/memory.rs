@@ -8,7 +8,7 @@ use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 use nvme_session::dataspace::{Claim, File, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
-use super::{Control, Event, MAP_STEP, Session, SessionError, Unit};
+use super::{Control, Event, LARGE_PAGE, MAP_STEP, Session, SessionError, Unit};
 
 /// What a client wants to be changed.
 #[derive(Clone, Debug)]
@@ -60,6 +60,15 @@ struct Mapping {
     done: usize,
 }
 
+impl Mapping {
+    /// How many bytes are mapped next. A step ends where a large page of an IOMMU may end, so that none is torn.
+    fn step(&self) -> usize {
+        let pages = &self.memory.pages;
+        let torn = pages.address().wrapping_add(self.done) % LARGE_PAGE;
+        (MAP_STEP - torn).min(pages.len() - self.done)
+    }
+}
+
 enum Stage {
     Mapping,
     /// The worker was given a table of this generation.
@@ -85,6 +94,12 @@ impl MemoryJob {
 
     pub(super) fn is_asked(&self) -> bool {
         self.asked
+    }
+
+    /// Bytes that were not asked to be mapped yet, those of the step that failed not among them.
+    fn unmapped(&self) -> u64 {
+        let asked = |m: &Mapping| m.done + if m.at.is_some() { m.step() } else { 0 };
+        self.map.iter().map(|m| (m.memory.pages.len() - asked(m)) as u64).fold(0, u64::saturating_add)
     }
 }
 
@@ -186,6 +201,11 @@ impl Control {
             Err(why) => Err(why),
         };
         self.more = true;
+        // What is missing is said for the whole change, not for the step that was one too many.
+        let mapped = mapped.map_err(|why| match why {
+            DmaError::LockLimit(need) => DmaError::LockLimit(need.saturating_add(job.unmapped())),
+            other => other,
+        });
         let Some(Mapping { slot, memory, at, .. }) = job.map.pop_front() else { return };
         let RegionMemory { pages, skip, len } = memory;
         let registered = match mapped {
@@ -281,7 +301,7 @@ fn map_step(mapping: &mut Mapping, dma: &mut dyn nvme_platform::DmaSpace) -> Res
         Some(at) => at,
         None => *mapping.at.insert(dma.reserve(pages, mapping.rights)?),
     };
-    let step = MAP_STEP.min(len - mapping.done);
+    let step = mapping.step();
     let part = pages.sub(mapping.done, step).map_err(|_| DmaError::BadRange)?;
     dma.map(Iova(at.0 + mapping.done as u64), &part, mapping.rights)?;
     mapping.done += step;

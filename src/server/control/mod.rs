@@ -39,6 +39,8 @@ use crate::nvme;
 const PAIR_DEPTH: u16 = 256;
 /// How much client memory is mapped for DMA in one step.
 const MAP_STEP: usize = 64 << 20;
+/// The large page of every IOMMU that has any.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// What the operator chose, and what the home is like.
 #[derive(Clone, Debug)]
@@ -166,6 +168,14 @@ impl Control {
             self.device_lost(controller, None);
         }
         self.more = true;
+    }
+
+    /// The bus reports an error of a controller: it is reset, and what was in flight is issued again.
+    pub fn device_failed(&mut self, controller: u16) {
+        if let Some(unit) = self.units.get_mut(usize::from(controller)) {
+            unit.controller_mut().bus_failed();
+            self.more = true;
+        }
     }
 
     /// Bounds the regions of all sessions together, for a home whose own room for them is bounded.

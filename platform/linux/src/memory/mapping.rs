@@ -1,5 +1,6 @@
 //! One mapping: made, entered in the table of windows, and taken down.
 
+use std::ffi::c_void;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, OnceLock};
@@ -9,6 +10,9 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::sigbus::{self, Registration};
+
+/// The huge page of this machine, and the large page of its IOMMU.
+const HUGE: usize = 2 << 20;
 
 /// Why there is no mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,10 +49,8 @@ pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -
     // No window without the handler.
     sigbus::failures().map_err(MapError::System)?;
     let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-    // SAFETY: a fresh mapping at an address of the kernel's choice.
-    let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, offset) };
-    let base =
-        NonNull::new(base.map_err(MapError::System)?.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
+    let base = like_its_file(fd, offset, len, protection).map_err(MapError::System)?;
+    let base = NonNull::new(base.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
     // Windows are looked up by address in the handler.
     let address = base.as_ptr().expose_provenance();
     let owner = Arc::new(Owner::new(Box::new(Mapping { base, len, registration: OnceLock::new() })));
@@ -65,6 +67,33 @@ pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -
     // SAFETY: mapped for `len` bytes until the owner drops the mapping; no reference to the bytes was ever made. A
     // window of a read-only mapping is not written: see `MemoryFile::writable`.
     Ok(unsafe { Window::new(base, len, owner) })
+}
+
+/// A fresh mapping. One that is long enough for huge pages lies in them as it does in its file: only then can the kernel map
+/// the huge pages that the file may have, and an IOMMU that is given like addresses.
+fn like_its_file(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+    protection: ProtFlags,
+) -> Result<*mut c_void, Errno> {
+    let anywhere = || {
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, offset) }
+    };
+    let Some(room) = len.checked_add(HUGE).filter(|_| len >= HUGE) else { return anywhere() };
+    // SAFETY: as above. It is gone at once: all that is wanted is where there was room.
+    let free = unsafe {
+        mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)
+            .and_then(|free| munmap(free, room).map(|()| free))
+    };
+    let Ok(free) = free else { return anywhere() };
+    let at = free.wrapping_byte_add((offset as usize).wrapping_sub(free.addr()) % HUGE);
+    // SAFETY: in the place of nothing that is mapped.
+    let mapped =
+        unsafe { mmap(at, len, protection, MapFlags::SHARED | MapFlags::FIXED_NOREPLACE, fd, offset) };
+    // Another thread was there first, or the file has huge pages of its own, and its own rule for addresses with them.
+    mapped.or_else(|_| anywhere())
 }
 
 /// Takes a window's file away: zeroes are in its place, and it counts as failed. What held the file open by being mapped does

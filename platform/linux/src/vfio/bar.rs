@@ -97,6 +97,8 @@ impl QueueDoorbells for PairDoorbells {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn bar(len: usize) -> (Bar, Window) {
@@ -122,6 +124,36 @@ mod tests {
         assert_eq!(bar.read64(0), 0);
         window.owner().fail();
         assert_eq!(bar.read64(0), u64::MAX);
+    }
+
+    #[test]
+    fn registers_that_vanish_read_as_all_ones_and_writes_to_them_hurt_nobody() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x2000).unwrap();
+        let window = crate::memory::device(file.as_fd(), 0, 0x2000).unwrap();
+        let mut bar = Bar::new(window);
+        let mut pair = bar.doorbells(1, 4).unwrap();
+        bar.write32(0x14, 7);
+        assert_eq!(bar.read32(0x14), 7);
+        // What the kernel does to the mapping of a function that is pulled out: each access is a SIGBUS.
+        file.set_len(0).unwrap();
+        pair.submission_tail(3);
+        pair.completion_head(3);
+        bar.write32(0x14, 9);
+        assert_eq!((bar.read32(0x14), bar.read32(0x1c), bar.read64(0)), (u32::MAX, u32::MAX, u64::MAX));
+        assert_eq!(file.metadata().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_bar_that_was_withdrawn_reads_as_all_ones() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x2000).unwrap();
+        let mut bar = Bar::new(crate::memory::device(file.as_fd(), 0, 0x2000).unwrap());
+        bar.withdraw();
+        bar.write32(0x14, 9);
+        assert_eq!(bar.read32(0x14), u32::MAX);
+        // The device has nothing of it.
+        assert!(std::fs::read(crate::memory::proc_path(file.as_fd())).unwrap().iter().all(|b| *b == 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::VfioError;
-use super::group::{VFIO_PCI, check_class, driver, link_name};
+use super::group::{VFIO_PCI, check_class, driver, link_name, translated_group};
 
 /// Why a function was not bound.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,10 @@ fn bind_in(sys: &Path, dev: &Path, address: &str) -> Result<(), BindError> {
     let folder = check_class(sys, address)?;
     if driver(&folder).as_deref() == Some(VFIO_PCI) {
         return Ok(());
+    }
+    if translated_group(&folder).is_none() {
+        // vfio-pci would not take it, and it would be without a driver.
+        return Err(VfioError::NoIommu(address.to_owned()).into());
     }
     // Held until its driver is gone, so that nobody mounts one meanwhile.
     let held = claim(&folder, dev, address)?;
@@ -174,6 +178,16 @@ mod tests {
         add(sys.path(), "0000:02:00.0", "0x010802", Some("nvme"), Some(7));
         unbind_in(sys.path(), sys.path(), "0000:02:00.0").unwrap();
         assert_eq!(fs::read_to_string(sys.path().join("bus/pci/drivers/nvme/unbind")).unwrap(), "");
+    }
+
+    #[test]
+    fn without_an_iommu_its_driver_keeps_it() {
+        let sys = tempfile::tempdir().unwrap();
+        add(sys.path(), ADDRESS, "0x010802", Some("nvme"), None);
+        let why = bind_in(sys.path(), sys.path(), ADDRESS).unwrap_err();
+        assert!(matches!(&why, BindError::Function(VfioError::NoIommu(_))), "{why}");
+        assert_eq!(fs::read_to_string(sys.path().join("bus/pci/drivers/nvme/unbind")).unwrap(), "");
+        assert_eq!(fs::read_to_string(folder(sys.path(), ADDRESS).join("driver_override")).unwrap(), "");
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl VfioDevice {
             interrupts.mode(),
             interrupts.count()
         );
-        let device = Self {
+        let mut device = Self {
             handle,
             group: Some(group),
             bar: Bar::new(window),
@@ -138,6 +138,11 @@ impl VfioDevice {
             interrupts: Arc::clone(&interrupts),
             space,
         };
+        // As the kernel hands it over, and the reset leaves it; where there is no reset, this is what keeps whatever it was
+        // doing from memory that is mapped from here on.
+        device
+            .master(false)
+            .map_err(|_| VfioError::Device(address.to_owned(), "its bus mastering stays on"))?;
         Ok(Opened { device, interrupts, id: function.id })
     }
 

@@ -57,9 +57,19 @@ pub(super) fn function(sys: &Path, address: &str) -> Result<Function, VfioError>
     if driver.as_deref() != Some(VFIO_PCI) {
         return Err(VfioError::NotBound { address: address.to_owned(), driver });
     }
-    let group = link_name(&folder.join("iommu_group")).and_then(|name| name.parse().ok());
-    let group = group.ok_or_else(|| VfioError::NoIommu(address.to_owned()))?;
+    let group = translated_group(&folder).ok_or_else(|| VfioError::NoIommu(address.to_owned()))?;
     Ok(Function { group, id: (word(&folder, "vendor"), word(&folder, "device")) })
+}
+
+/// The group of a function for which an IOMMU translates. VFIO can be told to make up groups without one
+/// (`enable_unsafe_noiommu_mode`); those do not count.
+pub(super) fn translated_group(folder: &Path) -> Option<u32> {
+    let group = folder.join("iommu_group");
+    let name = fs::read_to_string(group.join("name")).unwrap_or_default();
+    if name.trim() == "vfio-noiommu" {
+        return None;
+    }
+    link_name(&group)?.parse().ok()
 }
 
 /// An identifier; 0 when it cannot be read, which has no quirks.
@@ -136,6 +146,9 @@ mod tests {
         add(sys, "0000:03:00.0", "0x010802", None, Some(8));
         add(sys, "0000:04:00.0", "0x010802", Some("vfio-pci"), None);
         add(sys, "0000:05:00.0", "0x010601", Some("vfio-pci"), Some(9));
+        add(sys, "0000:07:00.0", "0x010802", Some("vfio-pci"), Some(10));
+        fs::write(sys.join("kernel/iommu_groups/10/name"), "vfio-noiommu\n").unwrap();
+        assert_eq!(function(sys, "0000:07:00.0"), Err(VfioError::NoIommu("0000:07:00.0".into())));
         assert_eq!(function(sys, "0000:01:00.0"), Ok(Function { group: 7, id: (0x1b36, 0x10) }));
         let bound = |address: &str, driver: Option<&str>| {
             Err(VfioError::NotBound { address: address.into(), driver: driver.map(Into::into) })

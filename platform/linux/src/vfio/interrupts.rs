@@ -52,6 +52,7 @@ pub struct Interrupts {
     mode: Mode,
     vectors: Vec<EventFd>,
     request: Option<EventFd>,
+    error: Option<EventFd>,
     device: Handle,
 }
 
@@ -72,8 +73,10 @@ impl Interrupts {
             }
             match with(&device, |fd| enable(fd, mode.index(), count)) {
                 Ok(vectors) => {
-                    let request = with(&device, watch_request).ok();
-                    return Ok(Arc::new(Self { mode, vectors, request, device }));
+                    let news = |index| with(&device, |fd| watch(fd, index)).ok();
+                    let request = news(vfio::VFIO_PCI_REQ_IRQ_INDEX);
+                    let error = news(vfio::VFIO_PCI_ERR_IRQ_INDEX);
+                    return Ok(Arc::new(Self { mode, vectors, request, error, device }));
                 }
                 Err(why) => last = Some(why),
             }
@@ -102,6 +105,11 @@ impl Interrupts {
     /// Counts up when the host wants the device back: it is being pulled out, or bound to another driver.
     pub fn request(&self) -> Option<BorrowedFd<'_>> {
         self.request.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Counts up when the bus reports an error of the device that it did not correct itself (PCI Express AER).
+    pub fn error(&self) -> Option<BorrowedFd<'_>> {
+        self.error.as_ref().map(AsFd::as_fd)
     }
 
     /// Lets the pin interrupt again. Nothing to do for messages.
@@ -157,10 +165,11 @@ fn enable(device: BorrowedFd<'_>, index: u32, mut count: u32) -> Result<Vec<Even
     }
 }
 
-fn watch_request(device: BorrowedFd<'_>) -> Result<EventFd, Errno> {
-    if count(device, vfio::VFIO_PCI_REQ_IRQ_INDEX)? == 0 {
+/// News that is no interrupt of the device's own.
+fn watch(device: BorrowedFd<'_>, index: u32) -> Result<EventFd, Errno> {
+    if count(device, index)? == 0 {
         return Err(Errno::OPNOTSUPP);
     }
-    let mut events = enable(device, vfio::VFIO_PCI_REQ_IRQ_INDEX, 1)?;
+    let mut events = enable(device, index, 1)?;
     events.pop().ok_or(Errno::INVAL)
 }

@@ -48,13 +48,15 @@ impl FreeRanges {
         self.free.is_empty()
     }
 
-    /// Takes `len` bytes, a multiple of the page, at a multiple of `align`, a power of two. The lowest that fit.
-    pub(super) fn take(&mut self, len: u64, align: u64) -> Option<u64> {
-        if len == 0 || !len.is_multiple_of(PAGE_BYTES) || !align.is_power_of_two() {
+    /// Takes `len` bytes, a multiple of the page, that begin as far after a multiple of `align`, a power of two, as
+    /// `like` does. The lowest that fit.
+    pub(super) fn take(&mut self, len: u64, align: u64, like: u64) -> Option<u64> {
+        if len == 0 || !len.is_multiple_of(PAGE_BYTES) || !align.is_power_of_two() || align < PAGE_BYTES {
             return None;
         }
+        let phase = like & (align - 1) & !(PAGE_BYTES - 1);
         let (start, end, at) = self.free.iter().find_map(|(&start, &end)| {
-            let at = start.checked_next_multiple_of(align)?;
+            let at = start.saturating_sub(phase).checked_next_multiple_of(align)?.checked_add(phase)?;
             (at.checked_add(len)? <= end).then_some((start, end, at))
         })?;
         self.free.remove(&start);
@@ -93,10 +95,25 @@ mod tests {
     #[test]
     fn the_window_of_interrupts_is_left_out() {
         let mut ranges = FreeRanges::new(&USUAL);
-        assert_eq!(ranges.take(0xfec0_0000, 2 * MIB), Some(2 * MIB));
-        assert_eq!(ranges.take(2 * MIB, 2 * MIB), Some(0xff00_0000), "the last two MiB end in the window");
-        assert_eq!(ranges.take(MIB, PAGE_BYTES), Some(PAGE_BYTES));
-        assert_eq!(ranges.take(1 << 39, PAGE_BYTES), None);
+        assert_eq!(ranges.take(0xfec0_0000, 2 * MIB, 0), Some(2 * MIB));
+        assert_eq!(ranges.take(2 * MIB, 2 * MIB, 0), Some(0xff00_0000), "the last two MiB end in the window");
+        assert_eq!(ranges.take(MIB, PAGE_BYTES, 0), Some(PAGE_BYTES));
+        assert_eq!(ranges.take(1 << 39, PAGE_BYTES, 0), None);
+    }
+
+    #[test]
+    fn a_range_begins_in_its_large_page_where_its_memory_does() {
+        let mut ranges = FreeRanges::new(&USUAL);
+        // As the second region of an ordinary machine: 768 KiB into its file.
+        assert_eq!(ranges.take(3 << 30, 1 << 30, 0x7f12_400c_0000), Some(0x000c_0000));
+        let mut ranges = FreeRanges::new(&USUAL);
+        assert_eq!(ranges.take(4 * MIB, 2 * MIB, 0x7f12_401f_f000), Some(0x001f_f000));
+        assert_eq!(ranges.take(4 * MIB, 2 * MIB, 0x7f12_401f_f000), Some(0x005f_f000));
+        assert_eq!(ranges.take(4 * MIB, 2 * MIB, 0), Some(0x00a0_0000));
+        // Address 0 is nobody's.
+        assert_eq!(FreeRanges::new(&USUAL).take(2 * MIB, 2 * MIB, 0), Some(2 * MIB));
+        assert_eq!(FreeRanges::new(&[(0, 3 * MIB)]).take(2 * MIB, 2 * MIB, 1 << 20), Some(MIB));
+        assert_eq!(FreeRanges::new(&[(0, 3 * MIB - 1)]).take(2 * MIB, 2 * MIB, MIB + 4096), None);
     }
 
     #[test]
@@ -111,7 +128,7 @@ mod tests {
     fn what_is_given_back_joins_its_neighbours() {
         let all = FreeRanges::new(&[(0, 16 * MIB - 1)]);
         let mut ranges = all.clone();
-        let taken: Vec<u64> = (0..5).map(|_| ranges.take(2 * MIB, 2 * MIB).unwrap()).collect();
+        let taken: Vec<u64> = (0..5).map(|_| ranges.take(2 * MIB, 2 * MIB, 0).unwrap()).collect();
         for i in [1, 3, 2, 0, 4] {
             ranges.give(taken[i], 2 * MIB);
         }
@@ -121,26 +138,28 @@ mod tests {
     #[test]
     fn lengths_that_are_no_pages_are_refused() {
         let mut ranges = FreeRanges::new(&USUAL);
-        assert_eq!(ranges.take(0, PAGE_BYTES), None);
-        assert_eq!(ranges.take(1, PAGE_BYTES), None);
-        assert_eq!(ranges.take(PAGE_BYTES, 3), None);
-        assert_eq!(ranges.take(!(PAGE_BYTES - 1), PAGE_BYTES), None);
+        for (len, align) in
+            [(0, PAGE_BYTES), (1, PAGE_BYTES), (PAGE_BYTES, 3), (!(PAGE_BYTES - 1), PAGE_BYTES)]
+        {
+            assert_eq!(ranges.take(len, align, 0), None);
+            assert_eq!(ranges.take(len, align, u64::MAX), None);
+        }
     }
 
     proptest! {
         #[test]
-        fn nothing_is_given_twice_or_outside(steps in proptest::collection::vec((1u64..600, 0u32..3, any::<bool>()), 1..80)) {
+        fn nothing_is_given_twice_or_outside(steps in proptest::collection::vec((1u64..600, 0u32..3, any::<u64>(), any::<bool>()), 1..80)) {
             let ranges = [(0u64, 3 * MIB - 1), (4 * MIB, 9 * MIB - 1)];
             let all = FreeRanges::new(&ranges);
             let mut free = all.clone();
             let mut held: Vec<(u64, u64)> = Vec::new();
-            for (pages, shift, give) in steps {
+            for (pages, shift, like, give) in steps {
                 if give && !held.is_empty() {
                     let (at, len) = held.swap_remove(pages as usize % held.len());
                     free.give(at, len);
-                } else if let Some(at) = free.take(pages * PAGE_BYTES, PAGE_BYTES << (shift * 4)) {
+                } else if let Some(at) = free.take(pages * PAGE_BYTES, PAGE_BYTES << (shift * 4), like) {
                     let len = pages * PAGE_BYTES;
-                    prop_assert!(at.is_multiple_of(PAGE_BYTES << (shift * 4)) && at > 0);
+                    prop_assert!(at > 0 && (at ^ like) & ((PAGE_BYTES << (shift * 4)) - 1) & !(PAGE_BYTES - 1) == 0);
                     prop_assert!(ranges.iter().any(|(a, b)| *a <= at && at + len - 1 <= *b));
                     prop_assert!(held.iter().all(|(a, l)| at + len <= *a || a + l <= at));
                     held.push((at, len));

@@ -19,7 +19,8 @@ use super::ioctl;
 use super::ranges::{FreeRanges, USUAL};
 
 const PAGE_BYTES: u64 = PAGE as u64;
-/// Pages of an IOMMU: reservations as long as one begin at a multiple of it.
+/// Large pages of an IOMMU. What is as long as one lies in it as its memory does in a page of that size, so that the IOMMU can
+/// use large pages where the memory has them.
 const LARGE: [u64; 2] = [1 << 30, 2 << 20];
 
 /// Bytes that all controllers of this process have mapped: what RLIMIT_MEMLOCK is compared with.
@@ -109,9 +110,8 @@ impl DmaSpace for Space {
         if len == 0 || !len.is_multiple_of(PAGE_BYTES) {
             return Err(DmaError::BadRange);
         }
-        // With the length's own alignment first, so that the IOMMU can use large pages where the memory has them.
         let align = LARGE.into_iter().filter(|large| len >= *large).chain([PAGE_BYTES]);
-        let at = align.into_iter().find_map(|align| self.free.take(len, align));
+        let at = align.into_iter().find_map(|align| self.free.take(len, align, memory.address() as u64));
         let at = at.ok_or(DmaError::NoAddresses)?;
         self.reserved.insert(at, Reserved { len, mapped: 0 });
         Ok(Iova(at))

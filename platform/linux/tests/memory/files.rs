@@ -11,6 +11,26 @@ use rustix::fs::{
 use crate::support::*;
 
 #[test]
+fn long_memory_lies_in_huge_pages_as_it_does_in_its_file() {
+    const HUGE: u64 = 2 << 20;
+    let file = open(memfd(64 << 20)).unwrap();
+    let mut held = Vec::new();
+    // As an ordinary machine's regions are, from any page on, and one after the other.
+    for (offset, len) in [(768 << 10, 40 << 20), (0x1f_f000, HUGE), (0, 64 << 20), (0x5_3123, 5 << 20)] {
+        for _ in 0..3 {
+            let (pages, skip) = file.map_pages(offset, len).unwrap();
+            assert_eq!((pages.address() as u64 + skip as u64) % HUGE, offset % HUGE, "{offset:#x}");
+            pages.write(pages.len() - 1, &[7]).unwrap();
+            held.push(pages);
+        }
+    }
+    let windows: Vec<_> = held.iter().map(|w| (w.address(), w.address() + w.len())).collect();
+    for (i, a) in windows.iter().enumerate() {
+        assert!(windows[..i].iter().all(|b| a.1 <= b.0 || b.1 <= a.0), "each has a place of its own");
+    }
+}
+
+#[test]
 fn a_memfd_is_mapped_shared_and_sealed_against_shrinking() {
     let fd = memfd(0x3000);
     let file = open(fd.try_clone().unwrap()).unwrap();

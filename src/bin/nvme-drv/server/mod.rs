@@ -47,6 +47,8 @@ enum Watched {
     Interrupt(u16),
     /// The host wants a controller back.
     Request(u16),
+    /// The bus reports an error of a controller.
+    BusError(u16),
     Svr,
     Caller(Caller, Time),
     Ctl,
@@ -188,6 +190,10 @@ impl Server {
             }
             if let Some(event) = interrupts.request() {
                 let token = self.token(Watched::Request(controller));
+                self.epoll.add(event, token, Interest::ReadEdge)?;
+            }
+            if let Some(event) = interrupts.error() {
+                let token = self.token(Watched::BusError(controller));
                 self.epoll.add(event, token, Interest::ReadEdge)?;
             }
         }
@@ -350,6 +356,10 @@ impl Server {
             Some(Watched::Request(controller)) => {
                 let controller = *controller;
                 self.control.remove_device(controller);
+            }
+            Some(Watched::BusError(controller)) => {
+                let controller = *controller;
+                self.control.device_failed(controller);
             }
             Some(Watched::Svr) => self.accept_caller(time),
             Some(Watched::Caller(..)) if hangup && self.waiting.iter().any(|w| w.caller == token) => {
