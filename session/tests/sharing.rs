@@ -2,7 +2,7 @@
 
 use nvme_policy::{BlockSize, DeviceName, DsMax, Extent, Label, Namespace, PartitionId, Policy};
 use nvme_session::factory::{
-    Catalogue, CatalogueConfig, CreateError, Minted, NamespaceEntry, PartitionEntry, Refused,
+    Catalogue, CatalogueConfig, CreateError, Medium, Minted, NamespaceEntry, PartitionEntry, Refused,
 };
 use nvme_session::operation::Limits;
 use proptest::prelude::*;
@@ -455,6 +455,53 @@ fn the_catalogue_shows_what_there_is_and_who_has_it() {
     let holders: Vec<_> = c.holders(&whole(A)).map(|h| h.session).collect();
     assert_eq!(holders, [Some(s.session())]);
     assert_eq!(c.holders(&whole(B)).count(), 0);
+}
+
+/// A namespace that two controllers of one subsystem may share.
+fn shared(ns: Namespace) -> NamespaceEntry {
+    let unique = ([7; 16], [0; 8]);
+    entry(ns).on(Medium { subsystem: "nqn.one".into(), shared: true, nsid: ns.nsid, unique })
+}
+
+#[test]
+fn a_namespace_that_two_controllers_share_is_had_by_one_of_them() {
+    for order in [[A, B], [B, A]] {
+        // Whichever answers first at start, the first controller has it.
+        let mut c = Catalogue::new(CatalogueConfig { sessions_max: 16 });
+        let table = |ns| if ns == A { table_a() } else { table_b() };
+        let refused: Vec<_> =
+            order.into_iter().flat_map(|ns| c.set_namespace(shared(ns), table(ns))).collect();
+        assert_eq!(refused, if order[0] == A { vec![Refused::Shared("SA:n1".into())] } else { vec![] });
+        c.set_scanned();
+        assert!(c.has(A) && !c.has(B));
+        assert_eq!(errno(c.create(&rw("SB:n1"))), NODEV);
+        let writer = c.create(&rw("SA:n1")).unwrap();
+        // Afterwards whoever has it keeps it.
+        assert_eq!(c.set_namespace(shared(B), table_b()), [Refused::Shared("SA:n1".into())]);
+        assert_eq!((errno(c.create(&ro("SB:n1"))), errno(c.create(&ro("data")))), (NODEV, NODEV));
+        c.keep_namespaces(0, &[]);
+        c.set_namespace(shared(B), table_b());
+        assert_eq!(c.set_namespace(shared(A), table_a()), [Refused::Shared("SB:n1".into())]);
+        assert!(c.create(&rw("data")).is_ok());
+        c.end(writer.session());
+    }
+}
+
+#[test]
+fn namespaces_of_one_number_that_are_not_shared_are_two_disks() {
+    for odd in 0..3 {
+        let mut medium = shared(B).medium().clone();
+        match odd {
+            0 => medium.shared = false,
+            1 => medium.subsystem = "nqn.other".into(),
+            _ => medium.unique.0 = [8; 16],
+        }
+        let mut c = Catalogue::new(CatalogueConfig { sessions_max: 16 });
+        assert_eq!(c.set_namespace(shared(A), table_a()), []);
+        assert_eq!(c.set_namespace(entry(B).on(medium), table_b()), []);
+        c.set_scanned();
+        assert!(c.create(&rw("SA:n1")).is_ok() && c.create(&rw("SB:n1")).is_ok());
+    }
 }
 
 proptest! {

@@ -81,6 +81,7 @@ pub(super) fn controller(
         serial: text(&data.sn),
         model: text(&data.mn),
         firmware: text(&data.fr),
+        subsystem: text(&data.subnqn),
         version,
         volatile_cache: data.vwc & 1 != 0,
         transfer_bytes: transfer,
@@ -216,7 +217,8 @@ pub(super) fn namespace(
         write_zeroes_blocks: caps.zeroes.in_blocks(size.shift()),
         volatile_cache,
     };
-    Ok(NamespaceInfo { extent, limits, read_only: data.nsattr & 1 != 0 })
+    let (read_only, shared) = (data.nsattr & 1 != 0, data.nmic & 1 != 0);
+    Ok(NamespaceInfo { extent, limits, read_only, shared, unique: (data.nguid, data.eui64) })
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub struct ControllerInfo {
     pub model: String<40>,
     /// Firmware revision, likewise.
     pub firmware: String<8>,
+    /// Name of its NVM subsystem (NQN), likewise; may be empty.
+    pub subsystem: String<256>,
     /// Version (VS): major, minor, tertiary.
     pub version: (u16, u8, u8),
     /// Whether there is a volatile write cache.
@@ -49,6 +51,10 @@ pub struct NamespaceInfo {
     pub limits: Limits,
     /// Whether the controller protects it from being written.
     pub read_only: bool,
+    /// Whether other controllers of the subsystem may have it, too (NMIC).
+    pub shared: bool,
+    /// NGUID and EUI-64; zeroes where there is none.
+    pub unique: ([u8; 16], [u8; 8]),
 }
 
 impl NamespaceInfo {

@@ -31,8 +31,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Scanned.
+    /// Over the first controller. Scanned.
     pub(crate) fn new(shape: &Shape, options: Options, grace: Duration) -> Self {
+        Self::over(1, shape, options, grace)
+    }
+
+    /// Over so many controllers. Scanned.
+    pub(crate) fn over(controllers: u8, shape: &Shape, options: Options, grace: Duration) -> Self {
         let machine = Machine::new(shape);
         let device = machine.device(0);
         let watch = device.watch();
@@ -48,6 +53,9 @@ impl Server {
             drain: Duration::from_secs(30),
         });
         control.add_device("qtest", Box::new(device));
+        for index in 1..controllers {
+            control.add_device("another", Box::new(machine.device(index)));
+        }
         let worker = Worker::new(Duration::ZERO);
         let mut server = Self { machine, watch, control, worker, events: Vec::new(), start: Instant::now() };
         server.expect("the scan", |event| matches!(event, Event::Scanned));
@@ -100,7 +108,8 @@ impl Server {
         let key = self.create(words).unwrap();
         let memory = self.machine.memory.take(LEN as usize / PAGE).unwrap();
         let mut client = Client { key, memory, rings: Vec::new() };
-        self.control.set_features(key, ALL).unwrap();
+        let offered = self.control.session(key).unwrap().offered();
+        self.control.set_features(key, ALL & offered).unwrap();
         let (claim, file) = region(GUEST, LEN, key.0);
         let window = client.memory.clone();
         let mut whole = |_| Some(RegionMemory { len: window.len(), pages: window.clone(), skip: 0 });

@@ -142,3 +142,37 @@ fn a_controller_that_is_unplugged_in_mid_io_costs_its_sessions_and_the_server_en
     assert!((0..8).any(|slot| client.status(0, slot) == IOERR));
     server.clean();
 }
+
+#[test]
+fn a_namespace_that_two_controllers_share_is_one_disk_and_is_had_by_one_way_at_a_time() {
+    needs_qemu!();
+    let private = Disk { more: ",shared=off", ..Disk::new(4096) };
+    let shape = Shape { disks: vec![Disk::new(512), private], controllers: vec!["", ""] };
+    let mut server = Server::over(2, &shape, Options::default(), GRACE);
+    let ways = |server: &Server| -> Vec<(u16, u32)> {
+        let all = server.control.catalogue().devices();
+        all.map(|(entry, _)| (entry.namespace().controller, entry.namespace().nsid)).collect()
+    };
+    assert_eq!(ways(&server), [(0, 1), (0, 2)]);
+    assert_eq!(
+        server.control.controllers().map(|(_, c, _)| c.namespaces().len()).collect::<Vec<_>>(),
+        [2, 1],
+        "both have the first"
+    );
+    // One name for both ways, and no second writer.
+    let mut writer = server.client(&["device=qtest 0:n1"]);
+    assert!(matches!(server.create(&["device=qtest 0:n1"]), Err(CreateError::InUse { .. })));
+    server.ask_writes(&mut writer, 8, 1);
+    server.answered(&mut writer, 8);
+    assert!((0..8).all(|slot| writer.status(0, slot) == OK));
+    // The other way, when the first is gone.
+    server.watch.port.power_off();
+    server.expect("the loss", |e| matches!(e, Event::Lost(key) if *key == writer.key));
+    server.until("the other way", |server| ways(server) == [(1, 1)]);
+    let mut reader = server.client(&["device=qtest 0:n1", "read-only"]);
+    reader.ask(0, 0, IN, 0, Client::place(0), 8 * 4096);
+    assert_eq!(server.status(&mut reader, 0), OK);
+    let want: Vec<u8> = (1..9).flat_map(|seed| pattern(seed, 4096)).collect();
+    assert!(reader.bytes(Client::place(0), want.len()) == want);
+    server.clean();
+}

@@ -7,7 +7,7 @@ use nvme_soft::faulty::{Action, Queue, When};
 
 use crate::client::Client;
 use crate::client::{FLUSH, IN, IOERR, OK, OUT};
-use crate::rig::{Rig, SECOND, medium};
+use crate::rig::{Rig, SECOND, config, medium, soft};
 
 fn sectors(rig: &Rig, nsid: u32) -> Option<u64> {
     let mut all = rig.control.catalogue().devices();
@@ -134,6 +134,56 @@ fn nothing_is_granted_on_a_namespace_that_changed_before_its_table_is_read_again
     rig.pass_time(3 * SECOND);
     let b = rig.client(&["device=d0:n1", "read-only"]);
     assert_eq!((capacity(&rig, &a), capacity(&rig, &b)), (8 << 11, 8 << 11));
+}
+
+#[test]
+fn another_namespace_of_the_same_number_is_another_device() {
+    let mut rig = Rig::new(1);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.serves(&mut a, 0, 1);
+    // EUI-64, the same again and then another; the size is the same.
+    rig.handles[0].add(1, NamespaceConfig::new(medium())).unwrap();
+    rig.pass_time(SECOND);
+    assert!(!rig.lost(&a));
+    lie(&rig, 0, 0, 120, vec![1, 2, 3, 4, 5, 6, 7, 8]);
+    rig.handles[0].add(1, NamespaceConfig::new(medium())).unwrap();
+    told(&mut rig, &a);
+    assert!(rig.lost(&a));
+    rig.end(&a);
+    rig.pass_time(SECOND);
+    let mut b = rig.client(&["device=d0:n1"]);
+    rig.serves(&mut b, 0, 2);
+}
+
+fn lie(rig: &Rig, controller: usize, cns: u8, at: usize, bytes: Vec<u8>) {
+    rig.faults(controller).lie_in_identify(Box::new(move |got, _, data| {
+        if got == cns {
+            data[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+    }));
+}
+
+#[test]
+fn a_shared_namespace_has_one_writer_and_comes_back_by_the_other_way() {
+    let mut rig = Rig::raw(config(), vec![soft("d0"), soft("d1")]);
+    for controller in 0..2 {
+        lie(&rig, controller, 0, 30, vec![1]);
+        lie(&rig, controller, 0, 120, vec![9; 8]);
+        lie(&rig, controller, 1, 768, b"nqn.2014-08.org.example:one\0".to_vec());
+    }
+    rig.expect("the scan", |e| matches!(e, Event::Scanned));
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.serves(&mut a, 0, 1);
+    assert!(matches!(rig.create(&["device=d1:n1"]), Err(CreateError::NoDevice(_))));
+    // News of the second controller changes nothing.
+    rig.handles[1].resize(1, 4 << 20);
+    rig.pass_time(SECOND);
+    assert!(matches!(rig.create(&["device=d1:n1"]), Err(CreateError::NoDevice(_))));
+    rig.handles[0].vanish();
+    rig.until("the loss", |rig| rig.state(0) == ControllerState::Lost);
+    rig.pass_time(SECOND);
+    let mut b = rig.client(&["device=d1:n1"]);
+    rig.serves(&mut b, 0, 2);
 }
 
 #[test]

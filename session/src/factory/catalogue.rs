@@ -8,6 +8,7 @@ use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, Policy};
 
 use super::device::{Device, NamespaceEntry, PartitionEntry, overlap};
 use super::error::CreateError;
+use super::medium::Medium;
 use super::tables::{Disks, Refused};
 use crate::operation::Limits;
 
@@ -41,6 +42,7 @@ pub struct Minted {
     limits: Limits,
     id: [u8; 20],
     device: String,
+    medium: Medium,
 }
 
 impl Minted {
@@ -67,6 +69,11 @@ impl Minted {
     /// Its device as `SN:nNSID` or `SN:nNSID:PART`.
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    /// What tells its namespace from others.
+    pub fn medium(&self) -> &Medium {
+        &self.medium
     }
 
     /// It holds more from now on: what [`Catalogue::keep_namespaces`] answered for it.
@@ -349,6 +356,11 @@ impl Catalogue {
         ended
     }
 
+    /// Whether there is such a namespace.
+    pub fn has(&self, namespace: Namespace) -> bool {
+        self.disks.get(namespace).is_some()
+    }
+
     /// Whether the scan at start is over.
     pub fn is_scanned(&self) -> bool {
         self.scanned
@@ -495,6 +507,7 @@ impl Catalogue {
             limits: *device.disk.entry.limits(),
             id: device.id(),
             device: device.own_name(),
+            medium: device.disk.entry.medium().clone(),
         };
         self.next += 1;
         self.live.push(Live { id: minted.session, extent, access, reservation, whole, rewrites });

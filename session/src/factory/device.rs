@@ -8,6 +8,7 @@ use nvme_policy::{
     BlockSize, DeviceName, Extent, Identity, Label, Namespace, PartitionId, PartitionIdentity,
 };
 
+use super::Medium;
 use crate::operation::Limits;
 
 /// A namespace, as its scan found it.
@@ -17,13 +18,25 @@ pub struct NamespaceEntry {
     extent: Extent,
     limits: Limits,
     read_only: bool,
+    medium: Medium,
 }
 
 impl NamespaceEntry {
     /// `serial` is the controller's serial number without its padding; `extent` the whole namespace; `read_only` says
     /// that it is write-protected.
     pub fn new(serial: &str, extent: Extent, limits: Limits, read_only: bool) -> Self {
-        Self { serial: serial.into(), extent, limits, read_only }
+        Self { serial: serial.into(), extent, limits, read_only, medium: Medium::default() }
+    }
+
+    /// The same, with what tells it from others.
+    #[must_use]
+    pub fn on(self, medium: Medium) -> Self {
+        Self { medium, ..self }
+    }
+
+    /// What tells it from others.
+    pub fn medium(&self) -> &Medium {
+        &self.medium
     }
 
     /// The controller's serial number.

@@ -1,7 +1,7 @@
 //! The factory: what there is, who has it, and who may have what (DESIGN 2.2).
 //!
 //! * [`Catalogue`]: mints sessions, reserves for static clients, and takes the results of scans.
-//! * [`NamespaceEntry`], [`PartitionEntry`]: what a scan found.
+//! * [`NamespaceEntry`], [`PartitionEntry`]: what a scan found. [`Medium`]: what tells a namespace from others.
 //!
 //! Sharing is a readers-writer rule on extents, so a whole namespace and its partitions are in each other's way.
 //! Partition tables are written by clients, so a later scan is believed only as far as it touches nobody else:
@@ -10,13 +10,17 @@
 //!   overlaps it or has its number does not come up;
 //! * an identifier or a label belongs to the partition that had it first: another one that comes up with it later can be
 //!   had by its number only. What the scan at start finds twice is ambiguous, and refused.
+//!
+//! A namespace that two controllers share is one disk. It is had by the way that was there first, and by no other.
 
 mod catalogue;
 mod device;
 mod error;
+mod medium;
 mod tables;
 
 pub use catalogue::{Catalogue, CatalogueConfig, Ended, Holder, Minted, ReservationId, SessionId};
 pub use device::{NamespaceEntry, PartitionEntry};
 pub use error::CreateError;
+pub use medium::Medium;
 pub use tables::Refused;

@@ -1,5 +1,6 @@
 //! What a new partition table may change.
 
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -16,11 +17,16 @@ pub enum Refused {
     IdTaken(PartitionEntry),
     /// The partition's label is another's already.
     LabelTaken(PartitionEntry),
+    /// The whole namespace is another controller's, too, and is had there, under this name.
+    Shared(String),
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (partition, why) = match self {
+            Self::Shared(name) => {
+                return write!(f, "it is {name} by another controller; it cannot be had by this one");
+            }
             Self::InTheWay(p) => (p, "it overlaps one that is in use, or has its number; it cannot be had"),
             Self::IdTaken(p) => (p, "its identifier is another's; it goes by its number"),
             Self::LabelTaken(p) => (p, "its label is another's; it goes by its number or identifier"),
@@ -59,6 +65,17 @@ impl Disks {
         first_come: bool,
     ) -> Vec<Refused> {
         let namespace = entry.namespace();
+        let twin = |d: &&Disk| d.entry.namespace() != namespace && d.entry.medium().is(entry.medium());
+        if let Some(other) = self.0.iter().find(twin) {
+            // While nobody has anything yet, the order of the controllers counts, not that of their answers.
+            let other_name = other.entry.identity().to_string();
+            if first_come || other.entry.namespace() < namespace {
+                self.0.retain(|d| d.entry.namespace() != namespace);
+                return alloc::vec![Refused::Shared(other_name)];
+            }
+            let other = other.entry.namespace();
+            self.0.retain(|d| d.entry.namespace() != other);
+        }
         match self.get_mut(namespace) {
             Some(disk) => {
                 disk.entry = entry;

@@ -94,13 +94,17 @@ pub struct Controller {
     /// SGL support; bits 1:0: 0 none, 1 any alignment, 2 dwords.
     pub sgls: U32,
     pub mnan: U32,
-    pub reserved544: [u8; 3552],
+    pub reserved544: [u8; 224],
+    /// The NVM subsystem's NVMe Qualified Name, ended by a zero byte.
+    pub subnqn: [u8; 256],
+    pub reserved1024: [u8; 3072],
 }
 const _: () = assert!(size_of::<Controller>() == 4096);
 const _: () = assert!(offset_of!(Controller, mdts) == 77 && offset_of!(Controller, oaes) == 92);
 const _: () = assert!(offset_of!(Controller, cntrltype) == 111 && offset_of!(Controller, oacs) == 256);
 const _: () = assert!(offset_of!(Controller, sqes) == 512 && offset_of!(Controller, nn) == 516);
 const _: () = assert!(offset_of!(Controller, vwc) == 525 && offset_of!(Controller, sgls) == 536);
+const _: () = assert!(offset_of!(Controller, subnqn) == 768);
 
 /// OAES: Namespace Attribute Notices.
 pub const OAES_NAMESPACE: u32 = 1 << 8;
@@ -155,13 +159,20 @@ pub struct Namespace {
     pub dpc: u8,
     /// End-to-end protection; bits 2:0: type, 0 none.
     pub dps: u8,
-    pub reserved30: [u8; 69],
+    /// Sharing; bit 0: other controllers may have it, too.
+    pub nmic: u8,
+    pub reserved31: [u8; 68],
     /// Attributes; bit 0: write protected.
     pub nsattr: u8,
-    pub reserved100: [u8; 28],
+    pub reserved100: [u8; 4],
+    /// Globally unique identifier; zeroes: none.
+    pub nguid: [u8; 16],
+    /// IEEE Extended Unique Identifier; zeroes: none.
+    pub eui64: [u8; 8],
     /// Formats.
     pub lbaf: [LbaFormat; 64],
     pub vendor: [u8; 3712],
 }
 const _: () = assert!(size_of::<Namespace>() == 4096);
 const _: () = assert!(offset_of!(Namespace, nsattr) == 99 && offset_of!(Namespace, lbaf) == 128);
+const _: () = assert!(offset_of!(Namespace, nmic) == 30 && offset_of!(Namespace, nguid) == 104);

@@ -416,6 +416,7 @@ impl Control {
         }
         self.retire_held(controller);
         self.catalogue.remove_controller(controller);
+        self.rescan_others(usize::from(controller));
         self.check_scanned();
     }
 

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use nvme_platform::Time;
 use nvme_policy::{Access, Extent, Grant, Namespace};
-use nvme_session::factory::{NamespaceEntry, PartitionEntry};
+use nvme_session::factory::{Medium, NamespaceEntry, PartitionEntry};
 use nvme_session::memory::QuietBy;
 
 use super::super::message::{PairId, SessionKey};
@@ -117,6 +117,16 @@ impl Unit {
         self.pending.clear();
     }
 
+    /// What tells a namespace of its from others.
+    fn medium(&self, info: &NamespaceInfo) -> Medium {
+        Medium {
+            subsystem: self.controller.info().subsystem.as_str().into(),
+            shared: info.shared,
+            nsid: info.namespace().nsid,
+            unique: info.unique,
+        }
+    }
+
     pub(super) fn retry(&self) -> Option<Time> {
         self.scanning.as_ref().and_then(|s| s.retry)
     }
@@ -213,12 +223,14 @@ impl Control {
         unit.scanning = None;
         let grown = self.catalogue.keep_namespaces(at as u16, &present);
         // With other blocks, what a session holds would be other bytes, and transfers would have other lengths.
-        let same = |n: &NamespaceInfo, e: &Extent| {
-            n.namespace() == e.namespace() && n.block_size() == e.block_size()
+        let same = |n: &NamespaceInfo, s: &super::Session| {
+            let extent = s.minted().grant().extent();
+            n.namespace() == extent.namespace()
+                && n.block_size() == extent.block_size()
+                && unit.medium(n).may_be(s.minted().medium())
         };
         let gone = |s: &super::Session| {
-            let extent = s.minted().grant().extent();
-            usize::from(s.controller()) == at && !unit.controller.namespaces().iter().any(|n| same(n, extent))
+            usize::from(s.controller()) == at && !unit.controller.namespaces().iter().any(|n| same(n, s))
         };
         let lost: alloc::vec::Vec<_> =
             self.sessions.iter().filter(|(_, s)| gone(s)).map(|(key, _)| *key).collect();
@@ -227,6 +239,24 @@ impl Control {
         }
         for (session, grant) in grown {
             self.session_grows(SessionKey(session.number()), grant);
+        }
+        self.rescan_others(at);
+    }
+
+    /// What another controller shares with one that has lost it, or may have, can be had by that one now.
+    pub(super) fn rescan_others(&mut self, at: usize) {
+        for (_, unit) in self.units.iter_mut().enumerate().filter(|(other, _)| *other != at) {
+            if unit.state != ControllerState::Serving {
+                // Its namespaces are about to be looked at, or never again.
+                continue;
+            }
+            for info in unit.controller.namespaces() {
+                let namespace = info.namespace();
+                if info.shared && !self.catalogue.has(namespace) && !unit.pending.contains(&namespace) {
+                    unit.pending.push_back(namespace);
+                    self.more = true;
+                }
+            }
         }
     }
 
@@ -291,6 +321,7 @@ impl Control {
                 let info = scanning.namespace;
                 unit.scanning = None;
                 let entry = NamespaceEntry::new(&serial, info.extent, info.limits, info.read_only);
+                let entry = entry.on(unit.medium(&info));
                 nvme_platform::info!(
                     "{serial}:n{}: {} blocks of {} bytes, {} partitions",
                     extent.namespace().nsid,

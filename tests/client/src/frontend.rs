@@ -25,6 +25,17 @@ pub struct Addresses {
     pub log: u64,
 }
 
+/// What the back-end has to say by itself.
+#[derive(Debug)]
+pub struct BackEndChannel(OwnedFd);
+
+impl BackEndChannel {
+    /// Waits for the next message.
+    pub fn receive(&self, wait: Duration) -> Result<Message> {
+        receive(self.0.as_fd(), wait)
+    }
+}
+
 /// A vhost-user connection seen from the front-end.
 #[derive(Debug)]
 pub struct FrontEnd {
@@ -143,6 +154,13 @@ impl FrontEnd {
         self.command(request::SET_PROTOCOL_FEATURES, &features.to_ne_bytes(), &[])?;
         self.acknowledge = features & protocol::REPLY_ACK != 0;
         Ok(())
+    }
+
+    /// Gives the back-end a channel for requests of its own (BACKEND_REQ); ours is the other end.
+    pub fn backend_channel(&self) -> Result<BackEndChannel> {
+        let (ours, theirs) = socket::pair()?;
+        self.command(request::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()])?;
+        Ok(BackEndChannel(ours))
     }
 
     /// The most queues.

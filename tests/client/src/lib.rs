@@ -34,7 +34,7 @@ pub use block::{BlkConfig, Header, Range, Segment, Status, feature, kind};
 pub use client::{Client, Options};
 pub use error::{Error, Result};
 pub use factory::{Factory, Reply};
-pub use frontend::{Addresses, FrontEnd, receive};
+pub use frontend::{Addresses, BackEndChannel, FrontEnd, receive};
 pub use memory::{Memory, Region, memfd};
 pub use queue::{Completion, Format, Io, Queue};
 pub use ring::{Desc, Ring, desc_flag};

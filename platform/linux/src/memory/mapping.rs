@@ -82,12 +82,13 @@ fn like_its_file(
         unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, offset) }
     };
     let Some(room) = len.checked_add(HUGE).filter(|_| len >= HUGE) else { return anywhere() };
-    // SAFETY: as above. It is gone at once: all that is wanted is where there was room.
-    let free = unsafe {
-        mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE)
-            .and_then(|free| munmap(free, room).map(|()| free))
+    let reserve = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: as above.
+    let Ok(free) = (unsafe { mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), reserve) }) else {
+        return anywhere();
     };
-    let Ok(free) = free else { return anywhere() };
+    // SAFETY: what was just mapped, and nobody knows of: all that is wanted is where there is room.
+    unsafe { munmap(free, room) }?;
     let at = free.wrapping_byte_add((offset as usize).wrapping_sub(free.addr()) % HUGE);
     // SAFETY: in the place of nothing that is mapped.
     let mapped =
