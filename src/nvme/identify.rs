@@ -33,6 +33,14 @@ pub(super) fn text<const N: usize>(field: &[u8; N]) -> String<N> {
     out
 }
 
+/// A text field that a zero byte ends, with nothing behind that.
+fn name<const N: usize>(field: &[u8; N]) -> [u8; N] {
+    let mut ended = *field;
+    let end = field.iter().position(|b| *b == 0).unwrap_or(N);
+    ended.iter_mut().skip(end).for_each(|b| *b = 0);
+    ended
+}
+
 /// What is used of Identify Controller.
 pub(super) struct Findings {
     pub(super) info: ControllerInfo,
@@ -81,7 +89,7 @@ pub(super) fn controller(
         serial: text(&data.sn),
         model: text(&data.mn),
         firmware: text(&data.fr),
-        subsystem: text(&data.subnqn),
+        subsystem: text(&name(&data.subnqn)),
         version,
         volatile_cache: data.vwc & 1 != 0,
         transfer_bytes: transfer,

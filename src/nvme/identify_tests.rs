@@ -43,6 +43,21 @@ fn a_serial_number_keeps_its_inner_spaces_and_colons() {
 }
 
 #[test]
+fn what_tells_a_namespace_from_others_is_read() {
+    let mut data = ctrl();
+    data.subnqn[..12].copy_from_slice(b"nqn.a\0behind");
+    assert_eq!(found(&data).unwrap().info.subsystem, "nqn.a", "a zero byte ends it");
+    data.subnqn = [b'q'; 256];
+    assert_eq!(found(&data).unwrap().info.subsystem.len(), 256);
+    let mut data = ns(8);
+    (data.nmic, data.nguid, data.eui64) = (0xfe, [1; 16], [2; 8]);
+    let info = check(&data).unwrap();
+    assert_eq!((info.shared, info.unique), (false, ([1; 16], [2; 8])));
+    data.nmic = 1;
+    assert!(check(&data).unwrap().shared);
+}
+
+#[test]
 fn a_namespace_is_served_with_its_limits() {
     let info = check(&ns(1000)).unwrap();
     assert_eq!((info.blocks(), info.block_size(), info.read_only), (1000, BlockSize::B512, false));

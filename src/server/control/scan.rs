@@ -119,12 +119,13 @@ impl Unit {
 
     /// What tells a namespace of its from others.
     fn medium(&self, info: &NamespaceInfo) -> Medium {
-        Medium {
-            subsystem: self.controller.info().subsystem.as_str().into(),
-            shared: info.shared,
-            nsid: info.namespace().nsid,
-            unique: info.unique,
-        }
+        let about = self.controller.info();
+        let subsystem = match about.subsystem.as_str() {
+            // Older than such names. These three are the subsystem's, too (Base 5.17.2.1).
+            "" => alloc::format!("{:04x} {} {}", about.vendor, about.serial, about.model),
+            name => name.into(),
+        };
+        Medium { subsystem, shared: info.shared, nsid: info.namespace().nsid, unique: info.unique }
     }
 
     pub(super) fn retry(&self) -> Option<Time> {
