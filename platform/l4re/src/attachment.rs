@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::any::Any;
 use core::ptr::NonNull;
 
 use nvme_mem::Owner;
@@ -23,17 +24,19 @@ pub struct Place {
 /// The resource of an attached window's owner.
 struct Attachment {
     place: Place,
-    /// Whatever detaches when it is dropped.
+    /// Keeps the bytes.
     region: Window,
+    _with: Box<dyn Any + Send + Sync>,
 }
 
 /// A window onto what `region` shows, which begins at `place`. For implementors of
-/// [`Dataspaces`](crate::kernel::Dataspaces); the capability must stay as long as the window's owner.
-pub fn attached(region: Window, place: Place) -> Window {
+/// [`Dataspaces`](crate::kernel::Dataspaces); the capability must stay as long as the window's owner, which `with` is dropped
+/// with.
+pub fn attached(region: Window, place: Place, with: Box<dyn Any + Send + Sync>) -> Window {
     let len = region.len();
     let base: *mut u8 = core::ptr::with_exposed_provenance_mut(region.address());
     let base = NonNull::new(base).unwrap_or(NonNull::dangling());
-    let owner = Owner::new(Box::new(Attachment { place, region }));
+    let owner = Owner::new(Box::new(Attachment { place, region, _with: with }));
     // SAFETY: the owner holds `region`, which keeps these bytes mapped, and to which there is no reference either.
     unsafe { Window::new(base, len, Arc::new(owner)) }
 }
@@ -53,7 +56,7 @@ mod tests {
     #[test]
     fn a_part_of_a_window_knows_its_place() {
         let whole = Place { dataspace: Cap(0x5000), offset: 0x10_0000, size: 0x20_0000 };
-        let window = attached(nvme_mem::heap(8192).unwrap(), whole);
+        let window = attached(nvme_mem::heap(8192).unwrap(), whole, Box::new(()));
         let part = window.sub(4096, 4096).unwrap();
         drop(window);
         assert_eq!(place(&part), Some(Place { offset: 0x10_1000, ..whole }));

@@ -37,12 +37,14 @@ impl fmt::Display for Failure {
 /// Serves, for ever. Comes back only with what kept it from that.
 pub(crate) fn run(arguments: &[&str]) -> i32 {
     match start(arguments) {
-        Ok(server) => {
-            server.run();
+        Ok(mut server) => loop {
+            server.turn();
+        },
+        Err(why) => {
+            sys::line(format_args!("nvme-drv: {why}"));
+            1
         }
-        Err(why) => sys::line(format_args!("nvme-drv: {why}")),
     }
-    1
 }
 
 fn start(arguments: &[&str]) -> Result<Server<Kernel, Lines>, Failure> {

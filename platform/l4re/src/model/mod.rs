@@ -4,10 +4,11 @@
 //! * [`Model`]: implements the traits of [`kernel`](crate::kernel) for the one task that is under test. Clones are the same model.
 //! * [`Task`]: another task, whose part the test plays: it holds capabilities, calls, and dies.
 //! * `objects`: gates, interrupts and slots. `ipc`: messages wait in the order in which they came. `dataspaces`: windows on the
-//!   heap.
+//!   heap. [`bus`]: the virtual bus and its DMA spaces, a model of their own.
 //!
 //! There is one thread, and time passes only when the test says so, but for a tick at each look at the clock.
 
+pub mod bus;
 mod dataspaces;
 mod ipc;
 mod objects;

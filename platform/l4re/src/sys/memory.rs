@@ -108,7 +108,8 @@ pub(super) fn attach_dataspace(
     let flags = RM_EAGER_MAP | if writable { RM_RW } else { RM_R };
     // What does not say how long it is (io's memory) is no longer than what is wanted of it.
     let size = info(dataspace).map_or(offset + len as u64, |info| info.size);
-    let window = attached(attach(own, offset, len, flags)?, Place { dataspace: own, offset, size });
+    let region = attach(own, offset, len, flags)?;
+    let window = attached(region, Place { dataspace: own, offset, size }, Box::new(()));
     vanish::watch(window.address(), len, writable, own, Arc::downgrade(window.owner()))?;
     Ok(window)
 }

@@ -1,0 +1,9 @@
+//! The lower half of the L4Re home over a bus that is a model, with the software controller behind its registers: the driver
+//! comes up over it as it is.
+
+mod bring_up;
+mod data;
+mod interrupts;
+mod reach;
+mod rig;
+mod soft;
