@@ -7,10 +7,12 @@ use nvme_drv::server::control::{MemoryChange, RegionMemory, SessionError};
 use nvme_l4re::kernel::{Cap, L4Error};
 use nvme_platform::Time;
 use nvme_session::dataspace::{Claim, File};
+use nvme_session::virtqueue::Broken;
 
 use super::Server;
 use super::calls::{Outcome, PATIENCE};
 use crate::message::{Register, number, refusal};
+use crate::session::Run;
 use crate::session::memory::{Change, Dataspace, Place, Refused, Stage, Verdict, judge};
 use crate::{Kernel, Output};
 
@@ -72,7 +74,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let place = Place::new(register, info).map_err(|why| (why, "it is not as large as that"))?;
         // What its client's end took away is not in the way, and does not count.
         if session.memory.iter().any(|ds| !kernel.valid(ds.cap)) {
-            if !self.clear_device(slot, since, now).map_err(busy)? {
+            if !self.vacate(slot, since, now).map_err(busy)? {
                 return Ok(false);
             }
             self.forget(slot, |kernel, ds| !kernel.valid(ds.cap));
@@ -90,7 +92,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         };
         if let Some(epoch) = heir {
             // A queue that runs is in what goes.
-            if !self.clear_device(slot, since, now).map_err(busy)? {
+            if !self.vacate(slot, since, now).map_err(busy)? {
                 return Ok(false);
             }
             self.forget(slot, |_, ds| ds.epoch != epoch);
@@ -101,6 +103,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let dataspace = Dataspace { cap, id, trusted, place, epoch, owners: Vec::new() };
         session.change = Some(Change::new(alloc::vec![dataspace]));
         Ok(true)
+    }
+
+    /// Sees that no queue runs in what is about to go. One that does not run yet stays as it was set up: whether its rings are still
+    /// there is looked at when it starts.
+    fn vacate(&mut self, slot: usize, since: Time, now: Time) -> Result<bool, L4Error> {
+        let idle = self.sessions.get(slot).is_none_or(|session| session.run == Run::Idle);
+        if idle { Ok(true) } else { self.clear_device(slot, since, now) }
     }
 
     /// Takes what is to go out of what the session registered. Control hears of it with the next change.
@@ -213,6 +222,18 @@ impl<K: Kernel, O: Output> Server<K, O> {
             self.leaving.extend(change.new.into_iter().map(|ds| (ds.cap, ds.owners)));
         }
         self.sweep();
+    }
+
+    /// Memory of some client's is gone: its queue is broken. What it asked for was about zeroes, and nobody is to see it.
+    #[cold]
+    pub(super) fn memory_vanished(&mut self, now: Time) {
+        let sessions = self.control.sessions();
+        let failed: Vec<_> =
+            sessions.filter(|(_, s)| s.registry().any_failed()).map(|(key, _)| key).collect();
+        for key in failed {
+            self.control.break_session(key, Broken::MemoryGone);
+        }
+        self.control_at = Some(now);
     }
 
     /// Control is done with a change.

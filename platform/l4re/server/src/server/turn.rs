@@ -60,6 +60,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
             self.restore_step(now);
         }
         let pass = self.worker.pass(now);
+        if self.kernel.vanished() {
+            self.memory_vanished(now);
+        }
         self.tell_news();
         self.hear_worker(now);
         // The doorbells are written by now: a line that stays up has something new.

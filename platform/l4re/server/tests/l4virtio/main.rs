@@ -2,7 +2,7 @@
 //!
 //! `rig` is the machine, `driver` a driver as L4Re's own client is one. `talk`: what objects answer. `data`: requests. `memory`: dataspaces.
 //! `status`: the device's status and queue. `ends`: clients that die, and who comes after them. `fixed`: static clients.
-//! `changes`: devices that grow and go. `turns`: the loop.
+//! `changes`: devices that grow and go. `turns`: the loop. `vanishing`: memory that is deleted.
 
 mod data;
 #[expect(dead_code, reason = "tests of status, memory and death use the rest")]
@@ -10,3 +10,4 @@ mod driver;
 #[expect(dead_code, reason = "likewise")]
 mod rig;
 mod talk;
+mod vanishing;
