@@ -107,13 +107,16 @@ impl Page {
     }
 
     /// As after a reset of the device: these features, this configuration space, no status, no queue. The driver's
-    /// own features are left alone.
+    /// own features are left alone, but for those that nobody offers.
     pub(crate) fn reset(&mut self, features: u64, space: &[u8; ConfigSpace::SIZE]) {
         self.identify();
         self.store(offset_of!(Header, irq_status), 0);
         let map = [features as u32, (features >> 32) as u32, 0, 0, 0, 0];
         for (at, word) in map.into_iter().enumerate() {
             self.store(offset_of!(Header, dev_features_map) + 4 * at, word);
+            if at >= 2 {
+                self.store(offset_of!(Header, driver_features_map) + 4 * at, 0);
+            }
         }
         let queue = QUEUE + offset_of!(Queue, num_max);
         let _ = self.window.write_value(queue, &[U16::new(QUEUE_MAX), U16::ZERO, U16::ZERO]);

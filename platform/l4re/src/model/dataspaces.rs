@@ -72,6 +72,7 @@ impl Dataspaces for Model {
         if writable && (kind == Kind::ReadOnly || !world.slot(dataspace).writable) {
             return Err(L4Error::PERM);
         }
+        world.attach_quota = world.attach_quota.checked_sub(1).ok_or(L4Error::NOMEM)?;
         let at = usize::try_from(offset).map_err(|_| L4Error::RANGE)?;
         let part = memory.sub(at, len).map_err(|_| L4Error::RANGE)?;
         let base = NonNull::new(part.address() as *mut u8).filter(|_| len > 0).ok_or(L4Error::INVAL)?;

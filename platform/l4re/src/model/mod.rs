@@ -76,6 +76,8 @@ struct World {
     vanished: bool,
     /// How many objects may still be made.
     quota: usize,
+    /// How many times a dataspace may still be attached.
+    attach_quota: usize,
 }
 
 /// The kernel, for the task under test. Clones are the same.
@@ -110,6 +112,7 @@ impl Model {
             attached: Vec::new(),
             vanished: false,
             quota: usize::MAX,
+            attach_quota: usize::MAX,
         })))
     }
 
@@ -167,6 +170,18 @@ impl Model {
     /// From now on it may make only so many objects more.
     pub fn set_quota(&self, objects: usize) {
         self.world().quota = objects;
+    }
+
+    /// From now on it may attach only so often more.
+    pub fn refuse_attach_after(&self, times: usize) {
+        self.world().attach_quota = times;
+    }
+
+    /// Raises an interrupt of the task under test, as a device does.
+    pub fn raise(&self, irq: Cap) {
+        let mut world = self.world();
+        let id = world.slot(irq).object;
+        world.raise(id);
     }
 
     /// Gives the task under test a name for a capability of a task's.

@@ -48,7 +48,8 @@ impl Churn {
         let mut news = false;
         while self.asked < count && self.flying.len() < depth {
             let seed = self.first + self.asked;
-            let (place, kind) = (seed.wrapping_mul(7919) % PLACES, if seed % 3 == 0 { IN } else { OUT });
+            let (place, kind) =
+                (seed.wrapping_mul(7919) % PLACES, if seed.is_multiple_of(3) { IN } else { OUT });
             let Some(slot) = self.driver.next_slot() else { break };
             // What is written and read at the same time may be either.
             if self.flying.values().any(|(p, ..)| *p == place) {

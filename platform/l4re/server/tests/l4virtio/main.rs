@@ -4,10 +4,14 @@
 //! `status`: the device's status and queue. `ends`: clients that die, and who comes after them. `fixed`: static clients.
 //! `changes`: devices that grow and go. `turns`: the loop. `vanishing`: memory that is deleted.
 
+mod changes;
 mod data;
-#[expect(dead_code, reason = "tests of status, memory and death use the rest")]
 mod driver;
-#[expect(dead_code, reason = "likewise")]
+mod ends;
+mod fixed;
+mod memory;
 mod rig;
+mod status;
 mod talk;
+mod turns;
 mod vanishing;

@@ -1,17 +1,21 @@
 //! The server over software controllers and the model of the kernel, taken turn by turn, and what a ned would do.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nvme_drv::nvme::Options;
+use nvme_l4re::kernel::{Cap, Objects};
 use nvme_l4re::model::{Answer, CallId, Model, Said, Task, TaskCap};
-use nvme_l4re_server::{Controller, Hardware, Level, Output, Server, StartError, Tuning};
+use nvme_l4re_server::{
+    Controller, Hardware, Interrupt, Level, Output, Server, StartError, Tuning, interrupt_label,
+};
 use nvme_mem::{Window, heap};
 use nvme_platform::Time;
 use nvme_policy::{CommandLine, Home};
 use nvme_soft::faulty::Faults;
-use nvme_soft::{Config as Soft, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
+use nvme_soft::{Config as Soft, Interrupts, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -58,6 +62,18 @@ pub(crate) struct Rig {
     pub(crate) ned: Task,
     pub(crate) svr: TaskCap,
     pub(crate) turns: u64,
+}
+
+/// Interrupts of a software controller that reach the model's kernel.
+pub(crate) struct Wire(pub(crate) Model, pub(crate) Vec<Cap>, pub(crate) Arc<AtomicU64>);
+
+impl Interrupts for Wire {
+    fn raise(&self, vector: u16) {
+        self.2.fetch_add(1, Ordering::Relaxed);
+        if let Some(irq) = self.1.get(usize::from(vector)).or(self.1.last()) {
+            self.0.raise(*irq);
+        }
+    }
 }
 
 /// A blank disk.
@@ -124,7 +140,15 @@ impl Rig {
         let line = CommandLine::parse(words.iter().copied(), Home::L4re).unwrap();
         let mut hardware = Hardware::default();
         let mut handles = Vec::new();
-        for (at, soft) in devices.into_iter().enumerate() {
+        for (at, mut soft) in devices.into_iter().enumerate() {
+            // Vector 0 is the control role's, the other the worker's.
+            let mut irqs = Vec::new();
+            for vector in 0..2 {
+                irqs.push(model.clone().irq(interrupt_label(hardware.interrupts.len())).unwrap());
+                hardware.interrupts.push(Interrupt { admin: vector == 0, unmask: None });
+            }
+            soft.vectors = 2;
+            soft.interrupts = Some(Box::new(Wire(model.clone(), irqs, Arc::default())));
             let device = SoftDevice::new(soft).unwrap();
             handles.push(device.handle());
             let name = format!("controller {at}");

@@ -1,0 +1,252 @@
+//! What is registered.
+
+use nvme_l4re::model::{Kind, Said};
+
+use crate::driver::*;
+use crate::rig::*;
+
+fn connected(rig: &mut Rig, words: &[&str]) -> Driver {
+    let (task, session) = rig.client(words);
+    Driver::connect(rig, task, session)
+}
+
+fn try_register(rig: &mut Rig, driver: &Driver, said: Said) -> i64 {
+    rig.code(&driver.task, driver.session, said)
+}
+
+#[test]
+fn ds_max_counts_dataspaces_and_not_regions() {
+    let (mut rig, _) = Rig::one();
+    let driver = connected(&mut rig, &["device=soft0:n1", "ds-max=3"]);
+    let new = || driver.task.dataspace(Kind::Memory, 1 << 16);
+    let (a, b, c, d) = (new(), new(), new(), new());
+    for (ds, at) in [(a, 0), (b, 1), (c, 2)] {
+        assert_eq!(try_register(&mut rig, &driver, register(ds, at << 20, 0, 1 << 16)), 0);
+    }
+    assert_eq!(try_register(&mut rig, &driver, register(d, 3 << 20, 0, 1 << 16)), ENOMEM);
+    for at in 4..20 {
+        let part = register(b, at << 20, (at % 16) << 12, 4096);
+        assert_eq!(try_register(&mut rig, &driver, part), 0, "another part of the same");
+    }
+    assert_eq!(try_register(&mut rig, &driver, register(d, 3 << 20, 0, 1 << 16)), ENOMEM);
+    assert!(rig.log.text().contains("raise ds-max"));
+}
+
+#[test]
+fn two_is_what_a_session_has_where_nothing_is_said() {
+    let (mut rig, _) = Rig::one();
+    let driver = connected(&mut rig, &["device=soft0:n1"]);
+    for (at, code) in [(0, 0), (1, 0), (2, ENOMEM)] {
+        let ds = driver.task.dataspace(Kind::Memory, 4096);
+        assert_eq!(try_register(&mut rig, &driver, register(ds, at << 20, 0, 4096)), code);
+    }
+}
+
+#[test]
+fn a_region_lies_in_its_dataspace_and_beside_others() {
+    let (mut rig, _) = Rig::one();
+    let driver = connected(&mut rig, &["device=soft0:n1", "ds-max=9"]);
+    let slots = rig.model.slots();
+    let ds = driver.task.dataspace(Kind::Memory, 1 << 16);
+    for (base, offset, size, code) in [
+        (BASE, 0, 0, EINVAL),
+        (BASE, 0, (1 << 16) + 1, EINVAL),
+        (BASE, 0x8000, 0x9000, EINVAL),
+        (BASE, 1 << 16, 4096, ERANGE),
+        (BASE, u64::MAX, 4096, ERANGE),
+        (BASE, 0, u64::MAX, EINVAL),
+        (u64::MAX - 4095, 0, 4096, EINVAL),
+        (BASE, 0, 1 << 16, 0),
+        (BASE, 0, 1 << 16, EINVAL),
+        (BASE + 0xf000, 0, 4096, EINVAL),
+        (BASE - 0x1000, 0, 0x2000, EINVAL),
+        (BASE + 0x1_0000, 0, 0x1000, 0),
+    ] {
+        let said = register(ds, base, offset, size);
+        assert_eq!(try_register(&mut rig, &driver, said), code, "{base:#x} {offset:#x} {size:#x}");
+    }
+    rig.settle();
+    assert_eq!(rig.model.slots(), slots + 2, "what was refused was given back");
+}
+
+#[test]
+fn only_memory_of_l4res_own_is_taken_and_nothing_else_is_asked_what_it_is() {
+    let (mut rig, _) = Rig::one();
+    let driver = connected(&mut rig, &["device=soft0:n1"]);
+    let slots = rig.model.slots();
+    // The model panics when one of these is called.
+    let foreign = driver.task.dataspace(Kind::Foreign, 1 << 16);
+    let bus = driver.task.dataspace(Kind::Bus, 1 << 16);
+    let junk = [foreign, bus, driver.task.other(), driver.task.irq(), driver.session];
+    for cap in junk {
+        assert_eq!(try_register(&mut rig, &driver, register(cap, BASE, 0, 4096)), EINVAL);
+    }
+    rig.settle();
+    assert_eq!(rig.model.slots(), slots);
+}
+
+/// A server that trusts one dataspace of each kind.
+fn trusting() -> (Rig, [nvme_l4re::model::TaskCap; 3]) {
+    let mut caps = None;
+    let rig =
+        Rig::start("-d ram --register-ds far --register-ds=bus", vec![soft("soft0", &disk())], |_, ned| {
+            let ds =
+                [(Kind::Memory, "ram"), (Kind::Foreign, "far"), (Kind::Bus, "bus")].map(|(kind, name)| {
+                    let ds = ned.dataspace(kind, queue_size(1 << 20));
+                    ned.trust(name, ds);
+                    ds
+                });
+            caps = Some(ds);
+        });
+    (rig.unwrap(), caps.unwrap())
+}
+
+#[test]
+fn with_a_trusted_dataspace_no_other_can_be_registered() {
+    let (mut rig, [ram, ..]) = trusting();
+    let (task, session) = rig.client(&["device=soft0:n1"]);
+    let ram = rig.ned.give(ram, &task);
+    let mut driver = Driver::connect(&mut rig, task, session);
+    for kind in [Kind::Memory, Kind::ReadOnly, Kind::Foreign, Kind::Bus] {
+        let own = driver.task.dataspace(kind, queue_size(1 << 20));
+        assert_eq!(try_register(&mut rig, &driver, register(own, BASE, 0, 4096)), EINVAL, "{kind:?}");
+    }
+    assert!(rig.log.text().contains("none of the trusted ones"));
+    assert_eq!(driver.share(&mut rig, ram), 0);
+    driver.begin(&mut rig);
+    driver.serves(&mut rig, 1);
+}
+
+#[test]
+fn a_trusted_dataspace_may_be_anybodys_even_one_that_does_not_say_what_it_is() {
+    let (mut rig, caps) = trusting();
+    for (seed, ds) in (1..).zip(caps) {
+        let (task, session) = rig.client(&["device=soft0:n1"]);
+        let ds = rig.ned.give(ds, &task);
+        let mut driver = Driver::setup_with(&mut rig, task, session, ds);
+        driver.serves(&mut rig, seed);
+        driver.task.die();
+    }
+}
+
+#[test]
+fn a_part_of_a_trusted_dataspace_is_trusted() {
+    let (mut rig, [ram, ..]) = trusting();
+    let driver = connected(&mut rig, &["device=soft0:n1"]);
+    let ram = rig.ned.give(ram, &driver.task);
+    assert_eq!(try_register(&mut rig, &driver, register(ram, BASE, 0x3000, 0x2000)), 0);
+}
+
+#[test]
+fn a_queue_dataspace_that_holds_256_entries_and_no_more_is_enough() {
+    let (mut rig, _) = Rig::one();
+    let (task, session) = rig.client(&["device=soft0:n1"]);
+    let queue = task.dataspace(Kind::Memory, queue_size(0));
+    let data = task.dataspace(Kind::Memory, 1 << 16);
+    let mut driver = Driver::connect(&mut rig, task, session);
+    assert_eq!(driver.share(&mut rig, queue), 0);
+    let far = BASE + (1 << 30);
+    assert_eq!(try_register(&mut rig, &driver, register(data, far, 0, 1 << 16)), 0);
+    driver.begin(&mut rig);
+    driver.task.window(data).write(0, &pattern(4, 4096)).unwrap();
+    let slot = driver.ask_at(OUT, 0, far, 4096).unwrap();
+    assert_eq!(driver.finish(&mut rig, slot), OK);
+    let slot = driver.ask_at(IN, 0, far + 8192, 4096).unwrap();
+    assert_eq!(driver.finish(&mut rig, slot), OK);
+    let mut read = vec![0; 4096];
+    driver.task.window(data).read(8192, &mut read).unwrap();
+    assert!(read == pattern(4, 4096));
+}
+
+#[test]
+fn a_long_dataspace_is_mapped_in_steps_and_its_buffers_cross_them() {
+    let (mut rig, disk) = Rig::one();
+    let chunk = nvme_l4re::chunk::chunk_size(4 << 30);
+    let len = 3 * chunk as usize + (1 << 20);
+    let mut driver = connected(&mut rig, &["device=soft0:n1"]);
+    let ram = driver.task.dataspace(Kind::Memory, len);
+    let attachments = rig.model.attachments();
+    assert_eq!(driver.share(&mut rig, ram), 0);
+    assert_eq!(rig.model.attachments(), attachments + 4, "one for each chunk");
+    driver.begin(&mut rig);
+    for boundary in [chunk, 2 * chunk, 3 * chunk] {
+        let addr = BASE + boundary - 4096;
+        let written = pattern(boundary, 8192);
+        driver.memory.write(boundary as usize - 4096, &written).unwrap();
+        let slot = driver.ask_at(OUT, 64, addr, 8192).unwrap();
+        assert_eq!(driver.finish(&mut rig, slot), OK);
+        let mut found = vec![0; 8192];
+        disk.read(64 * 512, &mut found).unwrap();
+        assert!(found == written);
+        driver.memory.fill(boundary as usize - 4096, 8192, 0).unwrap();
+        let slot = driver.ask_at(IN, 64, addr, 8192).unwrap();
+        assert_eq!(driver.finish(&mut rig, slot), OK);
+        driver.memory.read(boundary as usize - 4096, &mut found).unwrap();
+        assert!(found == written);
+    }
+}
+
+#[test]
+fn others_are_served_while_memory_is_mapped() {
+    let disks = [disk(), disk()];
+    let devices = vec![soft("soft0", &disks[0]), soft("other", &disks[1])];
+    let mut rig = Rig::start("", devices, |_, _| {}).unwrap();
+    let (task, session) = rig.client(&["device=other:n1"]);
+    let mut other = Driver::setup(&mut rig, task, session, 1 << 20);
+    let mut driver = connected(&mut rig, &["device=soft0:n1"]);
+    let chunk = nvme_l4re::chunk::chunk_size(1 << 30);
+    let ram = driver.task.dataspace(Kind::Memory, 8 * chunk as usize);
+    driver.memory = driver.task.window(ram);
+    rig.settle();
+    let call = driver.task.call(driver.session, register(ram, BASE, 0, 8 * chunk));
+    let mut served = 0;
+    other.ask(IN, 0, 0, 4096).unwrap();
+    other.task.trigger(other.kick);
+    let before = rig.turns;
+    while driver.task.answer(call).is_none() {
+        rig.turn();
+        for (_, status) in other.ended() {
+            assert_eq!(status, OK);
+            served += 1;
+            other.ask(IN, 0, 0, 4096).unwrap();
+            other.notify();
+        }
+    }
+    assert_eq!(label(&driver.task.answer(call).unwrap()), 0);
+    // Eight steps to attach, and as many to map.
+    assert!(rig.turns - before >= 16 && served >= 4, "{} turns, {served} served", rig.turns - before);
+}
+
+#[test]
+fn what_a_session_had_is_given_back_when_it_ends() {
+    let (mut rig, _) = Rig::one();
+    let (slots, attachments) = (rig.model.slots(), rig.model.attachments());
+    for round in 0..3 {
+        let (task, session) = rig.client(&["device=soft0:n1", "ds-max=5"]);
+        let mut driver = Driver::setup(&mut rig, task, session, 1 << 20);
+        for at in 1..4 {
+            let ds = driver.task.dataspace(Kind::Memory, 1 << 16);
+            assert_eq!(try_register(&mut rig, &driver, register(ds, at << 30, 0, 1 << 16)), 0);
+        }
+        driver.serves(&mut rig, round);
+        assert_eq!(rig.model.attachments(), attachments + 5, "and the page");
+        driver.task.die();
+        rig.settle();
+        assert_eq!((rig.model.slots(), rig.model.attachments()), (slots, attachments));
+    }
+}
+
+#[test]
+fn memory_that_cannot_be_attached_is_refused_and_leaves_nothing() {
+    let (mut rig, _) = Rig::one();
+    let driver = connected(&mut rig, &["device=soft0:n1"]);
+    let (slots, attachments) = (rig.model.slots(), rig.model.attachments());
+    let chunk = nvme_l4re::chunk::chunk_size(1 << 30);
+    let ram = driver.task.dataspace(Kind::Memory, 3 * chunk as usize);
+    rig.model.refuse_attach_after(2);
+    assert_eq!(try_register(&mut rig, &driver, register(ram, BASE, 0, 3 * chunk)), ENOMEM);
+    rig.model.refuse_attach_after(usize::MAX);
+    rig.settle();
+    assert_eq!((rig.model.slots(), rig.model.attachments()), (slots, attachments));
+    assert_eq!(try_register(&mut rig, &driver, register(ram, BASE, 0, 3 * chunk)), 0);
+}
