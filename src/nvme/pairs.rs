@@ -83,15 +83,20 @@ impl Pairs {
     }
 }
 
-/// Memory for a pair of this depth; all or nothing.
-fn allocate(pool: &mut dyn DmaPool, depth: u16, chunks: u16) -> Result<PairMemory, DmaError> {
+/// Pages of a pair of this depth: its queues, lists, and bounce memory.
+fn pages(depth: u16, chunks: u16) -> [usize; 4] {
     let depth = usize::from(depth);
-    let pages = [
+    [
         (depth << SQE_SHIFT).div_ceil(PAGE),
         (depth * CQE_BYTES).div_ceil(PAGE),
-        depth - 1,
+        depth.saturating_sub(1),
         usize::from(chunks.max(1)) * (BOUNCE_CHUNK as usize / PAGE),
-    ];
+    ]
+}
+
+/// Memory for a pair of this depth; all or nothing.
+fn allocate(pool: &mut dyn DmaPool, depth: u16, chunks: u16) -> Result<PairMemory, DmaError> {
+    let pages = pages(depth, chunks);
     let mut got: Vec<DriverMemory> = Vec::with_capacity(pages.len());
     for pages in pages {
         match pool.allocate(pages) {
@@ -132,9 +137,19 @@ impl Controller {
         self.begin_pair(id, depth, self.options.bounce_chunks, For::Client { token })
     }
 
+    /// Bytes of the driver's own memory that a pair of this depth takes.
+    pub fn pair_bytes(&self, depth: u16) -> u64 {
+        let pages = pages(self.allowed(depth), self.options.bounce_chunks);
+        (pages.into_iter().sum::<usize>() * PAGE) as u64
+    }
+
+    /// The depth that the controller lets a queue have.
+    fn allowed(&self, depth: u16) -> u16 {
+        depth.min(self.cap.mqes().saturating_add(1).min(DEPTH_MAX)).max(DEPTH_MIN)
+    }
+
     pub(super) fn begin_pair(&mut self, id: u16, depth: u16, chunks: u16, who: For) -> Result<(), PairError> {
-        let most = self.cap.mqes().saturating_add(1).min(DEPTH_MAX);
-        let depth = depth.min(most).max(DEPTH_MIN);
+        let depth = self.allowed(depth);
         let memory = allocate(self.device.pool(), depth, chunks).map_err(PairError::Memory)?;
         let vectors = self.device.bus().vectors();
         // Vector 0 is the control role's: the admin queue's, and that of its own reads. The others are shared in turn.

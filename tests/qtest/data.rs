@@ -1,5 +1,7 @@
-use nvme_drv::nvme::spec::command::{FUA, PSDT_SGL, io};
-use nvme_drv::nvme::{Options, SglSupport};
+use std::collections::BTreeSet;
+
+use nvme_drv::nvme::spec::command::{FUA, PSDT_SGL, admin, io};
+use nvme_drv::nvme::{Event, Options, SglSupport};
 use nvme_session::operation::Outcome;
 
 use crate::machine::{Disk, Shape};
@@ -125,6 +127,33 @@ fn discards_and_write_zeroes_leave_zeroes_there_and_nowhere_else() {
         assert_eq!(rig.watch.count(false, io::DATASET_MANAGEMENT), 2 * discards as usize);
         rig.clean();
     }
+}
+
+#[test]
+fn somebody_elses_controller_saw_every_opcode_that_the_driver_has() {
+    needs_qemu!();
+    let mut rig = Rig::new(&one_of_two(",mdts=8"), Options::default());
+    let mut pair = rig.pair(8);
+    let write = rig.write(1, 0, &[(GUEST, 4096)], true);
+    let (flush, zeroes, discard) = (rig.flush(1), rig.zeroes(1, 8, 4096), rig.discard(1, 16, 4096));
+    for operation in [write, flush, zeroes, discard] {
+        assert_eq!(rig.run(&mut pair, operation), (1, Outcome::Done));
+    }
+    rig.bytes(&mut pair, 1, 0, 4096);
+    rig.controller.ask_smart();
+    assert!(matches!(rig.event(), Event::Smart(_)));
+    rig.controller.abort(pair.id(), 0);
+    assert!(matches!(rig.event(), Event::Aborted { .. }));
+    rig.controller.delete_pair(pair.id()).unwrap();
+    assert!(matches!(rig.event(), Event::PairDeleted { .. }));
+    let seen = |of_admin| -> BTreeSet<u8> { rig.watch.commands(of_admin).iter().map(|c| c.opcode).collect() };
+    let queues = [admin::CREATE_CQ, admin::CREATE_SQ, admin::DELETE_SQ, admin::DELETE_CQ];
+    let others =
+        [admin::IDENTIFY, admin::SET_FEATURES, admin::GET_LOG_PAGE, admin::ASYNC_EVENT, admin::ABORT];
+    assert!(seen(true).into_iter().eq(BTreeSet::from_iter([queues.as_slice(), &others].concat())));
+    let all = [io::READ, io::WRITE, io::FLUSH, io::WRITE_ZEROES, io::DATASET_MANAGEMENT];
+    assert!(seen(false).into_iter().eq(BTreeSet::from(all)));
+    rig.clean();
 }
 
 /// A disk whose every flush fails: what reaches stable storage can be told from what does not.

@@ -70,14 +70,19 @@ pub(crate) struct Rig {
 impl Rig {
     /// Not brought up yet.
     pub(crate) fn raw(shape: &Shape, options: Options) -> Self {
+        Self::raw_with(shape, options, DmaRights::ReadWrite)
+    }
+
+    /// Likewise; the controller has these rights to the client's memory, whatever the driver believes.
+    fn raw_with(shape: &Shape, options: Options, rights: DmaRights) -> Self {
         let machine = Machine::new(shape);
         let device = machine.device(0);
         let watch = device.watch();
         let mut controller = Controller::new(Box::new(device), 0, options);
         let window = machine.memory.take(BYTES as usize / PAGE).unwrap();
         let dma = controller.device().dma();
-        let iova = dma.reserve(&window, DmaRights::ReadWrite).unwrap();
-        dma.map(iova, &window, DmaRights::ReadWrite).unwrap();
+        let iova = dma.reserve(&window, rights).unwrap();
+        dma.map(iova, &window, rights).unwrap();
         let region = Region {
             guest: GUEST,
             user: GUEST,
@@ -94,10 +99,18 @@ impl Rig {
 
     /// Ready.
     pub(crate) fn new(shape: &Shape, options: Options) -> Self {
-        let mut rig = Self::raw(shape, options);
-        let event = rig.event();
+        Self::raw(shape, options).ready()
+    }
+
+    /// Ready, over a client's memory that the controller can read and not write.
+    pub(crate) fn over_read_only_memory(shape: &Shape, options: Options) -> Self {
+        Self::raw_with(shape, options, DmaRights::Read).ready()
+    }
+
+    fn ready(mut self) -> Self {
+        let event = self.event();
         assert!(matches!(event, Event::Ready), "{event:?}");
-        rig
+        self
     }
 
     pub(crate) fn now(&self) -> Time {

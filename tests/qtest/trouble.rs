@@ -68,6 +68,30 @@ fn memory_that_was_unmapped_is_out_of_the_controllers_reach() {
 }
 
 #[test]
+fn memory_that_was_mapped_for_reading_is_not_written_by_the_controller() {
+    needs_qemu!();
+    let mut rig = Rig::over_read_only_memory(&Shape::default(), Options::default());
+    let mut pair = rig.pair(8);
+    rig.client.write(GUEST, &pattern(1, 8192));
+    let write = rig.write(1, 0, &[(GUEST, 8192)], false);
+    assert_eq!(rig.run(&mut pair, write).1, Outcome::Done, "it may be read");
+    assert!(rig.machine.on_disk(1, 0, 8192) == pattern(1, 8192));
+    assert_eq!(rig.machine.iommu.fault(), None);
+    // Pages that the IOMMU has in its cache, and others: of the latter it says something.
+    for (place, told) in [(GUEST, false), (GUEST + (1 << 20), true)] {
+        rig.client.write(place, &[0x77; 8192]);
+        let read = rig.read(1, 0, &[(place, 8192)]);
+        let nvme_session::operation::Operation::Read(transfer) = &read else { panic!() };
+        let at = transfer.memory()[0].iova().0;
+        rig.issue(&mut pair, read, 0);
+        rig.drain(&mut pair);
+        assert!(rig.client.read(place, 8192).iter().all(|b| *b == 0x77), "nothing arrived");
+        let fault = rig.machine.iommu.fault();
+        assert_eq!(fault.map(|fault| fault.at & !0xfff), told.then_some(at));
+    }
+}
+
+#[test]
 fn a_function_reset_behind_the_drivers_back_needs_a_reset_and_nothing_more() {
     needs_qemu!();
     let mut rig = Rig::new(&Shape::default(), Options::default());

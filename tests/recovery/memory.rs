@@ -106,6 +106,19 @@ fn what_may_not_be_locked_is_refused_with_the_figure_for_all_of_it() {
 }
 
 #[test]
+fn what_a_session_s_queue_pair_takes_is_in_the_figure_where_it_has_none_yet() {
+    let mut rig = Rig::new(1);
+    let client = Client::new(rig.create(&["device=d0:n1"]).unwrap());
+    let (claim, file) = region(GUEST, LEN, 7);
+    let add = MemoryChange::Add(claim, file);
+    *rig.knobs[0].lock_limit.lock().unwrap() = Some(4096);
+    let refused = rig.change(&client, &add, |_| Some(client.memory.clone()));
+    // Entries of both queues, a list page for each command, and bounce memory.
+    let pair = (4 + 1 + 255 + 64) * 4096;
+    assert_eq!(refused, Err(SessionError::Dma(DmaError::LockLimit(LEN + pair))));
+}
+
+#[test]
 fn a_removal_is_acknowledged_after_the_last_access_and_unmapped_before_that() {
     let mut rig = Rig::new(1);
     let (mut a, window) = two_regions(&mut rig);

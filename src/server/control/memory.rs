@@ -8,7 +8,8 @@ use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 use nvme_session::dataspace::{Claim, File, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
-use super::{Control, Event, LARGE_PAGE, MAP_STEP, Session, SessionError, Unit};
+use super::pairs::SessionPair;
+use super::{Control, Event, LARGE_PAGE, MAP_STEP, PAIR_DEPTH, Session, SessionError, Unit};
 
 /// What a client wants to be changed.
 #[derive(Clone, Debug)]
@@ -201,9 +202,17 @@ impl Control {
             Err(why) => Err(why),
         };
         self.more = true;
-        // What is missing is said for the whole change, not for the step that was one too many.
+        // What is missing is said for the whole change, not for the step that was one too many, and with what the session is
+        // going to need of the driver.
         let mapped = mapped.map_err(|why| match why {
-            DmaError::LockLimit(need) => DmaError::LockLimit(need.saturating_add(job.unmapped())),
+            DmaError::LockLimit(need) => {
+                let pair = if session.pair == SessionPair::None {
+                    unit.controller().pair_bytes(PAIR_DEPTH)
+                } else {
+                    0
+                };
+                DmaError::LockLimit(need.saturating_add(job.unmapped()).saturating_add(pair))
+            }
             other => other,
         });
         let Some(Mapping { slot, memory, at, .. }) = job.map.pop_front() else { return };

@@ -69,6 +69,7 @@ impl Control {
         }
         let driver = unit.controller_mut();
         let free = usize::from(driver.pairs_free());
+        let mut no_memory = None;
         // Without any pair to share, the first is for whoever comes first: static clients can share it later.
         if free + idle.len() > kept || !shared {
             if let Some(id) = idle.first() {
@@ -76,17 +77,24 @@ impl Control {
                 return Ok(());
             }
             // A number is told from all others that wait by its low half.
-            if free > 0 && driver.create_pair(PAIR_DEPTH, key.0 as u32).is_ok() {
-                if let Some(session) = self.sessions.get_mut(&key) {
-                    session.pair = SessionPair::Wanted;
-                    session.worker = worker;
+            match (free > 0).then(|| driver.create_pair(PAIR_DEPTH, key.0 as u32)) {
+                Some(Ok(())) => {
+                    if let Some(session) = self.sessions.get_mut(&key) {
+                        session.pair = SessionPair::Wanted;
+                        session.worker = worker;
+                    }
+                    return Ok(());
                 }
-                return Ok(());
+                Some(Err(PairError::Memory(why))) => no_memory = Some(why),
+                _ => {}
             }
         }
         match self.share_pair(key, controller) {
             // There will be one: after the recovery, or when the scan gives its own back.
             Err(SessionError::NoQueuePair) if passing || free == 0 => Ok(()),
+            Err(SessionError::NoQueuePair) => {
+                Err(no_memory.map_or(SessionError::NoQueuePair, SessionError::Dma))
+            }
             other => other,
         }
     }

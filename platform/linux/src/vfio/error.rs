@@ -47,6 +47,16 @@ pub enum VfioError {
     /// A controller that cannot be used this way.
     #[error("{0}: {1}")]
     Device(String, &'static str),
+    /// The process may lock too little memory.
+    #[error(
+        "RLIMIT_MEMLOCK is too small: {need} bytes are needed for the queues of the controllers, and clients' memory comes on top; it is {limit}"
+    )]
+    LockLimit {
+        /// What all controllers so far need of their own.
+        need: u64,
+        /// What there is.
+        limit: u64,
+    },
     /// Something else failed.
     #[error("{0}: {1}")]
     System(&'static str, Errno),

@@ -23,6 +23,12 @@ const PAGE_BYTES: u64 = PAGE as u64;
 /// use large pages where the memory has them.
 const LARGE: [u64; 2] = [1 << 30, 2 << 20];
 
+/// What a controller is expected to need of its own: the admin queue and the scan's pair, and the pair of one session (1.3 MiB
+/// with 256 entries).
+const OWN: u64 = 2 << 20;
+
+/// Controllers that were opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 /// Bytes that all controllers of this process have mapped: what RLIMIT_MEMLOCK is compared with.
 static LOCKED: AtomicU64 = AtomicU64::new(0);
 
@@ -57,6 +63,10 @@ impl Space {
             return Err(VfioError::Lacks("bus addresses"));
         }
         let lock_limit = raise_lock_limit();
+        let need = OWN * (1 + OPENED.fetch_add(1, Ordering::Relaxed));
+        if let Some(limit) = lock_limit.filter(|limit| *limit < need) {
+            return Err(VfioError::LockLimit { need, limit });
+        }
         let (reserved, spare) = (BTreeMap::new(), BTreeMap::new());
         Ok(Self { container: Some(container), free, reserved, lock_limit, spare })
     }
