@@ -74,7 +74,7 @@ impl Machine {
             let mut line = Vec::new();
             while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
                 let text = String::from_utf8_lossy(&line).trim_end().to_string();
-                println!("{name}: {text}");
+                eprintln!("{name}: {text}");
                 if send.send(text).is_err() {
                     return;
                 }
@@ -104,7 +104,7 @@ impl Machine {
 
     /// Sends a command and does not wait for it.
     pub(crate) fn start(&mut self, command: &str) {
-        println!("{}> {command}", self.name);
+        eprintln!("{}> {command}", self.name);
         self.console.write_all(command.as_bytes()).unwrap();
         self.console.write_all(b"\n").unwrap();
     }

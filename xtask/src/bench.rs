@@ -2,7 +2,9 @@
 //!
 //! Each case starts its server anew, checks the data where there are some, warms up and measures; the best of several
 //! rounds counts, and the rounds of both servers alternate, since the machine may have other work. No figure fails the
-//! command: it prints what was reached and what was missed.
+//! command: it prints what was reached and what was missed. With `--vm` it is on real drivers, in a virtual machine (`vm`).
+
+mod vm;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -34,11 +36,16 @@ struct Plan {
 
 const HELP: &str =
     "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
+cargo xtask bench --vm [--rounds N] [--seconds S]
   Builds in release mode and measures. Needs qemu-storage-daemon (apt-get install qemu-system-common) for the
-  comparison and valgrind for the instructions; what is missing is named and left out.";
+  comparison and valgrind for the instructions; what is missing is named and left out. With --vm it runs on VFIO, in a
+  virtual machine, and all that is needed must be there (.ci/install-packages).";
 
 /// Runs the whole comparison.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
+    if args.iter().any(|arg| arg == "--vm") {
+        return vm::bench(args);
+    }
     let dir = scratch()?;
     let result = plan(args, &dir).and_then(|plan| plan.map_or(Ok(()), |plan| all(&plan)));
     std::fs::remove_dir_all(&dir)?;

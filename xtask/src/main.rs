@@ -18,7 +18,7 @@ const HELP: &str = "\
 cargo xtask quickstart [IMAGE]  builds, and shows what a session can do and what it cannot
 cargo xtask test [WORD...]      runs every test; words go to the test programs
 cargo xtask vm [PART...]        runs the server on VFIO, in a virtual machine
-cargo xtask bench               measures the server beside qemu-storage-daemon";
+cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -1,0 +1,288 @@
+//! `cargo xtask bench --vm`: the server on VFIO beside `qemu-storage-daemon`'s userspace NVMe driver, which is on VFIO too, and
+//! beside the kernel's own driver, in one virtual machine with three of QEMU's NVMe controllers behind an IOMMU.
+//!
+//! Each subject has a controller of its own, so that all run all the time and are measured in turn, case by case; an idle one
+//! costs nothing. The processors are emulated: only ratios of one run mean anything.
+
+use std::time::{Duration, Instant};
+
+use super::{Figures, HELP, Result, best, have, of, target_row, words};
+use crate::machine::console::Machine;
+use crate::vm::machine::{self, Plan};
+
+/// Bytes of each controller's namespace.
+const DISK: u64 = 64 << 20;
+/// What is to be reached at a depth of 32.
+const IOPS_RATIO: f64 = 1.5;
+const CPU_RATIO: f64 = 0.5;
+/// No round begins later than this, so that a busy machine bounds the rounds and not the user's patience.
+const LAST_ROUND: Duration = Duration::from_secs(180);
+/// How long one command in the machine may take, apart from the load itself.
+const WAIT: Duration = Duration::from_secs(60);
+/// For how long the load runs before it is measured, as `blkbench` does by itself.
+const WARM: &str = "150ms";
+
+/// What is measured, and where.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Ours,
+    Peer,
+    Kernel,
+}
+
+const SUBJECTS: [Subject; 3] = [Subject::Ours, Subject::Peer, Subject::Kernel];
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "nvme-drv",
+            Self::Peer => "qemu-storage-daemon, nvme://",
+            Self::Kernel => "the kernel's driver, fio",
+        }
+    }
+
+    /// Its controller.
+    fn address(self) -> &'static str {
+        match self {
+            Self::Ours => "0000:00:04.0",
+            Self::Peer => "0000:00:05.0",
+            Self::Kernel => "0000:00:06.0",
+        }
+    }
+}
+
+struct Case {
+    write: bool,
+    block: u32,
+    depth: u16,
+}
+
+const fn case(write: bool, block: u32, depth: u16) -> Case {
+    Case { write, block, depth }
+}
+
+const CASES: [Case; 6] = [
+    case(false, 4096, 32),
+    case(true, 4096, 32),
+    case(false, 4096, 1),
+    case(true, 4096, 1),
+    case(false, 128 << 10, 8),
+    case(true, 128 << 10, 8),
+];
+
+impl Case {
+    fn kind(&self) -> &'static str {
+        if self.write { "write" } else { "read" }
+    }
+}
+
+/// Measures, and prints what was reached and what was missed.
+pub(super) fn bench(args: &[String]) -> Result<()> {
+    let (mut rounds, mut seconds) = (3_u32, 1.0_f64);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value\n{HELP}"));
+        match arg.as_str() {
+            "--vm" => {}
+            "--rounds" => rounds = value()?.parse()?,
+            "--seconds" => seconds = value()?.parse()?,
+            "--help" => {
+                println!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(format!("--vm does not know {other}\n{HELP}").into()),
+        }
+    }
+    let seconds = seconds.clamp(0.1, 5.0);
+    // Before a build that takes minutes.
+    let needed = ["qemu-system-x86_64", "qemu-storage-daemon", "fio"];
+    let missing: Vec<_> = needed.into_iter().filter(|program| !have(program)).collect();
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        return Err(format!("missing: {missing}; .ci/install-packages installs what is needed").into());
+    }
+    let programs = machine::build(&["nvme-drv", "nvme-client"], true)?;
+    let mut plan = Plan::new("vm", &programs, &["nvme-drv", "nvme-ctl", "blkbench"])?;
+    for (id, subject) in ["ours", "peer", "kernel"].into_iter().zip(SUBJECTS) {
+        let place = subject.address().trim_start_matches("0000:00:");
+        plan = plan.controller(id, id, &format!("addr={place}")).namespace(id, 1, DISK, 512)?;
+    }
+    let version = plan.version().to_owned();
+    let begin = Instant::now();
+    let mut bench = Bench { guest: plan.launch()?, seconds };
+    bench.start()?;
+    let mut found: Vec<[Vec<Figures>; 3]> = CASES.iter().map(|_| Default::default()).collect();
+    let mut done = 0;
+    while done < rounds.max(1) && (done == 0 || begin.elapsed() < LAST_ROUND) {
+        for (case, found) in CASES.iter().zip(&mut found) {
+            for (subject, rounds) in SUBJECTS.into_iter().zip(found) {
+                rounds.push(bench.measure(subject, case)?);
+            }
+        }
+        done += 1;
+    }
+    bench.guest.power_off();
+    let machine = Host { version, rounds: done, seconds };
+    let best: Vec<[Figures; 3]> =
+        found.iter().map(|case| case.each_ref().map(|rounds| best(rounds).unwrap_or_default())).collect();
+    print(&machine, &best);
+    println!("\nIn {:.0} s, without the build.", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+struct Bench {
+    guest: Machine,
+    seconds: f64,
+}
+
+impl Bench {
+    /// Runs a command that must succeed, or says what was printed and what a server had to say.
+    fn run(&mut self, command: &str) -> Result<String> {
+        let (status, output) = self.guest.attempt(command, WAIT + Duration::from_secs_f64(self.seconds));
+        if status == 0 {
+            return Ok(output);
+        }
+        let (_, logs) = self.guest.attempt("cat /tmp/*.log", WAIT);
+        Err(format!("in the machine, `{command}` ended with {status}:\n{output}\n{logs}").into())
+    }
+
+    /// Starts both servers, and checks that what is written comes back from each.
+    fn start(&mut self) -> Result<()> {
+        let (ours, peer) = (Subject::Ours.address(), Subject::Peer.address());
+        self.run(&format!("nvme-ctl bind {ours} && nvme-ctl bind {peer}"))?;
+        let ours = format!("nvme-drv --cap vbus=pci:{ours} --cap svr=unix:/tmp/ours");
+        let peer = format!(
+            "qemu-storage-daemon --object iothread,id=io0,poll-max-ns=32768 \
+             --blockdev driver=nvme,node-name=f0,device={peer},namespace=1 \
+             --export type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=/tmp/peer,writable=on,num-queues=2,iothread=io0"
+        );
+        for (name, command, subject) in [("ours", ours, Subject::Ours), ("peer", peer, Subject::Peer)] {
+            self.run(&format!("{command} >/tmp/{name}.log 2>&1 & echo $! >/tmp/{name}.pid"))?;
+            self.run(&format!(
+                "for i in $(seq 100); do [ -S /tmp/{name} ] && break; sleep 0.1; done; [ -S /tmp/{name} ]"
+            ))?;
+            let command = blkbench(subject);
+            self.run(&format!("{command} --fill --verify --time 0.3 --plain"))?;
+            self.run(&format!("{command} --write --verify --time 0.3 --plain"))?;
+            self.run(&format!("{command} --verify --block 131072 --depth 8 --time 0.3 --plain"))?;
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, subject: Subject, case: &Case) -> Result<Figures> {
+        let Case { write, block, depth } = *case;
+        let load = format!("--depth {depth} --block {block} --time {} --plain", self.seconds);
+        let figures = match subject {
+            Subject::Ours | Subject::Peer => {
+                let kind = if write { "--write" } else { "" };
+                words(&self.run(&format!("{} {load} {kind}", blkbench(subject)))?)
+            }
+            Subject::Kernel => {
+                let address = subject.address();
+                let output = self.run(&format!(
+                    "fio --name=kernel --filename=/dev/$(ls /sys/bus/pci/devices/{address}/nvme/*/ | grep '^nvme.*n1$') \
+                     --direct=1 --ioengine=libaio --rw=rand{} --bs={block} --iodepth={depth} --time_based \
+                     --runtime={}ms --ramp_time={WARM} --percentile_list=50:99 --output-format=terse --terse-version=3",
+                    case.kind(),
+                    (self.seconds * 1e3).round(),
+                ))?;
+                terse(&output, write)
+            }
+        };
+        if of(&figures, "iops").is_nan() {
+            return Err(format!("{}: no figures", subject.name()).into());
+        }
+        Ok(figures)
+    }
+}
+
+/// The client of a server that serves.
+fn blkbench(subject: Subject) -> &'static str {
+    match subject {
+        Subject::Ours => "blkbench /tmp/ours --create device=ours:n1 --pid $(cat /tmp/ours.pid)",
+        _ => "blkbench /tmp/peer --pid $(cat /tmp/peer.pid)",
+    }
+}
+
+/// The figures in fio's terse output: fields by number, percentiles as `50.000000%=MICROSECONDS`.
+fn terse(output: &str, write: bool) -> Figures {
+    let line = output.lines().find(|line| line.starts_with("3;")).unwrap_or_default();
+    let fields: Vec<&str> = line.split(';').collect();
+    // What is said of writes stands 41 fields behind what is said of reads.
+    let field = |at: usize| fields.get(at + if write { 41 } else { 0 }).copied().unwrap_or_default();
+    let mut figures = Figures::new();
+    if let Ok(iops) = field(7).parse() {
+        figures.insert("iops".into(), iops);
+    }
+    for (at, name) in [(17, "p50"), (18, "p99")] {
+        if let Some(micros) = field(at).split_once('=').and_then(|(_, value)| value.parse::<f64>().ok()) {
+            figures.insert(name.into(), micros * 1e3);
+        }
+    }
+    figures
+}
+
+struct Host {
+    version: String,
+    rounds: u32,
+    seconds: f64,
+}
+
+fn print(host: &Host, best: &[[Figures; 3]]) {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split_whitespace().next().unwrap_or("?");
+    println!(
+        "Linux {} with two emulated processors (QEMU's TCG) and an emulated IOMMU, on {cores} cores with a load of {load}; \
+         best of {} rounds of {} s. One queue; the client sleeps until an interrupt.\n",
+        host.version, host.rounds, host.seconds
+    );
+    println!("| random | depth | server | IOPS | p50 µs | p99 µs | server CPU µs per request |");
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for (case, best) in CASES.iter().zip(best) {
+        for (subject, figures) in SUBJECTS.into_iter().zip(best) {
+            let cpu = match of(figures, "cpu") {
+                cpu if cpu.is_nan() => "".to_owned(),
+                cpu => format!("{:.1}", cpu / 1e3),
+            };
+            println!(
+                "| {} KiB {}s | {} | {} | {:.0} | {:.0} | {:.0} | {cpu} |",
+                case.block >> 10,
+                case.kind(),
+                case.depth,
+                subject.name(),
+                of(figures, "iops"),
+                of(figures, "p50") / 1e3,
+                of(figures, "p99") / 1e3,
+            );
+        }
+    }
+    println!("\n| target | measured | bound | |\n| --- | --- | --- | --- |");
+    for (case, [ours, peer, _]) in CASES.iter().zip(best).filter(|(case, _)| case.depth == 32) {
+        let ratio = |name| of(ours, name) / of(peer, name);
+        let what = |figure| format!("QD32 {}s: {figure} over qemu-storage-daemon's", case.kind());
+        target_row(&what("IOPS"), ratio("iops"), IOPS_RATIO, true, "×");
+        target_row(&what("CPU per request"), ratio("cpu"), CPU_RATIO, false, "×");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_of_fio_are_found_by_their_place() {
+        let mut fields = vec!["0".to_owned(); 130];
+        fields[0] = "3".into();
+        for (at, value) in [(7, "100"), (17, "50.000000%=7"), (18, "99.000000%=9")] {
+            fields[at] = value.into();
+            fields[at + 41] = value.replace('7', "8");
+        }
+        fields[48] = "200".into();
+        let output = format!("note\n{}\n", fields.join(";"));
+        let (reads, writes) = (terse(&output, false), terse(&output, true));
+        assert_eq!((of(&reads, "iops"), of(&reads, "p50"), of(&reads, "p99")), (100.0, 7e3, 9e3));
+        assert_eq!((of(&writes, "iops"), of(&writes, "p50"), of(&writes, "p99")), (200.0, 8e3, 9e3));
+        assert!(terse("fio: error", false).is_empty());
+    }
+}
