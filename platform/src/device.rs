@@ -37,6 +37,11 @@ pub trait QueueDoorbells: Send {
         let _ = (budget, now);
         None
     }
+    /// Whether commands are executed in [`run`](Self::run), and nowhere else. Then the caller loses nothing by ringing for
+    /// few of them at a time; for hardware each doorbell write costs something, in a virtual machine much.
+    fn runs_here(&self) -> bool {
+        false
+    }
 }
 
 /// Why a device did not do what it was told.

@@ -414,6 +414,12 @@ impl QueuePair {
         }
     }
 
+    /// Whether commands are executed in [`run`](Self::run), on the caller's own time.
+    #[inline]
+    pub fn runs_here(&self) -> bool {
+        self.doorbells.runs_here()
+    }
+
     /// Lets a software controller execute up to `budget` commands; see [`QueueDoorbells::run`].
     #[inline]
     pub fn run(&mut self, budget: u32, now: Time) -> Option<Time> {

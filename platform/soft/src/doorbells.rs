@@ -102,6 +102,10 @@ impl QueueDoorbells for PairDoorbells {
         }
         engine::run(&self.shared, self.sq.queue.as_ref()?, budget, now)
     }
+
+    fn runs_here(&self) -> bool {
+        self.shared.outside.wake.is_none()
+    }
 }
 
 /// Runs the I/O commands of all queues, on a thread of the home's ([`Config::apart`](crate::Config::apart)).
