@@ -78,7 +78,8 @@ impl Plan {
             return Err(format!("missing: {missing}; .ci/install-packages installs what is needed").into());
         }
         let dir = tempfile::tempdir()?;
-        let kernel = archive::kernel(dir.path())?;
+        let kernel = archive::kernel(dir.path())
+            .map_err(|what| format!("missing: {what}; .ci/install-packages installs what is needed"))?;
         let mut initramfs = Archive::default();
         initramfs.modules(&kernel.0, &MODULES)?;
         for name in programs {
