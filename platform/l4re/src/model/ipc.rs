@@ -76,8 +76,8 @@ impl World {
 
     /// The answer reaches its caller, if that still waits.
     fn answer(&mut self, reply: &Reply) {
-        let Some(caller) = self.caller.take() else { return };
         self.delivered = false;
+        let Some(caller) = self.caller.take() else { return };
         let cap = reply.cap.map(|(cap, rights)| {
             let mut slot = *self.slot(cap);
             (slot.writable, slot.special) = match rights {
@@ -133,7 +133,13 @@ impl Ipc for Model {
         world.asleep = None;
         world.delivered = true;
         match reply {
-            Some(reply) => world.answer(reply),
+            Some(reply) => {
+                world.answer(reply);
+                if !world.delivered {
+                    // What cannot be sent ends the system call.
+                    return None;
+                }
+            }
             None => {
                 if let Some(caller) = world.caller.take() {
                     world.unanswered += 1;

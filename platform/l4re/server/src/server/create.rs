@@ -67,6 +67,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 policy.ds_max().get()
             ),
         );
+        self.minted = Some(session.number);
         Ok(session.gate)
     }
 
@@ -200,7 +201,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    fn end(&mut self, slot: usize) {
+    /// The client of a session is gone: what it left goes, and its device is free then.
+    pub(super) fn end(&mut self, slot: usize) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         session.ending = true;
         session.token = None;

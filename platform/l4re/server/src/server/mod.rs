@@ -32,7 +32,7 @@ use slab::Slab;
 
 use self::calls::Pending;
 use self::lines::Seen;
-use crate::label::{SLOTS, Source};
+use crate::label::{Number, SLOTS, Source};
 use crate::news::News;
 use crate::output::Lines;
 use crate::polling::Polling;
@@ -71,6 +71,8 @@ pub struct Server<K, O> {
     pending: Option<Pending>,
     /// To be given with the next receive.
     reply: Option<Reply>,
+    /// The session whose capability goes with it.
+    minted: Option<Number>,
     trusted: Vec<Cap>,
     factory: Option<Cap>,
     /// When the factory is served though the scan is not over; none when it is served.
@@ -132,6 +134,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             next_dataspace: 0,
             pending: None,
             reply: None,
+            minted: None,
             trusted,
             factory,
             factory_at: factory.map(|_| now + SCAN_WAIT),

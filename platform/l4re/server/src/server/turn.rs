@@ -89,6 +89,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
     fn look(&mut self, until: Option<Time>) {
         let reply = self.reply.take();
         let incoming = self.kernel.receive(reply.as_ref(), until);
+        if let Some(session) = self.minted.take()
+            && !self.kernel.delivered()
+            && let Some(slot) = self.session(session)
+        {
+            // Nobody has it, so nobody's end would ever be reported.
+            self.end(slot);
+        }
         let now = self.kernel.now();
         self.last_look = now;
         if let Some(incoming) = incoming {

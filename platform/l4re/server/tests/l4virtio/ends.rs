@@ -241,3 +241,23 @@ fn a_client_that_is_refused_again_and_again_fills_no_log() {
     }
     assert!(rig.log.text().lines().count() - before <= 12);
 }
+
+#[test]
+fn a_session_that_nobody_received_ends() {
+    let (mut rig, _) = Rig::one();
+    rig.settle();
+    let (slots, attachments) = (rig.model.slots(), rig.model.attachments());
+    for _ in 0..5 {
+        let task = rig.model.task();
+        let svr = rig.ned.give(rig.svr, &task);
+        task.call(svr, create(WORDS));
+        while rig.model.slots() == slots {
+            rig.turn();
+        }
+        // The answer is on its way.
+        task.die();
+        rig.settle();
+        assert_eq!((rig.model.slots(), rig.model.attachments()), (slots, attachments));
+    }
+    assert!(rig.create(WORDS).is_ok());
+}

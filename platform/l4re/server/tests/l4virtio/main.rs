@@ -2,13 +2,14 @@
 //!
 //! `rig` is the machine, `driver` a driver as L4Re's own client is one. `talk`: what objects answer. `data`: requests. `memory`: dataspaces.
 //! `status`: the device's status and queue. `ends`: clients that die, and who comes after them. `fixed`: static clients.
-//! `changes`: devices that grow and go. `turns`: the loop. `vanishing`: memory that is deleted.
+//! `hostile`: a client that does anything. `changes`: devices that grow and go. `turns`: the loop. `vanishing`: memory that is deleted.
 
 mod changes;
 mod data;
 mod driver;
 mod ends;
 mod fixed;
+mod hostile;
 mod memory;
 mod rig;
 mod status;
