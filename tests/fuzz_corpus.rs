@@ -5,6 +5,9 @@ use std::path::Path;
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../fuzz/src/disk.rs"]
 mod disk;
+#[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
+#[path = "../fuzz/src/l4re.rs"]
+mod l4re;
 #[cfg(feature = "linux")]
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../fuzz/src/linux.rs"]
@@ -79,4 +82,9 @@ fn capability_words_are_refused_or_are_what_they_can_be() {
 #[test]
 fn what_a_driver_writes_stays_inside_its_memory_and_its_extent() {
     replay("virtqueue", virtqueue::virtqueue);
+}
+
+#[test]
+fn messages_to_the_l4re_home_are_refused_or_are_the_call_that_they_say() {
+    replay("l4re", l4re::l4re);
 }

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod l4re;
 mod linux;
 mod policy;
 mod virtqueue;
 
 pub use disk::gpt;
+pub use l4re::l4re;
 pub use linux::{cap_word, factory, vhost};
 pub use policy::{command_line, device_name, extent, policy_words};
 pub use virtqueue::virtqueue;

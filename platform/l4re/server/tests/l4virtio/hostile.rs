@@ -22,6 +22,10 @@ enum Act {
     Scribble(usize, Vec<u8>),
     /// Writes into its memory: rings, descriptors, headers.
     Write(usize, usize, Vec<u8>),
+    /// Does all that a good driver does to begin.
+    Begin,
+    /// A request that is whole, of that kind, there on the disk, with data there and that long.
+    Request(u32, u64, u64, u32),
     /// Writes a descriptor that means something, and makes it available.
     Offer(u16, u64, u32, u16, u16),
     Kick,
@@ -63,6 +67,10 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0..4usize, 0..LEN, bytes).prop_map(|(ds, at, bytes)| Act::Write(ds, at, bytes)),
         6 => (0..256u16, address(), prop_oneof![Just(16), Just(1), Just(512), Just(4096), any::<u32>()], 0..8u16, 0..300u16)
             .prop_map(|(at, addr, len, flags, next)| Act::Offer(at, addr, len, flags, next)),
+        4 => Just(Act::Begin),
+        8 => (prop_oneof![6 => 0..2u32, 1 => 0..14u32], prop_oneof![4 => 0..64u64, 1 => any::<u64>()], address(),
+            prop_oneof![4 => Just(512u32), 4 => Just(4096), 1 => any::<u32>()])
+            .prop_map(|(kind, sector, addr, len)| Act::Request(kind, sector, addr, len)),
         3 => Just(Act::Kick),
         1 => (0..4usize).prop_map(Act::Destroy),
         1 => (0..3_000u64).prop_map(Act::Wait),
@@ -102,6 +110,21 @@ impl Hostile {
         self.calls.push(self.task.call(self.session, said));
     }
 
+    fn desc(&self, at: u16, addr: u64, len: u32, flags: u16, next: u16) {
+        let (memory, at) = (&self.dataspaces[0].1, 16 * usize::from(at));
+        memory.write(at, &addr.to_le_bytes()).unwrap();
+        memory.write(at + 8, &len.to_le_bytes()).unwrap();
+        memory.write(at + 12, &flags.to_le_bytes()).unwrap();
+        memory.write(at + 14, &next.to_le_bytes()).unwrap();
+    }
+
+    fn make_available(&mut self, head: u16) {
+        let memory = &self.dataspaces[0].1;
+        memory.store16(0x1004 + 2 * usize::from(self.offered % 256), head).unwrap();
+        self.offered = self.offered.wrapping_add(1);
+        memory.store16(0x1002, self.offered).unwrap();
+    }
+
     fn act(&mut self, rig: &mut Rig, act: &Act) {
         match act {
             Act::Say(protocol, words, cap) => {
@@ -128,16 +151,36 @@ impl Hostile {
                 let end = bytes.len().min(LEN - at);
                 self.dataspaces[*ds].1.write(*at, &bytes[..end]).unwrap();
             }
-            Act::Offer(at, addr, len, flags, next) => {
+            Act::Begin => {
+                self.act(rig, &Act::Status(0));
+                self.act(rig, &Act::Status(3));
+                self.act(rig, &Act::Register(0, HOME, 0, LEN as u64));
+                rig.settle();
+                self.dataspaces[0].1.fill(0, 0x3000, 0).unwrap();
+                self.offered = 0;
+                self.act(rig, &Act::Queue(256, [HOME, HOME + 0x1000, HOME + 0x2000], 1, 0));
+                rig.settle();
+                driver_features(&self.page);
+                self.act(rig, &Act::Status(11));
+                self.act(rig, &Act::Status(15));
+                rig.settle();
+            }
+            Act::Request(kind, sector, addr, len) => {
                 let memory = &self.dataspaces[0].1;
-                let desc = 16 * usize::from(*at);
-                memory.write(desc, &addr.to_le_bytes()).unwrap();
-                memory.write(desc + 8, &len.to_le_bytes()).unwrap();
-                memory.write(desc + 12, &flags.to_le_bytes()).unwrap();
-                memory.write(desc + 14, &next.to_le_bytes()).unwrap();
-                memory.store16(0x1004 + 2 * usize::from(self.offered % 256), *at).unwrap();
-                self.offered = self.offered.wrapping_add(1);
-                memory.store16(0x1002, self.offered).unwrap();
+                // Chains begin at each fourth descriptor, and have their header and status behind the rings.
+                let head = self.offered % 64 * 4;
+                let header = 0x3000 + 32 * usize::from(head);
+                memory.write(header, &u64::from(*kind).to_le_bytes()).unwrap();
+                memory.write(header + 8, &sector.to_le_bytes()).unwrap();
+                self.desc(head, HOME + header as u64, 16, 1, head + 1);
+                self.desc(head + 1, *addr, *len, 1, head + 2);
+                self.desc(head + 2, HOME + header as u64 + 16, 1, 2, 0);
+                self.make_available(head);
+                self.task.trigger(self.kick);
+            }
+            Act::Offer(at, addr, len, flags, next) => {
+                self.desc(*at, *addr, *len, *flags, *next);
+                self.make_available(*at);
             }
             Act::Kick => self.task.trigger(self.kick),
             Act::Destroy(ds) => self.task.destroy(self.caps[*ds]),
@@ -155,7 +198,7 @@ fn driver_features(page: &Window) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
 
     #[test]
     fn whatever_a_client_does_others_are_served_and_nothing_of_it_is_left(
