@@ -5,11 +5,13 @@
 //! * [`Task`]: another task, whose part the test plays: it holds capabilities, calls, and dies.
 //! * `objects`: gates, interrupts and slots. `ipc`: messages wait in the order in which they came. `dataspaces`: windows on the
 //!   heap. [`bus`]: the virtual bus and its DMA spaces, a model of their own.
+//! * [`Counting`]: an allocator that counts, for tests of what must not allocate.
 //!
 //! There is one thread, and time passes only when the test says so, but for a tick at each look at the clock.
 
 pub mod bus;
 mod dataspaces;
+mod heap;
 mod ipc;
 mod objects;
 mod task;
@@ -24,6 +26,7 @@ use nvme_platform::{Owner, Time};
 use spin::{Mutex, MutexGuard};
 
 pub use dataspaces::{Attached, Kind};
+pub use heap::Counting;
 pub use ipc::{Answer, CallId, Said};
 pub use task::{Task, TaskCap};
 

@@ -88,6 +88,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
     /// Answers the last call, and takes a message, if there is one by then.
     fn look(&mut self, until: Option<Time>) {
         let reply = self.reply.take();
+        // Whether a new session reached anybody is to be known before anything else happens.
+        let until = if self.minted.is_some() { Some(Time::default()) } else { until };
         let incoming = self.kernel.receive(reply.as_ref(), until);
         if let Some(session) = self.minted.take()
             && !self.kernel.delivered()
