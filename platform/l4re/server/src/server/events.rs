@@ -73,7 +73,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
             }
             Event::QueueBroken(key, _, why) => {
                 let Some(slot) = self.slot_of(key) else { return };
-                self.refused(slot, now, "what is in its queue", &why);
+                if let Some(session) = self.sessions.get(slot) {
+                    self.lines.refuse(now, format_args!("{}: its queue is broken: {why}", session.name));
+                }
                 // Nothing is taken from it any more; what is in flight ends.
                 self.stop(slot, now);
                 self.needs_reset(slot);

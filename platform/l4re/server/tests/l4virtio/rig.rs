@@ -25,6 +25,7 @@ pub(crate) const DISK: usize = 16 << 20;
 
 pub(crate) const EPERM: i64 = -1;
 pub(crate) const EIO: i64 = -5;
+pub(crate) const EAGAIN: i64 = -11;
 pub(crate) const ENOMEM: i64 = -12;
 pub(crate) const EBUSY: i64 = -16;
 pub(crate) const ENODEV: i64 = -19;

@@ -4,17 +4,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use nvme_drv::nvme::Options;
 use nvme_l4re::kernel::{Cap, Objects};
 use nvme_l4re::model::Model;
 use nvme_l4re_server::{Controller, Hardware, Interrupt, Server, Tuning, interrupt_label};
 use nvme_policy::{CommandLine, Home};
 use nvme_soft::SoftDevice;
+use nvme_soft::faulty::{Action, Queue, Rule, When};
 
 use crate::driver::*;
 use crate::rig::*;
 
 /// A controller whose interrupts arrive, level-triggered ones if `level`; how often they were raised and unmasked.
 fn wired(vectors: u16, level: bool, tuning: &Tuning) -> (Rig, Arc<AtomicU64>, Arc<AtomicU64>) {
+    faulty(vectors, level, tuning, Vec::new())
+}
+
+fn faulty(
+    vectors: u16,
+    level: bool,
+    tuning: &Tuning,
+    faults: Vec<Rule>,
+) -> (Rig, Arc<AtomicU64>, Arc<AtomicU64>) {
     let mut model = Model::new();
     let ned = model.task();
     let svr = ned.channel("svr");
@@ -22,6 +33,7 @@ fn wired(vectors: u16, level: bool, tuning: &Tuning) -> (Rig, Arc<AtomicU64>, Ar
     let (raised, unmasked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut soft = soft("soft0", &disk());
     soft.vectors = vectors;
+    soft.faults = Some(faults);
     soft.interrupts = Some(Box::new(Wire(model.clone(), irqs, Arc::clone(&raised))));
     let device = SoftDevice::new(soft).unwrap();
     let handles = vec![device.handle()];
@@ -159,4 +171,15 @@ fn what_is_asked_before_the_scan_is_over_is_answered_after_it() {
     rig.turn();
     assert_eq!(task.answer(call), None);
     assert_eq!(label(&rig.answer(&task, call)), 0);
+}
+
+#[test]
+fn a_scan_that_does_not_end_keeps_nobody_waiting_for_ever() {
+    let nvme = Options { admin_timeout: 500 * SECOND, ..Options::default() };
+    let stuck = Rule::any(Queue::Admin, When::Always, Action::Hang);
+    let (mut rig, ..) = faulty(2, false, &Tuning { nvme, ..Tuning::default() }, vec![stuck]);
+    let before = rig.model.time();
+    assert_eq!(rig.create(&["device=soft0:n1"]), Err(EAGAIN));
+    let took = rig.model.time() - before;
+    assert!(took >= 30 * SECOND && took < 32 * SECOND, "{took:?}");
 }
