@@ -45,7 +45,15 @@ impl Controller {
             State::Dead => {}
             State::New => self.found(now),
             State::Resting { until } if now < until => self.wake = Some(until),
-            State::Resting { .. } => self.wait_for_stop(now),
+            State::Resting { .. } => {
+                if self.disturbed.take().is_some()
+                    && let Err(why) = self.device.bus().reset()
+                {
+                    // It may still do without, with queues that interrupt nobody.
+                    warn!("controller {}: its function could not be reset: {why}", self.index);
+                }
+                self.wait_for_stop(now);
+            }
             State::Starting { deadline } => {
                 let Some(status) = self.status() else { return };
                 if status.rdy() || status.cfs() || now >= deadline {
@@ -94,11 +102,15 @@ impl Controller {
             State::Running => {
                 let Some(status) = self.status() else { return };
                 if status.cfs() || !status.rdy() {
+                    // It does not stop by itself: somebody reset it.
+                    self.disturbed = (!status.cfs()).then_some(Duration::ZERO);
                     self.stuck(ResetReason::Fatal);
                 } else if self.options.pci.is_some() {
                     self.wake = Some(now + self.options.watch_every);
                 }
             }
+            // While others reset the link to it, all that it says is ones.
+            State::Stuck if self.disturbed.is_some() => {}
             State::Stuck => {
                 let _ = self.status();
             }
@@ -177,8 +189,8 @@ impl Controller {
         let registers = self.device.registers();
         let configuration = Configuration::from_bits(registers.read32(CC));
         registers.write32(CC, configuration.with_en(false).with_shn(0).into_bits());
-        let delay = self.quirks.delay_after_disable;
-        if configuration.en() && !delay.is_zero() {
+        let delay = self.quirks.delay_after_disable.max(self.disturbed.unwrap_or_default());
+        if self.disturbed.is_some() || configuration.en() && !delay.is_zero() {
             self.state = State::Resting { until: now + delay };
             self.wake = Some(now + delay);
         } else {

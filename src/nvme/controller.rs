@@ -27,6 +27,9 @@ use super::spec::registers;
 /// stops is not listened to for ever.
 const ROUNDS: u32 = 256;
 
+/// How long the host may take to reset the link to a controller after it said that there was an error.
+const BUS_REST: Duration = Duration::from_secs(3);
+
 /// What the controller is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
@@ -99,6 +102,9 @@ pub struct Controller {
     pub(super) next_generation: Generation,
     /// Proof of the reset that is going on.
     pub(super) quiet: Option<QueueQuiet>,
+    /// Somebody else reset the function, or is about to: what the home set up there (interrupts) may be gone, and a function
+    /// reset of its own brings it back. How long others are left alone before that.
+    pub(super) disturbed: Option<Duration>,
     /// Whether a function reset was tried in the present attempt.
     pub(super) function_reset: bool,
     pub(super) events: VecDeque<Event>,
@@ -134,6 +140,7 @@ impl Controller {
             scan: Scan::new(),
             next_generation: 1,
             quiet: None,
+            disturbed: None,
             function_reset: false,
             events: VecDeque::new(),
             wake: None,
@@ -288,6 +295,9 @@ impl Controller {
     /// The bus reports an error of the device (PCI Express AER). What it holds can no longer be relied upon: a reset is needed,
     /// unless one is under way.
     pub fn bus_failed(&mut self) {
+        if self.state == State::Running {
+            self.disturbed = Some(BUS_REST);
+        }
         self.stuck(ResetReason::Bus);
     }
 

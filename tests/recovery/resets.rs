@@ -54,8 +54,28 @@ fn an_error_of_the_bus_or_inside_of_the_controller_costs_a_reset_and_nobody_a_re
         assert!((0..20).all(|slot| (a.status(0, slot), b.status(0, slot)) == (OK, OK)));
         assert!(!rig.lost(&a) && !rig.lost(&b));
         assert_eq!(enables(&rig), 2, "bus: {bus}");
+        // The host resets the link when the bus has an error, which may cost interrupts.
+        assert_eq!(Knobs::count(&rig.knobs[0].function_resets), usize::from(bus));
         rig.serves(&mut a, 0, 3);
     }
+}
+
+#[test]
+fn a_function_that_somebody_else_reset_is_reset_once_more_and_the_requests_survive() {
+    let (mut rig, mut a, mut b) = shared();
+    rig.inject(Queue::AnyIo, 0x01, When::First(20), Action::Hang);
+    rig.ask_writes(&mut a, 0, 0..20, 1);
+    rig.ask_writes(&mut b, 0, 0..20, 50);
+    rig.handles[0].power_cycle();
+    rig.answered(&mut a, 0, (0..20).collect());
+    rig.answered(&mut b, 0, (0..20).collect());
+    assert!((0..20).all(|slot| (a.status(0, slot), b.status(0, slot)) == (OK, OK)));
+    assert_eq!(Knobs::count(&rig.knobs[0].function_resets), 1);
+    // A fatal status alone needs none.
+    fatal(&mut rig);
+    settle(&mut rig, ControllerState::Serving);
+    rig.serves(&mut a, 0, 3);
+    assert_eq!(Knobs::count(&rig.knobs[0].function_resets), 1);
 }
 
 #[test]
