@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use nvme_drv::server::Polling;
 use nvme_drv::server::message::{FromWorker, NewQueue, PairId, QueueKey, ToWorker};
 use nvme_drv::server::worker::Worker;
 use nvme_linux::events::{
@@ -122,35 +123,6 @@ struct Thread {
     interrupts: Arc<AllInterrupts>,
     /// The vectors (controller and number) that are watched, and the pairs here that use each.
     vectors: HashMap<(u16, u16), Vec<PairId>>,
-}
-
-/// How long to poll before sleeping: as long as it pays, and `--poll-us` at most. Polling pays when work comes within
-/// that time; when it comes later, the time was spent for nothing, and sleeping at once costs less.
-struct Polling {
-    most: Duration,
-    window: Duration,
-}
-
-impl Polling {
-    /// The least that is worth trying.
-    const LEAST: Duration = Duration::from_micros(2);
-
-    fn new(most: Duration) -> Self {
-        Self { most, window: most }
-    }
-
-    fn window(&self) -> Duration {
-        self.window
-    }
-
-    /// The thread slept, and was woken this long after its last work.
-    fn slept(&mut self, gap: Duration) {
-        self.window = if gap <= self.most {
-            (self.window * 2).clamp(Self::LEAST, self.most.max(Self::LEAST)).min(self.most)
-        } else {
-            self.window / 2
-        };
-    }
 }
 
 impl Thread {
@@ -292,27 +264,5 @@ impl Thread {
                 Err(SendError::Closed(_)) => return,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn polling_that_does_not_pay_is_given_up_and_taken_up_again() {
-        let most = Duration::from_micros(20);
-        let mut polling = Polling::new(most);
-        for _ in 0..20 {
-            polling.slept(Duration::from_millis(1));
-        }
-        assert!(polling.window() < Duration::from_micros(1));
-        for _ in 0..10 {
-            polling.slept(Duration::from_micros(10));
-        }
-        assert_eq!(polling.window(), most);
-        let mut never = Polling::new(Duration::ZERO);
-        never.slept(Duration::ZERO);
-        assert_eq!(never.window(), Duration::ZERO);
     }
 }

@@ -19,7 +19,6 @@ pub mod message;
 mod news;
 mod output;
 mod page;
-mod polling;
 mod server;
 mod session;
 mod start;

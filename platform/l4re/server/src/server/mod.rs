@@ -23,6 +23,7 @@ use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::time::Duration;
 
+use nvme_drv::server::Polling;
 use nvme_drv::server::control::Control;
 use nvme_drv::server::worker::Worker;
 use nvme_l4re::kernel::{Cap, Reply};
@@ -35,7 +36,6 @@ use self::lines::Seen;
 use crate::label::{Number, SLOTS, Source};
 use crate::news::News;
 use crate::output::Lines;
-use crate::polling::Polling;
 use crate::session::Session;
 use crate::{Controller, Hardware, Interrupt, Kernel, Output, StartError, Tuning};
 

@@ -1,10 +1,10 @@
-//! How long to poll before sleeping.
+//! How long a home polls before it sleeps.
 
 use core::time::Duration;
 
 /// Polls as long as it pays, and for a given time at most. Polling pays when the next work comes soon after the last; when it
 /// comes later, the time was spent for nothing, and others could have had the CPU.
-pub(crate) struct Polling {
+pub struct Polling {
     most: Duration,
     window: Duration,
 }
@@ -13,16 +13,18 @@ impl Polling {
     /// The least that is worth trying.
     const LEAST: Duration = Duration::from_micros(2);
 
-    pub(crate) fn new(most: Duration) -> Self {
+    /// Polls for `most` at most, and at first.
+    pub fn new(most: Duration) -> Self {
         Self { most, window: most }
     }
 
-    pub(crate) fn window(&self) -> Duration {
+    /// How long to go on after the last work.
+    pub fn window(&self) -> Duration {
         self.window
     }
 
-    /// The server slept, and was woken this long after its last work.
-    pub(crate) fn slept(&mut self, gap: Duration) {
+    /// The worker slept, and was woken this long after its last work.
+    pub fn slept(&mut self, gap: Duration) {
         self.window = if gap <= self.most {
             (self.window * 2).max(Self::LEAST).min(self.most)
         } else {
