@@ -8,7 +8,7 @@ use super::ADDRESS;
 use super::bed::{Bed, server};
 
 /// Nothing is mapped there: the server's addresses begin at the lower end of the 39 bits that this IOMMU has.
-const NOWHERE: u64 = 0x60_0000_0000;
+pub(super) const NOWHERE: u64 = 0x60_0000_0000;
 
 impl Bed {
     pub(super) fn fault(&mut self) {

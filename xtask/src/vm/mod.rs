@@ -12,11 +12,13 @@
 //! | `users` | an ordinary user |
 //! | `fault` | an IOMMU fault |
 //! | `trouble` | what is killed or pulled out |
+//! | `lacking` | machines without an IOMMU, or without interrupt remapping |
 
 mod bed;
 mod fault;
 mod fio;
 mod groups;
+mod lacking;
 pub(crate) mod machine;
 mod modes;
 mod page;
@@ -55,11 +57,16 @@ const PARTS: [Part; 10] = [
     ("unbinding", Bed::unbinding),
 ];
 
+/// What has machines of its own.
+const LACKING: &str = "lacking";
+
 /// All of it, or the parts that are named.
 pub(crate) fn vm(args: &[String]) -> Result<()> {
-    if let Some(unknown) = args.iter().find(|arg| PARTS.iter().all(|(name, _)| name != arg)) {
+    if let Some(unknown) =
+        args.iter().find(|arg| arg.as_str() != LACKING && PARTS.iter().all(|(name, _)| name != arg))
+    {
         let names = PARTS.map(|(name, _)| name).join(" ");
-        return Err(format!("{unknown} is no part; there are: {names}").into());
+        return Err(format!("{unknown} is no part; there are: {names} {LACKING}").into());
     }
     let programs = machine::build(&["nvme-drv", "nvme-ned", "nvme-client"], false)?;
     let plan = plan(&programs)?;
@@ -74,7 +81,12 @@ pub(crate) fn vm(args: &[String]) -> Result<()> {
             println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
         }
     }
-    let failed = bed.end();
+    let mut failed = bed.end();
+    if args.is_empty() || args.iter().any(|arg| arg == LACKING) {
+        let begin = Instant::now();
+        failed += lacking::lacking(&programs)?;
+        println!("lacking: {:.1} s", begin.elapsed().as_secs_f64());
+    }
     println!("{failed} failed, in {:.1} s", begin.elapsed().as_secs_f64());
     if failed == 0 { Ok(()) } else { Err("the server on VFIO does not do what it should".into()) }
 }

@@ -1,6 +1,7 @@
 //! What is killed or pulled out in mid-I/O.
 
 use super::bed::{Bed, WAIT, server};
+use super::fault::NOWHERE;
 use super::fio::job;
 use super::{ADDRESS, SECOND};
 
@@ -56,5 +57,7 @@ impl Bed {
     pub(super) fn unbinding(&mut self) {
         let back = format!("nvme-ctl unbind {ADDRESS} && sleep 1 && ls /sys/bus/pci/devices/{ADDRESS}/nvme");
         self.check("unbind", &back, 0, "nvme");
+        let faults = format!("! dmesg | grep 'DMAR.*fault addr' | grep -v ' {NOWHERE:#x} '");
+        self.check("no IOMMU fault but the one that was made", &faults, 0, "");
     }
 }

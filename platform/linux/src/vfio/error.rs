@@ -24,6 +24,11 @@ pub enum VfioError {
         "no IOMMU translates for {0}; turn it on in the firmware and on the kernel's command line (intel_iommu=on, amd_iommu=on)"
     )]
     NoIommu(String),
+    /// The device could write messages that interrupt anybody.
+    #[error(
+        "the IOMMU does no interrupt remapping; turn it on in the firmware, and take intremap=off off the kernel's command line"
+    )]
+    NoInterruptRemapping,
     /// Others in its group can do DMA.
     #[error("IOMMU group {group} is not viable: {} in it; bind all of them to vfio-pci, or to no driver", .others.join(", "))]
     NotViable {
