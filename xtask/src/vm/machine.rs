@@ -22,7 +22,17 @@ use crate::machine::console::Machine;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What has to be installed, and is not seen by its absence later.
-const PROGRAMS: [&str; 5] = ["qemu-system-x86_64", "fio", "sgdisk", "lspci", "systemd-sysusers"];
+const PROGRAMS: [&str; 9] = [
+    "qemu-system-x86_64",
+    "busybox",
+    "modprobe",
+    "xz",
+    "fio",
+    "sgdisk",
+    "mkfs.ext4",
+    "lspci",
+    "systemd-sysusers",
+];
 /// VFIO, the kernel's own NVMe driver, a file system, and what gives the machine its `/usr`.
 const MODULES: [&str; 7] =
     ["vfio-pci", "vfio_iommu_type1", "nvme", "ext4", "virtio_pci", "9pnet_virtio", "9p"];
@@ -72,25 +82,14 @@ pub(crate) struct Plan {
 impl Plan {
     /// A machine with two processors and an IOMMU, and with `programs` out of `folder`. Says what is not installed.
     pub(crate) fn new(name: &'static str, folder: &Path, programs: &[&str]) -> Result<Self> {
-        let missing: Vec<_> = PROGRAMS.into_iter().filter(|program| !installed(program)).collect();
-        if !missing.is_empty() {
-            let missing = missing.join(", ");
-            return Err(format!("missing: {missing}; .ci/install-packages installs what is needed").into());
+        let lacking: Vec<_> = PROGRAMS.into_iter().filter(|program| !installed(program)).collect();
+        if !lacking.is_empty() {
+            return Err(missing(&lacking.join(", ")).into());
         }
         let dir = tempfile::tempdir()?;
-        let kernel = archive::kernel(dir.path())
-            .map_err(|what| format!("missing: {what}; .ci/install-packages installs what is needed"))?;
+        let kernel = archive::kernel(dir.path()).map_err(|what| missing(&what))?;
         let mut initramfs = Archive::default();
         initramfs.modules(&kernel.0, &MODULES)?;
-        for name in programs {
-            // Without symbols: all of it is unpacked into memory.
-            let small = dir.path().join(name);
-            let strip = Command::new("strip").arg("-o").arg(&small).arg(folder.join(name)).status()?;
-            if !strip.success() {
-                return Err(format!("strip {name}: {strip}").into());
-            }
-            initramfs.copy(&small, &format!("opt/bin/{name}"))?;
-        }
         for file in ["etc/ld.so.cache", "etc/mke2fs.conf"] {
             initramfs.copy(&Path::new("/").join(file), file)?;
         }
@@ -112,7 +111,19 @@ impl Plan {
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         let words = "intel_iommu=on".to_owned();
-        Ok(Self { name, dir, kernel, initramfs, arguments, namespaces: 0, words })
+        let plan = Self { name, dir, kernel, initramfs, arguments, namespaces: 0, words };
+        programs.iter().try_fold(plan, |plan, program| plan.program(&folder.join(program), program))
+    }
+
+    /// A program from anywhere, as `/opt/bin/NAME`. Without symbols: all of it is unpacked into memory.
+    pub(crate) fn program(mut self, path: &Path, name: &str) -> Result<Self> {
+        let small = self.dir.path().join(name);
+        let strip = Command::new("strip").arg("-o").arg(&small).arg(path).status()?;
+        if !strip.success() {
+            return Err(format!("strip {name}: {strip}").into());
+        }
+        self.initramfs.copy(&small, &format!("opt/bin/{name}"))?;
+        Ok(self)
     }
 
     /// More arguments for QEMU: devices and what they need.
@@ -205,6 +216,10 @@ fn pace(guest: &mut Machine) -> Result<f64> {
     std::thread::sleep(Duration::from_secs(1));
     let (end, last) = uptime()?;
     Ok((last - first) / (end - begin).as_secs_f64())
+}
+
+fn missing(what: &str) -> String {
+    format!("missing: {what}; .ci/install-packages installs what is needed")
 }
 
 fn installed(program: &str) -> bool {

@@ -8,6 +8,7 @@
 //! | `page` | `doc/own-drive.md`, step by step |
 //! | `modes` | binding, the quick start, every way to run the server |
 //! | `fio` | fio, which verifies what it writes |
+//! | `edu` | MSI, which QEMU's NVMe controller has not |
 //! | `groups` | two controllers in one group; too few vectors, too few queues |
 //! | `users` | an ordinary user |
 //! | `fault` | an IOMMU fault |
@@ -15,6 +16,7 @@
 //! | `lacking` | machines without an IOMMU, or without interrupt remapping |
 
 mod bed;
+mod edu;
 mod fault;
 mod fio;
 mod groups;
@@ -44,11 +46,12 @@ const NAMESPACE: u64 = 64 << 20;
 type Part = (&'static str, fn(&mut Bed));
 
 /// What is checked, in this order. Each leaves the controllers as the next one expects them.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("page", Bed::page),
     ("binding", Bed::binding),
     ("quickstart", Bed::quickstart),
     ("modes", Bed::modes),
+    ("edu", Bed::edu),
     ("groups", Bed::groups),
     ("users", Bed::users),
     ("killed", Bed::killed),
@@ -95,6 +98,7 @@ pub(crate) fn vm(args: &[String]) -> Result<()> {
 fn plan(programs: &std::path::Path) -> Result<Plan> {
     let names = ["nvme-drv", "nvme-ctl", "nvme-ned", "blkcheck", "blkbench", "blknbd", "xtask"];
     let mut plan = Plan::new("vm", programs, &names)?.words("iomem=relaxed");
+    plan = plan.program(&edu::tests()?, "linux-tests")?.qemu(&["-device", "edu,addr=07.0"]);
     crate::quickstart::make_image(&plan.disk("nvme0", 1))?;
     for (name, content) in page::files() {
         plan = plan.file(&name, &content);
