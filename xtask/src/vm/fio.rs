@@ -20,4 +20,18 @@ impl Bed {
         self.check(what, &format!("{job} >/tmp/fio; cut -d';' -f3,5 /tmp/fio"), 0, "v;0");
         self.detach();
     }
+
+    /// Starts a job that goes on for some seconds, on the session that is attached.
+    pub(super) fn start_fio(&mut self, size: &str, seconds: u32) {
+        let job = job(size, &format!("--time_based --runtime={seconds}"));
+        self.guest.run(&format!("rm -f /tmp/rc; ({job} >/tmp/fio 2>&1; echo rc $? >/tmp/rc) & sleep 3"));
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub(super) fn fio_ends(&mut self) {
+        let ended =
+            "for i in $(seq 600); do [ -e /tmp/rc ] && break; sleep 0.1; done; tail -3 /tmp/fio; cat /tmp/rc";
+        self.check("fio goes on, and verifies", ended, 0, "rc 0");
+        self.detach();
+    }
 }

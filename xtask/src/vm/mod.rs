@@ -46,7 +46,7 @@ const NAMESPACE: u64 = 64 << 20;
 type Part = (&'static str, fn(&mut Bed));
 
 /// What is checked, in this order. Each leaves the controllers as the next one expects them.
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("page", Bed::page),
     ("binding", Bed::binding),
     ("quickstart", Bed::quickstart),
@@ -56,6 +56,7 @@ const PARTS: [Part; 11] = [
     ("users", Bed::users),
     ("killed", Bed::killed),
     ("fault", Bed::fault),
+    ("bus_error", Bed::bus_error),
     ("removed", Bed::removed),
     ("unbinding", Bed::unbinding),
 ];
@@ -96,7 +97,7 @@ pub(crate) fn vm(args: &[String]) -> Result<()> {
 
 /// The machine. Root may write the registers of its devices, which the IOMMU fault needs.
 fn plan(programs: &std::path::Path) -> Result<Plan> {
-    let names = ["nvme-drv", "nvme-ctl", "nvme-ned", "blkcheck", "blkbench", "blknbd", "xtask"];
+    let names = ["nvme-drv", "nvme-ctl", "nvme-ned", "blkcheck", "blkbench", "blknbd", "blkwatch", "xtask"];
     let mut plan = Plan::new("vm", programs, &names)?.words("iomem=relaxed");
     plan = plan.program(&edu::tests()?, "linux-tests")?.qemu(&["-device", "edu,addr=07.0"]);
     crate::quickstart::make_image(&plan.disk("nvme0", 1))?;
@@ -110,7 +111,8 @@ fn plan(programs: &std::path::Path) -> Result<Plan> {
         .qemu(&["-device", "pcie-root-port,id=rp,chassis=1,slot=1,addr=05.0"])
         .controller("nvme1", "5678", "bus=rp")
         .namespace("nvme1", 1, NAMESPACE, 512)?
-        .controller("nvme2", "few", "addr=06.0,multifunction=on,msix_qsize=2")
+        .namespace("nvme1", 2, NAMESPACE, 512)?
+        .controller("nvme2", "few", "addr=06.0,multifunction=on,msix_qsize=3")
         .namespace("nvme2", 1, NAMESPACE, 512)?
         .namespace("nvme2", 2, NAMESPACE, 512)?
         .controller("nvme3", "one", "addr=06.1,max_ioqpairs=1")

@@ -1,6 +1,6 @@
 //! What is killed or pulled out in mid-I/O.
 
-use super::bed::{Bed, WAIT, server};
+use super::bed::{Bed, WAIT, over, server};
 use super::fault::NOWHERE;
 use super::fio::job;
 use super::{ADDRESS, SECOND};
@@ -32,6 +32,20 @@ impl Bed {
         self.stop("started again, stop");
     }
 
+    /// The bus reports an error of a controller: it is reset, and its client is served on.
+    pub(super) fn bus_error(&mut self) {
+        self.check("bind the controller behind a port", &format!("nvme-ctl bind {SECOND}"), 0, "");
+        self.start(&over(SECOND));
+        self.attach("device=5678:n1");
+        self.start_fio("16m", 8);
+        let inject = r#"{"execute":"human-monitor-command","arguments":{"command-line":"pcie_aer_inject_error rp COMP_TIME"}}"#;
+        self.guest.monitor(&[inject]);
+        let told = "for i in $(seq 100); do grep -F 'reports an error' /tmp/log && break; sleep 0.1; done";
+        self.check("the bus reports an error, the log says so", told, 0, "the bus reports an error of it");
+        self.fio_ends();
+        self.stop("after the bus's error, stop");
+    }
+
     /// One of two controllers is pulled out in mid-I/O: its client sees errors, the other controller is served on.
     pub(super) fn removed(&mut self) {
         self.bound();
@@ -41,6 +55,7 @@ impl Bed {
         self.check("two controllers", both, 0, "ok 1234:n1");
         self.guest
             .run("blkbench /tmp/svr --create device=5678:n1 --write --time 60 >/tmp/bench 2>&1 & sleep 2");
+        self.guest.run("blkwatch /tmp/svr device=5678:n2 >/tmp/watch 2>&1 & sleep 1");
         self.guest.monitor(&[r#"{"execute":"device_del","arguments":{"id":"nvme1"}}"#]);
         let place = format!("/sys/bus/pci/devices/{SECOND}");
         let gone =
@@ -48,6 +63,9 @@ impl Bed {
         self.check("pulled out in mid-I/O, given back", &gone, 0, "");
         let told = "for i in $(seq 100); do grep IoErr /tmp/bench && break; sleep 0.1; done";
         self.check("its client sees an error", told, 0, "IoErr");
+        let told =
+            "for i in $(seq 100); do grep '^0 sectors' /tmp/watch && break; sleep 0.1; done; cat /tmp/watch";
+        self.check("another client is told that nothing is left of it", told, 0, "0 sectors now");
         self.check("the log says so", "grep -F 'taken away' /tmp/log", 0, "controller 1");
         self.check("the other serves on", "blkcheck /tmp/svr device=1234:n1 --mib 4", 0, "ok 1234:n1");
         self.stop("pulled out, stop");
