@@ -98,12 +98,17 @@ fn pages(depth: u16, chunks: u16) -> [usize; 4] {
 fn allocate(pool: &mut dyn DmaPool, depth: u16, chunks: u16) -> Result<PairMemory, DmaError> {
     let pages = pages(depth, chunks);
     let mut got: Vec<DriverMemory> = Vec::with_capacity(pages.len());
-    for pages in pages {
-        match pool.allocate(pages) {
+    for (done, count) in pages.into_iter().enumerate() {
+        match pool.allocate(count) {
             Ok(memory) => got.push(memory),
-            Err(e) => {
+            Err(why) => {
                 got.into_iter().for_each(|memory| pool.recycle(memory));
-                return Err(e);
+                // What is missing is said for all of it, not for the part that was one too many.
+                let rest = pages.iter().skip(done + 1).fold(0_u64, |sum, pages| sum + (*pages * PAGE) as u64);
+                return Err(match why {
+                    DmaError::LockLimit(need) => DmaError::LockLimit(need.saturating_add(rest)),
+                    other => other,
+                });
             }
         }
     }

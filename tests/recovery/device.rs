@@ -34,6 +34,8 @@ pub(crate) struct Knobs {
     pub(crate) configured: Mutex<Vec<u32>>,
     /// Pages of the driver's own.
     pub(crate) pool: AtomicUsize,
+    /// So many bytes of the driver's own may be locked.
+    pub(crate) pool_limit: Mutex<Option<u64>>,
 }
 
 impl Knobs {
@@ -105,6 +107,10 @@ impl DmaSpace for TestDevice {
 
 impl DmaPool for TestDevice {
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
+        let need = (Knobs::count(&self.knobs.pool) + pages) as u64 * 4096;
+        if self.knobs.pool_limit.lock().unwrap().is_some_and(|limit| need > limit) {
+            return Err(DmaError::LockLimit(need));
+        }
         let memory = self.soft.pool().allocate(pages)?;
         self.knobs.pool.fetch_add(pages, Ordering::SeqCst);
         Ok(memory)

@@ -1,11 +1,13 @@
 //! Virtqueues: started, stopped, broken, cleared, ended, whatever else is going on.
 
 use nvme_drv::server::control::{ControllerState, Event, SessionError};
+use nvme_platform::DmaError;
 use nvme_session::blk::features;
 use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};
 
 use crate::client::{ALL, Client, IOERR, OK, PENDING};
+use crate::device::Knobs;
 use crate::rig::{MS, Rig, SECOND, config, medium, soft};
 
 fn stopped(rig: &mut Rig, client: &Client, queue: u16) -> u16 {
@@ -217,4 +219,23 @@ fn a_queue_that_starts_while_the_only_pair_reads_tables_is_served_afterwards() {
     rig.pass_time(SECOND / 10);
     rig.start(&mut b).unwrap();
     rig.serves(&mut b, 0, 1);
+}
+
+#[test]
+fn a_queue_pair_without_memory_says_how_much_is_needed_and_starts_with_that() {
+    let mut rig = Rig::new(1);
+    let mut a = rig.registered(&["device=d0:n1"]);
+    let limit = |rig: &Rig, bytes| *rig.knobs[0].pool_limit.lock().unwrap() = Some(bytes);
+    let now = Knobs::count(&rig.knobs[0].pool) as u64 * 4096;
+    // The first of its parts would still fit, the others would not.
+    limit(&rig, now + 20 * 4096);
+    let refused = rig.start(&mut a);
+    let Err(SessionError::Dma(DmaError::LockLimit(need))) = refused else { panic!("{refused:?}") };
+    assert_eq!(Knobs::count(&rig.knobs[0].pool) as u64 * 4096, now);
+    limit(&rig, need - 4096);
+    let still = rig.restart(&a, 0);
+    assert_eq!(still, Err(SessionError::Dma(DmaError::LockLimit(need))));
+    limit(&rig, need);
+    rig.restart(&a, 0).unwrap();
+    rig.serves(&mut a, 0, 1);
 }
