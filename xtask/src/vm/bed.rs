@@ -61,7 +61,10 @@ impl Bed {
     /// Starts a server. Its log is in `/tmp/log`.
     pub(super) fn start(&mut self, command: &str) {
         self.guest.run(&format!("rm -f /tmp/svr; {command} >/tmp/log 2>&1 & echo $! >/tmp/pid"));
-        self.guest.run("for i in $(seq 100); do [ -S /tmp/svr ] && break; sleep 0.1; done");
+        // Until it listens, or has ended.
+        self.guest.run(
+            "P=$(cat /tmp/pid); for i in $(seq 100); do [ -S /tmp/svr ] && break; readlink /proc/$P/exe >/dev/null || break; sleep 0.1; done",
+        );
     }
 
     /// Ends the server in order.

@@ -86,7 +86,11 @@ fn container(function: &Function, sys: &Path) -> Result<(OwnedFd, OwnedFd), Vfio
         return Err(VfioError::Lacks("type 1 IOMMU"));
     }
     ioctl::set_container(&group, &container).map_err(system("joining group and container"))?;
-    ioctl::plain(&container, ioctl::SET_IOMMU, TYPE1).map_err(system("setting the IOMMU"))?;
+    ioctl::plain(&container, ioctl::SET_IOMMU, TYPE1).map_err(|why| match why {
+        // The kernel has no other reason to refuse it like that.
+        Errno::PERM => VfioError::NoInterruptRemapping,
+        _ => VfioError::System("setting the IOMMU", why),
+    })?;
     Ok((group, container))
 }
 
