@@ -50,11 +50,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
 
     fn event(&mut self, event: Event, now: Time) {
         match event {
-            Event::Scanned => {
-                self.tell_devices();
-                self.start_clients(true);
-                self.serve_factory();
-            }
+            Event::Scanned => self.scan_over(),
             Event::CatalogueChanged => {
                 self.tell_devices();
                 if self.control.scanned() {
@@ -103,6 +99,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
             // Nobody clears a session, or shuts the server down.
             Event::Cleared(_) | Event::ShutDown => {}
         }
+    }
+
+    /// All that there is at first is known: now clients are served.
+    pub(super) fn scan_over(&mut self) {
+        self.tell_devices();
+        self.start_clients(true);
+        self.serve_factory();
     }
 
     /// Nothing is left of a session in control.

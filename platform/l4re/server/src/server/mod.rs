@@ -105,6 +105,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 Err(why) => return Err(StartError::NotReserved(name, why)),
             }
         }
+        let nothing = hardware.controllers.is_empty();
         for Controller { name, device, pci } in hardware.controllers {
             control.add_pci_device(&name, device, pci);
         }
@@ -143,6 +144,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
         for (name, gate, policy) in clients {
             let session = server.new_session(Some((name.clone(), gate)), policy);
             session.map_err(|why| StartError::Kernel("the objects of a static client", why))?;
+        }
+        if nothing {
+            // There is nothing to wait for.
+            server.control.catalogue_mut().set_scanned();
+            server.scan_over();
         }
         Ok(server)
     }

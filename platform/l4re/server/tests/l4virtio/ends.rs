@@ -195,6 +195,22 @@ fn a_virtual_machine_that_is_started_again_registers_its_memory_first() {
 }
 
 #[test]
+fn a_virtual_machine_that_never_came_to_its_driver_is_in_nobodys_way() {
+    let (mut rig, _) = Rig::one();
+    let session = rig.create(WORDS).unwrap();
+    for round in 0..3 {
+        let task = rig.model.task();
+        let given = rig.ned.give(session, &task);
+        for at in [BASE, 1 << 30] {
+            let ram = task.dataspace(Kind::Memory, 1 << 16);
+            assert_eq!(rig.code(&task, given, register(ram, at, 0, 1 << 16)), 0, "{round}");
+        }
+        assert_eq!(rig.code(&task, given, said(0, &[4])), 0);
+        task.die();
+    }
+}
+
+#[test]
 fn a_dead_clients_dataspaces_are_not_in_the_way_and_do_not_count() {
     let (mut rig, _) = Rig::one();
     let session = rig.create(WORDS).unwrap();

@@ -37,6 +37,19 @@ fn a_capability_that_is_missing_is_named() {
 }
 
 #[test]
+fn without_any_controller_every_device_is_absent() {
+    let options = "--client cl1 --device soft0:n1";
+    let mut rig = Rig::start(options, vec![], |_, ned| {
+        ned.channel("cl1");
+    })
+    .unwrap();
+    let before = rig.model.time();
+    assert_eq!(rig.create(&["device=soft0:n1"]), Err(ENODEV));
+    assert!(rig.model.time() - before < MS);
+    assert!(rig.log.text().contains("client cl1: no such device"), "{}", rig.log.text());
+}
+
+#[test]
 fn without_a_factory_static_clients_are_served() {
     let model = Model::new();
     let ned = model.task();

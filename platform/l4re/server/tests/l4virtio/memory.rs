@@ -70,6 +70,23 @@ fn a_region_lies_in_its_dataspace_and_beside_others() {
 }
 
 #[test]
+fn what_is_registered_anew_after_a_reset_replaces_what_was_there() {
+    let (mut rig, _) = Rig::one();
+    let mut driver = connected(&mut rig, &["device=soft0:n1", "ds-max=1"]);
+    for seed in 0..5 {
+        let ds = driver.task.dataspace(Kind::Memory, queue_size(1 << 20));
+        assert_eq!(driver.share(&mut rig, ds), 0);
+        let other = driver.task.dataspace(Kind::Memory, 4096);
+        assert_eq!(try_register(&mut rig, &driver, register(other, BASE, 0, 4096)), EINVAL, "without one");
+        driver.begin(&mut rig);
+        driver.serves(&mut rig, seed);
+        for status in [0, 1, 3] {
+            assert_eq!(driver.set_status(&mut rig, status), 0);
+        }
+    }
+}
+
+#[test]
 fn only_memory_of_l4res_own_is_taken_and_nothing_else_is_asked_what_it_is() {
     let (mut rig, _) = Rig::one();
     let driver = connected(&mut rig, &["device=soft0:n1"]);
