@@ -46,7 +46,7 @@ const NAMESPACE: u64 = 64 << 20;
 type Part = (&'static str, fn(&mut Bed));
 
 /// What is checked, in this order. Each leaves the controllers as the next one expects them.
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     ("page", Bed::page),
     ("binding", Bed::binding),
     ("quickstart", Bed::quickstart),
@@ -56,6 +56,7 @@ const PARTS: [Part; 12] = [
     ("users", Bed::users),
     ("killed", Bed::killed),
     ("fault", Bed::fault),
+    ("reset", Bed::reset),
     ("bus_error", Bed::bus_error),
     ("removed", Bed::removed),
     ("unbinding", Bed::unbinding),

@@ -15,7 +15,11 @@ impl Bed {
         self.check("before the kill, fio", &format!("{first} >/tmp/fio; cut -d';' -f3,5 /tmp/fio"), 0, "v;0");
         let second = job("16m", "--offset=16m --time_based --runtime=60");
         self.guest.run(&format!("{second} >/tmp/fio 2>&1 & sleep 3"));
+        let command = format!("/usr/bin/od -An -tx2 -j4 -N2 /sys/bus/pci/devices/{ADDRESS}/config");
+        self.check("it masters the bus", &command, 0, "0107");
         self.guest.attempt("kill -9 $(cat /tmp/pid); wait", WAIT);
+        let quiet = format!("for i in $(seq 50); do {command} | grep 0103 && break; sleep 0.1; done");
+        self.check("killed in mid-I/O, the controller masters the bus no more", &quiet, 0, "0103");
         self.check("killed in mid-I/O, its client knows", "cat /tmp/nbd.log", 0, "closed the connection");
         self.check("killed in mid-I/O, fio sees errors", "grep -c 'io_u error' /tmp/fio", 0, "");
         self.start(&server());
@@ -30,6 +34,19 @@ impl Bed {
         self.detach();
         self.check("started again", "blkcheck /tmp/svr device=1234:n1 --mib 4", 0, "ok 1234:n1");
         self.stop("started again, stop");
+    }
+
+    /// Somebody else resets the function: the server notices, resets the controller, and its client is served on.
+    pub(super) fn reset(&mut self) {
+        self.bound();
+        self.start(&server());
+        self.attach("device=1234:n2");
+        self.start_fio("16m", 8);
+        self.guest.run(&format!("echo 1 >/sys/bus/pci/devices/{ADDRESS}/reset"));
+        let told = "for i in $(seq 100); do grep -F 'fatal status' /tmp/log && break; sleep 0.1; done";
+        self.check("reset by somebody else, the log says so", told, 0, "it reports a fatal status");
+        self.fio_ends();
+        self.stop("reset by somebody else, stop");
     }
 
     /// The bus reports an error of a controller: it is reset, and its client is served on.
