@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gpt::mbr::ProtectiveMBR;
 use gpt::{GptConfig, partition_types};
 use nvme_mem::{Window, heap};
+use nvme_soft::faulty::{Action, Queue, Rule, When};
 use nvme_soft::{MemoryMedium, NamespaceConfig};
 
 use crate::driver::*;
@@ -77,6 +78,42 @@ fn a_device_that_is_lost_fails_what_is_asked_and_has_no_sectors() {
     driver.set_status(&mut rig, 15);
     assert_eq!(driver.status() & 0x40, 0x40);
     assert_eq!(rig.create(&["device=soft0:n1"]), Err(ENODEV));
+}
+
+#[test]
+fn a_controller_that_dies_and_is_reset_answers_everything_and_costs_nobody_its_session() {
+    let (mut rig, _) = Rig::one();
+    let (task, session) = rig.client(&["device=soft0:n1"]);
+    let mut driver = Driver::setup(&mut rig, task, session, 1 << 20);
+    rig.faults().inject(Rule::any(Queue::AnyIo, When::First(10), Action::Delay(SECOND)));
+    for slot in 0..30 {
+        driver.ask(OUT, slot * 8, slot as usize * 4096, 4096).unwrap();
+    }
+    driver.notify();
+    rig.settle();
+    rig.handles[0].raise_fatal();
+    let mut ended = Vec::new();
+    rig.until("the end of all", |_| {
+        ended.extend(driver.ended());
+        ended.len() == 30
+    });
+    assert!(ended.iter().all(|(_, status)| [OK, IOERR].contains(status)), "{ended:?}");
+    assert_eq!((driver.status(), driver.capacity()), (15, (DISK / 512) as u64));
+    driver.serves(&mut rig, 1);
+}
+
+#[test]
+fn a_command_that_never_ends_fails_in_time_though_nobody_says_anything() {
+    let (mut rig, _) = Rig::one();
+    let (task, session) = rig.client(&["device=soft0:n1"]);
+    let mut driver = Driver::setup(&mut rig, task, session, 1 << 20);
+    rig.faults().inject(Rule::any(Queue::AnyIo, When::First(1), Action::Hang));
+    let before = rig.model.time();
+    assert_eq!(driver.request(&mut rig, IN, 0, 0, 4096), IOERR);
+    let took = rig.model.time() - before;
+    assert!(took >= IO && took < 2 * IO, "{took:?}");
+    assert_eq!(driver.status(), 15);
+    driver.serves(&mut rig, 1);
 }
 
 /// A disk with two partitions, and their identifiers.
