@@ -3,9 +3,10 @@
 use std::alloc::System;
 
 use nvme_l4re::model::Counting;
+use nvme_soft::Config as Soft;
 
 use crate::driver::{Driver, IN, OK, OUT};
-use crate::rig::Rig;
+use crate::rig::{Rig, disk, soft};
 
 #[expect(dead_code, reason = "shared with the other tests")]
 #[path = "../l4virtio/driver.rs"]
@@ -44,10 +45,14 @@ fn serve(rig: &mut Rig, driver: &mut Driver, count: usize) -> u64 {
 
 #[test]
 fn no_memory_is_asked_for_while_requests_are_served() {
-    let (mut rig, _) = Rig::one();
-    let (task, session) = rig.client(&["device=soft0:n1"]);
-    let mut driver = Driver::setup(&mut rig, task, session, 1 << 20);
-    // Tables grow to what they need.
-    serve(&mut rig, &mut driver, 500);
-    assert_eq!(serve(&mut rig, &mut driver, 5000), 0);
+    // With an interrupt for the queues, and with one for everything, which wakes the control role each time.
+    for vectors in [2, 1] {
+        let device = Soft { vectors, ..soft("soft0", &disk()) };
+        let mut rig = Rig::start("", vec![device], |_, _| {}).unwrap();
+        let (task, session) = rig.client(&["device=soft0:n1"]);
+        let mut driver = Driver::setup(&mut rig, task, session, 1 << 20);
+        // Tables grow to what they need.
+        serve(&mut rig, &mut driver, 500);
+        assert_eq!(serve(&mut rig, &mut driver, 5000), 0, "{vectors} vectors");
+    }
 }

@@ -142,13 +142,13 @@ impl Rig {
         let mut hardware = Hardware::default();
         let mut handles = Vec::new();
         for (at, mut soft) in devices.into_iter().enumerate() {
-            // Vector 0 is the control role's, the other the worker's.
+            // Vector 0 is the control role's, the other the worker's, if there is one.
+            soft.vectors = soft.vectors.min(2);
             let mut irqs = Vec::new();
-            for vector in 0..2 {
+            for vector in 0..soft.vectors {
                 irqs.push(model.clone().irq(interrupt_label(hardware.interrupts.len())).unwrap());
                 hardware.interrupts.push(Interrupt { admin: vector == 0, unmask: None });
             }
-            soft.vectors = 2;
             soft.interrupts = Some(Box::new(Wire(model.clone(), irqs, Arc::default())));
             let device = SoftDevice::new(soft).unwrap();
             handles.push(device.handle());
