@@ -130,6 +130,8 @@ fn program_for_l4re() -> Result<()> {
     ];
     optional("clippy", &sys)?;
     optional("clippy", &[&["clippy", "--quiet"], &manifest[..], &["--", "-D", "warnings"]].concat())?;
+    let frames = ["--features", "defmt", "--", "-D", "warnings"];
+    optional("clippy", &[&["clippy", "--quiet"], &manifest[..], &frames].concat())?;
     cargo(&[&["build", "--quiet"], &manifest[..]].concat())?;
     link(&format!("{target}/debug/libnvme_drv_l4re.a"), &[L4RE, &["_Unwind_Resume"]].concat())?;
     println!("the program for L4Re links with what L4Re has");

@@ -8,6 +8,8 @@ use core::panic::PanicInfo;
 
 use nvme_l4re::sys::{self, Heap};
 
+#[cfg(feature = "defmt")]
+mod frames;
 mod output;
 mod run;
 

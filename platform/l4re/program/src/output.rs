@@ -44,6 +44,10 @@ impl Lines {
             Verbosity::Debug => LevelFilter::Debug,
             Verbosity::Trace => LevelFilter::Trace,
         };
+        #[cfg(feature = "defmt")]
+        if verbosity >= Verbosity::Debug {
+            crate::frames::start();
+        }
         // Fails only the second time.
         let _ = log::set_logger(&RECORDS);
         log::set_max_level(level);

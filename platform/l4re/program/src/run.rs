@@ -39,6 +39,8 @@ pub(crate) fn run(arguments: &[&str]) -> i32 {
     match start(arguments) {
         Ok(mut server) => loop {
             server.turn();
+            #[cfg(feature = "defmt")]
+            crate::frames::flush();
         },
         Err(why) => {
             sys::line(format_args!("nvme-drv: {why}"));

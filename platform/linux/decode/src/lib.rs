@@ -1,7 +1,7 @@
 //! Turns the defmt frames of a server into text, outside of the server.
 //!
 //! The stream is what `nvme_linux::frames` writes: records of a thread's number (`u16`), a length (`u16`), both
-//! little-endian, and so many bytes of encoded frames. The strings come from the symbol table and the section `.defmt` of
+//! little-endian, and so many bytes of encoded frames; on L4Re they are lines of the log ([`from_log`]). The strings come from the symbol table and the section `.defmt` of
 //! the very program that wrote it.
 #![forbid(unsafe_code)]
 
@@ -64,4 +64,38 @@ fn header(input: &mut impl Read) -> io::Result<Option<(u16, u16)>> {
     input.read_exact(&mut rest)?;
     let ([a], [b, c, d]) = (first, rest);
     Ok(Some((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]))))
+}
+
+/// The stream of records in a log of L4Re's: lines that hold `frames` and bytes in hexadecimal, whatever stands before. What is cut short
+/// is left out.
+pub fn from_log(mut log: impl Read) -> io::Result<io::Cursor<Vec<u8>>> {
+    let mut text = Vec::new();
+    log.read_to_end(&mut text)?;
+    let mut records = Vec::new();
+    for line in String::from_utf8_lossy(&text).lines() {
+        let Some((_, digits)) = line.rsplit_once("frames ") else { continue };
+        let end = digits.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(digits.len());
+        let digits = digits.get(..end).unwrap_or_default();
+        let (pairs, _) = digits.as_bytes().as_chunks::<2>();
+        let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let bytes: Vec<u8> = pairs.iter().filter_map(byte).collect();
+        let length = u16::try_from(bytes.len()).unwrap_or(0);
+        records.extend([0_u16.to_le_bytes(), length.to_le_bytes()].concat());
+        records.extend(bytes.get(..usize::from(length)).unwrap_or_default());
+    }
+    Ok(io::Cursor::new(records))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_found_in_a_log_whatever_stands_around_them() {
+        let log =
+            "nvme    | frames 01ff\x1b[0m\r\nclient  | other\nnvme    | frames 7\n\x1b[32mnvme| frames 0aB\n";
+        let mut bytes = Vec::new();
+        from_log(log.as_bytes()).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, [0, 0, 2, 0, 1, 0xff, 0, 0, 0, 0, 0, 0, 1, 0, 0x0a]);
+    }
 }

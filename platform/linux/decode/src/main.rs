@@ -1,4 +1,4 @@
-//! `nvme-decode PROGRAM [FILE]`: prints the trace points that a defmt build of the server wrote.
+//! `nvme-decode PROGRAM [--log] [FILE]`: prints the trace points that a defmt build of the server wrote.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
@@ -6,10 +6,16 @@ use std::io::{self, BufReader, BufWriter, Read};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
+    let mut words: Vec<_> = std::env::args_os().skip(1).collect();
+    let log = words.get(1).is_some_and(|word| word == "--log");
+    if log {
+        words.remove(1);
+    }
+    let mut words = words.into_iter();
     let (Some(program), file, None) = (words.next(), words.next(), words.next()) else {
         eprintln!(
-            "usage: nvme-decode PROGRAM [FILE]: PROGRAM is the server's ELF file; frames come from FILE or standard input"
+            "usage: nvme-decode PROGRAM [--log] [FILE]: PROGRAM is the server's ELF file; frames come from FILE or standard input; \
+             --log: that is a log of L4Re's"
         );
         return ExitCode::from(2);
     };
@@ -19,6 +25,7 @@ fn main() -> ExitCode {
             Some(file) => Box::new(BufReader::new(File::open(file)?)),
             None => Box::new(io::stdin().lock()),
         };
+        let input = if log { Box::new(nvme_decode::from_log(input)?) } else { input };
         nvme_decode::decode(&program, input, BufWriter::new(io::stdout().lock()))
     };
     match run() {

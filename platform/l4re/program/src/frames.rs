@@ -1,0 +1,161 @@
+//! The core's trace points as defmt frames, as lines of the log: `frames` and bytes in hexadecimal, which `nvme-decode --log` turns
+//! into text. A trace point writes a few bytes here; the lines go out between two turns of the server.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use nvme_l4re::sys;
+use spin::Mutex;
+
+/// The longest frame, encoded, in bytes. A longer one is dropped.
+const FRAME: usize = 512;
+/// Bytes that wait for the log.
+const CAPACITY: usize = 64 * 1024;
+/// Bytes in a line, and lines between two turns.
+const LINE: usize = 80;
+const LINES: usize = 16;
+
+static ON: AtomicBool = AtomicBool::new(false);
+static STATE: Mutex<State> = Mutex::new(State {
+    encoder: defmt::Encoder::new(),
+    frame: [0; FRAME],
+    length: 0,
+    too_long: false,
+    depth: 0,
+    bytes: [0; CAPACITY],
+    first: 0,
+    held: 0,
+    lost: 0,
+});
+
+struct State {
+    encoder: defmt::Encoder,
+    /// The frame that is being made.
+    frame: [u8; FRAME],
+    length: usize,
+    too_long: bool,
+    /// How many times the logger is acquired: a value's `Format` could itself log.
+    depth: u32,
+    /// A ring of what waits.
+    bytes: [u8; CAPACITY],
+    first: usize,
+    held: usize,
+    /// Frames that were dropped.
+    lost: u64,
+}
+
+impl State {
+    fn put(frame: &mut [u8; FRAME], length: &mut usize, too_long: &mut bool, bytes: &[u8]) {
+        match frame.get_mut(*length..*length + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                *length += bytes.len();
+            }
+            None => *too_long = true,
+        }
+    }
+
+    fn begin(&mut self) {
+        self.depth += 1;
+        if self.depth > 1 {
+            return;
+        }
+        (self.length, self.too_long) = (0, false);
+        let Self { encoder, frame, length, too_long, .. } = self;
+        encoder.start_frame(|bytes| Self::put(frame, length, too_long, bytes));
+    }
+
+    fn write(&mut self, data: &[u8]) {
+        if self.depth == 1 {
+            let Self { encoder, frame, length, too_long, .. } = self;
+            encoder.write(data, |bytes| Self::put(frame, length, too_long, bytes));
+        }
+    }
+
+    fn end(&mut self) {
+        self.depth = self.depth.saturating_sub(1);
+        if self.depth > 0 {
+            return;
+        }
+        let Self { encoder, frame, length, too_long, .. } = self;
+        encoder.end_frame(|bytes| Self::put(frame, length, too_long, bytes));
+        if self.too_long || self.length > CAPACITY - self.held {
+            self.lost += 1;
+            return;
+        }
+        for byte in &self.frame[..self.length] {
+            self.bytes[(self.first + self.held) % CAPACITY] = *byte;
+            self.held += 1;
+        }
+    }
+
+    fn take(&mut self, into: &mut [u8; LINE]) -> usize {
+        let len = self.held.min(LINE);
+        for byte in &mut into[..len] {
+            *byte = self.bytes[self.first];
+            self.first = (self.first + 1) % CAPACITY;
+        }
+        self.held -= len;
+        len
+    }
+}
+
+/// From here on, trace points are kept.
+pub(crate) fn start() {
+    ON.store(true, Ordering::Relaxed);
+}
+
+/// Writes some of what waits into the log.
+pub(crate) fn flush() {
+    for _ in 0..LINES {
+        let mut line = [0; LINE];
+        let (len, lost) = {
+            let mut state = STATE.lock();
+            (state.take(&mut line), core::mem::take(&mut state.lost))
+        };
+        if lost > 0 {
+            sys::line(format_args!("warning: {lost} frames were dropped"));
+        }
+        if len == 0 {
+            return;
+        }
+        sys::line(format_args!("frames {}", Hex(&line[..len])));
+    }
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What defmt's macros call.
+#[defmt::global_logger]
+struct Frames;
+
+fn with_state(act: impl FnOnce(&mut State)) {
+    if ON.load(Ordering::Relaxed)
+        && let Some(mut state) = STATE.try_lock()
+    {
+        act(&mut state);
+    }
+}
+
+// SAFETY: defmt asks that frames are not mixed up and that nothing panics. There is one thread, and whoever finds the state locked
+// leaves it alone.
+unsafe impl defmt::Logger for Frames {
+    fn acquire() {
+        with_state(State::begin);
+    }
+
+    unsafe fn flush() {}
+
+    unsafe fn release() {
+        with_state(State::end);
+    }
+
+    unsafe fn write(bytes: &[u8]) {
+        with_state(|state| state.write(bytes));
+    }
+}
