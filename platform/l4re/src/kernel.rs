@@ -165,6 +165,9 @@ pub trait Dataspaces {
     fn attach(&mut self, dataspace: Cap, offset: u64, len: usize, writable: bool) -> Result<Window, L4Error>;
     /// A new, zeroed dataspace of our own.
     fn allocate(&mut self, len: usize) -> Result<Cap, L4Error>;
+    /// Looks whether attached memory is still there, also where no access of ours would tell: a controller reaches it past us.
+    /// [`vanished`](Dataspaces::vanished) says what came of it.
+    fn look_for_vanished(&mut self);
     /// Whether memory that was attached vanished since the last call. Windows onto it are marked as failed, and read as zeroes.
     fn vanished(&mut self) -> bool;
 }

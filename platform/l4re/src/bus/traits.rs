@@ -163,6 +163,8 @@ pub trait DmaSpaces {
 pub trait DriverDataspaces {
     /// Whether both are the same dataspace.
     fn same(&self, a: Cap, b: Cap) -> bool;
+    /// Whether there is still a dataspace in the slot.
+    fn is_there(&self, dataspace: Cap) -> bool;
     /// Gives a slot back.
     fn release(&self, dataspace: Cap);
     /// New, zeroed, contiguous memory, as a window that is [`attached`](crate::attached). It is gone with the window.

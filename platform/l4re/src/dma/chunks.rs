@@ -9,14 +9,21 @@ use crate::bus::{DmaSpaces, DriverDataspaces};
 use crate::chunk::chunk_size;
 use crate::kernel::{Cap, L4Error};
 
+/// A chunk, as its users know it: no number is used twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ChunkId(u64);
+
 /// A chunk that is mapped.
 struct Chunk {
+    id: ChunkId,
     /// Our own capability: a client's slot may be empty or another's by now.
     dataspace: Cap,
     offset: u64,
     len: u64,
     at: u64,
     users: usize,
+    /// Whether the devices reach it.
+    mapped: bool,
 }
 
 /// What is mapped in one DMA space.
@@ -24,32 +31,43 @@ pub(crate) struct Chunks<P> {
     platform: P,
     space: Cap,
     chunks: Vec<Chunk>,
+    next: u64,
 }
 
 impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
     pub(crate) fn new(platform: P, space: Cap) -> Self {
-        Self { platform, space, chunks: Vec::new() }
+        Self { platform, space, chunks: Vec::new(), next: 0 }
     }
 
     /// Where the devices reach `len` bytes from a place on, one user more.
-    pub(crate) fn take(&mut self, part: Place, len: u64) -> Result<u64, DmaError> {
+    pub(crate) fn take(&mut self, part: Place, len: u64) -> Result<(ChunkId, u64), DmaError> {
         let chunk = chunk_size(part.size);
         let offset = part.offset / chunk * chunk;
         let end = part.offset.checked_add(len).ok_or(DmaError::BadRange)?;
         if len == 0 || end > part.size || end > offset.saturating_add(chunk) {
             return Err(DmaError::BadRange);
         }
-        let same = |c: &Chunk| c.offset == offset && self.platform.same(c.dataspace, part.dataspace);
+        let same =
+            |c: &Chunk| c.mapped && c.offset == offset && self.platform.same(c.dataspace, part.dataspace);
         let at = match self.chunks.iter().position(same) {
             Some(at) => at,
-            None => self.map(part.dataspace, offset, chunk.min(part.size - offset))?,
+            None => {
+                let len = chunk.min(part.size - offset);
+                match self.map(part.dataspace, offset, len) {
+                    // Its memory may have been another's, who deleted it and is still in the books.
+                    Err(DmaError::BadRange) if self.forget_vanished() => {
+                        self.map(part.dataspace, offset, len)?
+                    }
+                    mapped => mapped?,
+                }
+            }
         };
         let chunk = &mut self.chunks[at];
         if end > chunk.offset + chunk.len {
             return Err(DmaError::BadRange);
         }
         chunk.users += 1;
-        Ok(chunk.at + (part.offset - offset))
+        Ok((chunk.id, chunk.at + (part.offset - offset)))
     }
 
     /// Maps a chunk, which has no user yet.
@@ -60,7 +78,9 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
         // itself holds.
         match self.platform.map(self.space, own, offset, len, DmaRights::ReadWrite) {
             Ok((at, mapped)) if mapped >= len => {
-                self.chunks.push(Chunk { dataspace: own, offset, len, at, users: 0 });
+                self.next += 1;
+                let id = ChunkId(self.next);
+                self.chunks.push(Chunk { id, dataspace: own, offset, len, at, users: 0, mapped: true });
                 Ok(self.chunks.len() - 1)
             }
             // It lies in pieces, and there is no IOMMU to put them together.
@@ -76,16 +96,35 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
         }
     }
 
-    /// One user less of the part at `at`. Without users, the devices reach the chunk no more when this returns.
-    pub(crate) fn give(&mut self, at: u64) -> Result<(), DmaError> {
-        let holds = |c: &Chunk| c.at <= at && at - c.at < c.len;
-        let index = self.chunks.iter().position(holds).ok_or(DmaError::BadRange)?;
+    /// Takes chunks away whose dataspaces are gone, though they have users: those have been told, and issue nothing more there.
+    /// Whether there were any.
+    fn forget_vanished(&mut self) -> bool {
+        let mut any = false;
+        for chunk in &mut self.chunks {
+            if chunk.mapped && !self.platform.is_there(chunk.dataspace) {
+                chunk.mapped = self.platform.unmap(self.space, chunk.at, chunk.len).is_err();
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Whether the devices reach a chunk.
+    pub(crate) fn is_mapped(&self, id: ChunkId) -> bool {
+        self.chunks.iter().any(|chunk| chunk.id == id && chunk.mapped)
+    }
+
+    /// One user less of a chunk. Without users, the devices reach it no more when this returns.
+    pub(crate) fn give(&mut self, id: ChunkId) -> Result<(), DmaError> {
+        let index = self.chunks.iter().position(|chunk| chunk.id == id).ok_or(DmaError::BadRange)?;
         let chunk = &mut self.chunks[index];
         if chunk.users > 1 {
             chunk.users -= 1;
             return Ok(());
         }
-        self.platform.unmap(self.space, chunk.at, chunk.len).map_err(|_| DmaError::BadRange)?;
+        if chunk.mapped {
+            self.platform.unmap(self.space, chunk.at, chunk.len).map_err(|_| DmaError::BadRange)?;
+        }
         let chunk = self.chunks.swap_remove(index);
         self.platform.release(chunk.dataspace);
         Ok(())

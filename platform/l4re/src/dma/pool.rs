@@ -41,7 +41,8 @@ impl<P: DmaSpaces + DriverDataspaces> Pool<P> {
         let len = pages.checked_mul(PAGE).ok_or(DmaError::BadRange)?;
         let window = self.platform.memory(len).map_err(|_| DmaError::NoMemory)?;
         let part = place(&window).ok_or(DmaError::BadRange)?;
-        let at = self.chunks.lock().take(part, len as u64)?;
+        // It is never given back: slabs are kept.
+        let (_, at) = self.chunks.lock().take(part, len as u64)?;
         Ok((window, at))
     }
 }

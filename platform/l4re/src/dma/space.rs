@@ -1,12 +1,14 @@
 //! One controller's view of its DMA domain.
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use nvme_platform::{DmaError, DmaRights, DmaSpace, Iova, PAGE, Window};
 use spin::Mutex;
 
-use super::chunks::Chunks;
+use super::chunks::{ChunkId, Chunks};
 use crate::attachment::place;
 use crate::bus::{DmaSpaces, DriverDataspaces};
 
@@ -14,8 +16,8 @@ use crate::bus::{DmaSpaces, DriverDataspaces};
 pub(crate) struct Space<P> {
     /// Shared with the other controllers of the domain. `None`: the device is cut off.
     chunks: Option<Arc<Mutex<Chunks<P>>>>,
-    /// Address and length, and how often.
-    reserved: BTreeMap<(u64, u64), usize>,
+    /// Address and length, and the chunk for each that has reserved them.
+    reserved: BTreeMap<(u64, u64), Vec<ChunkId>>,
 }
 
 impl<P: DmaSpaces + DriverDataspaces> Space<P> {
@@ -31,11 +33,12 @@ impl<P: DmaSpaces + DriverDataspaces> Space<P> {
     pub(crate) fn cut_off(&mut self) -> Result<(), DmaError> {
         let Some(chunks) = &self.chunks else { return Ok(()) };
         while let Some(mut entry) = self.reserved.first_entry() {
-            let (at, _) = *entry.key();
-            chunks.lock().give(at)?;
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
+            match entry.get().last() {
+                Some(id) => {
+                    chunks.lock().give(*id)?;
+                    entry.get_mut().pop();
+                }
+                None => drop(entry.remove()),
             }
         }
         self.chunks = None;
@@ -50,8 +53,8 @@ impl<P: DmaSpaces + DriverDataspaces + Send + Sync> DmaSpace for Space<P> {
         if !len.is_multiple_of(PAGE as u64) || !part.offset.is_multiple_of(PAGE as u64) {
             return Err(DmaError::BadRange);
         }
-        let at = self.chunks()?.lock().take(part, len)?;
-        *self.reserved.entry((at, len)).or_default() += 1;
+        let (id, at) = self.chunks()?.lock().take(part, len)?;
+        self.reserved.entry((at, len)).or_default().push(id);
         Ok(Iova(at))
     }
 
@@ -64,12 +67,17 @@ impl<P: DmaSpaces + DriverDataspaces + Send + Sync> DmaSpace for Space<P> {
     }
 
     fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
-        let chunks = self.chunks()?;
-        let count = self.reserved.get(&(at.0, len)).copied().ok_or(DmaError::BadRange)?;
-        chunks.lock().give(at.0)?;
-        match count {
-            0 | 1 => drop(self.reserved.remove(&(at.0, len))),
-            more => drop(self.reserved.insert((at.0, len), more - 1)),
+        let mut chunks = self.chunks()?.lock();
+        let ids = self.reserved.get(&(at.0, len)).ok_or(DmaError::BadRange)?;
+        // What vanished goes first: without an IOMMU another dataspace may be at its address by now.
+        let index = ids.iter().position(|id| !chunks.is_mapped(*id)).unwrap_or(ids.len().saturating_sub(1));
+        chunks.give(*ids.get(index).ok_or(DmaError::BadRange)?)?;
+        drop(chunks);
+        if let Entry::Occupied(mut entry) = self.reserved.entry((at.0, len)) {
+            entry.get_mut().remove(index);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
         }
         Ok(())
     }

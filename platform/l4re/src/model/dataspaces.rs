@@ -92,6 +92,9 @@ impl Dataspaces for Model {
         Ok(world.install(id, true))
     }
 
+    /// It is noticed when it happens.
+    fn look_for_vanished(&mut self) {}
+
     fn vanished(&mut self) -> bool {
         core::mem::take(&mut self.world().vanished)
     }

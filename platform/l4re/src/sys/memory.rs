@@ -114,6 +114,15 @@ pub(super) fn attach_dataspace(
     Ok(window)
 }
 
+/// Memory of the driver's own, which nobody takes away.
+pub(super) fn own(len: usize) -> Result<Window, L4Error> {
+    whole_pages(0, len)?;
+    // The slot becomes the region's.
+    let dataspace = allocate(len)?;
+    let region = attach(dataspace, 0, len, RM_EAGER_MAP | RM_RW)?;
+    Ok(attached(region, Place { dataspace, offset: 0, size: len as u64 }, Box::new(())))
+}
+
 /// See [`Dataspaces::info`](crate::kernel::Dataspaces::info).
 pub(super) fn info(dataspace: Cap) -> Result<DataspaceInfo, L4Error> {
     let mut stats = l4re_ds_stats_t::default();

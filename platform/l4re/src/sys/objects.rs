@@ -146,12 +146,13 @@ pub(super) fn cap_copy(cap: Cap, rights: l4_umword_t) -> Result<Cap, L4Error> {
 /// Whether both are the same object, whatever their rights.
 pub(super) fn same_object(a: Cap, b: Cap) -> bool {
     if cap_equal(a, b) {
-        return true;
+        // Empty slots are equal too. A slot of ours that is empty is not filled again, so one that has something now had it then.
+        return cap_valid(a);
     }
     // The kernel compares some of the rights too: compare copies that have the same.
     let Ok(first) = cap_copy(a, L4_CAP_FPAGE_R) else { return false };
     let same = cap_copy(b, L4_CAP_FPAGE_R).is_ok_and(|second| {
-        let same = cap_equal(first, second);
+        let same = cap_equal(first, second) && cap_valid(first);
         cap_free(second);
         same
     });

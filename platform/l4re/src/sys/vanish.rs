@@ -6,6 +6,9 @@
 //! the copy goes on over zeroes, and whoever asks the owner afterwards learns that they are no data. A fault for which no such
 //! window is found ends the program, as it would have without a handler.
 //!
+//! A controller's access is no page fault of ours: without an IOMMU it reaches memory that is somebody else's by then. So before requests
+//! are taken, [`look`] asks the kernel whether each dataspace is still there.
+//!
 //! *Why it is sound.* The program has one thread. A fault in a window comes in the middle of a copy, never while the list is
 //! locked, the heap is at work or a message is being written: none of these touches a window. The UTCB is put back as it
 //! was when the handler returns.
@@ -36,9 +39,27 @@ struct Entry {
     owner: Weak<Owner>,
     /// What is there in its place.
     replacement: Option<Cap>,
+    /// Which of the dataspaces it shows a part of.
+    which: u64,
 }
 
-static WINDOWS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+/// A dataspace of which windows show parts.
+struct Shown {
+    which: u64,
+    /// A capability of its own, to ask for.
+    probe: Cap,
+    windows: usize,
+    /// It is gone, which was said.
+    gone: bool,
+}
+
+struct Watched {
+    windows: Vec<Entry>,
+    dataspaces: Vec<Shown>,
+    next: u64,
+}
+
+static WATCHED: Mutex<Watched> = Mutex::new(Watched { windows: Vec::new(), dataspaces: Vec::new(), next: 0 });
 static NEWS: AtomicBool = AtomicBool::new(false);
 
 /// Has vanishing memory handled from here on.
@@ -53,6 +74,24 @@ pub(super) fn take() -> bool {
     NEWS.load(Ordering::Relaxed) && NEWS.swap(false, Ordering::Relaxed)
 }
 
+/// Looks whether what is shown is still there.
+pub(super) fn look() {
+    let mut watched = WATCHED.lock();
+    let Watched { windows, dataspaces, .. } = &mut *watched;
+    for shown in dataspaces.iter_mut().filter(|shown| !shown.gone) {
+        if objects::cap_valid(shown.probe) {
+            continue;
+        }
+        shown.gone = true;
+        for owner in
+            windows.iter().filter(|entry| entry.which == shown.which).filter_map(|e| e.owner.upgrade())
+        {
+            owner.fail();
+        }
+        NEWS.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Watches over the region of `len` bytes at `base`, which shows `dataspace`. To be [forgotten](forget) before it is detached.
 pub(super) fn watch(
     base: usize,
@@ -61,25 +100,47 @@ pub(super) fn watch(
     dataspace: Cap,
     owner: Weak<Owner>,
 ) -> Result<(), L4Error> {
-    let mut windows = WINDOWS.lock();
+    let mut watched = WATCHED.lock();
+    let Watched { windows, dataspaces, next } = &mut *watched;
     windows.try_reserve(1).map_err(|_| L4Error::NOMEM)?;
-    windows.push(Entry { base, len, writable, dataspace, owner, replacement: None });
+    dataspaces.try_reserve(1).map_err(|_| L4Error::NOMEM)?;
+    let known = |shown: &&mut Shown| !shown.gone && objects::same_object(shown.probe, dataspace);
+    let which = match dataspaces.iter_mut().find(known) {
+        Some(shown) => {
+            shown.windows += 1;
+            shown.which
+        }
+        None => {
+            let probe = objects::cap_copy(dataspace, L4_CAP_FPAGE_R)?;
+            *next += 1;
+            dataspaces.push(Shown { which: *next, probe, windows: 1, gone: false });
+            *next
+        }
+    };
+    windows.push(Entry { base, len, writable, dataspace, owner, replacement: None, which });
     Ok(())
 }
 
 /// Watches over the region at `base` no longer. What was put in its place is given up with it, once it is detached.
 pub(super) fn forget(base: usize) -> Option<Cap> {
-    let mut windows = WINDOWS.lock();
-    let at = windows.iter().position(|entry| entry.base == base)?;
-    windows.swap_remove(at).replacement
+    let mut watched = WATCHED.lock();
+    let at = watched.windows.iter().position(|entry| entry.base == base)?;
+    let entry = watched.windows.swap_remove(at);
+    if let Some(at) = watched.dataspaces.iter().position(|shown| shown.which == entry.which) {
+        watched.dataspaces[at].windows -= 1;
+        if watched.dataspaces[at].windows == 0 {
+            objects::cap_free(watched.dataspaces.swap_remove(at).probe);
+        }
+    }
+    entry.replacement
 }
 
 extern "C" fn handler(_signal: c_int) {
-    let mended = WINDOWS.try_lock().is_some_and(|mut windows| {
+    let mended = WATCHED.try_lock().is_some_and(|mut watched| {
         let gone = |entry: &&mut Entry| entry.replacement.is_none() && !objects::cap_valid(entry.dataspace);
         let mut mended = false;
         // All of them: which one it was is not asked, and each that is gone is going to fault.
-        for entry in windows.iter_mut().filter(gone) {
+        for entry in watched.windows.iter_mut().filter(gone) {
             mended |= replace(entry);
         }
         mended

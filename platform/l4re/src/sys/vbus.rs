@@ -213,15 +213,15 @@ impl DriverDataspaces for Hardware {
         objects::same_object(a, b)
     }
 
+    fn is_there(&self, dataspace: Cap) -> bool {
+        objects::cap_valid(dataspace)
+    }
+
     fn release(&self, dataspace: Cap) {
         objects::cap_free(dataspace);
     }
 
     fn memory(&self, len: usize) -> Result<Window, L4Error> {
-        let dataspace = memory::allocate(len)?;
-        let window = memory::attach_dataspace(dataspace, 0, len, true);
-        // The window's region has a capability of its own.
-        objects::cap_free(dataspace);
-        window
+        memory::own(len)
     }
 }

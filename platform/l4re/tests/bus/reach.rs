@@ -59,6 +59,28 @@ fn what_is_mapped_is_known_though_its_capability_was_given_back() {
 }
 
 #[test]
+fn memory_that_was_deleted_under_its_user_is_in_nobodys_way() {
+    let (bus, mut driven) = bus();
+    let before = bus.mappings(Some(7)).len();
+    let dataspace = bus.dataspace(MIB, u64::MAX);
+    let window = bus.attach(dataspace, 0, MIB);
+    let dma = driven.controller.device().dma();
+    let old = dma.reserve(&window, RW).unwrap();
+    // L4Re gives the same memory to somebody else.
+    let next = bus.delete_and_reuse(dataspace);
+    let theirs = bus.attach(next, 0, MIB);
+    let new = dma.reserve(&theirs, RW).unwrap();
+    assert_eq!(bus.mappings(Some(7)).len(), before + 1);
+    // Whoever had it gives it back, and takes nothing away.
+    dma.unmap(old, MIB as u64).unwrap();
+    assert_eq!(bus.mappings(Some(7)).len(), before + 1);
+    dma.unmap(new, MIB as u64).unwrap();
+    assert_eq!(bus.mappings(Some(7)).len(), before);
+    // What is gone is not taken for what is there.
+    assert_eq!(dma.reserve(&window, RW), Err(DmaError::BadRange));
+}
+
+#[test]
 fn capability_slots_come_back() {
     let (bus, mut driven) = bus();
     let dataspace = bus.dataspace(MIB, u64::MAX);

@@ -73,6 +73,20 @@ impl Bus {
         world.dma.slot(object)
     }
 
+    /// Deletes a dataspace, and gives its memory to another, as L4Re's memory server does.
+    pub fn delete_and_reuse(&self, dataspace: Cap) -> Cap {
+        let mut world = self.world();
+        let object = world.dma.object(dataspace);
+        let memory = world.dma.memory.remove(&object).expect("it is there");
+        let next = 1000 + object;
+        world.dma.memory.insert(next, memory);
+        // The bus still has the old one's addresses for it.
+        for mapped in world.dma.mapped.iter_mut().filter(|m| m.object == object) {
+            mapped.object = next;
+        }
+        world.dma.slot(next)
+    }
+
     /// Attaches a part of a dataspace.
     pub fn attach(&self, dataspace: Cap, offset: u64, len: usize) -> Window {
         let (own, size, part) = {
@@ -190,7 +204,15 @@ impl DmaSpaces for Bus {
 impl DriverDataspaces for Bus {
     fn same(&self, a: Cap, b: Cap) -> bool {
         let world = self.world();
-        world.dma.object(a) == world.dma.object(b)
+        let object = world.dma.object(a);
+        // What is not there is nothing, and so not the same.
+        object == world.dma.object(b) && world.dma.memory.contains_key(&object)
+    }
+
+    fn is_there(&self, dataspace: Cap) -> bool {
+        let world = self.world();
+        let object = world.dma.object(dataspace);
+        world.dma.memory.contains_key(&object)
     }
 
     fn release(&self, dataspace: Cap) {
