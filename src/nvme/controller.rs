@@ -295,7 +295,8 @@ impl Controller {
     /// The bus reports an error of the device (PCI Express AER). What it holds can no longer be relied upon: a reset is needed,
     /// unless one is under way.
     pub fn bus_failed(&mut self) {
-        if self.state == State::Running {
+        // Its status may have been seen first.
+        if matches!(self.state, State::Running | State::Stuck) {
             self.disturbed = Some(BUS_REST);
         }
         self.stuck(ResetReason::Bus);

@@ -61,6 +61,22 @@ fn an_error_of_the_bus_or_inside_of_the_controller_costs_a_reset_and_nobody_a_re
 }
 
 #[test]
+fn an_error_of_the_bus_while_a_reset_is_prepared_is_an_error_of_the_bus_all_the_same() {
+    let (mut rig, mut a, _) = shared();
+    rig.inject(Queue::AnyIo, 0x01, When::First(20), Action::Hang);
+    rig.ask_writes(&mut a, 0, 0..20, 1);
+    // Its status is seen before the host's word, and its pairs are still with the worker.
+    rig.handles[0].raise_fatal();
+    rig.control.poll(rig.now);
+    rig.control.device_failed(0);
+    let begin = rig.now;
+    rig.answered(&mut a, 0, (0..20).collect());
+    assert!((0..20).all(|slot| a.status(0, slot) == OK));
+    assert_eq!((enables(&rig), Knobs::count(&rig.knobs[0].function_resets)), (2, 1));
+    assert!(rig.now - begin >= 3 * SECOND, "the host has time for the link");
+}
+
+#[test]
 fn a_function_that_somebody_else_reset_is_reset_once_more_and_the_requests_survive() {
     let (mut rig, mut a, mut b) = shared();
     rig.inject(Queue::AnyIo, 0x01, When::First(20), Action::Hang);
