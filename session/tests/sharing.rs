@@ -463,6 +463,10 @@ fn shared(ns: Namespace) -> NamespaceEntry {
     entry(ns).on(Medium { subsystem: "nqn.one".into(), shared: true, nsid: ns.nsid, unique })
 }
 
+fn by_another(lost: &str, had: &str) -> Refused {
+    Refused::Shared { lost: lost.into(), had: had.into() }
+}
+
 #[test]
 fn a_namespace_that_two_controllers_share_is_had_by_one_of_them() {
     for order in [[A, B], [B, A]] {
@@ -471,17 +475,17 @@ fn a_namespace_that_two_controllers_share_is_had_by_one_of_them() {
         let table = |ns| if ns == A { table_a() } else { table_b() };
         let refused: Vec<_> =
             order.into_iter().flat_map(|ns| c.set_namespace(shared(ns), table(ns))).collect();
-        assert_eq!(refused, if order[0] == A { vec![Refused::Shared("SA:n1".into())] } else { vec![] });
+        assert_eq!(refused, [by_another("SB:n1", "SA:n1")]);
         c.set_scanned();
         assert!(c.has(A) && !c.has(B));
         assert_eq!(errno(c.create(&rw("SB:n1"))), NODEV);
         let writer = c.create(&rw("SA:n1")).unwrap();
         // Afterwards whoever has it keeps it.
-        assert_eq!(c.set_namespace(shared(B), table_b()), [Refused::Shared("SA:n1".into())]);
+        assert_eq!(c.set_namespace(shared(B), table_b()), [by_another("SB:n1", "SA:n1")]);
         assert_eq!((errno(c.create(&ro("SB:n1"))), errno(c.create(&ro("data")))), (NODEV, NODEV));
         c.keep_namespaces(0, &[]);
         c.set_namespace(shared(B), table_b());
-        assert_eq!(c.set_namespace(shared(A), table_a()), [Refused::Shared("SB:n1".into())]);
+        assert_eq!(c.set_namespace(shared(A), table_a()), [by_another("SA:n1", "SB:n1")]);
         assert!(c.create(&rw("data")).is_ok());
         c.end(writer.session());
     }

@@ -9,6 +9,7 @@ mod faults;
 mod lost;
 mod memory;
 mod queues;
+mod rescans;
 mod resets;
 mod rig;
 mod scanning;

@@ -301,6 +301,11 @@ impl Catalogue {
         self.disks.get(namespace).is_some()
     }
 
+    /// What tells that namespace from others, as its last scan found it; `None` when there is none.
+    pub fn medium(&self, namespace: Namespace) -> Option<&Medium> {
+        self.disks.get(namespace).map(|d| d.entry.medium())
+    }
+
     /// Whether the scan at start is over.
     pub fn is_scanned(&self) -> bool {
         self.scanned

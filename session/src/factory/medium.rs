@@ -21,20 +21,18 @@ impl Medium {
     /// (NVM Express Base 2.0, 3.2.1.5); names of subsystems that are not as unique as they should be are told apart by
     /// the globally unique identifiers.
     pub fn is(&self, other: &Self) -> bool {
-        self.shared
-            && other.shared
-            && !self.subsystem.is_empty()
-            && self.subsystem == other.subsystem
-            && self.nsid == other.nsid
-            && self.may_be(other)
+        self.shared && !self.subsystem.is_empty() && self.nsid == other.nsid && self.may_be(other)
     }
 
-    /// Whether what one controller shows now may be what it showed before: no unique identifier says otherwise.
+    /// Whether what one controller shows now under a number may be what it showed there before: nothing that does not
+    /// change says otherwise.
     pub fn may_be(&self, other: &Self) -> bool {
         fn agree<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
             a == b || *a == [0; N] || *b == [0; N]
         }
-        agree(&self.unique.0, &other.unique.0) && agree(&self.unique.1, &other.unique.1)
+        (self.shared, &self.subsystem) == (other.shared, &other.subsystem)
+            && agree(&self.unique.0, &other.unique.0)
+            && agree(&self.unique.1, &other.unique.1)
     }
 }
 

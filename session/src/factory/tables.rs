@@ -17,15 +17,20 @@ pub enum Refused {
     IdTaken(PartitionEntry),
     /// The partition's label is another's already.
     LabelTaken(PartitionEntry),
-    /// The whole namespace is another controller's, too, and is had there, under this name.
-    Shared(String),
+    /// One namespace by two controllers.
+    Shared {
+        /// The name by which it cannot be had.
+        lost: String,
+        /// The one by which it can.
+        had: String,
+    },
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (partition, why) = match self {
-            Self::Shared(name) => {
-                return write!(f, "it is {name} by another controller; it cannot be had by this one");
+            Self::Shared { lost, had } => {
+                return write!(f, "{lost} is {had} by another controller; it can be had as {had} only");
             }
             Self::InTheWay(p) => (p, "it overlaps one that is in use, or has its number; it cannot be had"),
             Self::IdTaken(p) => (p, "its identifier is another's; it goes by its number"),
@@ -65,16 +70,19 @@ impl Disks {
         first_come: bool,
     ) -> Vec<Refused> {
         let namespace = entry.namespace();
+        let mut refused = Vec::new();
         let twin = |d: &&Disk| d.entry.namespace() != namespace && d.entry.medium().is(entry.medium());
-        if let Some(other) = self.0.iter().find(twin) {
+        while let Some(other) = self.0.iter().find(twin) {
             // While nobody has anything yet, the order of the controllers counts, not that of their answers.
-            let other_name = other.entry.identity().to_string();
-            if first_come || other.entry.namespace() < namespace {
-                self.0.retain(|d| d.entry.namespace() != namespace);
-                return alloc::vec![Refused::Shared(other_name)];
+            let stays = first_come || other.entry.namespace() < namespace;
+            let (lost, had) = if stays { (&entry, &other.entry) } else { (&other.entry, &entry) };
+            let gone = lost.namespace();
+            let (lost, had) = (lost.identity().to_string(), had.identity().to_string());
+            refused.push(Refused::Shared { lost, had });
+            self.0.retain(|d| d.entry.namespace() != gone);
+            if stays {
+                return refused;
             }
-            let other = other.entry.namespace();
-            self.0.retain(|d| d.entry.namespace() != other);
         }
         match self.get_mut(namespace) {
             Some(disk) => {
@@ -88,7 +96,8 @@ impl Disks {
                 self.0.sort_by_key(|d| d.entry.namespace());
             }
         }
-        self.refresh(namespace, held, first_come)
+        refused.extend(self.refresh(namespace, held, first_come));
+        refused
     }
 
     /// Makes what can be had of a namespace from its table, and from what is held there.

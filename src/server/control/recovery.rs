@@ -292,10 +292,7 @@ impl Control {
         }
         // Back to its worker, which hands the failed requests to their drivers.
         self.give_back((id, pair));
-        let users: Vec<_> = self.sessions.iter().filter(|(_, s)| s.uses(id)).map(|(key, _)| *key).collect();
-        for key in users {
-            self.lose_session(key);
-        }
+        self.lose_sessions(|s| s.uses(id));
     }
 
     /// Only a reset helps: take all pairs back.
@@ -409,11 +406,7 @@ impl Control {
         for id in away {
             self.tell_pair(id, ToWorker::TakePair(id));
         }
-        let lost: Vec<_> =
-            self.sessions.iter().filter(|(_, s)| s.controller() == controller).map(|(key, _)| *key).collect();
-        for key in lost {
-            self.lose_session(key);
-        }
+        self.lose_sessions(|s| s.controller() == controller);
         self.retire_held(controller);
         self.catalogue.remove_controller(controller);
         self.rescan_others(usize::from(controller));

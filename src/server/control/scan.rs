@@ -54,6 +54,8 @@ impl ControllerState {
 
 struct Scanning {
     namespace: NamespaceInfo,
+    /// Its reads carry it: one that was asked for another scan, which is over, may still be answered.
+    token: u32,
     scan: Scan,
     /// Set while a read is under way, or until when to wait for a queue pair.
     reading: bool,
@@ -69,6 +71,8 @@ pub(super) struct Unit {
     state: ControllerState,
     scanning: Option<Scanning>,
     pending: VecDeque<Namespace>,
+    /// How many scans were begun.
+    scans: u32,
     quiet: Option<QueueQuiet>,
 }
 
@@ -80,6 +84,7 @@ impl Unit {
             state: ControllerState::Starting,
             scanning: None,
             pending: VecDeque::new(),
+            scans: 0,
             quiet: None,
         }
     }
@@ -204,7 +209,7 @@ impl Control {
                 self.reset_needed(controller, now);
             }
             nvme::Event::NamespacesChanged => self.namespaces_changed(at),
-            nvme::Event::ScanRead { token: _, result } => self.scan_read(at, result, now),
+            nvme::Event::ScanRead { token, result } => self.scan_read(at, token, result, now),
             nvme::Event::Smart(smart) => nvme_platform::info!("{}: {smart:?}", unit.name),
             nvme::Event::ShutDown { clean } => {
                 if !clean {
@@ -247,13 +252,15 @@ impl Control {
     /// What another controller shares with one that has lost it, or may have, can be had by that one now.
     pub(super) fn rescan_others(&mut self, at: usize) {
         for (_, unit) in self.units.iter_mut().enumerate().filter(|(other, _)| *other != at) {
-            if unit.state != ControllerState::Serving {
+            if !matches!(unit.state, ControllerState::Scanning | ControllerState::Serving) {
                 // Its namespaces are about to be looked at, or never again.
                 continue;
             }
+            let current = unit.scanning.as_ref().map(|s| s.namespace.namespace());
             for info in unit.controller.namespaces() {
                 let namespace = info.namespace();
-                if info.shared && !self.catalogue.has(namespace) && !unit.pending.contains(&namespace) {
+                let comes = current == Some(namespace) || unit.pending.contains(&namespace);
+                if info.shared && !self.catalogue.has(namespace) && !comes {
                     unit.pending.push_back(namespace);
                     self.more = true;
                 }
@@ -285,8 +292,10 @@ impl Control {
                 return false;
             };
             let info = unit.controller.namespaces().iter().find(|n| n.namespace() == next);
+            unit.scans = unit.scans.wrapping_add(1);
             unit.scanning = info.map(|info| Scanning {
                 namespace: *info,
+                token: unit.scans,
                 scan: Scan::new(&info.extent),
                 reading: false,
                 retry: None,
@@ -309,7 +318,7 @@ impl Control {
                 match place {
                     Some(Ok(place)) => {
                         scanning.reading = true;
-                        unit.controller.scan_read(place, 0);
+                        unit.controller.scan_read(place, scanning.token);
                     }
                     _ => scanning.scan.supply(Err(ReadFailed)),
                 }
@@ -344,18 +353,37 @@ impl Control {
                         p.label
                     );
                 }
+                let namespace = extent.namespace();
+                let before = self.catalogue.medium(namespace).cloned();
                 for refused in self.catalogue.set_namespace(entry, partitions) {
-                    nvme_platform::warn!("{serial}:n{}: {refused}", extent.namespace().nsid);
+                    nvme_platform::warn!("{serial}:n{}: {refused}", namespace.nsid);
                 }
                 self.events.push_back(Event::CatalogueChanged);
+                let after = self.catalogue.medium(namespace);
+                let (refused, another) = (after.is_none(), before.is_some() && before.as_ref() != after);
+                if refused {
+                    // It turned out to be another controller's. There may be another writer.
+                    self.lose_sessions(|s| s.minted().grant().extent().namespace() == namespace);
+                }
+                if another {
+                    // What was refused to others for its sake may be had by them.
+                    self.rescan_others(at);
+                }
             }
         }
         true
     }
 
-    fn scan_read(&mut self, at: usize, result: Result<alloc::vec::Vec<u8>, ScanError>, now: Time) {
+    fn scan_read(
+        &mut self,
+        at: usize,
+        token: u32,
+        result: Result<alloc::vec::Vec<u8>, ScanError>,
+        now: Time,
+    ) {
         let shared = self.pairs.keys().any(|id| usize::from(id.controller) == at);
-        let Some(scanning) = self.units.get_mut(at).and_then(|u| u.scanning.as_mut()) else { return };
+        let scanning = self.units.get_mut(at).and_then(|u| u.scanning.as_mut());
+        let Some(scanning) = scanning.filter(|s| s.token == token) else { return };
         scanning.reading = false;
         match result {
             Ok(bytes) => {

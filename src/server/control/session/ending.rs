@@ -7,7 +7,7 @@ use nvme_platform::debug;
 use super::super::super::message::{SessionKey, ToWorker};
 use super::super::pairs::SessionPair;
 use super::super::{Control, Event};
-use super::{Goal, SessionError};
+use super::{Goal, Session, SessionError};
 
 impl Control {
     /// Clears away what a session's client left: its queues stop, its memory is unmapped, its features are
@@ -87,6 +87,14 @@ impl Control {
             self.rescan(namespace);
         }
         self.events.push_back(Event::Ended(key));
+    }
+
+    /// The device of these sessions will not come back.
+    pub(in super::super) fn lose_sessions(&mut self, which: impl Fn(&Session) -> bool) {
+        let lost: Vec<_> = self.sessions.iter().filter(|(_, s)| which(s)).map(|(key, _)| *key).collect();
+        for key in lost {
+            self.lose_session(key);
+        }
     }
 
     /// The session's device will not come back.

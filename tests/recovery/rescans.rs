@@ -1,0 +1,149 @@
+//! News that come while tables are being read, and namespaces that two controllers share.
+
+use std::sync::Arc;
+
+use nvme_drv::server::control::{ControllerState, Event};
+use nvme_session::factory::CreateError;
+use nvme_soft::faulty::{Action, Queue, Rule, When};
+use nvme_soft::{Config as Soft, MemoryMedium, NamespaceConfig};
+
+use crate::rig::{Rig, SECOND, config, medium, soft};
+
+/// What a controller says in Identify, and where.
+const NAMESPACE: u8 = 0;
+const CONTROLLER: u8 = 1;
+const LIST: u8 = 2;
+const NMIC: usize = 30;
+const EUI64: usize = 120;
+const SUBNQN: usize = 768;
+
+/// From now on it says that.
+fn says(rig: &Rig, controller: usize, cns: u8, at: usize, bytes: &[u8]) {
+    let bytes = bytes.to_vec();
+    rig.faults(controller).lie_in_identify(Box::new(move |got, _, data| {
+        if got == cns {
+            data[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+    }));
+}
+
+/// Controllers of one subsystem, whose namespaces are shared; with these EUI-64, each eight times that byte. Not polled yet.
+fn subsystem(devices: Vec<Soft>, unique: [u8; 2]) -> Rig {
+    let rig = Rig::raw(config(), devices);
+    for (controller, eui) in unique.into_iter().enumerate() {
+        says(&rig, controller, NAMESPACE, NMIC, &[1]);
+        says(&rig, controller, NAMESPACE, EUI64, &[eui; 8]);
+        says(&rig, controller, CONTROLLER, SUBNQN, b"nqn.2014-08.org.example:one\0");
+    }
+    rig
+}
+
+/// Two of them, scanned.
+fn two(unique: [u8; 2]) -> Rig {
+    let mut rig = subsystem(vec![soft("d0"), soft("d1")], unique);
+    rig.expect("the scan", |e| matches!(e, Event::Scanned));
+    rig
+}
+
+/// Its namespace is another from now on, or says something else about itself.
+fn renew(rig: &Rig, controller: usize) {
+    rig.handles[controller].add(1, NamespaceConfig::new(medium())).unwrap();
+}
+
+fn hold_up_reads(rig: &Rig, controller: usize, when: When) {
+    rig.faults(controller).inject(Rule::new(Queue::AnyIo, 0x02, when, Action::Delay(2 * SECOND)));
+}
+
+/// A disk with one partition in an MBR.
+fn partitioned() -> Arc<MemoryMedium> {
+    let disk = nvme_mem::heap(8 << 20).unwrap();
+    let entry = [0, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 64, 0, 0, 0];
+    disk.write(440, &[1, 2, 3, 4]).unwrap();
+    disk.write(446, &entry).unwrap();
+    disk.write(510, &[0x55, 0xaa]).unwrap();
+    Arc::new(MemoryMedium::over(disk))
+}
+
+fn partitions(rig: &Rig, nsid: u32) -> usize {
+    let mut all = rig.control.catalogue().devices();
+    all.find(|(entry, _)| entry.namespace().nsid == nsid).unwrap().1.count()
+}
+
+#[test]
+fn what_was_read_for_a_scan_that_is_over_is_not_taken_for_another_disk_s() {
+    let mut device = soft("d0");
+    device.namespaces = vec![NamespaceConfig::new(partitioned()), NamespaceConfig::new(medium())];
+    let mut rig = Rig::with(config(), vec![device]);
+    assert_eq!((partitions(&rig, 1), partitions(&rig, 2)), (1, 0));
+    // The first disk's table is being read again when it goes.
+    hold_up_reads(&rig, 0, When::First(1));
+    assert!(rig.handles[0].resize(2, 4 << 20));
+    rig.step();
+    says(&rig, 0, LIST, 0, &[2, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(rig.handles[0].resize(2, 5 << 20));
+    rig.pass_time(5 * SECOND);
+    assert_eq!(partitions(&rig, 2), 0);
+}
+
+#[test]
+fn a_namespace_that_turns_out_to_be_another_s_is_lost_to_its_session() {
+    let mut rig = two([9, 8]);
+    let mut a = rig.client(&["device=d0:n1"]);
+    let b = rig.client(&["device=d1:n1"]);
+    // It has no identifier any more that tells them apart.
+    says(&rig, 1, NAMESPACE, EUI64, &[0; 8]);
+    renew(&rig, 1);
+    rig.pass_time(SECOND);
+    assert!(rig.lost(&b) && !rig.lost(&a));
+    assert!(matches!(rig.create(&["device=d1:n1", "read-only"]), Err(CreateError::NoDevice(_))));
+    rig.serves(&mut a, 0, 1);
+}
+
+#[test]
+fn a_namespace_that_comes_to_be_shared_is_another() {
+    let mut rig = Rig::new(1);
+    let a = rig.client(&["device=d0:n1"]);
+    says(&rig, 0, NAMESPACE, NMIC, &[1]);
+    hold_up_reads(&rig, 0, When::Always);
+    renew(&rig, 0);
+    rig.step();
+    assert!(rig.lost(&a), "before its table was read");
+}
+
+#[test]
+fn a_namespace_that_is_the_other_s_no_more_can_be_had_however_long_a_scan_takes() {
+    for slow in 0..2 {
+        let mut rig = two([9, 9]);
+        assert!(matches!(rig.create(&["device=d1:n1"]), Err(CreateError::NoDevice(_))));
+        hold_up_reads(&rig, slow, When::First(1));
+        says(&rig, 0, NAMESPACE, EUI64, &[5; 8]);
+        renew(&rig, 0);
+        rig.pass_time(10 * SECOND);
+        let mut a = rig.client(&["device=d0:n1"]);
+        let mut b = rig.client(&["device=d1:n1"]);
+        rig.serves(&mut a, 0, 1);
+        rig.serves(&mut b, 0, 2);
+    }
+}
+
+#[test]
+fn a_shared_namespace_comes_back_by_a_controller_that_is_still_being_scanned() {
+    let mut second = soft("d1");
+    second.namespaces.push(NamespaceConfig::new(medium()));
+    let mut rig = subsystem(vec![soft("d0"), second], [9, 9]);
+    // Its first namespace is refused; the table of the second takes its time.
+    hold_up_reads(&rig, 1, When::Nth(2));
+    rig.pass_time(SECOND);
+    assert_eq!((rig.state(0), rig.state(1)), (ControllerState::Serving, ControllerState::Scanning));
+    let there = |rig: &Rig| {
+        rig.control.catalogue().devices().map(|(entry, _)| entry.identity().to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(there(&rig), ["d0:n1"]);
+    rig.handles[0].vanish();
+    rig.until("the loss", |rig| rig.state(0) == ControllerState::Lost);
+    assert_eq!((rig.state(1), there(&rig)), (ControllerState::Scanning, vec![]));
+    rig.expect("the scan", |e| matches!(e, Event::Scanned));
+    rig.pass_time(10 * SECOND);
+    let mut a = rig.client(&["device=d1:n1"]);
+    rig.serves(&mut a, 0, 1);
+}
