@@ -37,6 +37,7 @@ public:
     else if (name == "unknown") expect("unknown request type", _disk.one(77, 0, 0, 512), L4VIRTIO_BLOCK_S_UNSUPP);
     else if (name == "reset") reset();
     else if (name == "rings") rings();
+    else if (name == "vanish") vanish();
     else if (name == "caps") caps();
     else bad_usage(name.c_str());
   }
@@ -249,6 +250,31 @@ private:
     broken("an indirect table within another",
            {D{data, 16, 4, 0}, D{data, 512, 3, 2}, D{_disk.raw_status(), 1, 2, 0}}, 0);
     broken("empty descriptors in a circle", {D{header(), h, 1, 1}, D{data, 0, 3, 2}, D{data, 0, 3, 1}}, 0);
+  }
+
+  /// A dataspace for data, beside the rings' own, that is deleted while it is registered. No access of the server's CPU tells.
+  void vanish()
+  {
+    check("set up again", _disk.restart());
+    auto ds = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
+    L4Re::chksys(L4Re::Env::env()->mem_alloc()->alloc(4096, ds.get(), L4Re::Mem_alloc::Continuous | L4Re::Mem_alloc::Pinned));
+    l4_uint64_t at;
+    expect("registered", _disk.register_ds(ds.get(), 0, 4096, &at), 0);
+    using D = Disk::Wire_desc;
+    auto read_there = [&] {
+      l4_uint32_t const h = sizeof(l4virtio_block_header_t);
+      uint64_t const header = _disk.raw_header(L4VIRTIO_BLOCK_T_IN, _o.first);
+      _disk.raw_chain({D{header, h, 1, 1}, D{at, 512, 3, 2}, D{_disk.raw_status(), 1, 2, 0}}, 0, 3000);
+      return _disk.take_raw_status();
+    };
+    expect("a read into it", read_there(), L4VIRTIO_BLOCK_S_OK);
+    L4Re::Env::env()->task()->unmap(ds.get().fpage(), L4_FP_DELETE_OBJ);
+    unsigned char const s = read_there();
+    char text[48];
+    snprintf(text, sizeof(text), "(status %#x, device %#x)", s, _disk.dev_status());
+    check("none when it is deleted", s != L4VIRTIO_BLOCK_S_OK && _disk.fail_state(), text);
+    check("a reset heals it", _disk.restart());
+    expect("works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
   }
 
   Disk &_disk;
