@@ -133,6 +133,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             write_back: None,
             memory: Vec::new(),
             change: None,
+            stale: false,
             epoch: 0,
         }))
     }

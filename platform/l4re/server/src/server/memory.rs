@@ -72,15 +72,14 @@ impl<K: Kernel, O: Output> Server<K, O> {
             Err(why) => return Err((why, "it does not say what it is")),
         };
         let place = Place::new(register, info).map_err(|why| (why, "it is not as large as that"))?;
-        // What its client's end took away is not in the way, and does not count.
-        if session.memory.iter().any(|ds| !kernel.valid(ds.cap)) {
-            if !self.vacate(slot, since, now).map_err(busy)? {
-                return Ok(false);
-            }
-            self.forget(slot, |kernel, ds| !kernel.valid(ds.cap));
-        }
+        // What its client's end took away is not in the way, and does not count. L4Re may have the same memory in the new one, and
+        // maps it once: so it goes first.
+        self.take_away(slot);
         let kernel = &self.kernel;
         let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
+        if session.change.is_some() {
+            return Ok(false);
+        }
         let known = session.memory.iter().find(|ds| kernel.same(ds.cap, cap)).map(|ds| ds.id);
         let id = known.unwrap_or(self.next_dataspace);
         let ds_max = session.policy.ds_max().get();
@@ -113,11 +112,12 @@ impl<K: Kernel, O: Output> Server<K, O> {
     }
 
     /// Takes what is to go out of what the session registered. Control hears of it with the next change.
-    fn forget(&mut self, slot: usize, goes: impl Fn(&K, &Dataspace) -> bool) {
+    pub(super) fn forget(&mut self, slot: usize, goes: impl Fn(&K, &Dataspace) -> bool) {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         let all = core::mem::take(&mut session.memory).into_iter();
         let (gone, stays): (Vec<_>, Vec<_>) = all.partition(|ds| goes(&self.kernel, ds));
         session.memory = stays;
+        session.stale |= !gone.is_empty();
         self.leaving.extend(gone.into_iter().map(|ds| (ds.cap, ds.owners)));
     }
 
@@ -149,7 +149,10 @@ impl<K: Kernel, O: Output> Server<K, O> {
             let Some(&slot) = self.restoring.get(at) else { continue };
             if let Some(result) = self.change_step(slot) {
                 self.restoring.swap_remove(at);
-                if let Err(why) = result {
+                let stale = self.sessions.get(slot).is_some_and(|s| s.stale);
+                if let Err(why) = result
+                    && !stale
+                {
                     self.refused(slot, now, "what it had registered", &why);
                 }
             }
@@ -203,7 +206,10 @@ impl<K: Kernel, O: Output> Server<K, O> {
         self.control_at = Some(Time::default());
         drop(windows);
         match begun {
-            Ok(()) => None,
+            Ok(()) => {
+                session.stale = false;
+                None
+            }
             Err(why) => {
                 let result = Err(Refused::Control(why));
                 self.change_over(slot, result);

@@ -2,7 +2,7 @@
 //!
 //! * `turn`: what is done between two messages, and how long the next one is waited for.
 //! * `calls`: what clients ask, and what they are answered. `create`: sessions come, and go.
-//! * `device`: a session as an L4virtio device: status and queue. `memory`: what it registers.
+//! * `device`: a session as an L4virtio device: status and queue. `memory`: what it registers. `taken`: what is taken from it.
 //! * `events`: what control says became of it. `lines`: what there is, for the operator.
 //!
 //! A call that takes time is *pending*: it is asked again after each step until there is an answer. There can be only one, since
@@ -15,6 +15,7 @@ mod device;
 mod events;
 mod lines;
 mod memory;
+mod taken;
 mod turn;
 
 use alloc::string::String;
@@ -56,6 +57,9 @@ pub struct Server<K, O> {
     polling: Polling,
     last_work: Time,
     last_look: Time,
+    /// When dataspaces were last asked for, and the session that is next.
+    last_asked: Time,
+    next_asked: usize,
     /// Those of static clients come first, and stay.
     sessions: Slab<Session>,
     serial: u32,
@@ -126,6 +130,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
             polling: Polling::new(tuning.poll),
             last_work: now,
             last_look: now,
+            last_asked: now,
+            next_asked: 0,
             sessions: Slab::new(),
             serial: 0,
             news: News::new(places),

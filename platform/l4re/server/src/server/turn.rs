@@ -58,11 +58,12 @@ impl<K: Kernel, O: Output> Server<K, O> {
             self.memory_vanished(now);
         }
         self.look_at_modes();
-        if self.control_at.is_some_and(|at| at <= now) {
-            self.poll_control(now);
-        }
+        self.look_after_memory(now);
         if !self.restoring.is_empty() {
             self.restore_step(now);
+        }
+        if self.control_at.is_some_and(|at| at <= now) {
+            self.poll_control(now);
         }
         let pass = self.worker.pass(now);
         if self.kernel.vanished() {
@@ -76,7 +77,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 unmask();
             }
         }
-        if pass.worked || !self.restoring.is_empty() {
+        if pass.worked || self.restores() {
             self.last_work = now;
             return Wake::Now;
         }

@@ -64,6 +64,8 @@ pub(crate) struct Session {
     pub(crate) write_back: Option<u8>,
     pub(crate) memory: Vec<Dataspace>,
     pub(crate) change: Option<Change>,
+    /// Control still has what is not in `memory` any more.
+    pub(crate) stale: bool,
     /// How often it was reset or connected to.
     pub(crate) epoch: u32,
 }
