@@ -120,7 +120,7 @@ pub trait Ipc {
 pub trait Capabilities {
     /// The capability that the program was started with under this name.
     fn named(&self, name: &str) -> Option<Cap>;
-    /// Whether both are the same object. It asks the kernel, not the object.
+    /// Whether both are the same object; what is gone is the same as nothing. It asks the kernel, not the object.
     fn same(&self, a: Cap, b: Cap) -> bool;
     /// Whether there is still an object in the slot: of a gate that nobody else has any more there is none.
     fn valid(&self, cap: Cap) -> bool;
@@ -165,9 +165,6 @@ pub trait Dataspaces {
     fn attach(&mut self, dataspace: Cap, offset: u64, len: usize, writable: bool) -> Result<Window, L4Error>;
     /// A new, zeroed dataspace of our own.
     fn allocate(&mut self, len: usize) -> Result<Cap, L4Error>;
-    /// Looks whether attached memory is still there, also where no access of ours would tell: a controller reaches it past us.
-    /// [`vanished`](Dataspaces::vanished) says what came of it.
-    fn look_for_vanished(&mut self);
     /// Whether memory that was attached vanished since the last call. Windows onto it are marked as failed, and read as zeroes.
     fn vanished(&mut self) -> bool;
 }

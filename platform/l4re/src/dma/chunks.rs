@@ -13,10 +13,17 @@ use crate::kernel::{Cap, L4Error};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ChunkId(u64);
 
+/// A dataspace of which something is mapped.
+struct Source {
+    /// Our own capability: a client's slot may be empty or another's by now.
+    dataspace: Cap,
+    chunks: usize,
+}
+
 /// A chunk that is mapped.
 struct Chunk {
     id: ChunkId,
-    /// Our own capability: a client's slot may be empty or another's by now.
+    /// The source's capability.
     dataspace: Cap,
     offset: u64,
     len: u64,
@@ -30,13 +37,15 @@ struct Chunk {
 pub(crate) struct Chunks<P> {
     platform: P,
     space: Cap,
+    /// What was used last comes first: it is looked for again with the next chunk of the same.
+    sources: Vec<Source>,
     chunks: Vec<Chunk>,
     next: u64,
 }
 
 impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
     pub(crate) fn new(platform: P, space: Cap) -> Self {
-        Self { platform, space, chunks: Vec::new(), next: 0 }
+        Self { platform, space, sources: Vec::new(), chunks: Vec::new(), next: 0 }
     }
 
     /// Where the devices reach `len` bytes from a place on, one user more.
@@ -47,16 +56,20 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
         if len == 0 || end > part.size || end > offset.saturating_add(chunk) {
             return Err(DmaError::BadRange);
         }
-        let same =
-            |c: &Chunk| c.mapped && c.offset == offset && self.platform.same(c.dataspace, part.dataspace);
+        let known = self.sources.iter().position(|s| self.platform.same(s.dataspace, part.dataspace));
+        let source = known.map(|at| {
+            self.sources[..=at].rotate_right(1);
+            self.sources[0].dataspace
+        });
+        let same = |c: &Chunk| c.mapped && Some(c.dataspace) == source && c.offset == offset;
         let at = match self.chunks.iter().position(same) {
             Some(at) => at,
             None => {
                 let len = chunk.min(part.size - offset);
-                match self.map(part.dataspace, offset, len) {
+                match self.map(source, part.dataspace, offset, len) {
                     // Its memory may have been another's, who deleted it and is still in the books.
                     Err(DmaError::BadRange) if self.forget_vanished() => {
-                        self.map(part.dataspace, offset, len)?
+                        self.map(source, part.dataspace, offset, len)?
                     }
                     mapped => mapped?,
                 }
@@ -71,9 +84,17 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
     }
 
     /// Maps a chunk, which has no user yet.
-    fn map(&mut self, dataspace: Cap, offset: u64, len: u64) -> Result<usize, DmaError> {
+    fn map(&mut self, source: Option<Cap>, dataspace: Cap, offset: u64, len: u64) -> Result<usize, DmaError> {
         self.chunks.try_reserve(1).map_err(|_| DmaError::NoMemory)?;
-        let own = self.platform.duplicate(dataspace).map_err(refused)?;
+        self.sources.try_reserve(1).map_err(|_| DmaError::NoMemory)?;
+        let own = match source {
+            Some(own) => own,
+            None => {
+                let own = self.platform.duplicate(dataspace).map_err(refused)?;
+                self.sources.insert(0, Source { dataspace: own, chunks: 0 });
+                own
+            }
+        };
         // Both directions: L4Re maps it once, whoever comes later and wants more. What a session may do with it, the session
         // itself holds.
         match self.platform.map(self.space, own, offset, len, DmaRights::ReadWrite) {
@@ -81,22 +102,34 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
                 self.next += 1;
                 let id = ChunkId(self.next);
                 self.chunks.push(Chunk { id, dataspace: own, offset, len, at, users: 0, mapped: true });
+                self.count(own, |chunks| chunks + 1);
                 Ok(self.chunks.len() - 1)
             }
             // It lies in pieces, and there is no IOMMU to put them together.
             Ok((at, mapped)) => {
                 let _ = self.platform.unmap(self.space, at, mapped);
-                self.platform.release(own);
+                self.count(own, |chunks| chunks);
                 Err(DmaError::NoAddresses)
             }
             Err(why) => {
-                self.platform.release(own);
+                self.count(own, |chunks| chunks);
                 Err(refused(why))
             }
         }
     }
 
-    /// Takes chunks away whose dataspaces are gone, though they have users: those have been told, and issue nothing more there.
+    /// Counts a source's chunks anew; without any, its capability is given back.
+    fn count(&mut self, dataspace: Cap, change: impl Fn(usize) -> usize) {
+        let Some(at) = self.sources.iter().position(|s| s.dataspace == dataspace) else { return };
+        let source = &mut self.sources[at];
+        source.chunks = change(source.chunks);
+        if source.chunks == 0 {
+            self.sources.remove(at);
+            self.platform.release(dataspace);
+        }
+    }
+
+    /// Takes chunks away whose dataspaces are gone, though they have users: those are told, and have nothing there any more.
     /// Whether there were any.
     fn forget_vanished(&mut self) -> bool {
         let mut any = false;
@@ -126,7 +159,7 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
             self.platform.unmap(self.space, chunk.at, chunk.len).map_err(|_| DmaError::BadRange)?;
         }
         let chunk = self.chunks.swap_remove(index);
-        self.platform.release(chunk.dataspace);
+        self.count(chunk.dataspace, |chunks| chunks - 1);
         Ok(())
     }
 }

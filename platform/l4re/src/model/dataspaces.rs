@@ -92,9 +92,6 @@ impl Dataspaces for Model {
         Ok(world.install(id, true))
     }
 
-    /// It is noticed when it happens.
-    fn look_for_vanished(&mut self) {}
-
     fn vanished(&mut self) -> bool {
         core::mem::take(&mut self.world().vanished)
     }

@@ -190,10 +190,6 @@ impl Dataspaces for Kernel {
         memory::allocate(len)
     }
 
-    fn look_for_vanished(&mut self) {
-        vanish::look();
-    }
-
     fn vanished(&mut self) -> bool {
         vanish::take()
     }

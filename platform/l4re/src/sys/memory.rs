@@ -8,9 +8,7 @@ use core::ptr::{self, NonNull};
 use nvme_mem::Owner;
 use nvme_platform::{PAGE, Window};
 
-use super::types::{
-    L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, l4_ret_t, l4_umword_t, l4re_ds_stats_t,
-};
+use super::types::{L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, l4_ret_t, l4re_ds_stats_t};
 use super::{c, env, objects, vanish};
 use crate::attachment::{Place, attached};
 use crate::bus::Mmio;
@@ -42,8 +40,8 @@ pub(super) fn check(answer: impl Into<i64>) -> Result<i64, L4Error> {
 /// A region of this task's memory that shows a dataspace.
 struct Region {
     base: NonNull<u8>,
-    /// Our own capability to the dataspace. The region map uses the slot as long as the region is there.
-    dataspace: Cap,
+    /// The capability to the dataspace, if it is the region's. The region map uses the slot as long as the region is there.
+    dataspace: Option<Cap>,
 }
 
 // SAFETY: the bytes are reached through windows alone, which copy and never refer.
@@ -57,15 +55,14 @@ impl Drop for Region {
         let replacement = vanish::forget(at);
         // SAFETY: the region was attached at this address, and the last window onto it is gone.
         let _ = unsafe { c::l4re_rm_detach_srv(rm, at, ptr::null_mut(), L4_BASE_TASK_CAP) };
-        objects::cap_free(self.dataspace);
-        if let Some(zeroes) = replacement {
-            objects::cap_free(zeroes);
+        for cap in self.dataspace.into_iter().chain(replacement) {
+            objects::cap_free(cap);
         }
     }
 }
 
-/// Attaches a part of what `dataspace` is. The slot becomes the region's.
-fn attach(dataspace: Cap, offset: u64, len: usize, flags: u32) -> Result<Window, L4Error> {
+/// Attaches a part of what `dataspace` is. The slot becomes the region's if it is to be its `own`; else it stays as long as that.
+fn attach(dataspace: Cap, own: bool, offset: u64, len: usize, flags: u32) -> Result<Window, L4Error> {
     let rights = if flags & RM_RW == RM_RW { L4_CAP_FPAGE_RW } else { L4_CAP_FPAGE_R };
     let align = if len >= 1 << SUPERPAGE_SHIFT { SUPERPAGE_SHIFT } else { PAGE_SHIFT };
     let mut start: *mut c_void = ptr::null_mut();
@@ -78,12 +75,15 @@ fn attach(dataspace: Cap, offset: u64, len: usize, flags: u32) -> Result<Window,
         Ok(base) => {
             // Addresses of windows become pointers again in `attached`.
             let _ = base.as_ptr().expose_provenance();
+            let dataspace = own.then_some(dataspace);
             let owner = Arc::new(Owner::new(Box::new(Region { base, dataspace })));
             // SAFETY: attached for `len` bytes until the owner detaches them; no reference to them was ever made.
             Ok(unsafe { Window::new(base, len, owner) })
         }
         Err(why) => {
-            objects::cap_free(dataspace);
+            if own {
+                objects::cap_free(dataspace);
+            }
             Err(why)
         }
     }
@@ -101,16 +101,12 @@ pub(super) fn attach_dataspace(
     len: usize,
     writable: bool,
 ) -> Result<Window, L4Error> {
-    whole_pages(offset, len)?;
-    // A slot of our own, which nobody empties while the region is there.
-    let rights: l4_umword_t = if writable { L4_CAP_FPAGE_RW } else { L4_CAP_FPAGE_R };
-    let own = objects::cap_copy(dataspace, rights)?;
     let flags = RM_EAGER_MAP | if writable { RM_RW } else { RM_R };
     // What does not say how long it is (io's memory) is no longer than what is wanted of it.
     let size = info(dataspace).map_or(offset + len as u64, |info| info.size);
-    let region = attach(own, offset, len, flags)?;
-    let window = attached(region, Place { dataspace: own, offset, size }, Box::new(()));
-    vanish::watch(window.address(), len, writable, own, Arc::downgrade(window.owner()))?;
+    let region = attach(dataspace, false, offset, len, flags)?;
+    let window = attached(region, Place { dataspace, offset, size }, Box::new(()));
+    vanish::watch(window.address(), len, writable, dataspace, Arc::downgrade(window.owner()))?;
     Ok(window)
 }
 
@@ -119,7 +115,7 @@ pub(super) fn own(len: usize) -> Result<Window, L4Error> {
     whole_pages(0, len)?;
     // The slot becomes the region's.
     let dataspace = allocate(len)?;
-    let region = attach(dataspace, 0, len, RM_EAGER_MAP | RM_RW)?;
+    let region = attach(dataspace, true, 0, len, RM_EAGER_MAP | RM_RW)?;
     Ok(attached(region, Place { dataspace, offset: 0, size: len as u64 }, Box::new(())))
 }
 
@@ -161,7 +157,7 @@ struct Registers(Window);
 pub(super) fn registers(vbus: Cap, at: u64, len: usize) -> Result<Arc<dyn Mmio>, L4Error> {
     whole_pages(at, len)?;
     let own = objects::cap_copy(vbus, L4_CAP_FPAGE_RW)?;
-    Ok(Arc::new(Registers(attach(own, at, len, RM_EAGER_MAP | RM_UNCACHED | RM_RW)?)))
+    Ok(Arc::new(Registers(attach(own, true, at, len, RM_EAGER_MAP | RM_UNCACHED | RM_RW)?)))
 }
 
 impl Registers {

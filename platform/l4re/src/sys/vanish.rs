@@ -2,12 +2,10 @@
 //!
 //! A dataspace goes when its owner deletes it, and with a client that dies goes every capability that it gave away: ours to its
 //! memory too. The next access to the window is a page fault that nobody can serve, which L4Re's itas turns into SIGSEGV.
-//! The handler looks for windows whose capability is empty, puts fresh zero pages in their place, and marks their owners failed;
-//! the copy goes on over zeroes, and whoever asks the owner afterwards learns that they are no data. A fault for which no such
-//! window is found ends the program, as it would have without a handler.
-//!
-//! A controller's access is no page fault of ours: without an IOMMU it reaches memory that is somebody else's by then. So before requests
-//! are taken, [`look`] asks the kernel whether each dataspace is still there.
+//! So it does where a client gives pages of its dataspace back, and then has no quota to get them again. The handler puts fresh zero
+//! pages in the place of the window in which the fault was, and of those whose capability is empty, and marks their owners failed;
+//! the copy goes on over zeroes, and whoever asks the owner afterwards learns that they are no data. A fault anywhere else
+//! ends the program, as it would have without a handler.
 //!
 //! *Why it is sound.* The program has one thread. A fault in a window comes in the middle of a copy, never while the list is
 //! locked, the heap is at work or a message is being written: none of these touches a window. The UTCB is put back as it
@@ -39,27 +37,9 @@ struct Entry {
     owner: Weak<Owner>,
     /// What is there in its place.
     replacement: Option<Cap>,
-    /// Which of the dataspaces it shows a part of.
-    which: u64,
 }
 
-/// A dataspace of which windows show parts.
-struct Shown {
-    which: u64,
-    /// A capability of its own, to ask for.
-    probe: Cap,
-    windows: usize,
-    /// It is gone, which was said.
-    gone: bool,
-}
-
-struct Watched {
-    windows: Vec<Entry>,
-    dataspaces: Vec<Shown>,
-    next: u64,
-}
-
-static WATCHED: Mutex<Watched> = Mutex::new(Watched { windows: Vec::new(), dataspaces: Vec::new(), next: 0 });
+static WINDOWS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 static NEWS: AtomicBool = AtomicBool::new(false);
 
 /// Has vanishing memory handled from here on.
@@ -74,24 +54,6 @@ pub(super) fn take() -> bool {
     NEWS.load(Ordering::Relaxed) && NEWS.swap(false, Ordering::Relaxed)
 }
 
-/// Looks whether what is shown is still there.
-pub(super) fn look() {
-    let mut watched = WATCHED.lock();
-    let Watched { windows, dataspaces, .. } = &mut *watched;
-    for shown in dataspaces.iter_mut().filter(|shown| !shown.gone) {
-        if objects::cap_valid(shown.probe) {
-            continue;
-        }
-        shown.gone = true;
-        for owner in
-            windows.iter().filter(|entry| entry.which == shown.which).filter_map(|e| e.owner.upgrade())
-        {
-            owner.fail();
-        }
-        NEWS.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Watches over the region of `len` bytes at `base`, which shows `dataspace`. To be [forgotten](forget) before it is detached.
 pub(super) fn watch(
     base: usize,
@@ -100,47 +62,33 @@ pub(super) fn watch(
     dataspace: Cap,
     owner: Weak<Owner>,
 ) -> Result<(), L4Error> {
-    let mut watched = WATCHED.lock();
-    let Watched { windows, dataspaces, next } = &mut *watched;
+    let mut windows = WINDOWS.lock();
     windows.try_reserve(1).map_err(|_| L4Error::NOMEM)?;
-    dataspaces.try_reserve(1).map_err(|_| L4Error::NOMEM)?;
-    let known = |shown: &&mut Shown| !shown.gone && objects::same_object(shown.probe, dataspace);
-    let which = match dataspaces.iter_mut().find(known) {
-        Some(shown) => {
-            shown.windows += 1;
-            shown.which
-        }
-        None => {
-            let probe = objects::cap_copy(dataspace, L4_CAP_FPAGE_R)?;
-            *next += 1;
-            dataspaces.push(Shown { which: *next, probe, windows: 1, gone: false });
-            *next
-        }
-    };
-    windows.push(Entry { base, len, writable, dataspace, owner, replacement: None, which });
+    windows.push(Entry { base, len, writable, dataspace, owner, replacement: None });
     Ok(())
 }
 
 /// Watches over the region at `base` no longer. What was put in its place is given up with it, once it is detached.
 pub(super) fn forget(base: usize) -> Option<Cap> {
-    let mut watched = WATCHED.lock();
-    let at = watched.windows.iter().position(|entry| entry.base == base)?;
-    let entry = watched.windows.swap_remove(at);
-    if let Some(at) = watched.dataspaces.iter().position(|shown| shown.which == entry.which) {
-        watched.dataspaces[at].windows -= 1;
-        if watched.dataspaces[at].windows == 0 {
-            objects::cap_free(watched.dataspaces.swap_remove(at).probe);
-        }
-    }
-    entry.replacement
+    let mut windows = WINDOWS.lock();
+    let at = windows.iter().position(|entry| entry.base == base)?;
+    windows.swap_remove(at).replacement
 }
 
-extern "C" fn handler(_signal: c_int) {
-    let mended = WATCHED.try_lock().is_some_and(|mut watched| {
-        let gone = |entry: &&mut Entry| entry.replacement.is_none() && !objects::cap_valid(entry.dataspace);
+/// Where in a `siginfo_t` the address of a fault is, in words. L4Re passes the structure to every handler, however it was installed.
+const SI_ADDR: usize = 2;
+
+extern "C" fn handler(_signal: c_int, info: *const usize) {
+    // SAFETY: the structure is on this stack, aligned and longer than that.
+    let fault = unsafe { info.wrapping_add(SI_ADDR).read() };
+    let mended = WINDOWS.try_lock().is_some_and(|mut windows| {
+        let faulted = |entry: &Entry| fault.wrapping_sub(entry.base) < entry.len;
+        let gone = |entry: &&mut Entry| {
+            entry.replacement.is_none() && (faulted(entry) || !objects::cap_valid(entry.dataspace))
+        };
         let mut mended = false;
-        // All of them: which one it was is not asked, and each that is gone is going to fault.
-        for entry in watched.windows.iter_mut().filter(gone) {
+        // All that are gone: each of them is going to fault.
+        for entry in windows.iter_mut().filter(gone) {
             mended |= replace(entry);
         }
         mended

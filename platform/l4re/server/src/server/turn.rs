@@ -52,11 +52,6 @@ impl<K: Kernel, O: Output> Server<K, O> {
         if self.factory_at.is_some_and(|at| at <= now) {
             self.serve_factory();
         }
-        // Before anything is taken that lies in it: what vanished is somebody else's memory by now, and a controller would reach it.
-        self.kernel.look_for_vanished();
-        if self.kernel.vanished() {
-            self.memory_vanished(now);
-        }
         self.look_at_modes();
         self.look_after_memory(now);
         if !self.restoring.is_empty() {
