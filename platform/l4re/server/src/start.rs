@@ -21,6 +21,8 @@ pub struct Tuning {
     pub sessions_max: usize,
     /// Most bytes of memory that one session may register.
     pub memory_max: u64,
+    /// Capability slots for all sessions together. L4Re's allocator has 4,096 as a rule; the rest is the server's own.
+    pub slots_max: usize,
     /// The driver's own.
     pub nvme: nvme::Options,
     /// How long each step of a recovery may take.
@@ -33,6 +35,7 @@ impl Default for Tuning {
             poll: Duration::ZERO,
             sessions_max: 256,
             memory_max: 64 << 30,
+            slots_max: 3500,
             nvme: nvme::Options::default(),
             recovery: RecoveryTimes::default(),
         }

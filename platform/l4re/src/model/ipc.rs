@@ -122,6 +122,9 @@ impl World {
                 Some((slot.object, slot.writable && writable))
             });
             message.cap = sent.map(|(object, writable)| self.install(object, writable));
+            if let Some(cap) = message.cap {
+                self.given.insert(cap.0, from);
+            }
         }
         Some(Incoming { object, special, message })
     }

@@ -37,6 +37,8 @@ use objects::{Gate, Irq, Slot};
 
 /// An object, by number. No number is used twice.
 type Id = u64;
+/// In a slot that was emptied.
+const NOTHING: Id = 0;
 
 enum Object {
     Gate(Gate),
@@ -64,6 +66,8 @@ struct World {
     /// Dataspaces that it was started with, or made: these may be called.
     own: Vec<Id>,
     tasks: BTreeMap<Id, BTreeMap<u64, Slot>>,
+    /// Which of the slots came from which task: what it gave goes with it.
+    given: BTreeMap<usize, Id>,
     calls: BTreeMap<u64, Call>,
     ready: VecDeque<Ready>,
     /// Who waits for an answer to the last message.
@@ -105,6 +109,7 @@ impl Model {
             names: BTreeMap::new(),
             own: Vec::new(),
             tasks: BTreeMap::new(),
+            given: BTreeMap::new(),
             calls: BTreeMap::new(),
             ready: VecDeque::new(),
             caller: None,

@@ -98,6 +98,7 @@ impl Capabilities for Model {
         let mut world = self.world();
         world.slot(cap);
         world.slots.remove(&cap.0);
+        world.given.remove(&cap.0);
         let in_use =
             |(_, slot, owner): &(Id, usize, alloc::sync::Weak<_>)| *slot == cap.0 && owner.strong_count() > 0;
         assert!(!world.attached.iter().any(in_use), "slot {:#x} is given back, and attached", cap.0);

@@ -7,7 +7,7 @@ use nvme_platform::{PAGE, Window};
 use super::dataspaces::{Dataspace, Kind};
 use super::ipc::{Answer, Call, CallId, Said};
 use super::objects::{Gate, Irq, Slot};
-use super::{Id, Model, Object, Ready};
+use super::{Id, Model, NOTHING, Object, Ready};
 
 /// A capability of a task's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -150,10 +150,17 @@ impl Task {
         self.model.world().kill(id);
     }
 
-    /// It is gone, with all that it held; what it had called is not answered any more.
+    /// It is gone, with all that it held and all that it gave; what it had called is not answered any more.
     pub fn die(self) {
         let mut world = self.model.world();
         world.tasks.remove(&self.id);
+        let given = world.given.iter().filter(|(_, from)| **from == self.id).map(|(slot, _)| *slot);
+        let given: alloc::vec::Vec<usize> = given.collect();
+        for slot in given {
+            if let Some(slot) = world.slots.get_mut(&slot) {
+                slot.object = NOTHING;
+            }
+        }
         let calls = world.calls.iter().filter(|(_, call)| call.from == self.id && call.is_waiting());
         let calls: alloc::vec::Vec<u64> = calls.map(|(number, _)| *number).collect();
         for call in calls {

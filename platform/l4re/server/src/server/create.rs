@@ -12,6 +12,7 @@ use nvme_session::factory::CreateError;
 
 use super::Server;
 use super::calls::{Outcome, PATIENCE};
+use super::memory::CAPS_EACH;
 use crate::label::{Number, SLOTS, Source};
 use crate::message::{hand_out, number, refusal};
 use crate::output::Level;
@@ -19,12 +20,21 @@ use crate::page::{PAGE_SIZE, Page};
 use crate::session::{Run, Session};
 use crate::{Kernel, Output};
 
+/// Capability slots that a session may need: its page, gate and interrupts, and for each dataspace the client's capabilities and the
+/// DMA space's. They are set aside for it when it is created, so that no client takes another's.
+fn slots(policy: &Policy) -> usize {
+    5 + (CAPS_EACH + 1) * usize::from(policy.ds_max().get())
+}
+
 impl<K: Kernel, O: Output> Server<K, O> {
     /// A session for a dynamic client.
     pub(super) fn create(&mut self, policy: &Policy, since: Time, now: Time) -> Outcome {
         // Whoever asks may know of a client's end before we were told.
         self.check_gates();
-        let refused = match self.control.create(policy, false) {
+        let taken = self.sessions.iter().map(|(_, s)| slots(&s.policy)).fold(0, usize::saturating_add);
+        let room = taken.saturating_add(slots(policy)) <= self.slots_max;
+        let created = if room { self.control.create(policy, false) } else { Err(CreateError::NoRoom) };
+        let refused = match created {
             Ok(key) => match self.mint(key, policy) {
                 Ok(gate) => return Outcome::Reply(hand_out(number(0), gate, HandOut::Rwsd)),
                 Err(why) => {
@@ -48,7 +58,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
         if wait && now - since < PATIENCE {
             return Outcome::Wait;
         }
-        self.lines.refuse(now, format_args!("svr: create refused: {refused}"));
+        match room {
+            true => self.lines.refuse(now, format_args!("svr: create refused: {refused}")),
+            false => {
+                let why = "there are too few capability slots for so many dataspaces; lower ds-max";
+                self.lines.refuse(now, format_args!("svr: create refused: {why}"));
+            }
+        }
         Outcome::Reply(refusal(L4Error((-refused.errno()).into())))
     }
 
@@ -238,13 +254,19 @@ impl<K: Kernel, O: Output> Server<K, O> {
 
     /// Gives back capabilities to dataspaces of which nothing is attached any more.
     pub(super) fn sweep(&mut self) {
-        let kernel = &mut self.kernel;
-        self.leaving.retain(|(cap, owners)| {
-            let attached = owners.iter().any(|owner| owner.strong_count() > 0);
-            if !attached {
-                kernel.release(*cap);
+        let mut at = 0;
+        while let Some((cap, owners)) = self.leaving.get(at) {
+            if owners.iter().any(|owner| owner.strong_count() > 0) {
+                at += 1;
+                continue;
             }
-            attached
-        });
+            let cap = *cap;
+            self.leaving.swap_remove(at);
+            let new = |s: &Session| s.change.as_ref().is_some_and(|c| c.new.iter().any(|ds| ds.cap == cap));
+            let used = |s: &Session| s.memory.iter().any(|ds| ds.cap == cap) || new(s);
+            if !self.leaving.iter().any(|(c, _)| *c == cap) && !self.sessions.iter().any(|(_, s)| used(s)) {
+                self.kernel.release(cap);
+            }
+        }
     }
 }

@@ -2,11 +2,13 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use nvme_drv::server::control::{MemoryChange, RegionMemory, SessionError};
 use nvme_l4re::kernel::{Cap, L4Error};
 use nvme_platform::Time;
 use nvme_session::dataspace::{Claim, File};
+use nvme_session::memory::REGIONS_MAX;
 use nvme_session::virtqueue::Broken;
 
 use super::Server;
@@ -15,6 +17,12 @@ use crate::message::{Register, number, refusal};
 use crate::session::Run;
 use crate::session::memory::{Change, Dataspace, Place, Refused, Stage, Verdict, judge};
 use crate::{Kernel, Output};
+
+/// How long control may work on a change that a call waits for.
+const MAPPING_PATIENCE: Duration = Duration::from_secs(30);
+/// Capabilities of a session's to its dataspaces, for each that it may have: there are different rights, and different clients, one after
+/// the other.
+pub(super) const CAPS_EACH: usize = 2;
 
 impl<K: Kernel, O: Output> Server<K, O> {
     pub(super) fn register(
@@ -26,7 +34,17 @@ impl<K: Kernel, O: Output> Server<K, O> {
         now: Time,
     ) -> Outcome {
         // Whose capability was taken is the one that is worked on.
-        let Some(dataspace) = *cap else { return self.registered(slot, now) };
+        let Some(dataspace) = *cap else {
+            return match self.registered(slot, now) {
+                // Others' calls are not to wait for a device that does not come back to life. It goes on without the caller.
+                Outcome::Wait if now - since >= MAPPING_PATIENCE && self.is_mapping(slot) => {
+                    self.restoring.push(slot);
+                    self.refused(slot, now, "a dataspace", &"it takes too long");
+                    Outcome::Reply(refusal(L4Error::BUSY))
+                }
+                outcome => outcome,
+            };
+        };
         match self.admit(slot, register, dataspace, since, now) {
             Ok(true) => {
                 *cap = None;
@@ -59,7 +77,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
         // Whatever it is, it answers to nobody before we know that it is harmless.
         let kernel = &mut self.kernel;
-        let trusted = self.trusted.iter().any(|known| kernel.same(*known, cap));
+        let ours = self.trusted.iter().copied().find(|known| kernel.same(*known, cap));
+        let trusted = ours.is_some();
         if !trusted && !self.trusted.is_empty() {
             return Err((L4Error::INVAL, "it is none of the trusted ones (--register-ds)"));
         }
@@ -89,6 +108,28 @@ impl<K: Kernel, O: Output> Server<K, O> {
             Verdict::Overlaps => return Err((L4Error::INVAL, "it overlaps another")),
             Verdict::TooMany => return Err((L4Error::NOMEM, "too many dataspaces; raise ds-max")),
         };
+        // What control would refuse is not attached first: that takes time.
+        let stays = session.memory.iter().filter(|ds| heir.is_none_or(|epoch| ds.epoch == epoch));
+        let all = stays.clone().map(|ds| ds.place).chain([place]);
+        let bytes = all.clone().map(|place| place.len).fold(0, u64::saturating_add);
+        if bytes > self.control.config().memory_max
+            || all.flat_map(|place| place.regions()).count() > REGIONS_MAX
+        {
+            return Err((L4Error::NOMEM, "too much memory, or in too many regions"));
+        }
+        // One slot does for the same capability, if it is the same client's.
+        let (epoch, writable) = (session.epoch, place.writable);
+        let alike = |ds: &&Dataspace| ds.id == id && ds.epoch == epoch && ds.place.writable == writable;
+        let shared = stays.clone().find(alike).map(|ds| ds.cap);
+        let mut caps: Vec<Cap> = stays.clone().map(|ds| ds.cap).collect();
+        caps.sort_unstable();
+        caps.dedup();
+        let full = caps.len() >= CAPS_EACH * usize::from(ds_max);
+        let older = |ds: &&Dataspace| full && ds.id == id && ds.place.writable == writable;
+        let shared = shared.or_else(|| stays.clone().find(older).map(|ds| ds.cap));
+        if shared.is_none() && full {
+            return Err((L4Error::NOMEM, "too many capabilities to its dataspaces"));
+        }
         if let Some(epoch) = heir {
             // A queue that runs is in what goes.
             if !self.vacate(slot, since, now).map_err(busy)? {
@@ -98,9 +139,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
         let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
         self.next_dataspace += u64::from(known.is_none());
-        let epoch = session.epoch;
-        let dataspace = Dataspace { cap, id, trusted, place, epoch, owners: Vec::new() };
+        let source = ours.or(shared).unwrap_or(cap);
+        let dataspace =
+            Dataspace { cap: shared.unwrap_or(cap), source, id, trusted, place, epoch, owners: Vec::new() };
         session.change = Some(Change::new(alloc::vec![dataspace]));
+        if shared.is_some() {
+            self.kernel.release(cap);
+        }
         Ok(true)
     }
 
@@ -131,6 +176,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 Outcome::Reply(refusal(why.code()))
             }
         }
+    }
+
+    fn is_mapping(&self, slot: usize) -> bool {
+        let change = self.sessions.get(slot).and_then(|s| s.change.as_ref());
+        change.is_some_and(|change| matches!(change.stage, Stage::Mapping))
     }
 
     /// Registers again what a static client's session had before its device went.
@@ -176,7 +226,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             let dataspace = change.new.get_mut(*owner)?;
             // The length was checked against `usize`.
             let len = usize::try_from(claim.len).unwrap_or(usize::MAX);
-            match self.kernel.attach(dataspace.cap, claim.offset, len, dataspace.place.writable) {
+            match self.kernel.attach(dataspace.source, claim.offset, len, dataspace.place.writable) {
                 Ok(window) => {
                     dataspace.owners.push(Arc::downgrade(window.owner()));
                     change.windows.push(window);

@@ -78,6 +78,7 @@ pub struct Server<K, O> {
     /// The session whose capability goes with it.
     minted: Option<Number>,
     trusted: Vec<Cap>,
+    slots_max: usize,
     factory: Option<Cap>,
     /// When the factory is served though the scan is not over; none when it is served.
     factory_at: Option<Time>,
@@ -117,7 +118,6 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let deletion = deletion.and_then(|irq| kernel.raise_on_deletion(irq));
         deletion.map_err(|why| StartError::Kernel("the interrupt of the deletion of gates", why))?;
         let now = kernel.now();
-        let places = (control.config().sessions_max.max(clients.len())).min(SLOTS);
         let masked = Vec::with_capacity(hardware.interrupts.len());
         let mut server = Self {
             kernel,
@@ -134,8 +134,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
             next_asked: 0,
             sessions: Slab::new(),
             serial: 0,
-            news: News::new(places),
-            modes: Vec::with_capacity(places),
+            news: News::new(SLOTS),
+            modes: Vec::with_capacity(SLOTS),
             restoring: Vec::new(),
             leaving: Vec::new(),
             next_dataspace: 0,
@@ -143,6 +143,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             reply: None,
             minted: None,
             trusted,
+            slots_max: tuning.slots_max,
             factory,
             factory_at: factory.map(|_| now + SCAN_WAIT),
             seen: Seen::default(),

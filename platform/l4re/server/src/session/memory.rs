@@ -68,8 +68,12 @@ impl Place {
 
 /// A dataspace that was registered, or is about to be.
 pub(crate) struct Dataspace {
-    /// Our capability to it. To be kept as long as anything of it is attached.
+    /// The client's capability to it, which goes when the client does. To be kept as long as anything of it is attached; others of the
+    /// session may have the same.
     pub(crate) cap: Cap,
+    /// What is attached: that, or where it is a trusted one, the capability that the server was started with. It is the
+    /// same memory then whatever becomes of the client.
+    pub(crate) source: Cap,
     /// Which one it is, among the session's.
     pub(crate) id: u64,
     pub(crate) trusted: bool,
@@ -254,7 +258,7 @@ mod tests {
 
     fn there(base: u64, id: u64, epoch: u32) -> Dataspace {
         let place = place(base, 0, 0x1000, 0x1000).unwrap();
-        Dataspace { cap: Cap(0), id, trusted: false, place, epoch, owners: Vec::new() }
+        Dataspace { cap: Cap(0), source: Cap(0), id, trusted: false, place, epoch, owners: Vec::new() }
     }
 
     #[test]

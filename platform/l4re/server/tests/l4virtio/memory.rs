@@ -1,5 +1,7 @@
 //! What is registered.
 
+use std::time::Duration;
+
 use nvme_l4re::model::{Kind, Said};
 
 use crate::driver::*;
@@ -66,7 +68,7 @@ fn a_region_lies_in_its_dataspace_and_beside_others() {
         assert_eq!(try_register(&mut rig, &driver, said), code, "{base:#x} {offset:#x} {size:#x}");
     }
     rig.settle();
-    assert_eq!(rig.model.slots(), slots + 2, "what was refused was given back");
+    assert_eq!(rig.model.slots(), slots + 1, "what was refused was given back, and one does for both");
 }
 
 #[test]
@@ -144,6 +146,90 @@ fn a_trusted_dataspace_may_be_anybodys_even_one_that_does_not_say_what_it_is() {
         driver.serves(&mut rig, seed);
         driver.task.die();
     }
+}
+
+#[test]
+fn who_comes_back_with_the_same_memory_gets_it_and_nothing_of_the_last_one_counts() {
+    let (mut rig, [ram, ..]) = trusting();
+    let session = rig.create(&["device=soft0:n1", "ds-max=1"]).unwrap();
+    for seed in 1..5 {
+        let task = rig.model.task();
+        let (session, ram) = (rig.ned.give(session, &task), rig.ned.give(ram, &task));
+        let mut driver = Driver::connect(&mut rig, task, session);
+        // Somewhere else each time: nothing of the last one's is in the way.
+        let size = driver.task.window(ram).len() as u64;
+        assert_eq!(try_register(&mut rig, &driver, register(ram, seed << 40, 0, size)), 0);
+        assert_eq!(driver.share(&mut rig, ram), 0);
+        driver.begin(&mut rig);
+        driver.serves(&mut rig, seed);
+        driver.task.die();
+        rig.pass_time(3 * MS);
+    }
+}
+
+#[test]
+fn memory_stays_in_place_while_the_capability_of_the_one_who_came_first_goes() {
+    let (mut rig, [ram, ..]) = trusting();
+    let first = rig.client(&["device=soft0:n1", "read-only"]);
+    let ds = rig.ned.give(ram, &first.0);
+    let first = Driver::setup_with(&mut rig, first.0, first.1, ds);
+    let second = rig.client(&["device=soft0:n1", "read-only"]);
+    let ds = rig.ned.give(ram, &second.0);
+    let mut second = Driver::connect(&mut rig, second.0, second.1);
+    assert_eq!(second.share(&mut rig, ds), 0);
+    first.task.die();
+    rig.pass_time(3 * MS);
+    second.begin(&mut rig);
+    assert_eq!(second.request(&mut rig, IN, 0, 0, 4096), OK);
+}
+
+#[test]
+fn one_slot_does_for_a_dataspace_in_many_places_and_others_find_room() {
+    let (mut rig, _) = Rig::one();
+    let driver = connected(&mut rig, &["device=soft0:n1", "read-only"]);
+    let ds = driver.task.dataspace(Kind::Memory, 4096);
+    let slots = rig.model.slots();
+    for at in 0..513 {
+        let code = if at < 512 { 0 } else { ENOMEM };
+        assert_eq!(try_register(&mut rig, &driver, register(ds, at << 20, 0, 4096)), code, "{at}");
+    }
+    assert_eq!(rig.model.slots(), slots + 1);
+    // Whoever connects anew is another client, whose capability is kept as well; but not without end.
+    let (task, session) = rig.client(&["device=soft0:n1", "read-only", "ds-max=1"]);
+    let driver = Driver::connect(&mut rig, task, session);
+    let ds = driver.task.dataspace(Kind::Memory, 4096);
+    let slots = rig.model.slots();
+    for at in 0..5 {
+        assert_eq!(try_register(&mut rig, &driver, register(ds, at << 20, 0, 4096)), 0, "{at}");
+        assert_eq!(driver.set_status(&mut rig, 0), 0);
+    }
+    assert_eq!(rig.model.slots(), slots + 2);
+}
+
+#[test]
+fn a_registration_that_takes_too_long_holds_nobody_up_for_ever() {
+    let (mut rig, _) = Rig::one();
+    let driver = connected(&mut rig, &["device=soft0:n1", "read-only"]);
+    let other = connected(&mut rig, &["device=soft0:n1", "read-only"]);
+    let size = 200 << 20;
+    let ds = driver.task.dataspace(Kind::Memory, size);
+    rig.model.set_tick(10 * SECOND);
+    assert_eq!(try_register(&mut rig, &driver, register(ds, BASE, 0, size as u64)), EBUSY);
+    rig.model.set_tick(Duration::from_micros(1));
+    assert_eq!(other.set_status(&mut rig, 0), 0);
+    rig.pass_time(SECOND);
+    // It went on without its caller.
+    assert_eq!(try_register(&mut rig, &driver, register(ds, BASE, 0, 4096)), EINVAL);
+    assert_eq!(try_register(&mut rig, &driver, register(ds, 1 << 40, 0, 4096)), 0);
+}
+
+#[test]
+fn sessions_that_may_have_many_dataspaces_leave_capability_slots_to_others() {
+    let (mut rig, _) = Rig::one();
+    let all: Vec<_> = (0..6).map(|_| rig.create(&["device=soft0:n1", "read-only", "ds-max=256"])).collect();
+    let refused: Vec<_> = all.iter().filter_map(|session| session.as_ref().err()).collect();
+    assert_eq!(refused, [&ENOMEM, &ENOMEM]);
+    assert!(rig.create(&["device=soft0:n1", "read-only"]).is_ok());
 }
 
 #[test]
