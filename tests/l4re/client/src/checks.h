@@ -37,8 +37,10 @@ public:
     else if (name == "unknown") expect("unknown request type", _disk.one(77, 0, 0, 512), L4VIRTIO_BLOCK_S_UNSUPP);
     else if (name == "reset") reset();
     else if (name == "rings") rings();
-    else if (name == "vanish") vanish();
     else if (name == "caps") caps();
+    else if (name == "taken") taken();
+    else if (name == "pages") pages();
+    else if (name == "many") many(strtoul(arg.c_str(), nullptr, 0));
     else bad_usage(name.c_str());
   }
 
@@ -252,29 +254,80 @@ private:
     broken("empty descriptors in a circle", {D{header(), h, 1, 1}, D{data, 0, 3, 2}, D{data, 0, 3, 1}}, 0);
   }
 
-  /// A dataspace for data, beside the rings' own, that is deleted while it is registered. No access of the server's CPU tells.
-  void vanish()
+  /// Deletes what it registered, and goes on asking for data there.
+  void taken()
   {
-    check("set up again", _disk.restart());
+    size_t const size = 64 << 10;
+    for (unsigned round = 0; round < 3; ++round)
+      {
+        auto ds = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
+        L4Re::chksys(L4Re::Env::env()->mem_alloc()->alloc(size, ds.get(), L4Re::Mem_alloc::Continuous | L4Re::Mem_alloc::Pinned));
+        l4_uint64_t at;
+        expect("register", _disk.register_ds(ds.get(), 0, size, &at), 0);
+        expect("read there", _disk.one_at(L4VIRTIO_BLOCK_T_IN, _o.first, at, 4096), L4VIRTIO_BLOCK_S_OK);
+        check("delete the memory", !l4_error(L4Re::Env::env()->task()->delete_obj(ds.get())));
+        l4_ipc_sleep(l4_timeout(L4_IPC_TIMEOUT_NEVER, l4_timeout_from_us(5000)));
+        // Without an IOMMU this would write to what may be somebody else's memory by now.
+        expect_error("a read there is refused", _disk.one_at(L4VIRTIO_BLOCK_T_IN, _o.first, at, 4096));
+        expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
+      }
+  }
+
+  /// Registers one dataspace in as many places as it may, which is not to cost others anything, and keeps it so for some seconds.
+  void many(unsigned seconds)
+  {
     auto ds = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
     L4Re::chksys(L4Re::Env::env()->mem_alloc()->alloc(4096, ds.get(), L4Re::Mem_alloc::Continuous | L4Re::Mem_alloc::Pinned));
-    l4_uint64_t at;
-    expect("registered", _disk.register_ds(ds.get(), 0, 4096, &at), 0);
+    auto s = _disk.session();
+    int r = 0, n = 0;
+    while (n < 600 && (r = s->register_ds(L4::Ipc::make_cap_rw(ds.get()), (1ULL << 40) + (n << 16), 0, 4096)) >= 0)
+      ++n;
+    // The queue's memory is in one region.
+    expect("regions registered", n, 511);
+    expect("one more is refused", r, -L4_ENOMEM);
+    l4_ipc_sleep(l4_timeout(L4_IPC_TIMEOUT_NEVER, l4_timeout_from_us(seconds * 1000000)));
+    expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
+  }
+
+  /// Gives the pages of what it registered back, and takes care that nobody gets them again: a status byte is to be written there.
+  void pages()
+  {
+    size_t const size = 64 << 10;
+    auto ds = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
+    auto ma = L4Re::Env::env()->mem_alloc();
+    L4Re::chksys(ma->alloc(size, ds.get(), 0));
+    check("set up again", _disk.restart());
+    uint64_t const at = 1ULL << 40;
+    int const r = _disk.session()->register_ds(L4::Ipc::make_cap_rw(ds.get()), at, 0, size);
+    if (r < 0)
+      {
+        expect("memory in pieces is refused where there is no IOMMU", r, -L4_EINVAL);
+        return;
+      }
     using D = Disk::Wire_desc;
-    auto read_there = [&] {
-      l4_uint32_t const h = sizeof(l4virtio_block_header_t);
-      uint64_t const header = _disk.raw_header(L4VIRTIO_BLOCK_T_IN, _o.first);
-      _disk.raw_chain({D{header, h, 1, 1}, D{at, 512, 3, 2}, D{_disk.raw_status(), 1, 2, 0}}, 0, 3000);
-      return _disk.take_raw_status();
+    l4_uint32_t const h = sizeof(l4virtio_block_header_t);
+    uint64_t const data = _disk.dev(0).get();
+    auto ask = [&] {
+      return _disk.raw_chain({D{_disk.raw_header(L4VIRTIO_BLOCK_T_IN, _o.first), h, 1, 1}, D{data, 512, 3, 2},
+                              D{at + 0x2000, 1, 2, 0}}, 0, 3000);
     };
-    expect("a read into it", read_there(), L4VIRTIO_BLOCK_S_OK);
-    L4Re::Env::env()->task()->unmap(ds.get().fpage(), L4_FP_DELETE_OBJ);
-    unsigned char const s = read_there();
-    char text[48];
-    snprintf(text, sizeof(text), "(status %#x, device %#x)", s, _disk.dev_status());
-    check("none when it is deleted", s != L4VIRTIO_BLOCK_S_OK && _disk.fail_state(), text);
+    check("a status byte there", ask());
+    std::vector<L4Re::Util::Unique_cap<L4Re::Dataspace>> hoard;
+    hoard.reserve(2000);
+    L4Re::chksys(ds->clear(0, size));
+    for (size_t piece = 1 << 20; piece >= L4_PAGESIZE; piece >>= 1)
+      while (hoard.size() < 2000)
+        {
+          auto more = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
+          if (ma->alloc(piece, more.get(), L4Re::Mem_alloc::Continuous) < 0)
+            break;
+          hoard.push_back(std::move(more));
+        }
+    bool const ended = ask();
+    check("a status byte where no page can be", !ended || _disk.fail_state());
+    hoard.clear();
     check("a reset heals it", _disk.restart());
-    expect("works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
+    expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
   }
 
   Disk &_disk;

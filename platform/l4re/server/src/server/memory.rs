@@ -239,10 +239,16 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 }
             }
         }
-        let kept: Vec<(Claim, File)> = session.memory.iter().flat_map(Dataspace::claims).collect();
-        let first = kept.len();
-        let new = change.new.iter().flat_map(Dataspace::claims);
-        let wanted = MemoryChange::Replace(kept.into_iter().chain(new).collect());
+        let kept = session.memory.iter().flat_map(Dataspace::claims);
+        let mut new = change.new.iter().flat_map(Dataspace::claims);
+        let (first, wanted) = match (session.stale, change.regions.len(), new.next()) {
+            // The usual case, and much less work where there are many regions.
+            (false, 1, Some((claim, file))) => (0, MemoryChange::Add(claim, file)),
+            (.., one) => {
+                let kept: Vec<(Claim, File)> = kept.collect();
+                (kept.len(), MemoryChange::Replace(kept.into_iter().chain(one).chain(new).collect()))
+            }
+        };
         let windows = core::mem::take(&mut change.windows);
         let Some(key) = session.key else {
             self.change_over(slot, Err(Refused::Away));
