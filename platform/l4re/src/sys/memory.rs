@@ -101,6 +101,7 @@ pub(super) fn attach_dataspace(
     len: usize,
     writable: bool,
 ) -> Result<Window, L4Error> {
+    whole_pages(offset, len)?;
     let flags = RM_EAGER_MAP | if writable { RM_RW } else { RM_R };
     // What does not say how long it is (io's memory) is no longer than what is wanted of it.
     let size = info(dataspace).map_or(offset + len as u64, |info| info.size);

@@ -14,9 +14,9 @@ use crate::session::memory::{Change, Stage};
 use crate::{Kernel, Output};
 
 /// How often it asks, while there is something to do. A system call for each capability.
-const EVERY: Duration = Duration::from_millis(1);
+const EVERY: Duration = Duration::from_micros(100);
 /// How many at a time, or all of one session.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 8;
 
 impl<K: Kernel, O: Output> Server<K, O> {
     /// Looks after some sessions' dataspaces, if it is time to.
