@@ -7,6 +7,7 @@ use nvme_session::factory::CreateError;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
 use nvme_soft::{Config as Soft, MemoryMedium, NamespaceConfig};
 
+use crate::client::IOERR;
 use crate::rig::{Rig, SECOND, config, medium, soft};
 
 /// What a controller says in Identify, and where.
@@ -146,4 +147,27 @@ fn a_shared_namespace_comes_back_by_a_controller_that_is_still_being_scanned() {
     rig.pass_time(10 * SECOND);
     let mut a = rig.client(&["device=d1:n1"]);
     rig.serves(&mut a, 0, 1);
+}
+
+#[test]
+fn what_hung_on_the_way_to_an_old_namespace_is_not_issued_again_to_the_new_one() {
+    let mut rig = Rig::new(1);
+    let mut a = rig.client(&["device=d0:n1"]);
+    rig.start(&mut a).unwrap();
+    rig.inject(Queue::Admin, 0x08, When::Always, Action::Fail(nvme_soft::wire::Status::INTERNAL));
+    rig.inject(Queue::AnyIo, 0x01, When::First(2), Action::Hang);
+    // The older one costs the queue pair; the other is the innocent queue's.
+    rig.ask_writes(&mut a, 0, 0..1, 1);
+    rig.pass_time(SECOND);
+    rig.ask_writes(&mut a, 1, 1..2, 1);
+    let new = nvme_mem::heap(8 << 20).unwrap();
+    says(&rig, 0, NAMESPACE, EUI64, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    rig.handles[0].add(1, NamespaceConfig::new(Arc::new(MemoryMedium::over(new.clone())))).unwrap();
+    rig.answered(&mut a, 0, vec![0]);
+    rig.answered(&mut a, 1, vec![1]);
+    assert!(rig.lost(&a));
+    let mut bytes = vec![1; 8192];
+    new.read(0, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|b| *b == 0), "something was written");
+    assert_eq!((a.status(0, 0), a.status(1, 1)), (IOERR, IOERR));
 }

@@ -234,12 +234,18 @@ impl Control {
         matches!(asked, Some(Ok(())))
     }
 
+    /// Whether some of what a pair holds was meant for a device that is another by now: then nothing of it is issued again.
+    fn is_for_another(&self, pair: PairId) -> bool {
+        self.sessions.values().any(|s| s.uses(pair) && s.is_lost())
+    }
+
     /// The queues of a pair exist again: issue its commands again, but for those of the guilty.
     pub(super) fn pair_recreated(&mut self, controller: u16, queue: u16, doorbells: crate::nvme::Doorbells) {
         match self.step(controller) {
             Step::Recreating(command, (id, mut pair), quiet) if id.queue == queue => {
                 self.recovery(controller).guilty = None;
-                match pair.restart(quiet, doorbells, &mut |tag| tag.queue == command.token) {
+                let mercy = !self.is_for_another(id);
+                match pair.restart(quiet, doorbells, &mut |tag| !mercy || tag.queue == command.token) {
                     Ok(()) => self.give_back((id, pair)),
                     Err(_) => self.drop_pair(id, pair, quiet),
                 }
@@ -250,8 +256,7 @@ impl Control {
                     let recovery = self.recovery(controller);
                     let mercy = recovery.resets.len() <= RESETS_WITH_MERCY;
                     let guilty = recovery.guilty;
-                    // A device may have come back as another: then nothing is issued again that was meant for the old one.
-                    let mercy = mercy && !self.sessions.values().any(|s| s.uses(id) && s.is_lost());
+                    let mercy = mercy && !self.is_for_another(id);
                     let fails = &mut |tag: Tag| !mercy || guilty == Some((id, tag.queue));
                     match pair.restart(quiet, doorbells, fails) {
                         Ok(()) => self.give_back((id, pair)),
