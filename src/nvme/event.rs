@@ -126,6 +126,8 @@ pub enum Failure {
         /// The opcode.
         opcode: u8,
     },
+    /// After a reset it has another serial number, or is another model: what was asked of the first is not for this one.
+    Another,
     /// It granted no I/O queue.
     NoQueues,
     /// No memory for its queues.
@@ -150,6 +152,7 @@ impl fmt::Display for Failure {
             Self::AdminTimeout { opcode } => {
                 write!(f, "admin command {opcode:#04x} was not answered in time")
             }
+            Self::Another => f.write_str("it came back from a reset as another"),
             Self::NoQueues => f.write_str("it grants no I/O queue"),
             Self::Memory(e) => write!(f, "no memory for its queues: {e}"),
             Self::Device(e) => e.fmt(f),

@@ -75,6 +75,10 @@ impl Controller {
             Ok(found) => found,
             Err(why) => return self.stop(why, self.now),
         };
+        let same = self.info.serial == found.info.serial && self.info.model == found.info.model;
+        if self.purpose == Purpose::Reset && !same {
+            return self.stop(Failure::Another, self.now);
+        }
         info!("controller {}: Serial Number: {}", self.index, found.info.serial);
         info!("controller {}: Model Number: {}", self.index, found.info.model);
         info!("controller {}: Firmware Revision: {}", self.index, found.info.firmware);

@@ -16,6 +16,8 @@ const CONTROLLER: u8 = 1;
 const LIST: u8 = 2;
 const NMIC: usize = 30;
 const EUI64: usize = 120;
+const SERIAL: usize = 4;
+const MODEL: usize = 24;
 const SUBNQN: usize = 768;
 
 /// From now on it says that.
@@ -170,4 +172,24 @@ fn what_hung_on_the_way_to_an_old_namespace_is_not_issued_again_to_the_new_one()
     new.read(0, &mut bytes).unwrap();
     assert!(bytes.iter().all(|b| *b == 0), "something was written");
     assert_eq!((a.status(0, 0), a.status(1, 1)), (IOERR, IOERR));
+}
+
+#[test]
+fn a_controller_that_comes_back_from_a_reset_as_another_gets_nothing_that_was_the_first_one_s() {
+    for at in [SERIAL, MODEL] {
+        let mut rig = Rig::new(2);
+        let mut a = rig.client(&["device=d0:n1"]);
+        let mut b = rig.client(&["device=d1:n1"]);
+        rig.serves(&mut a, 0, 1);
+        rig.faults(1).inject(Rule::new(Queue::AnyIo, 0x01, When::First(1), Action::Hang));
+        rig.ask_writes(&mut b, 0, 0..1, 50);
+        says(&rig, 1, CONTROLLER, at, b"d0 ");
+        rig.handles[1].raise_fatal();
+        rig.until("the loss", |rig| rig.state(1) == ControllerState::Lost);
+        assert!(rig.lost(&b) && !rig.lost(&a));
+        assert_eq!(rig.status(&mut b, 0, 0), IOERR);
+        // Its names are still the other's alone.
+        assert!(matches!(rig.create(&["device=d0:n1"]), Err(CreateError::InUse { .. })));
+        rig.serves(&mut a, 0, 3);
+    }
 }
