@@ -165,6 +165,9 @@ pub trait Dataspaces {
     fn attach(&mut self, dataspace: Cap, offset: u64, len: usize, writable: bool) -> Result<Window, L4Error>;
     /// A new, zeroed dataspace of our own.
     fn allocate(&mut self, len: usize) -> Result<Cap, L4Error>;
+    /// Whether there is memory left for what is not worth a question each time, as the heap. What a client asks for is refused
+    /// without.
+    fn has_reserve(&mut self) -> bool;
     /// Whether memory that was attached vanished since the last call. Windows onto it are marked as failed, and read as zeroes.
     fn vanished(&mut self) -> bool;
 }

@@ -92,6 +92,10 @@ impl Dataspaces for Model {
         Ok(world.install(id, true))
     }
 
+    fn has_reserve(&mut self) -> bool {
+        self.world().reserve
+    }
+
     fn vanished(&mut self) -> bool {
         core::mem::take(&mut self.world().vanished)
     }

@@ -81,6 +81,8 @@ struct World {
     attached: Vec<(Id, usize, Weak<Owner>)>,
     /// Whether what was attached vanished, and nobody asked yet.
     vanished: bool,
+    /// Whether there is memory in reserve.
+    reserve: bool,
     /// How many objects may still be made.
     quota: usize,
     /// How many times a dataspace may still be attached.
@@ -119,6 +121,7 @@ impl Model {
             asleep: None,
             attached: Vec::new(),
             vanished: false,
+            reserve: true,
             quota: usize::MAX,
             attach_quota: usize::MAX,
         })))
@@ -178,6 +181,11 @@ impl Model {
     /// From now on it may make only so many objects more.
     pub fn set_quota(&self, objects: usize) {
         self.world().quota = objects;
+    }
+
+    /// Whether there is memory in reserve from now on.
+    pub fn set_reserve(&self, there: bool) {
+        self.world().reserve = there;
     }
 
     /// From now on it may attach only so often more.

@@ -190,6 +190,10 @@ impl Dataspaces for Kernel {
         memory::allocate(len)
     }
 
+    fn has_reserve(&mut self) -> bool {
+        memory::has_reserve()
+    }
+
     fn vanished(&mut self) -> bool {
         vanish::take()
     }

@@ -27,6 +27,8 @@ const DS_W: usize = 2;
 /// Allocation: contiguous, and never moved or swapped.
 const MA_CONTINUOUS: usize = 1;
 const MA_PINNED: usize = 2;
+/// What is not given to clients of our own memory.
+const RESERVE: usize = 512 << 10;
 /// Attached at a multiple of this when it is as long, so that large pages can be used.
 const SUPERPAGE_SHIFT: u8 = 21;
 pub(super) const PAGE_SHIFT: u8 = 12;
@@ -116,6 +118,10 @@ pub(super) fn own(len: usize) -> Result<Window, L4Error> {
     whole_pages(0, len)?;
     // The slot becomes the region's.
     let dataspace = allocate(len)?;
+    if !has_reserve() {
+        objects::cap_free(dataspace);
+        return Err(L4Error::NOMEM);
+    }
     let region = attach(dataspace, true, 0, len, RM_EAGER_MAP | RM_RW)?;
     Ok(attached(region, Place { dataspace, offset: 0, size: len as u64 }, Box::new(())))
 }
@@ -137,6 +143,12 @@ pub(super) fn allocate(len: usize) -> Result<Cap, L4Error> {
 /// New memory of our own that is there page by page, when it is touched: zeroed, and not for DMA.
 pub(super) fn allocate_pages(len: usize) -> Result<Cap, L4Error> {
     allocate_as(len, 0)
+}
+
+/// Whether L4Re would give us as much as the reserve, if the heap or the region map had to grow: when they cannot, the program ends, and
+/// with it everybody's disk.
+pub(super) fn has_reserve() -> bool {
+    allocate(RESERVE).map(objects::cap_free).is_ok()
 }
 
 fn allocate_as(len: usize, flags: usize) -> Result<Cap, L4Error> {

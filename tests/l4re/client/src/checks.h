@@ -38,6 +38,7 @@ public:
     else if (name == "reset") reset();
     else if (name == "rings") rings();
     else if (name == "caps") caps();
+    else if (name == "grant") grant();
     else if (name == "taken") taken();
     else if (name == "pages") pages();
     else if (name == "many") many(strtoul(arg.c_str(), nullptr, 0));
@@ -252,6 +253,19 @@ private:
     broken("an indirect table within another",
            {D{data, 16, 4, 0}, D{data, 512, 3, 2}, D{_disk.raw_status(), 1, 2, 0}}, 0);
     broken("empty descriptors in a circle", {D{header(), h, 1, 1}, D{data, 0, 3, 2}, D{data, 0, 3, 1}}, 0);
+  }
+
+  /// Makes the server hold the session's own capability, as its interrupt: it would be in use for ever. To be the last test.
+  void grant()
+  {
+    auto *utcb = l4_utcb();
+    auto *mr = l4_utcb_mr_u(utcb);
+    mr->mr[0] = 0; // bind
+    mr->mr[1] = 0;
+    mr->mr[2] = L4_ITEM_MAP | L4_MAP_ITEM_GRANT;
+    mr->mr[3] = _disk.session().fpage(L4_CAP_FPAGE_RWSD).raw;
+    auto const tag = l4_ipc_call(_disk.session().cap(), utcb, l4_msgtag(L4_PROTO_IRQ, 2, 1, 0), L4_IPC_NEVER);
+    check("the session as its own interrupt is refused", l4_ipc_error(tag, utcb) || l4_msgtag_label(tag) < 0);
   }
 
   /// Deletes what it registered, and goes on asking for data there.

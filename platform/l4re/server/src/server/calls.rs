@@ -115,6 +115,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         now: Time,
     ) -> Outcome {
         let slot = session.slot();
+        let holds_gate = matches!(call, SessionCall::Bind(_)) && cap.is_some_and(|cap| self.is_gate(cap));
         let Some(found) = self.sessions.get_mut(slot) else {
             return Outcome::Reply(refusal(L4Error::NOENT));
         };
@@ -132,6 +133,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
             SessionCall::NotificationIrq(0) => Outcome::Reply(hand_out(number(0), found.kick, HandOut::Ro)),
             SessionCall::NotificationIrq(_) => Outcome::Reply(refusal(L4Error::NOSYS)),
             SessionCall::Bind(IRQS..) => Outcome::Reply(refusal(L4Error::RANGE)),
+            // Held by us, a session's gate would never lose its last user.
+            SessionCall::Bind(_) if holds_gate => Outcome::Reply(refusal(L4Error::INVAL)),
             SessionCall::Bind(_) => {
                 let tell = status::is_driver_ok(found.status);
                 let old = core::mem::replace(&mut found.irq, cap.take());
@@ -147,6 +150,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
             SessionCall::Info => Outcome::Reply(answer([0, IRQS, 0])),
             SessionCall::Unmask => Outcome::Silent,
         }
+    }
+
+    /// Whether it is a session's own gate.
+    fn is_gate(&self, cap: Cap) -> bool {
+        self.sessions.iter().any(|(_, s)| !s.ending && self.kernel.same(s.gate, cap))
     }
 
     pub(super) fn session(&self, session: Number) -> Option<usize> {

@@ -99,6 +99,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
         self.serial = self.serial.wrapping_add(1);
         let session = Number::new(slot, self.serial);
+        if !self.kernel.has_reserve() {
+            return Err(L4Error::NOMEM);
+        }
         let page_cap = self.kernel.allocate(PAGE_SIZE)?;
         let window = match self.kernel.attach(page_cap, 0, PAGE_SIZE, true) {
             Ok(window) => window,

@@ -18,6 +18,8 @@ use crate::session::Run;
 use crate::session::memory::{Change, Dataspace, Place, Refused, Stage, Verdict, judge};
 use crate::{Kernel, Output};
 
+/// Why nothing more is taken on when the server's own memory runs out.
+const SHORT: &str = "the server is short of memory; raise its quota";
 /// How long control may work on a change that a call waits for.
 const MAPPING_PATIENCE: Duration = Duration::from_secs(30);
 /// Capabilities of a session's to its dataspaces, for each that it may have: there are different rights, and different clients, one after
@@ -91,6 +93,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
             Err(why) => return Err((why, "it does not say what it is")),
         };
         let place = Place::new(register, info).map_err(|why| (why, "it is not as large as that"))?;
+        if !kernel.has_reserve() {
+            return Err((L4Error::NOMEM, SHORT));
+        }
         // What its client's end took away is not in the way, and does not count. L4Re may have the same memory in the new one, and
         // maps it once: so it goes first.
         self.take_away(slot);

@@ -224,6 +224,32 @@ fn a_registration_that_takes_too_long_holds_nobody_up_for_ever() {
 }
 
 #[test]
+fn a_server_that_is_short_of_memory_takes_nothing_more_on_and_serves_what_it_has() {
+    let (mut rig, _) = Rig::one();
+    let (task, session) = rig.client(&["device=soft0:n1", "read-only"]);
+    let mut driver = Driver::setup(&mut rig, task, session, 1 << 20);
+    let ds = driver.task.dataspace(Kind::Memory, 4096);
+    rig.model.set_reserve(false);
+    let slots = rig.model.slots();
+    assert_eq!(try_register(&mut rig, &driver, register(ds, 1 << 40, 0, 4096)), ENOMEM);
+    assert!(rig.log.text().contains("short of memory"));
+    assert_eq!(rig.create(&["device=soft0:n1", "read-only"]), Err(ENOMEM));
+    assert_eq!(driver.request(&mut rig, IN, 0, 0, 4096), OK);
+    assert_eq!(rig.model.slots(), slots);
+    rig.model.set_reserve(true);
+    assert_eq!(try_register(&mut rig, &driver, register(ds, 1 << 40, 0, 4096)), 0);
+}
+
+#[test]
+fn a_session_is_not_held_by_the_server_itself() {
+    let (mut rig, _) = Rig::one();
+    let (task, session) = rig.client(&["device=soft0:n1"]);
+    let slots = rig.model.slots();
+    assert_eq!(rig.code(&task, session, with_cap(-1, &[0, 0], session)), EINVAL);
+    assert_eq!(rig.model.slots(), slots);
+}
+
+#[test]
 fn sessions_that_may_have_many_dataspaces_leave_capability_slots_to_others() {
     let (mut rig, _) = Rig::one();
     let all: Vec<_> = (0..6).map(|_| rig.create(&["device=soft0:n1", "read-only", "ds-max=256"])).collect();
