@@ -328,6 +328,9 @@ private:
     check("a status byte there", ask());
     std::vector<L4Re::Util::Unique_cap<L4Re::Dataspace>> hoard;
     hoard.reserve(2000);
+    // Single pages come of this one.
+    auto crumbs = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
+    L4Re::chksys(ma->alloc(size, crumbs.get(), 0));
     L4Re::chksys(ds->clear(0, size));
     for (size_t piece = 1 << 20; piece >= L4_PAGESIZE; piece >>= 1)
       while (hoard.size() < 2000)
@@ -337,9 +340,15 @@ private:
             break;
           hoard.push_back(std::move(more));
         }
-    bool const ended = ask();
-    check("a status byte where no page can be", !ended || _disk.fail_state());
+    size_t at_crumb = 0;
+    while (at_crumb < size && crumbs->allocate(at_crumb, L4_PAGESIZE) >= 0)
+      at_crumb += L4_PAGESIZE;
+    ask();
+    // That it ended may be told before that the queue is broken.
+    l4_ipc_sleep(l4_timeout(L4_IPC_TIMEOUT_NEVER, l4_timeout_from_us(5000)));
+    check("a status byte where no page can be", _disk.fail_state());
     hoard.clear();
+    crumbs.reset();
     check("a reset heals it", _disk.restart());
     expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
   }
