@@ -193,3 +193,26 @@ fn a_controller_that_comes_back_from_a_reset_as_another_gets_nothing_that_was_th
         rig.serves(&mut a, 0, 3);
     }
 }
+
+#[test]
+fn a_controller_that_takes_its_time_at_start_keeps_the_others_waiting_for_a_minute_at_most() {
+    // Each read ends, and none too late.
+    let slow = Soft { namespaces: (0..40).map(|_| NamespaceConfig::new(medium())).collect(), ..soft("d0") };
+    let mut rig = Rig::raw(config(), vec![slow, soft("d1")]);
+    let begin = rig.now;
+    hold_up_reads(&rig, 0, When::Always);
+    rig.pass_time(2 * SECOND);
+    assert!(matches!(rig.create(&["device=d1:n1"]), Err(CreateError::Scanning)));
+    rig.expect("the scan", |e| matches!(e, Event::Scanned));
+    assert!((55 * SECOND..62 * SECOND).contains(&(rig.now - begin)), "{:?}", rig.now - begin);
+    assert_eq!(rig.state(0), ControllerState::Scanning);
+    rig.faults(0).clear();
+    let mut a = rig.client(&["device=d1:n1"]);
+    rig.serves(&mut a, 0, 1);
+    // What comes later can be had then.
+    assert!(matches!(rig.create(&["device=d0:n40"]), Err(CreateError::NoDevice(_))));
+    rig.until("the rest", |rig| rig.state(0) == ControllerState::Serving);
+    let mut b = rig.client(&["device=d0:n40"]);
+    rig.serves(&mut b, 0, 2);
+    assert!(!rig.said(|e| matches!(e, Event::Scanned)), "once");
+}

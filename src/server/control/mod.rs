@@ -108,6 +108,8 @@ pub struct Control {
     outbox: VecDeque<(usize, ToWorker)>,
     events: VecDeque<Event>,
     scanned: bool,
+    /// When nobody waits for the scan any longer. Set by the first poll.
+    scan_until: Option<Time>,
     /// Whether the last poll left something that can be done at once.
     more: bool,
     shutdown: Option<Shutdown>,
@@ -137,6 +139,7 @@ impl Control {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
             scanned: false,
+            scan_until: None,
             more: false,
             shutdown: None,
         }
@@ -241,6 +244,7 @@ impl Control {
         for at in 0..self.units.len() {
             self.poll_unit(at, now);
         }
+        self.poll_start(now);
         self.poll_sessions();
         self.poll_late(now);
         self.poll_shutdown(now);
@@ -255,7 +259,8 @@ impl Control {
         let retries = self.units.iter().filter_map(Unit::retry);
         let recoveries = self.recoveries.values().filter_map(Recovery::deadline);
         let shutdown = self.shutdown.iter().filter(|s| !s.controllers_told).map(|s| s.until);
-        units.chain(retries).chain(recoveries).chain(shutdown).min()
+        let start = self.scan_until.filter(|_| !self.scanned);
+        units.chain(retries).chain(recoveries).chain(shutdown).chain(start).min()
     }
 
     /// Takes a message of a worker.

@@ -16,6 +16,8 @@ use crate::nvme::{self, Controller, NamespaceInfo, QueueQuiet, ScanError};
 
 /// Most steps of one controller in one poll; the rest is done in the next.
 const STEPS: usize = 256;
+/// How long the scan at start is waited for.
+const SCAN_WAIT: Duration = Duration::from_secs(60);
 /// How long a scan waits for a queue pair that somebody else uses before it tries again.
 const RETRY: Duration = Duration::from_millis(50);
 /// How often a controller may refuse a scan a queue pair that nobody else uses.
@@ -135,6 +137,10 @@ impl Unit {
 
     pub(super) fn retry(&self) -> Option<Time> {
         self.scanning.as_ref().and_then(|s| s.retry)
+    }
+
+    fn is_starting(&self) -> bool {
+        matches!(self.state, ControllerState::Starting | ControllerState::Scanning)
     }
 
     pub(super) fn shut_down(&mut self, now: Time) {
@@ -406,11 +412,26 @@ impl Control {
 
     /// Says once that all controllers were scanned, or failed.
     pub(super) fn check_scanned(&mut self) {
-        let busy = |u: &Unit| matches!(u.state, ControllerState::Starting | ControllerState::Scanning);
-        if !self.scanned && !self.units.iter().any(busy) {
-            self.scanned = true;
-            self.catalogue.set_scanned();
-            self.events.push_back(Event::Scanned);
+        if !self.scanned && !self.units.iter().any(Unit::is_starting) {
+            self.start_serving();
         }
+    }
+
+    /// One controller that takes its time, or always has news, does not keep the clients of the others waiting.
+    pub(super) fn poll_start(&mut self, now: Time) {
+        let until = *self.scan_until.get_or_insert(now + SCAN_WAIT);
+        if self.scanned || now < until {
+            return;
+        }
+        for unit in self.units.iter().filter(|unit| unit.is_starting()) {
+            nvme_platform::warn!("{}: it is not scanned yet; the others are served without it", unit.name);
+        }
+        self.start_serving();
+    }
+
+    fn start_serving(&mut self) {
+        self.scanned = true;
+        self.catalogue.set_scanned();
+        self.events.push_back(Event::Scanned);
     }
 }
