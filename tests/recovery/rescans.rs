@@ -89,6 +89,20 @@ fn what_was_read_for_a_scan_that_is_over_is_not_taken_for_another_disk_s() {
 }
 
 #[test]
+fn however_often_there_is_news_during_a_slow_read_the_table_is_read_in_the_end() {
+    let mut device = soft("d0");
+    device.namespaces = vec![NamespaceConfig::new(partitioned()), NamespaceConfig::new(medium())];
+    let mut rig = Rig::with(config(), vec![device]);
+    hold_up_reads(&rig, 0, When::First(1));
+    for news in 1..100 {
+        assert!(rig.handles[0].resize(2, news << 16));
+        rig.step();
+    }
+    rig.pass_time(5 * SECOND);
+    assert_eq!((partitions(&rig, 1), partitions(&rig, 2)), (1, 0));
+}
+
+#[test]
 fn a_namespace_that_turns_out_to_be_another_s_is_lost_to_its_session() {
     let mut rig = two([9, 8]);
     let mut a = rig.client(&["device=d0:n1"]);

@@ -56,11 +56,10 @@ impl ControllerState {
 
 struct Scanning {
     namespace: NamespaceInfo,
-    /// Its reads carry it: one that was asked for another scan, which is over, may still be answered.
+    /// Its reads carry it: one that was asked for another scan, which is over, may still be under way.
     token: u32,
     scan: Scan,
-    /// Set while a read is under way, or until when to wait for a queue pair.
-    reading: bool,
+    /// Until when to wait for a queue pair.
     retry: Option<Time>,
     /// How often in a row the controller had no pair for it, though nobody else uses any.
     refused: u32,
@@ -75,6 +74,8 @@ pub(super) struct Unit {
     pending: VecDeque<Namespace>,
     /// How many scans were begun.
     scans: u32,
+    /// A read is under way, be it of a scan that is over: one at a time.
+    reading: bool,
     quiet: Option<QueueQuiet>,
 }
 
@@ -87,6 +88,7 @@ impl Unit {
             scanning: None,
             pending: VecDeque::new(),
             scans: 0,
+            reading: false,
             quiet: None,
         }
     }
@@ -303,13 +305,12 @@ impl Control {
                 namespace: *info,
                 token: unit.scans,
                 scan: Scan::new(&info.extent),
-                reading: false,
                 retry: None,
                 refused: 0,
             });
             return true;
         };
-        if scanning.reading || scanning.retry.is_some_and(|t| now < t) {
+        if unit.reading || scanning.retry.is_some_and(|t| now < t) {
             return false;
         }
         scanning.retry = None;
@@ -323,7 +324,7 @@ impl Control {
                 let place = sector.map(|sector| grant.confine(sector, u64::from(blocks) << shift));
                 match place {
                     Some(Ok(place)) => {
-                        scanning.reading = true;
+                        unit.reading = true;
                         unit.controller.scan_read(place, scanning.token);
                     }
                     _ => scanning.scan.supply(Err(ReadFailed)),
@@ -388,9 +389,9 @@ impl Control {
         now: Time,
     ) {
         let shared = self.pairs.keys().any(|id| usize::from(id.controller) == at);
-        let scanning = self.units.get_mut(at).and_then(|u| u.scanning.as_mut());
-        let Some(scanning) = scanning.filter(|s| s.token == token) else { return };
-        scanning.reading = false;
+        let Some(unit) = self.units.get_mut(at) else { return };
+        unit.reading = false;
+        let Some(scanning) = unit.scanning.as_mut().filter(|s| s.token == token) else { return };
         match result {
             Ok(bytes) => {
                 scanning.refused = 0;
