@@ -201,9 +201,9 @@ impl Model {
     }
 
     /// Gives the task under test a name for a capability of a task's.
-    pub(crate) fn name(&self, name: &str, object: Id) {
+    pub(crate) fn name(&self, name: &str, object: Id, writable: bool) {
         let mut world = self.world();
-        let cap = world.install(object, true);
+        let cap = world.install(object, writable);
         world.names.insert(name.to_string(), cap);
     }
 }

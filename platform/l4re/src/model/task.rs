@@ -46,7 +46,7 @@ impl Task {
     /// A gate that the task under test may serve, and knows by that name.
     pub fn channel(&self, name: &str) -> TaskCap {
         let cap = self.make(Object::Gate(Gate { label: None, own: false, sent: false }));
-        self.model.name(name, self.held(cap).object);
+        self.model.name(name, self.held(cap).object, true);
         cap
     }
 
@@ -58,8 +58,8 @@ impl Task {
 
     /// Lets the task under test know one of its capabilities by a name: it trusts it then.
     pub fn trust(&self, name: &str, cap: TaskCap) {
-        let object = self.held(cap).object;
-        self.model.name(name, object);
+        let Slot { object, writable, .. } = self.held(cap);
+        self.model.name(name, object, writable);
         self.model.world().own.push(object);
     }
 
@@ -83,6 +83,12 @@ impl Task {
     pub fn weaker(&self, cap: TaskCap) -> TaskCap {
         let slot = self.held(cap);
         self.hold(slot.object, slot.writable, false)
+    }
+
+    /// The same capability without the right to write.
+    pub fn read_only(&self, cap: TaskCap) -> TaskCap {
+        let slot = self.held(cap);
+        self.hold(slot.object, false, slot.special)
     }
 
     /// Gives another task what it has.

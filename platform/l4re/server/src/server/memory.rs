@@ -96,6 +96,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         if !kernel.has_reserve() {
             return Err((L4Error::NOMEM, SHORT));
         }
+        // The one that we were started with may be for recognising it, and no more: then the client's rights are better.
+        let ours = ours.filter(|ours| !place.writable || kernel.info(*ours).is_ok_and(|info| info.writable));
         // What its client's end took away is not in the way, and does not count. L4Re may have the same memory in the new one, and
         // maps it once: so it goes first.
         self.take_away(slot);

@@ -168,6 +168,21 @@ fn who_comes_back_with_the_same_memory_gets_it_and_nothing_of_the_last_one_count
 }
 
 #[test]
+fn a_dataspace_may_be_trusted_by_a_capability_that_cannot_write() {
+    let mut caps = None;
+    let rig = Rig::start("-d ram", vec![soft("soft0", &disk())], |_, ned| {
+        let ds = ned.dataspace(Kind::Memory, queue_size(1 << 20));
+        ned.trust("ram", ned.read_only(ds));
+        caps = Some(ds);
+    });
+    let (mut rig, ram) = (rig.unwrap(), caps.unwrap());
+    let (task, session) = rig.client(&["device=soft0:n1"]);
+    let ram = rig.ned.give(ram, &task);
+    let mut driver = Driver::setup_with(&mut rig, task, session, ram);
+    driver.serves(&mut rig, 1);
+}
+
+#[test]
 fn memory_stays_in_place_while_the_capability_of_the_one_who_came_first_goes() {
     let (mut rig, [ram, ..]) = trusting();
     let first = rig.client(&["device=soft0:n1", "read-only"]);
