@@ -22,6 +22,8 @@ pub mod fake;
 pub mod trace;
 mod device;
 mod dma;
+#[cfg(feature = "defmt")]
+pub mod frame;
 mod notify;
 mod time;
 

@@ -4,10 +4,9 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use nvme_l4re::sys;
+use nvme_platform::frame::{Ended, Frame};
 use spin::Mutex;
 
-/// The longest frame, encoded, in bytes. A longer one is dropped.
-const FRAME: usize = 512;
 /// Bytes that wait for the log.
 const CAPACITY: usize = 64 * 1024;
 /// Bytes in a line, and lines between two turns.
@@ -15,26 +14,11 @@ const LINE: usize = 80;
 const LINES: usize = 16;
 
 static ON: AtomicBool = AtomicBool::new(false);
-static STATE: Mutex<State> = Mutex::new(State {
-    encoder: defmt::Encoder::new(),
-    frame: [0; FRAME],
-    length: 0,
-    too_long: false,
-    depth: 0,
-    bytes: [0; CAPACITY],
-    first: 0,
-    held: 0,
-    lost: 0,
-});
+static STATE: Mutex<State> =
+    Mutex::new(State { frame: Frame::new(), bytes: [0; CAPACITY], first: 0, held: 0, lost: 0 });
 
 struct State {
-    encoder: defmt::Encoder,
-    /// The frame that is being made.
-    frame: [u8; FRAME],
-    length: usize,
-    too_long: bool,
-    /// How many times the logger is acquired: a value's `Format` could itself log.
-    depth: u32,
+    frame: Frame,
     /// A ring of what waits.
     bytes: [u8; CAPACITY],
     first: usize,
@@ -44,45 +28,16 @@ struct State {
 }
 
 impl State {
-    fn put(frame: &mut [u8; FRAME], length: &mut usize, too_long: &mut bool, bytes: &[u8]) {
-        match frame.get_mut(*length..*length + bytes.len()) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                *length += bytes.len();
-            }
-            None => *too_long = true,
-        }
-    }
-
-    fn begin(&mut self) {
-        self.depth += 1;
-        if self.depth > 1 {
-            return;
-        }
-        (self.length, self.too_long) = (0, false);
-        let Self { encoder, frame, length, too_long, .. } = self;
-        encoder.start_frame(|bytes| Self::put(frame, length, too_long, bytes));
-    }
-
-    fn write(&mut self, data: &[u8]) {
-        if self.depth == 1 {
-            let Self { encoder, frame, length, too_long, .. } = self;
-            encoder.write(data, |bytes| Self::put(frame, length, too_long, bytes));
-        }
-    }
-
     fn end(&mut self) {
-        self.depth = self.depth.saturating_sub(1);
-        if self.depth > 0 {
-            return;
-        }
-        let Self { encoder, frame, length, too_long, .. } = self;
-        encoder.end_frame(|bytes| Self::put(frame, length, too_long, bytes));
-        if self.too_long || self.length > CAPACITY - self.held {
-            self.lost += 1;
-            return;
-        }
-        for byte in &self.frame[..self.length] {
+        let whole = match self.frame.end() {
+            Ended::Whole(frame) if frame.len() <= CAPACITY - self.held => frame,
+            Ended::Inner => return,
+            _ => {
+                self.lost += 1;
+                return;
+            }
+        };
+        for byte in whole {
             self.bytes[(self.first + self.held) % CAPACITY] = *byte;
             self.held += 1;
         }
@@ -146,7 +101,7 @@ fn with_state(act: impl FnOnce(&mut State)) {
 // leaves it alone.
 unsafe impl defmt::Logger for Frames {
     fn acquire() {
-        with_state(State::begin);
+        with_state(|state| state.frame.begin());
     }
 
     unsafe fn flush() {}
@@ -156,6 +111,6 @@ unsafe impl defmt::Logger for Frames {
     }
 
     unsafe fn write(bytes: &[u8]) {
-        with_state(|state| state.write(bytes));
+        with_state(|state| state.frame.write(bytes));
     }
 }

@@ -19,10 +19,9 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nvme_platform::frame::{Ended, Frame};
 use ring::Ring;
 
-/// The longest frame, encoded, in bytes. A longer one is dropped.
-const FRAME: usize = 512;
 /// Bytes of frames that a thread holds until they are drained.
 const CAPACITY: usize = 256 * 1024;
 
@@ -33,57 +32,18 @@ thread_local! {
     static THREAD: RefCell<Option<Thread>> = const { RefCell::new(None) };
 }
 
-/// The frame that a thread is making.
+/// What a thread has: the frame that it is making, and where frames go.
 struct Thread {
     ring: Arc<Ring>,
-    encoder: defmt::Encoder,
-    frame: [u8; FRAME],
-    length: usize,
-    too_long: bool,
-    /// How many times the logger is acquired: a value's `Format` could itself log.
-    depth: u32,
+    frame: Frame,
 }
 
 impl Thread {
-    fn put(frame: &mut [u8; FRAME], length: &mut usize, too_long: &mut bool, bytes: &[u8]) {
-        match frame.get_mut(*length..*length + bytes.len()) {
-            Some(room) => {
-                room.copy_from_slice(bytes);
-                *length += bytes.len();
-            }
-            None => *too_long = true,
-        }
-    }
-
-    fn begin(&mut self) {
-        self.depth += 1;
-        if self.depth > 1 {
-            return;
-        }
-        self.length = 0;
-        self.too_long = false;
-        let Self { encoder, frame, length, too_long, .. } = self;
-        encoder.start_frame(|bytes| Self::put(frame, length, too_long, bytes));
-    }
-
-    fn write(&mut self, data: &[u8]) {
-        if self.depth != 1 {
-            return;
-        }
-        let Self { encoder, frame, length, too_long, .. } = self;
-        encoder.write(data, |bytes| Self::put(frame, length, too_long, bytes));
-    }
-
     fn end(&mut self) {
-        self.depth = self.depth.saturating_sub(1);
-        if self.depth > 0 {
-            return;
-        }
-        let Self { encoder, frame, length, too_long, .. } = self;
-        encoder.end_frame(|bytes| Self::put(frame, length, too_long, bytes));
-        match self.frame.get(..self.length) {
-            Some(frame) if !self.too_long => self.ring.push(frame),
-            _ => self.ring.lose(),
+        match self.frame.end() {
+            Ended::Whole(frame) => self.ring.push(frame),
+            Ended::TooLong => self.ring.lose(),
+            Ended::Inner => {}
         }
     }
 }
@@ -96,8 +56,7 @@ pub fn register() {
         }
         let ring = Arc::new(Ring::new(CAPACITY));
         RINGS.lock().unwrap_or_else(PoisonError::into_inner).push(ring.clone());
-        let encoder = defmt::Encoder::new();
-        *thread = Some(Thread { ring, encoder, frame: [0; FRAME], length: 0, too_long: false, depth: 0 });
+        *thread = Some(Thread { ring, frame: Frame::new() });
     });
 }
 
@@ -160,7 +119,7 @@ fn with_thread(act: impl FnOnce(&mut Thread)) {
 // its own, and no signal handler of ours logs.
 unsafe impl defmt::Logger for Frames {
     fn acquire() {
-        with_thread(Thread::begin);
+        with_thread(|thread| thread.frame.begin());
     }
 
     unsafe fn flush() {}
@@ -170,6 +129,6 @@ unsafe impl defmt::Logger for Frames {
     }
 
     unsafe fn write(bytes: &[u8]) {
-        with_thread(|thread| thread.write(bytes));
+        with_thread(|thread| thread.frame.write(bytes));
     }
 }
