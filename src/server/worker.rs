@@ -23,7 +23,7 @@ use self::drains::Drain;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
 use crate::nvme::{Done, QueuePair, Submit};
 
-/// Most requests taken from one virtqueue in one pass, each of which rings a doorbell.
+/// Most requests taken from one virtqueue in one pass. A pass rings one doorbell for all of them, so many make it cheap.
 const TAKE: u32 = 32;
 /// The same where the controller runs on this worker, and a doorbell costs nothing. Few, so that a driver that offers many
 /// hears of the first while the others are still worked on: the two overlap instead of waiting for each other.

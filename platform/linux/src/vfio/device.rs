@@ -258,7 +258,7 @@ mod tests {
     /// No NVMe controller of QEMU's has MSI. Its device for teaching has, and no MSI-X: what differs is in the other device,
     /// not here. It is to be bound to vfio-pci.
     #[test]
-    #[ignore = "needs a machine with QEMU's edu device, whose PCI address NVME_DRV_EDU says"]
+    #[ignore = "run by cargo xtask vm, in a machine with QEMU's edu device, whose PCI address NVME_DRV_EDU says"]
     fn messages_and_the_pin_interrupt_by_the_same_eventfd() {
         const RAISE: u32 = 0x60;
         const ACKNOWLEDGE: u32 = 0x64;
