@@ -37,6 +37,9 @@ const CASES: &[Case] = &[
     ("a_second_thread_before_it_is_an_error", too_late, End::Good),
     ("a_panic_can_be_reported_and_unwound", panics, End::Good),
     ("a_kernel_without_landlock_is_good_enough", without_landlock, End::Good),
+    ("landlock_that_is_turned_off_is_said_to_be", landlock_turned_off, End::Good),
+    ("landlock_denied_from_outside_is_not_taken_for_missing", landlock_denied, End::Good),
+    ("a_filter_denied_from_outside_is_said_to_be_and_fatal", seccomp_denied, End::Good),
     ("inherited_descriptors_that_nobody_named_are_closed", descriptors, End::Good),
     ("running_a_program_ends_the_process", exec, End::Killed),
     ("tracing_a_process_ends_the_process", ptrace, End::Killed),
@@ -386,7 +389,7 @@ fn limits() {
 /// Before the filter is there, Landlock (or the empty mount view) denies on its own.
 fn landlock_alone() {
     let report = Sandbox::prepare(Options::default()).expect("prepare").report();
-    if report.landlock != Landlock::None || report.empty_view {
+    if matches!(report.landlock, Landlock::Full | Landlock::Partial) || report.empty_view {
         assert!(std::fs::File::open("/etc/passwd").is_err());
         assert!(std::fs::read_dir("/tmp").is_err());
         let bind = std::os::unix::net::UnixListener::bind("/tmp/nvme-sandbox-test");
@@ -428,18 +431,43 @@ fn panics() {
 }
 
 /// Answers Landlock's calls as a kernel does that has none.
-fn without_landlock() {
+/// A filter as an old kernel, a unit or a container has it: these calls have this error.
+fn answer(calls: &[libc::c_long], errno: i32) {
     use seccompiler::{SeccompAction, SeccompFilter};
 
-    let calls = [libc::SYS_landlock_create_ruleset, libc::SYS_landlock_restrict_self];
-    let rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
-    let absent = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+    let error = SeccompAction::Errno(errno.unsigned_abs());
     let arch = env::consts::ARCH.try_into().expect("architecture");
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, absent, arch).expect("filter");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, error, arch).expect("filter");
     let program: seccompiler::BpfProgram = filter.try_into().expect("program");
     seccompiler::apply_filter(&program).expect("apply");
+}
+
+const LANDLOCK: [libc::c_long; 2] = [libc::SYS_landlock_create_ruleset, libc::SYS_landlock_restrict_self];
+
+fn without_landlock() {
+    answer(&LANDLOCK, libc::ENOSYS);
     assert_eq!(enter().landlock, Landlock::None);
     assert_eq!(errno!(SYS_openat, libc::AT_FDCWD, c"/".as_ptr(), libc::O_RDONLY), libc::EPERM);
+}
+
+fn landlock_turned_off() {
+    answer(&LANDLOCK, libc::EOPNOTSUPP);
+    assert_eq!(enter().landlock, Landlock::Off);
+}
+
+fn landlock_denied() {
+    answer(&LANDLOCK, libc::EPERM);
+    let report = enter();
+    assert_eq!(report.landlock, Landlock::Denied);
+    let said = report.to_string();
+    assert!(said.contains("DENIED") && !said.contains("not in this kernel"), "{said}");
+}
+
+fn seccomp_denied() {
+    answer(&[libc::SYS_seccomp], libc::EPERM);
+    let said = Sandbox::enter(Options::default()).expect_err("no filter").to_string();
+    assert!(said.contains("from outside denies it") && !said.contains("CONFIG_SECCOMP"), "{said}");
 }
 
 fn descriptors() {

@@ -89,3 +89,16 @@ fn the_service_keeps_nothing_that_it_does_not_need() {
     let stop: u32 = value(&service, "TimeoutStopSec")[0].parse().unwrap();
     assert!(stop > 30, "the server drains for 30 s");
 }
+
+#[test]
+fn the_service_may_put_its_own_sandbox_on_under_systemd_252() {
+    // What its @system-service lacks. A set that it does not know, as @sandbox, would let nothing through.
+    let service = unit("nvme-drv.service");
+    let allowed: Vec<&str> =
+        value(&service, "SystemCallFilter").into_iter().filter(|words| !words.starts_with('~')).collect();
+    let words: Vec<&str> = allowed.iter().flat_map(|words| words.split(' ')).collect();
+    for call in ["seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"] {
+        assert!(words.contains(&call), "{call}: {words:?}");
+    }
+    assert_eq!(words.iter().filter(|word| word.starts_with('@')).collect::<Vec<_>>(), [&"@system-service"]);
+}

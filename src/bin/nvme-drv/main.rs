@@ -32,7 +32,7 @@ use nvme_linux::dispose;
 use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, ignore_sigpipe};
 use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
-use nvme_linux::sandbox::{Options, Sandbox};
+use nvme_linux::sandbox::{Landlock, Options, Sandbox};
 use nvme_linux::socket::Acceptor;
 use nvme_linux::start::Start;
 use nvme_linux::vfio::{self, VfioOptions};
@@ -182,6 +182,9 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         .map(|index| worker::Handle::start(index, poll_for, &bell, &interrupts))
         .collect::<Result<Vec<_>, _>>()?;
     let report = prepared.seal()?;
+    if report.landlock == Landlock::Denied {
+        log::warn!(target: OPERATOR, "Landlock {}", report.landlock);
+    }
     log::info!(target: OPERATOR, "{report}");
 
     let parts = Parts {

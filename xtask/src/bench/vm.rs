@@ -183,9 +183,10 @@ impl Bench {
                 let address = subject.address();
                 let job = format!(" --name=kernel --stonewall --runtime={}ms", (seconds * 1e3).round());
                 let output = self.run(&format!(
-                    "fio --filename=/dev/$(ls /sys/bus/pci/devices/{address}/nvme/*/ | grep '^nvme.*n1$') \
+                    "fio --filename=$({}) \
                      --direct=1 --ioengine=libaio --rw=rand{} --bs={block} --iodepth={depth} --time_based \
                      --percentile_list=50:99 --output-format=terse --terse-version=3{}",
+                    crate::vm::disk_of(address, 1),
                     case.kind(),
                     job.repeat(RUNS as usize),
                 ))?;

@@ -19,6 +19,15 @@ pub(super) fn over(address: &str) -> String {
     format!("nvme-drv -v --cap vbus=pci:{address} --cap svr=unix:/tmp/svr")
 }
 
+/// A command that prints the kernel's disk for a namespace of the controller at `address`. The Y of nvmeXnY is not the
+/// namespace's number (since Linux 6.12 it seldom is); sysfs says which it is.
+pub(crate) fn disk_of(address: &str, nsid: u32) -> String {
+    format!(
+        "grep -lx {nsid} /sys/bus/pci/devices/{address}/nvme/nvme*/nvme*n*/nsid \
+         | sed -E 's,.*/(nvme[0-9]+)(c[0-9]+)?(n[0-9]+)/nsid,/dev/\\1\\3,'"
+    )
+}
+
 /// What QEMU traces of how its controllers find the data: events, and the words that stand for them.
 pub(super) const TRACES: [&str; 2] = ["pci_nvme_map_prp", "pci_nvme_map_sgl"];
 

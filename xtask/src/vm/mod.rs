@@ -31,6 +31,7 @@ use std::error::Error;
 use std::time::Instant;
 
 use bed::Bed;
+pub(crate) use bed::disk_of;
 use machine::Plan;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

@@ -1,7 +1,7 @@
 //! Binding, the quick start, and every way to run the server.
 
 use super::ADDRESS;
-use super::bed::{Bed, server};
+use super::bed::{Bed, disk_of, server};
 
 /// A way to run the server.
 struct Mode {
@@ -25,10 +25,10 @@ impl Bed {
         let bind = format!("nvme-ctl bind {ADDRESS}");
         let bound = format!("{ADDRESS} is not bound to vfio-pci (driver nvme); bind it: {bind}");
         self.check("a controller of the kernel's is refused", &server(), 1, &bound);
-        let disk = format!("ls -d /sys/bus/pci/devices/{ADDRESS}/nvme/nvme*/nvme*n1 | sed 's,.*/,,'");
-        self.guest.run(&format!("D=/dev/$({disk}) && mkfs.ext4 -q -F -O ^has_journal ${{D}}p2"));
+        let disk = disk_of(ADDRESS, 1);
+        self.guest.run(&format!("D=$({disk}) && mkfs.ext4 -q -F -O ^has_journal ${{D}}p2"));
         self.guest.run("mount -t ext4 ${D}p2 /mnt");
-        self.check("a controller in use is not bound", &bind, 1, "n1 is mounted");
+        self.check("a controller in use is not bound", &bind, 1, " is mounted");
         self.check("bind", &format!("umount /mnt && {bind}"), 0, "");
     }
 

@@ -111,6 +111,52 @@ mod tests {
         assert!(steps.iter().all(|step| !step.commands.contains("crosvm")));
     }
 
+    /// A kernel's view of one drive, with namespaces under names that are not their numbers.
+    fn drive(names: &[(&str, u32)]) -> tempfile::TempDir {
+        let sys = tempfile::tempdir().unwrap();
+        for (name, nsid) in names {
+            let controller = name["nvme".len()..].split(['c', 'n']).next().unwrap();
+            let folder =
+                sys.path().join(format!("bus/pci/devices/0000:01:00.0/nvme/nvme{controller}/{name}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("nsid"), format!("{nsid}\n")).unwrap();
+        }
+        sys
+    }
+
+    /// What `command` prints with `sys` in place of `/sys`.
+    fn printed(command: &str, sys: &std::path::Path) -> String {
+        let command = command.replace("/sys/", &format!("{}/", sys.display()));
+        let output = std::process::Command::new("sh").args(["-ec", &command]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_namespaces_number_and_never_by_its_name() {
+        let look_ups: Vec<&str> = PAGE
+            .lines()
+            .filter_map(|line| line.strip_prefix("until ").or(Some(line)).filter(|l| l.starts_with("DISK=")))
+            .collect();
+        // Found, before it is erased, and after the kernel has it back.
+        assert_eq!(look_ups.len(), 3);
+        assert!(!PAGE.contains("n1)"), "a disk by the number in its name");
+        for (names, wanted) in [
+            (&[("nvme0n1", 3), ("nvme0n2", 1), ("nvme0n3", 2), ("nvme0n4", 11)][..], "/dev/nvme0n2"),
+            // Paths of multipath disks.
+            (&[("nvme2c2n1", 4), ("nvme2c2n5", 1)], "/dev/nvme2n5"),
+            (&[("nvme0n1", 2)], ""),
+        ] {
+            let sys = drive(names);
+            for line in &look_ups {
+                let line = line.trim_end_matches(" \\");
+                let script = format!("DRIVE=0000:01:00.0; NSID=1; {line}; echo $DISK");
+                assert_eq!(printed(&script, sys.path()), wanted, "{line}");
+            }
+            let command = crate::vm::disk_of("0000:01:00.0", 1);
+            assert_eq!(printed(&command, sys.path()), wanted);
+        }
+    }
+
     #[test]
     fn the_image_ends_its_text_and_is_bootable() {
         let image = image();

@@ -17,11 +17,28 @@ pub enum SandboxError {
         error: io::Error,
     },
     /// Landlock is there and failed.
-    #[error("Landlock: {0}")]
+    #[error("Landlock: {0}; is landlock_restrict_self denied by a filter from outside?")]
     Landlock(#[from] landlock::RulesetError),
     /// The filter was not accepted.
-    #[error("seccomp: {0} (the kernel must be built with CONFIG_SECCOMP_FILTER)")]
-    Filter(#[from] seccompiler::Error),
+    #[error("seccomp: {error} ({})", advice(.error))]
+    Filter {
+        /// The reason.
+        #[from]
+        error: seccompiler::Error,
+    },
+}
+
+/// Who says no, and what to do: a filter that was there before answers for the kernel.
+fn advice(error: &seccompiler::Error) -> &'static str {
+    match error {
+        seccompiler::Error::Seccomp(error) | seccompiler::Error::Prctl(error)
+            if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) =>
+        {
+            "a system call filter from outside denies it: let the call `seccomp` through, in SystemCallFilter= of the unit or in \
+             the container's profile"
+        }
+        _ => "the kernel must be built with CONFIG_SECCOMP_FILTER",
+    }
 }
 
 impl SandboxError {

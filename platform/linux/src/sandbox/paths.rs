@@ -17,8 +17,12 @@ pub enum Landlock {
     Full,
     /// What this kernel knows of it.
     Partial,
-    /// The kernel has none, or it is turned off.
+    /// The kernel has none.
     None,
+    /// The kernel has it, and was started without it.
+    Off,
+    /// A system call filter that was in force before the server started forbids it: protection is lost that this kernel has.
+    Denied,
 }
 
 impl fmt::Display for Landlock {
@@ -27,13 +31,39 @@ impl fmt::Display for Landlock {
             Self::Full => "full",
             Self::Partial => "partial",
             Self::None => "not in this kernel",
+            Self::Off => "turned off when this kernel was started (lsm=)",
+            Self::Denied => {
+                "DENIED by a system call filter from outside (SystemCallFilter= of a unit, a container's profile): \
+                 let landlock_create_ruleset and landlock_restrict_self through"
+            }
         })
+    }
+}
+
+/// What keeps Landlock away, if anything does. Any answer but these two errors means that somebody answers in the kernel's
+/// place.
+fn missing() -> Option<Landlock> {
+    const VERSION: u32 = 1;
+    // SAFETY: asked for the version, the call reads no memory and changes nothing.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, core::ptr::null::<u8>(), 0_usize, VERSION)
+    };
+    if answer >= 0 {
+        return None;
+    }
+    match std::io::Error::last_os_error().raw_os_error() {
+        Some(libc::ENOSYS) => Some(Landlock::None),
+        Some(libc::EOPNOTSUPP) => Some(Landlock::Off),
+        _ => Some(Landlock::Denied),
     }
 }
 
 /// Denies every access to a file system, TCP, and signals and abstract sockets outside: all that the kernel knows
 /// of these, which may be less than this program does.
 pub(super) fn landlock() -> Result<Landlock, SandboxError> {
+    if let Some(missing) = missing() {
+        return Ok(missing);
+    }
     let abi = ABI::V6;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
