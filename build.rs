@@ -5,9 +5,9 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_DEFMT").is_none() {
         return;
     }
-    println!("cargo:rerun-if-changed=platform/linux/frames.x");
+    println!("cargo:rerun-if-changed=homes/frames.x");
     let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    println!("cargo:rustc-link-arg=-T{folder}/platform/linux/frames.x");
+    println!("cargo:rustc-link-arg=-T{folder}/homes/frames.x");
     // Without it, a position-independent program is laid out so that it does not start.
     println!("cargo:rustc-link-arg=-Wl,-z,max-page-size=65536");
 }

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvme_client::{Format, Io, Memory, Queue, Segment, Status, kind};
-use nvme_drv::nvme::{Controller, Event, NamespaceInfo, Options};
-use nvme_drv::server::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
-use nvme_drv::server::worker::Worker;
+use nvme_core::nvme::{Controller, Event, NamespaceInfo, Options};
+use nvme_core::server::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use nvme_core::server::worker::Worker;
 use nvme_mem::Window;
 use nvme_platform::{DmaRights, Notify, Time};
 use nvme_policy::{Access, Grant};
@@ -135,7 +135,7 @@ struct Session {
 }
 
 /// The controller after bring-up, its first pair and its first namespace.
-fn controller() -> Result<(Controller, Box<nvme_drv::nvme::QueuePair>, NamespaceInfo)> {
+fn controller() -> Result<(Controller, Box<nvme_core::nvme::QueuePair>, NamespaceInfo)> {
     let medium = Arc::new(MemoryMedium::new(DISK).ok_or("no memory")?);
     let config = Config { namespaces: vec![NamespaceConfig::new(medium)], ..Config::default() };
     let device = SoftDevice::new(config).map_err(|e| format!("{e}"))?;

@@ -1,4 +1,4 @@
-//! nvme-drv: the controller side and the server.
+//! The core of nvme-drv: the controller side, partition tables, and the server's two roles.
 #![no_std]
 #![forbid(unsafe_code)]
 

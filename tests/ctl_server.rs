@@ -1,6 +1,5 @@
 //! `nvme-ctl` and the real server, both as programs.
 
-#![cfg(feature = "linux")]
 #![forbid(unsafe_code)]
 
 #[path = "hostile/disk.rs"]

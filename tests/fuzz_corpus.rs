@@ -8,7 +8,6 @@ mod disk;
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../fuzz/src/l4re.rs"]
 mod l4re;
-#[cfg(feature = "linux")]
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../fuzz/src/linux.rs"]
 mod linux;
@@ -62,19 +61,16 @@ fn partitions_stay_inside_their_disk() {
 }
 
 #[test]
-#[cfg(feature = "linux")]
 fn a_vhost_user_machine_keeps_its_promises() {
     replay("vhost", linux::vhost);
 }
 
 #[test]
-#[cfg(feature = "linux")]
 fn datagrams_are_refused_or_become_a_request() {
     replay("factory", linux::factory);
 }
 
 #[test]
-#[cfg(feature = "linux")]
 fn capability_words_are_refused_or_are_what_they_can_be() {
     replay("cap_word", linux::cap_word);
 }

@@ -1,6 +1,5 @@
 //! `nvme-ctl`, run as a program, against a server that this test plays.
 
-#![cfg(feature = "linux")]
 #![forbid(unsafe_code)]
 
 use std::io::{Read, Write};

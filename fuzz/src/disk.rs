@@ -1,6 +1,6 @@
 //! What is on a disk.
 
-use nvme_drv::disk::{PARTITIONS_MAX, READ_MAX, READS_MAX, ReadFailed, Scan, Step, Table};
+use nvme_core::disk::{PARTITIONS_MAX, READ_MAX, READS_MAX, ReadFailed, Scan, Step, Table};
 use nvme_policy::{BlockSize, Extent, Namespace};
 
 /// Blocks of 4096 bytes.

@@ -1,6 +1,6 @@
 //! The corpus of broken tables. A copy of a GPT that is wrong in any way is not used; its sound twin is.
 
-use nvme_drv::disk::{Broken, GptCopy, Kind, Table, Warning};
+use nvme_core::disk::{Broken, GptCopy, Kind, Table, Warning};
 use nvme_policy::{BlockSize, NoLabel};
 
 use crate::image::*;

@@ -1,6 +1,6 @@
 //! Disks in memory. What is written here is written by the book of UEFI, not by way of the reader's own structures.
 
-use nvme_drv::disk::{PARTITIONS_MAX, READ_MAX, READS_MAX, ReadFailed, Scan, Step, Table};
+use nvme_core::disk::{PARTITIONS_MAX, READ_MAX, READS_MAX, ReadFailed, Scan, Step, Table};
 use nvme_policy::{BlockSize, Extent, Namespace};
 
 pub(crate) const BOTH: [BlockSize; 2] = [BlockSize::B512, BlockSize::B4096];

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use gpt::disk::LogicalBlockSize;
 use gpt::mbr::ProtectiveMBR;
 use gpt::{GptConfig, partition_types};
-use nvme_drv::disk::{Kind, Table};
+use nvme_core::disk::{Kind, Table};
 use nvme_policy::BlockSize;
 use proptest::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::image::*;
 type Said = BTreeMap<u32, (String, String, u64, u64)>;
 
 fn ours(table: &Table) -> Said {
-    let said = |p: &nvme_drv::disk::Partition| {
+    let said = |p: &nvme_core::disk::Partition| {
         (p.id.to_string(), p.label.as_str().to_string(), p.extent.first(), p.extent.blocks())
     };
     table.partitions.iter().map(|p| (p.number, said(p))).collect()

@@ -1,6 +1,6 @@
 //! What sound tables say.
 
-use nvme_drv::disk::{Kind, Warning};
+use nvme_core::disk::{Kind, Warning};
 use nvme_policy::{BlockSize, DeviceName, PartitionId};
 
 use crate::image::*;
@@ -130,7 +130,7 @@ fn primary_and_logical_partitions_of_an_mbr_are_numbered_as_linux_does() {
 
 #[test]
 fn a_scan_hands_out_its_table_once_and_then_rests() {
-    use nvme_drv::disk::{ReadFailed, Scan, Step, Table};
+    use nvme_core::disk::{ReadFailed, Scan, Step, Table};
     let mut scan = Scan::new(&Image::new(8, BlockSize::B512).extent());
     let first = Step::Read { block: 0, blocks: 1 };
     assert_eq!((scan.next(), scan.next()), (first.clone(), first));
@@ -143,7 +143,7 @@ fn a_scan_hands_out_its_table_once_and_then_rests() {
 
 #[test]
 fn bytes_of_another_length_are_a_failed_read() {
-    use nvme_drv::disk::{Scan, Step};
+    use nvme_core::disk::{Scan, Step};
     for length in [0, 511, 513, 4096] {
         let mut scan = Scan::new(&Image::new(8, BlockSize::B512).extent());
         scan.supply(Ok(&vec![0; length]));

@@ -9,7 +9,6 @@
 //!   [`vanishing`], [`trusted`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`tables`],
 //!   [`broken`]: what is on the disk.
 
-#![cfg(feature = "linux")]
 #![forbid(unsafe_code)]
 
 mod bystander;

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use nvme_drv::nvme::{Event, Failure, Options, PairError, SglSupport};
+use nvme_core::nvme::{Event, Failure, Options, PairError, SglSupport};
 use nvme_policy::BlockSize;
 use nvme_session::memory::QuietBy;
 use nvme_soft::faulty::{Action, Queue, Rule, When};

@@ -1,4 +1,4 @@
-use nvme_drv::nvme::{Options, Submit};
+use nvme_core::nvme::{Options, Submit};
 use nvme_session::operation::{Outcome, Tag};
 use nvme_soft::{Config, NamespaceConfig};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-use nvme_drv::nvme::{Done, Submit};
+use nvme_core::nvme::{Done, Submit};
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
@@ -29,7 +29,7 @@ fn a_full_pair_hands_the_operation_back() {
 
 #[test]
 fn bounce_memory_that_is_used_up_hands_the_operation_back() {
-    let mut rig = Rig::new(config(512), nvme_drv::nvme::Options { nosgl: true, ..options() });
+    let mut rig = Rig::new(config(512), nvme_core::nvme::Options { nosgl: true, ..options() });
     let mut pair = rig.pair(32);
     let mut issued = 0;
     loop {
@@ -132,7 +132,7 @@ fn errors_of_the_controller_become_outcomes() {
 #[test]
 fn a_read_that_failed_shows_nothing_through_bounce_memory() {
     let mut rig =
-        Rig::new(config(512), nvme_drv::nvme::Options { nosgl: true, bounce_chunks: 1, ..options() });
+        Rig::new(config(512), nvme_core::nvme::Options { nosgl: true, bounce_chunks: 1, ..options() });
     let mut pair = rig.pair(4);
     // Somebody's data goes through the only chunk.
     rig.client.write(GUEST + 1, &pattern(3, 4096));

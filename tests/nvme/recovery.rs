@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use nvme_drv::nvme::{AbortOutcome, Event, Options, PairError, PciId, QueuePair, ResetReason, Submit};
+use nvme_core::nvme::{AbortOutcome, Event, Options, PairError, PciId, QueuePair, ResetReason, Submit};
 use nvme_platform::Time;
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
@@ -181,7 +181,7 @@ fn a_deletion_that_fails_or_hangs_needs_a_reset_which_proves_all_quiet() {
 
 #[test]
 fn a_bounced_write_is_issued_again_with_its_data() {
-    let mut rig = Rig::new(config(512), nvme_drv::nvme::Options { nosgl: true, ..options() });
+    let mut rig = Rig::new(config(512), nvme_core::nvme::Options { nosgl: true, ..options() });
     let mut pair = rig.pair(8);
     rig.handle.faults().unwrap().inject(Rule::new(Queue::AnyIo, 0x01, When::Always, Action::Hang));
     rig.client.write(GUEST + 1, &pattern(9, 8192));

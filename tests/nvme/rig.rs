@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_drv::nvme::{Controller, Done, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Controller, Done, Event, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_mem::heap;
 use nvme_platform::{DmaRights, Time, Window};
 use nvme_policy::{Access, Extent, Grant};

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use nvme_drv::nvme::{Event, SCAN_MAX, ScanError};
+use nvme_core::nvme::{Event, SCAN_MAX, ScanError};
 use nvme_platform::Window;
 use nvme_policy::LbaRange;
 use nvme_soft::faulty::{Action, Queue, Rule, When};

@@ -4,7 +4,6 @@
 //!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
 //!   [`independent`]: a client from elsewhere.
 
-#![cfg(feature = "linux")]
 #![forbid(unsafe_code)]
 
 #[path = "../hostile/disk.rs"]

@@ -1,4 +1,4 @@
-use nvme_drv::nvme::{Options, SglSupport};
+use nvme_core::nvme::{Options, SglSupport};
 use nvme_policy::BlockSize;
 use nvme_session::operation::Outcome;
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
-use nvme_drv::nvme::spec::command::{FUA, PSDT_SGL, admin, io};
-use nvme_drv::nvme::{Event, Options, SglSupport};
+use nvme_core::nvme::spec::command::{FUA, PSDT_SGL, admin, io};
+use nvme_core::nvme::{Event, Options, SglSupport};
 use nvme_session::operation::Outcome;
 
 use crate::machine::{Disk, Shape};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nvme_drv::nvme::spec::command::{Command, admin};
+use nvme_core::nvme::spec::command::{Command, admin};
 use nvme_platform::{
     Bus, CutOff, Device, DeviceError, DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova,
     QueueDoorbells, Registers, Window,

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use nvme_drv::nvme::spec::command::{Command, admin};
-use nvme_drv::nvme::spec::log::page;
-use nvme_drv::nvme::{Event, Options};
+use nvme_core::nvme::spec::command::{Command, admin};
+use nvme_core::nvme::spec::log::page;
+use nvme_core::nvme::{Event, Options};
 use nvme_session::operation::Outcome;
 
 use crate::machine::Shape;

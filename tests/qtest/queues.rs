@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
-use nvme_drv::nvme::spec::command::admin;
-use nvme_drv::nvme::{AbortOutcome, Event, Options, QueuePair, Submit};
+use nvme_core::nvme::spec::command::admin;
+use nvme_core::nvme::{AbortOutcome, Event, Options, QueuePair, Submit};
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
 

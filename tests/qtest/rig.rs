@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_drv::nvme::{Controller, Done, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Controller, Done, Event, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_platform::{DmaRights, PAGE, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
 use nvme_session::memory::{DmaRange, Held, MemoryTable, Region, Rights, Segments, Spares, Windows};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_drv::nvme::spec::command::{Command, admin, feature};
+use nvme_core::nvme::spec::command::{Command, admin, feature};
 use nvme_platform::{Bus, DmaPool, DriverMemory, Registers};
 
 use crate::device::QemuDevice;

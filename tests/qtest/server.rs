@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_drv::nvme::Options;
-use nvme_drv::server::control::{
+use nvme_core::nvme::Options;
+use nvme_core::server::control::{
     Config, Control, Event, MemoryChange, RecoveryTimes, RegionMemory, SessionError,
 };
-use nvme_drv::server::message::{QueueKey, SessionKey};
-use nvme_drv::server::worker::Worker;
+use nvme_core::server::message::{QueueKey, SessionKey};
+use nvme_core::server::worker::Worker;
 use nvme_platform::fake::FakeNotify;
 use nvme_platform::{PAGE, Time};
 use nvme_policy::Policy;

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
-use nvme_drv::nvme::Options;
-use nvme_drv::nvme::spec::command::admin;
-use nvme_drv::server::control::{Event, MemoryChange};
+use nvme_core::nvme::Options;
+use nvme_core::nvme::spec::command::admin;
+use nvme_core::server::control::{Event, MemoryChange};
 use nvme_session::factory::CreateError;
 
 use crate::client::{Client, DISCARD, FLUSH, GUEST, IN, IOERR, LEN, OK, ZEROES};

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use nvme_drv::nvme::spec::command::admin;
-use nvme_drv::nvme::{Event, Options, ResetReason, ScanError};
+use nvme_core::nvme::spec::command::admin;
+use nvme_core::nvme::{Event, Options, ResetReason, ScanError};
 use nvme_platform::{Iova, PAGE};
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
@@ -154,7 +154,7 @@ fn a_shutdown_is_confirmed_and_the_controller_comes_up_again_afterwards() {
     // The next life of the server finds it as this one left it.
     let device = rig.machine.device(0);
     let watch = device.watch();
-    rig.controller = nvme_drv::nvme::Controller::new(Box::new(device), 0, Options::default());
+    rig.controller = nvme_core::nvme::Controller::new(Box::new(device), 0, Options::default());
     let event = rig.event();
     assert!(matches!(event, Event::Ready), "{event:?}");
     assert!(watch.count(true, admin::IDENTIFY) >= 3);
@@ -167,7 +167,7 @@ fn a_controller_that_an_earlier_life_left_running_is_taken_over() {
     let mut rig = Rig::new(&Shape::default(), Options::default());
     let _abandoned = rig.pair(8);
     let device = rig.machine.device(0);
-    rig.controller = nvme_drv::nvme::Controller::new(Box::new(device), 0, Options::default());
+    rig.controller = nvme_core::nvme::Controller::new(Box::new(device), 0, Options::default());
     assert!(matches!(rig.event(), Event::Ready));
     assert_eq!(rig.controller.pairs_free(), 63);
     let mut pair = rig.pair(8);

@@ -1,7 +1,7 @@
 //! A client: its memory, and the driver's side of its virtqueues.
 
-use nvme_drv::server::control::QueueSpec;
-use nvme_drv::server::message::SessionKey;
+use nvme_core::server::control::QueueSpec;
+use nvme_core::server::message::SessionKey;
 use nvme_mem::{Window, heap};
 use nvme_platform::fake::FakeNotify;
 use nvme_session::blk::features;

@@ -141,6 +141,6 @@ fn a_shutdown_makes_everything_durable() {
     write(&mut rig, &mut a, 1);
     assert!(cache.dirty() > 0);
     rig.control.shut_down(rig.now);
-    rig.expect("the shutdown", |e| matches!(e, nvme_drv::server::control::Event::ShutDown));
+    rig.expect("the shutdown", |e| matches!(e, nvme_core::server::control::Event::ShutDown));
     assert_eq!(cache.dirty(), 0);
 }

@@ -1,7 +1,7 @@
 //! A controller that lies about its completions, fails, or describes itself wrongly: the others go on, data is right, and
 //! nobody hangs.
 
-use nvme_drv::server::control::{ControllerState, Event};
+use nvme_core::server::control::{ControllerState, Event};
 use nvme_soft::faulty::{Action, Queue, Rule, When};
 use nvme_soft::wire::Status;
 

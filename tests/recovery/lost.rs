@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nvme_drv::server::control::{ControllerState, Event, MemoryChange, SessionError};
+use nvme_core::server::control::{ControllerState, Event, MemoryChange, SessionError};
 use nvme_platform::fake::FakeNotify;
 use nvme_session::factory::CreateError;
 use nvme_soft::faulty::{Action, Queue, When};

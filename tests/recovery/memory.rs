@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nvme_drv::server::control::{Config, Event, MemoryChange, Regions, SessionError};
+use nvme_core::server::control::{Config, Event, MemoryChange, Regions, SessionError};
 use nvme_mem::{Window, heap};
 use nvme_platform::DmaError;
 use nvme_session::dataspace::{Claim, File, RegistryError};

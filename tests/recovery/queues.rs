@@ -1,6 +1,6 @@
 //! Virtqueues: started, stopped, broken, cleared, ended, whatever else is going on.
 
-use nvme_drv::server::control::{ControllerState, Event, SessionError};
+use nvme_core::server::control::{ControllerState, Event, SessionError};
 use nvme_platform::DmaError;
 use nvme_session::blk::features;
 use nvme_soft::NamespaceConfig;
@@ -76,7 +76,7 @@ fn the_next_client_of_a_session_finds_nothing_of_the_last() {
     let mut next = Client::new(a.key);
     rig.control.set_features(a.key, ALL).unwrap();
     let (claim, file) = crate::client::region(crate::client::GUEST, crate::client::LEN, 9);
-    let add = nvme_drv::server::control::MemoryChange::Add(claim, file);
+    let add = nvme_core::server::control::MemoryChange::Add(claim, file);
     rig.change(&next, &add, |_| Some(next.memory.clone())).unwrap();
     rig.start(&mut next).unwrap();
     rig.serves(&mut next, 0, 2);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nvme_drv::server::control::{ControllerState, Event};
+use nvme_core::server::control::{ControllerState, Event};
 use nvme_session::factory::CreateError;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
 use nvme_soft::{Config as Soft, MemoryMedium, NamespaceConfig};

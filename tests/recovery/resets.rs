@@ -1,6 +1,6 @@
 //! Resets: who pays, how many there may be, and what follows when one does not finish.
 
-use nvme_drv::server::control::{ControllerState, Event};
+use nvme_core::server::control::{ControllerState, Event};
 use nvme_soft::faulty::{Action, Queue, When};
 
 use crate::client::{Client, IOERR, OK, PENDING};

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_drv::nvme::Options;
-use nvme_drv::server::control::{
+use nvme_core::nvme::Options;
+use nvme_core::server::control::{
     Config, Control, ControllerState, Event, MemoryChange, RecoveryTimes, RegionMemory, SessionError,
 };
-use nvme_drv::server::message::{QueueKey, SessionKey};
-use nvme_drv::server::worker::Worker;
+use nvme_core::server::message::{QueueKey, SessionKey};
+use nvme_core::server::worker::Worker;
 use nvme_mem::Window;
 use nvme_platform::Time;
 use nvme_platform::fake::FakeNotify;
@@ -39,7 +39,7 @@ pub(crate) struct Rig {
     /// Passes that workers made.
     pub(crate) passes: u64,
     /// Messages that a test holds up.
-    pub(crate) delayed: Vec<(usize, nvme_drv::server::message::ToWorker)>,
+    pub(crate) delayed: Vec<(usize, nvme_core::server::message::ToWorker)>,
 }
 
 pub(crate) fn config() -> Config {

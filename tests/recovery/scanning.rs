@@ -1,6 +1,6 @@
 //! Namespaces that come, change and go; and the shutdown.
 
-use nvme_drv::server::control::{ControllerState, Event};
+use nvme_core::server::control::{ControllerState, Event};
 use nvme_session::factory::CreateError;
 use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};

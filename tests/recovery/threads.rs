@@ -4,9 +4,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvme_drv::server::control::{Config, Event, MemoryChange};
-use nvme_drv::server::message::{FromWorker, ToWorker};
-use nvme_drv::server::worker::Worker;
+use nvme_core::server::control::{Config, Event, MemoryChange};
+use nvme_core::server::message::{FromWorker, ToWorker};
+use nvme_core::server::worker::Worker;
 use nvme_mem::heap;
 use nvme_platform::Time;
 use nvme_soft::NamespaceConfig;

@@ -1,6 +1,6 @@
 //! A command that never ends: what is done about it, and who pays.
 
-use nvme_drv::server::control::{ControllerState, Event};
+use nvme_core::server::control::{ControllerState, Event};
 use nvme_soft::faulty::{Action, Queue, Rule, When};
 
 use crate::client::{Client, IOERR, OK, PENDING};

@@ -1,6 +1,6 @@
 //! Several workers, and many sessions on few pairs.
 
-use nvme_drv::server::control::{Config, ControllerState, Event, MemoryChange};
+use nvme_core::server::control::{Config, ControllerState, Event, MemoryChange};
 use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};
 

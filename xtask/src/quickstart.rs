@@ -85,9 +85,7 @@ fn lua(text: &str) -> String {
 fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command
-        .current_dir(crate::root())
-        .args(["build", "--quiet", "-p", "nvme-drv", "-p", "nvme-ned", "--bins"]);
+    command.current_dir(crate::root()).args(["build", "--quiet", "-p", "nvme-drv", "--bins"]);
     if !command.status()?.success() {
         return Err("the build failed".into());
     }

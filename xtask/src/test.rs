@@ -18,7 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("systemd-analyze", "the check of the systemd units (systemd/)"),
 ];
 
-/// What the program for L4Re may ask of L4Re's C libraries (platform/l4re/src/sys), besides libc's memory functions.
+/// What the program for L4Re may ask of L4Re's C libraries (homes/l4re/kernel/src/sys), besides libc's memory functions.
 const L4RE: &[&str] = &[
     "l4re_global_env",
     "l4_global_kip",
@@ -113,9 +113,8 @@ fn core_without_std() -> Result<()> {
 fn program_for_l4re() -> Result<()> {
     let target = crate::root().join("target/l4re");
     let target = target.to_str().ok_or("the path of the target folder is not UTF-8")?;
-    let manifest =
-        ["--manifest-path", "platform/l4re/program/Cargo.toml", "--target-dir", target, "--locked"];
-    optional("rustfmt", &["fmt", "--manifest-path", "platform/l4re/program/Cargo.toml", "--check"])?;
+    let manifest = ["--manifest-path", "homes/l4re/program/Cargo.toml", "--target-dir", target, "--locked"];
+    optional("rustfmt", &["fmt", "--manifest-path", "homes/l4re/program/Cargo.toml", "--check"])?;
     let sys = [
         "clippy",
         "--quiet",

@@ -9,8 +9,8 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::panic::PanicInfo;
 
-use nvme_drv::server::control::{Config, Control};
-use nvme_drv::server::worker::Worker;
+use nvme_core::server::control::{Config, Control};
+use nvme_core::server::worker::Worker;
 use nvme_platform::Time;
 
 #[global_allocator]

@@ -19,7 +19,7 @@ pub(super) fn tests() -> Result<PathBuf> {
     command.args(["test", "--quiet", "-p", "nvme-linux", "--lib", "--no-run", "--message-format=json"]);
     let output = command.stderr(std::process::Stdio::inherit()).output()?;
     if !output.status.success() {
-        return Err("the unit tests of platform/linux could not be built".into());
+        return Err("the unit tests of homes/linux/kernel could not be built".into());
     }
     let text = String::from_utf8_lossy(&output.stdout);
     let path = text.lines().rev().find_map(|line| line.split_once("\"executable\":\"")?.1.split_once('"'));

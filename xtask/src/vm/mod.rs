@@ -74,7 +74,7 @@ pub(crate) fn vm(args: &[String]) -> Result<()> {
         let names = PARTS.map(|(name, _)| name).join(" ");
         return Err(format!("{unknown} is no part; there are: {names} {LACKING}").into());
     }
-    let programs = machine::build(&["nvme-drv", "nvme-ned", "nvme-client"], false)?;
+    let programs = machine::build(&["nvme-drv", "nvme-client"], false)?;
     let plan = plan(&programs)?;
     let (version, traces) = (plan.version().to_owned(), plan.traces());
     let begin = Instant::now();

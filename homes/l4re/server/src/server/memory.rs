@@ -1,0 +1,319 @@
+//! What a session registers.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use nvme_core::server::control::{MemoryChange, RegionMemory, SessionError};
+use nvme_l4re::kernel::{Cap, L4Error};
+use nvme_platform::Time;
+use nvme_session::dataspace::{Claim, File};
+use nvme_session::memory::REGIONS_MAX;
+use nvme_session::virtqueue::Broken;
+
+use super::Server;
+use super::calls::{Outcome, PATIENCE};
+use crate::message::{Register, number, refusal};
+use crate::session::Run;
+use crate::session::memory::{Change, Dataspace, Place, Refused, Stage, Verdict, judge};
+use crate::{Kernel, Output};
+
+/// Why nothing more is taken on when the server's own memory runs out.
+const SHORT: &str = "the server is short of memory; raise its quota";
+/// How long control may work on a change that a call waits for.
+const MAPPING_PATIENCE: Duration = Duration::from_secs(30);
+/// Capabilities of a session's to its dataspaces, for each that it may have: there are different rights, and different clients, one after
+/// the other.
+pub(super) const CAPS_EACH: usize = 2;
+
+impl<K: Kernel, O: Output> Server<K, O> {
+    pub(super) fn register(
+        &mut self,
+        slot: usize,
+        register: Register,
+        cap: &mut Option<Cap>,
+        since: Time,
+        now: Time,
+    ) -> Outcome {
+        // Whose capability was taken is the one that is worked on.
+        let Some(dataspace) = *cap else {
+            return match self.registered(slot, now) {
+                // Others' calls are not to wait for a device that does not come back to life. It goes on without the caller.
+                Outcome::Wait if now - since >= MAPPING_PATIENCE && self.is_mapping(slot) => {
+                    self.restoring.push(slot);
+                    self.refused(slot, now, "a dataspace", &"it takes too long");
+                    Outcome::Reply(refusal(L4Error::BUSY))
+                }
+                outcome => outcome,
+            };
+        };
+        match self.admit(slot, register, dataspace, since, now) {
+            Ok(true) => {
+                *cap = None;
+                Outcome::Wait
+            }
+            Ok(false) => Outcome::Wait,
+            Err((code, why)) => {
+                self.refused(slot, now, "a dataspace", &why);
+                Outcome::Reply(refusal(code))
+            }
+        }
+    }
+
+    /// Judges a dataspace. True: it is taken, and registering it has begun. False: something has to end first.
+    fn admit(
+        &mut self,
+        slot: usize,
+        register: Register,
+        cap: Cap,
+        since: Time,
+        now: Time,
+    ) -> Result<bool, (L4Error, &'static str)> {
+        let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
+        if session.key.is_none() {
+            return Err((L4Error::NODEV, "its device is away"));
+        }
+        if session.change.is_some() {
+            let over = now - since >= PATIENCE;
+            return if over { Err((L4Error::BUSY, "its memory is being mapped")) } else { Ok(false) };
+        }
+        // Whatever it is, it answers to nobody before we know that it is harmless.
+        let kernel = &mut self.kernel;
+        let ours = self.trusted.iter().copied().find(|known| kernel.same(*known, cap));
+        let trusted = ours.is_some();
+        if !trusted && !self.trusted.is_empty() {
+            return Err((L4Error::INVAL, "it is none of the trusted ones (--register-ds)"));
+        }
+        if !trusted && !kernel.is_memory(cap) {
+            return Err((L4Error::INVAL, "it is not L4Re's own memory, and not trusted (--register-ds)"));
+        }
+        let info = match kernel.info(cap) {
+            Ok(info) => Some(info),
+            Err(L4Error::NOSYS) if trusted => None,
+            Err(why) => return Err((why, "it does not say what it is")),
+        };
+        let place = Place::new(register, info).map_err(|why| (why, "it is not as large as that"))?;
+        if !kernel.has_reserve() {
+            return Err((L4Error::NOMEM, SHORT));
+        }
+        // The one that we were started with may be for recognising it, and no more: then the client's rights are better.
+        let ours = ours.filter(|ours| !place.writable || kernel.info(*ours).is_ok_and(|info| info.writable));
+        // What its client's end took away is not in the way, and does not count. L4Re may have the same memory in the new one, and
+        // maps it once: so it goes first.
+        self.take_away(slot);
+        let kernel = &self.kernel;
+        let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
+        if session.change.is_some() {
+            return Ok(false);
+        }
+        let known = session.memory.iter().find(|ds| kernel.same(ds.cap, cap)).map(|ds| ds.id);
+        let id = known.unwrap_or(self.next_dataspace);
+        let ds_max = session.policy.ds_max().get();
+        let heir = match judge(&session.memory, &place, id, session.epoch, ds_max) {
+            Verdict::Fits => None,
+            Verdict::Heir(epoch) => Some(epoch),
+            Verdict::Overlaps => return Err((L4Error::INVAL, "it overlaps another")),
+            Verdict::TooMany => return Err((L4Error::NOMEM, "too many dataspaces; raise ds-max")),
+        };
+        // What control would refuse is not attached first: that takes time.
+        let stays = session.memory.iter().filter(|ds| heir.is_none_or(|epoch| ds.epoch == epoch));
+        let all = stays.clone().map(|ds| ds.place).chain([place]);
+        let bytes = all.clone().map(|place| place.len).fold(0, u64::saturating_add);
+        if bytes > self.control.config().memory_max
+            || all.flat_map(|place| place.regions()).count() > REGIONS_MAX
+        {
+            return Err((L4Error::NOMEM, "too much memory, or in too many regions"));
+        }
+        // One slot does for the same capability, if it is the same client's.
+        let (epoch, writable) = (session.epoch, place.writable);
+        let alike = |ds: &&Dataspace| ds.id == id && ds.epoch == epoch && ds.place.writable == writable;
+        let shared = stays.clone().find(alike).map(|ds| ds.cap);
+        let mut caps: Vec<Cap> = stays.clone().map(|ds| ds.cap).collect();
+        caps.sort_unstable();
+        caps.dedup();
+        let full = caps.len() >= CAPS_EACH * usize::from(ds_max);
+        let older = |ds: &&Dataspace| full && ds.id == id && ds.place.writable == writable;
+        let shared = shared.or_else(|| stays.clone().find(older).map(|ds| ds.cap));
+        if shared.is_none() && full {
+            return Err((L4Error::NOMEM, "too many capabilities to its dataspaces"));
+        }
+        if let Some(epoch) = heir {
+            // A queue that runs is in what goes.
+            if !self.vacate(slot, since, now).map_err(busy)? {
+                return Ok(false);
+            }
+            self.forget(slot, |_, ds| ds.epoch != epoch);
+        }
+        let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
+        self.next_dataspace += u64::from(known.is_none());
+        let source = ours.or(shared).unwrap_or(cap);
+        let dataspace =
+            Dataspace { cap: shared.unwrap_or(cap), source, id, trusted, place, epoch, owners: Vec::new() };
+        session.change = Some(Change::new(alloc::vec![dataspace]));
+        if shared.is_some() {
+            self.kernel.release(cap);
+        }
+        Ok(true)
+    }
+
+    /// Sees that no queue runs in what is about to go. One that does not run yet stays as it was set up: whether its rings are still
+    /// there is looked at when it starts.
+    fn vacate(&mut self, slot: usize, since: Time, now: Time) -> Result<bool, L4Error> {
+        let idle = self.sessions.get(slot).is_none_or(|session| session.run == Run::Idle);
+        if idle { Ok(true) } else { self.clear_device(slot, since, now) }
+    }
+
+    /// Takes what is to go out of what the session registered. Control hears of it with the next change.
+    pub(super) fn forget(&mut self, slot: usize, goes: impl Fn(&K, &Dataspace) -> bool) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let all = core::mem::take(&mut session.memory).into_iter();
+        let (gone, stays): (Vec<_>, Vec<_>) = all.partition(|ds| goes(&self.kernel, ds));
+        session.memory = stays;
+        session.stale |= !gone.is_empty();
+        self.leaving.extend(gone.into_iter().map(|ds| (ds.cap, ds.owners)));
+    }
+
+    /// Takes the next step of registering what was admitted.
+    fn registered(&mut self, slot: usize, now: Time) -> Outcome {
+        match self.change_step(slot) {
+            None => Outcome::Wait,
+            Some(Ok(())) => Outcome::Reply(number(0)),
+            Some(Err(why)) => {
+                self.refused(slot, now, "a dataspace", &why);
+                Outcome::Reply(refusal(why.code()))
+            }
+        }
+    }
+
+    fn is_mapping(&self, slot: usize) -> bool {
+        let change = self.sessions.get(slot).and_then(|s| s.change.as_ref());
+        change.is_some_and(|change| matches!(change.stage, Stage::Mapping))
+    }
+
+    /// Registers again what a static client's session had before its device went.
+    pub(super) fn restore(&mut self, slot: usize) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let all = core::mem::take(&mut session.memory);
+        if !all.is_empty() && session.change.is_none() {
+            session.change = Some(Change::new(all));
+            self.restoring.push(slot);
+        }
+    }
+
+    /// Takes the next steps of what no call waits for.
+    pub(super) fn restore_step(&mut self, now: Time) {
+        for at in (0..self.restoring.len()).rev() {
+            let Some(&slot) = self.restoring.get(at) else { continue };
+            if let Some(result) = self.change_step(slot) {
+                self.restoring.swap_remove(at);
+                let stale = self.sessions.get(slot).is_some_and(|s| s.stale);
+                if let Err(why) = result
+                    && !stale
+                {
+                    self.refused(slot, now, "what it had registered", &why);
+                }
+            }
+        }
+    }
+
+    /// Takes the next step of a change, and says what came of it when it is over.
+    fn change_step(&mut self, slot: usize) -> Option<Result<(), Refused>> {
+        let Some(session) = self.sessions.get_mut(slot) else { return Some(Err(Refused::Away)) };
+        let Some(change) = &mut session.change else { return Some(Err(Refused::Away)) };
+        match &change.stage {
+            Stage::Mapping => return None,
+            Stage::Over(result) => {
+                let result = *result;
+                self.change_over(slot, result);
+                return Some(result);
+            }
+            Stage::Attaching => {}
+        }
+        if let Some((claim, owner)) = change.regions.get(change.windows.len()) {
+            let dataspace = change.new.get_mut(*owner)?;
+            // The length was checked against `usize`.
+            let len = usize::try_from(claim.len).unwrap_or(usize::MAX);
+            match self.kernel.attach(dataspace.source, claim.offset, len, dataspace.place.writable) {
+                Ok(window) => {
+                    dataspace.owners.push(Arc::downgrade(window.owner()));
+                    change.windows.push(window);
+                    return None;
+                }
+                Err(why) => {
+                    let result = Err(Refused::Kernel(why));
+                    self.change_over(slot, result);
+                    return Some(result);
+                }
+            }
+        }
+        let kept = session.memory.iter().flat_map(Dataspace::claims);
+        let mut new = change.new.iter().flat_map(Dataspace::claims);
+        let (first, wanted) = match (session.stale, change.regions.len(), new.next()) {
+            // The usual case, and much less work where there are many regions.
+            (false, 1, Some((claim, file))) => (0, MemoryChange::Add(claim, file)),
+            (.., one) => {
+                let kept: Vec<(Claim, File)> = kept.collect();
+                (kept.len(), MemoryChange::Replace(kept.into_iter().chain(one).chain(new).collect()))
+            }
+        };
+        let windows = core::mem::take(&mut change.windows);
+        let Some(key) = session.key else {
+            self.change_over(slot, Err(Refused::Away));
+            return Some(Err(Refused::Away));
+        };
+        change.stage = Stage::Mapping;
+        let begun = self.control.change_memory(key, &wanted, &mut |index| {
+            let pages = windows.get(index.checked_sub(first)?)?.clone();
+            Some(RegionMemory { len: pages.len(), pages, skip: 0 })
+        });
+        self.control_at = Some(Time::default());
+        drop(windows);
+        match begun {
+            Ok(()) => {
+                session.stale = false;
+                None
+            }
+            Err(why) => {
+                let result = Err(Refused::Control(why));
+                self.change_over(slot, result);
+                Some(result)
+            }
+        }
+    }
+
+    fn change_over(&mut self, slot: usize, result: Result<(), Refused>) {
+        let Some(session) = self.sessions.get_mut(slot) else { return };
+        let Some(change) = session.change.take() else { return };
+        if result.is_ok() {
+            session.memory.extend(change.new);
+        } else {
+            drop(change.windows);
+            self.leaving.extend(change.new.into_iter().map(|ds| (ds.cap, ds.owners)));
+        }
+        self.sweep();
+    }
+
+    /// Memory of some client's is gone: its queue is broken. What it asked for was about zeroes, and nobody is to see it.
+    #[cold]
+    pub(super) fn memory_vanished(&mut self, now: Time) {
+        let sessions = self.control.sessions();
+        let failed: Vec<_> =
+            sessions.filter(|(_, s)| s.registry().any_failed()).map(|(key, _)| key).collect();
+        for key in failed {
+            self.control.break_session(key, Broken::MemoryGone);
+        }
+        self.control_at = Some(now);
+    }
+
+    /// Control is done with a change.
+    pub(super) fn memory_done(&mut self, slot: usize, result: Result<(), SessionError>) {
+        if let Some(change) = self.sessions.get_mut(slot).and_then(|s| s.change.as_mut()) {
+            change.stage = Stage::Over(result.map_err(Refused::Control));
+        }
+        self.sweep();
+    }
+}
+
+fn busy(why: L4Error) -> (L4Error, &'static str) {
+    (why, "what the session had in flight does not end")
+}

@@ -1,0 +1,169 @@
+//! The server: both roles and the kernel, on one thread.
+//!
+//! * `turn`: what is done between two messages, and how long the next one is waited for.
+//! * `calls`: what clients ask, and what they are answered. `create`: sessions come, and go.
+//! * `device`: a session as an L4virtio device: status and queue. `memory`: what it registers. `taken`: what is taken from it.
+//! * `events`: what control says became of it. `lines`: what there is, for the operator.
+//!
+//! A call that takes time is *pending*: it is asked again after each step until there is an answer. There can be only one, since
+//! the kernel remembers one caller and forgets it at the next receive. Meanwhile nothing is received, but everything that was set up
+//! is served: rings are polled without kicks, and completions without interrupts. So a pending call has a deadline.
+
+mod calls;
+mod create;
+mod device;
+mod events;
+mod lines;
+mod memory;
+mod taken;
+mod turn;
+
+use alloc::string::String;
+use alloc::sync::Weak;
+use alloc::vec::Vec;
+use core::convert::Infallible;
+use core::time::Duration;
+
+use nvme_core::server::Polling;
+use nvme_core::server::control::Control;
+use nvme_core::server::worker::Worker;
+use nvme_l4re::kernel::{Cap, Reply};
+use nvme_platform::{Owner, Time};
+use nvme_policy::{CommandLine, Policy};
+use slab::Slab;
+
+use self::calls::Pending;
+use self::lines::Seen;
+use crate::label::{Number, SLOTS, Source};
+use crate::news::News;
+use crate::output::Lines;
+use crate::session::Session;
+use crate::{Controller, Hardware, Interrupt, Kernel, Output, StartError, Tuning};
+
+/// How long calls to the factory wait for the scan before they are refused.
+const SCAN_WAIT: Duration = Duration::from_secs(30);
+
+/// The server. [`run`](Self::run) it, or take it [turn](Self::turn) by turn.
+pub struct Server<K, O> {
+    kernel: K,
+    lines: Lines<O>,
+    control: Control,
+    worker: Worker,
+    interrupts: Vec<Interrupt>,
+    /// Interrupts that were delivered and are masked.
+    masked: Vec<usize>,
+    /// When control wants to be called though nothing happens.
+    control_at: Option<Time>,
+    polling: Polling,
+    last_work: Time,
+    last_look: Time,
+    /// When dataspaces were last asked for, and the session that is next.
+    last_asked: Time,
+    next_asked: usize,
+    /// Those of static clients come first, and stay.
+    sessions: Slab<Session>,
+    serial: u32,
+    news: News,
+    /// Sessions whose drivers choose the cache mode while their queues run.
+    modes: Vec<usize>,
+    /// Sessions whose memory changes though no call waits for it.
+    restoring: Vec<usize>,
+    /// Dataspaces that nobody registers any more, until nothing of them is attached.
+    leaving: Vec<(Cap, Vec<Weak<Owner>>)>,
+    /// The names of dataspaces are not used again.
+    next_dataspace: u64,
+    pending: Option<Pending>,
+    /// To be given with the next receive.
+    reply: Option<Reply>,
+    /// The session whose capability goes with it.
+    minted: Option<Number>,
+    trusted: Vec<Cap>,
+    slots_max: usize,
+    factory: Option<Cap>,
+    /// When the factory is served though the scan is not over; none when it is served.
+    factory_at: Option<Time>,
+    seen: Seen,
+}
+
+impl<K: Kernel, O: Output> Server<K, O> {
+    /// Checks what the server was started with, and reserves the static clients' devices.
+    pub fn new(
+        mut kernel: K,
+        output: O,
+        line: &CommandLine<'_>,
+        hardware: Hardware,
+        tuning: &Tuning,
+    ) -> Result<Self, StartError> {
+        let factory = kernel.named("svr");
+        if factory.is_none() && line.clients.is_empty() {
+            return Err(StartError::Nobody);
+        }
+        let named = |name: &str| kernel.named(name).ok_or_else(|| StartError::NoDataspace(name.into()));
+        let trusted = line.trusted.iter().map(|name| named(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut control = Control::new(tuning.config(line));
+        let mut clients: Vec<(String, Cap, Policy)> = Vec::new();
+        for client in &line.clients {
+            let name: String = client.cap.into();
+            let Some(gate) = kernel.named(client.cap) else { return Err(StartError::NoClient(name)) };
+            match control.catalogue_mut().reserve(&client.policy) {
+                Ok(_) => clients.push((name, gate, client.policy.clone())),
+                Err(why) => return Err(StartError::NotReserved(name, why)),
+            }
+        }
+        let nothing = hardware.controllers.is_empty();
+        for Controller { name, device, pci } in hardware.controllers {
+            control.add_pci_device(&name, device, pci);
+        }
+        let deletion = kernel.irq(Source::Deletion.label());
+        let deletion = deletion.and_then(|irq| kernel.raise_on_deletion(irq));
+        deletion.map_err(|why| StartError::Kernel("the interrupt of the deletion of gates", why))?;
+        let now = kernel.now();
+        let masked = Vec::with_capacity(hardware.interrupts.len());
+        let mut server = Self {
+            kernel,
+            lines: Lines::new(output),
+            control,
+            worker: Worker::new(tuning.poll),
+            interrupts: hardware.interrupts,
+            masked,
+            control_at: Some(now),
+            polling: Polling::new(tuning.poll),
+            last_work: now,
+            last_look: now,
+            last_asked: now,
+            next_asked: 0,
+            sessions: Slab::new(),
+            serial: 0,
+            news: News::new(SLOTS),
+            modes: Vec::with_capacity(SLOTS),
+            restoring: Vec::new(),
+            leaving: Vec::new(),
+            next_dataspace: 0,
+            pending: None,
+            reply: None,
+            minted: None,
+            trusted,
+            slots_max: tuning.slots_max,
+            factory,
+            factory_at: factory.map(|_| now + SCAN_WAIT),
+            seen: Seen::default(),
+        };
+        for (name, gate, policy) in clients {
+            let session = server.new_session(Some((name.clone(), gate)), policy);
+            session.map_err(|why| StartError::Kernel("the objects of a static client", why))?;
+        }
+        if nothing {
+            // There is nothing to wait for.
+            server.control.catalogue_mut().set_scanned();
+            server.scan_over();
+        }
+        Ok(server)
+    }
+
+    /// Serves, for ever.
+    pub fn run(mut self) -> Infallible {
+        loop {
+            self.turn();
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `nvme-ctl`: asks a running `nvme-drv` for its inventory and for sessions.
+//!
+//! `options` is the command line, `server` finds the server's sockets, and there is a file for each command: `list`
+//! (with `tree`, which prints), `create` and `run`. `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
+
+#![forbid(unsafe_code)]
+
+mod create;
+mod list;
+mod options;
+mod run;
+mod server;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use nvme_linux::vfio;
+
+use crate::options::{Command, Options};
+
+/// The program: its arguments are the process's.
+pub fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match &options.command {
+        Command::Ls { json } => list::list(&options.ctl(), *json),
+        Command::Create { words, listen } => create::create(&options.svr(), words, listen),
+        Command::Run { devices, command } => run::run(&options.svr(), devices, command),
+        Command::Bind { address } => vfio::bind(address).map_err(|why| why.to_string().into()),
+        Command::Unbind { address } => vfio::unbind(address).map_err(|why| why.to_string().into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("nvme-ctl: {}", failure.text);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// Why a command ends, and with which status.
+#[derive(Debug)]
+struct Failure {
+    text: String,
+    status: u8,
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Failure {
+        Failure { text, status: 1 }
+    }
+}

@@ -1,0 +1,8 @@
+//! Asks a server: `homes/linux/ctl`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nvme_ctl::main()
+}

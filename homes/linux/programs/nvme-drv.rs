@@ -1,0 +1,8 @@
+//! The server: `homes/linux/server`.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    nvme_linux_server::main()
+}

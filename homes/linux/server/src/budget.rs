@@ -1,0 +1,136 @@
+//! How the process's descriptors are divided, so that no session can use up what others need.
+//!
+//! The server's own come first, then an equal share for each static client, and what is left is the dynamic sessions':
+//! fewer of them where the limit (RLIMIT_NOFILE) is low, rather than sessions that get in each other's way.
+
+use nvme_core::server::control::Regions;
+use nvme_linux::memory::WINDOWS_MAX;
+use nvme_linux::vhost::{DESCRIPTORS_MAX, QUEUES};
+use nvme_session::memory::SLOTS_MAX;
+use rustix::process::{Resource, getrlimit};
+
+/// The server's own: controllers, sockets, callers of the factory, threads, and the message that is being worked on.
+const OWN: usize = 200;
+/// Each worker's.
+const WORKER: usize = 4;
+/// A session's besides what it is given a budget for: its socket, its capability, the channel to its client.
+const SESSION: usize = 4;
+/// Most that rings can use: kick, call and error each.
+const RINGS_MAX: usize = 3 * QUEUES as usize;
+/// The least that a session is of use with. A client may begin a message with as many descriptors, and stall.
+const LEAST: usize = DESCRIPTORS_MAX;
+/// Most descriptors that clients may make the server keep for ever ([`nvme_linux::dispose`]) before it takes no new ones.
+const LOST_MAX: usize = 1024;
+/// Mappings that are the server's own: its program, stacks, rings and pools.
+const OWN_MAPS: usize = 2048;
+/// What the kernel lets a process map, where it does not say: its default.
+const MAPS: usize = 65_530;
+
+/// What each may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Budget {
+    /// Sessions at a time, static clients' included.
+    pub(crate) sessions: usize,
+    /// Eventfds of a static client's rings, with what came of a message that is not whole.
+    pub(crate) fixed: usize,
+    /// The same for a dynamic session.
+    pub(crate) dynamic: usize,
+    /// Descriptors that may be lost.
+    pub(crate) lost: usize,
+}
+
+impl Budget {
+    /// Divides what the process may open at most, without the `held` descriptors of hardware controllers.
+    pub(crate) fn of_process(sessions: usize, clients: usize, workers: usize, held: usize) -> Self {
+        let limit = getrlimit(Resource::Nofile).maximum.and_then(|n| usize::try_from(n).ok());
+        Self::new(limit.unwrap_or(usize::MAX).saturating_sub(held), sessions, clients, workers)
+    }
+
+    fn new(limit: usize, sessions: usize, clients: usize, workers: usize) -> Self {
+        let lost = (limit / 8).min(LOST_MAX);
+        let own = OWN.saturating_add(lost).saturating_add(workers.saturating_mul(WORKER));
+        let free = limit.saturating_sub(own);
+        // Half of it at most, so that there is a factory as well.
+        let fixed = (free / 2).checked_div(clients).unwrap_or(0).clamp(SESSION, SESSION + RINGS_MAX);
+        let pool = free.saturating_sub(fixed.saturating_mul(clients));
+        let count = sessions.saturating_sub(clients).min(pool / (SESSION + LEAST));
+        let each = pool.checked_div(count).unwrap_or(0).clamp(SESSION, SESSION + RINGS_MAX);
+        Self {
+            sessions: count.saturating_add(clients),
+            fixed: fixed - SESSION,
+            dynamic: each - SESSION,
+            lost,
+        }
+    }
+
+    /// Divides what the process may map among the regions of these sessions: a whole table and its successor for each
+    /// static client, half of the rest in equal shares, and the other half to whoever comes first.
+    pub(crate) fn regions(&self, clients: usize) -> Regions {
+        let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+        let limit = limit.and_then(|text| text.trim().parse().ok()).unwrap_or(MAPS);
+        regions(limit, self.sessions, clients)
+    }
+}
+
+fn regions(limit: usize, sessions: usize, clients: usize) -> Regions {
+    let free = limit.saturating_sub(OWN_MAPS).min(WINDOWS_MAX);
+    let fixed = (free / 2).checked_div(clients).unwrap_or(0).min(SLOTS_MAX);
+    let rest = free.saturating_sub(fixed.saturating_mul(clients));
+    let count = sessions.saturating_sub(clients);
+    let dynamic = (rest / 2).checked_div(count).unwrap_or(0).min(SLOTS_MAX);
+    Regions { fixed, dynamic, common: rest - dynamic.saturating_mul(count) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_limit_gives_everybody_all_there_is() {
+        let all = Budget { sessions: 256, fixed: RINGS_MAX, dynamic: RINGS_MAX, lost: LOST_MAX };
+        assert_eq!(Budget::new(1 << 20, 256, 4, 8), all);
+        assert_eq!(Budget::new(usize::MAX, 256, 4, 8), all);
+    }
+
+    #[test]
+    fn all_budgets_together_never_exceed_the_limit() {
+        for limit in [0, 100, 400, 1024, 4096, 20_000, 65_536] {
+            for clients in [0, 1, 3, 16] {
+                for sessions in [1, 16, 256] {
+                    let b = Budget::new(limit, sessions, clients, 2);
+                    let dynamic = b.sessions - clients;
+                    let used = OWN
+                        + b.lost
+                        + 2 * WORKER
+                        + clients * (SESSION + b.fixed)
+                        + dynamic * (SESSION + b.dynamic);
+                    let least = OWN + b.lost + 2 * WORKER + clients * SESSION;
+                    assert!(used <= limit.max(least), "{limit} {clients} {sessions}: {b:?}");
+                    assert!(dynamic == 0 || b.dynamic >= LEAST, "{limit} {clients} {sessions}: {b:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_low_limit_costs_sessions_before_it_costs_their_rings() {
+        let b = Budget::new(1024, 256, 1, 1);
+        assert!(b.fixed >= LEAST && b.sessions > 4 && b.sessions < 256, "{b:?}");
+    }
+
+    #[test]
+    fn regions_never_exceed_what_may_be_mapped_and_static_clients_have_all_of_theirs() {
+        for limit in [0, 3000, MAPS, 1 << 20] {
+            for clients in [0, 1, 3, 16] {
+                for sessions in [1, 16, 256] {
+                    let r = regions(limit, sessions, clients);
+                    let count = sessions.saturating_sub(clients);
+                    let most = limit.saturating_sub(OWN_MAPS).min(WINDOWS_MAX);
+                    assert!(clients * r.fixed + count * r.dynamic + r.common <= most, "{r:?}");
+                    assert!(limit < MAPS || clients == 0 || r.fixed == SLOTS_MAX, "{r:?}");
+                    assert!(limit < MAPS || count == 0 || r.dynamic >= 90, "{r:?}");
+                }
+            }
+        }
+    }
+}

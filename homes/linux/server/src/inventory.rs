@@ -1,0 +1,149 @@
+//! What the server tells about itself: one document to whoever connects to `ctl`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nvme_core::server::control::ControllerState;
+use nvme_linux::inventory::{
+    Access, Client, Controller, Inventory, Limits, Namespace, Partition, Peer, Session, State, VERSION,
+};
+use nvme_linux::socket;
+use nvme_policy::PartitionId;
+use nvme_session::memory::REGIONS_MAX;
+
+use crate::client::Phase;
+use crate::server::Server;
+
+/// A connection that is being told.
+pub(crate) struct Introspection {
+    socket: OwnedFd,
+    document: Vec<u8>,
+    sent: usize,
+}
+
+impl Introspection {
+    pub(crate) fn new(socket: OwnedFd, inventory: &Inventory) -> Self {
+        let document = inventory.to_json().unwrap_or_default();
+        Self { socket, document, sent: 0 }
+    }
+
+    /// Sends what the socket takes; true when the connection is over.
+    pub(crate) fn send(&mut self) -> bool {
+        while let Some(rest) = self.document.get(self.sent..).filter(|rest| !rest.is_empty()) {
+            match socket::send(&self.socket, rest, &[]) {
+                Ok(n) => self.sent += n,
+                Err(e) => return e != rustix::io::Errno::AGAIN && e != rustix::io::Errno::INTR,
+            }
+        }
+        true
+    }
+}
+
+impl AsFd for Introspection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn peer(peer: socket::Peer) -> Peer {
+    Peer { pid: peer.pid, uid: peer.uid, gid: peer.gid }
+}
+
+fn access(access: nvme_policy::Access) -> Access {
+    match access {
+        nvme_policy::Access::ReadOnly => Access::ReadOnly,
+        nvme_policy::Access::ReadWrite => Access::ReadWrite,
+    }
+}
+
+fn table(id: PartitionId) -> &'static str {
+    match id {
+        PartitionId::Gpt(_) => "gpt",
+        PartitionId::Mbr { .. } => "mbr",
+    }
+}
+
+/// The document of a server.
+pub(crate) fn of(server: &Server) -> Inventory {
+    let control = &server.control;
+    let controllers = control.controllers().enumerate().map(|(index, (name, controller, state))| {
+        let info = controller.info();
+        let namespaces =
+            control.catalogue().devices().filter(|(n, _)| usize::from(n.namespace().controller) == index);
+        Controller {
+            name: name.into(),
+            serial: info.serial.as_str().into(),
+            model: info.model.as_str().into(),
+            firmware: info.firmware.as_str().into(),
+            state: match state {
+                ControllerState::Starting | ControllerState::Scanning => State::Starting,
+                ControllerState::Serving => State::Ready,
+                ControllerState::Recovering => State::Resetting,
+                ControllerState::Lost | ControllerState::Down => State::Failed,
+            },
+            namespaces: namespaces
+                .map(|(namespace, partitions)| (namespace, partitions.collect::<Vec<_>>()))
+                .map(|(namespace, partitions)| Namespace {
+                    nsid: namespace.namespace().nsid,
+                    blocks: namespace.extent().blocks(),
+                    block_size: namespace.extent().block_size().bytes() as u32,
+                    read_only: namespace.read_only(),
+                    table: partitions.first().map(|p| table(p.id).into()),
+                    partitions: partitions
+                        .into_iter()
+                        .map(|p| Partition {
+                            number: p.number,
+                            uuid: p.id.to_string(),
+                            label: p.label.as_str().into(),
+                            first: p.extent.first(),
+                            blocks: p.extent.blocks(),
+                        })
+                        .collect(),
+                })
+                .collect(),
+        }
+    });
+    let sessions = server.clients.values().filter_map(|client| {
+        let session = control.session(client.key?)?;
+        let registry = session.registry();
+        Some(Session {
+            id: client.key?.0,
+            device: client.policy.device().to_string(),
+            access: access(session.minted().grant().access()),
+            ds_max: client.policy.ds_max().get().into(),
+            dataspaces: registry.dataspaces() as u32,
+            regions: registry.regions() as u32,
+            registered: registry.bytes(),
+            queues: session.running() as u32,
+            client: client.cap.clone(),
+            connected: client.conn.is_some(),
+            peer: client.conn.as_ref().and_then(|c| c.peer).or(client.owner).map(peer),
+        })
+    });
+    let clients = server.clients.values().filter_map(|client| {
+        Some(Client {
+            name: client.cap.clone()?,
+            device: client.policy.device().to_string(),
+            access: access(client.policy.access()),
+            present: client.phase != Phase::Absent,
+            connected: client.conn.is_some(),
+        })
+    });
+    let config = control.config();
+    Inventory {
+        version: VERSION,
+        server: concat!("nvme-drv ", env!("CARGO_PKG_VERSION")).into(),
+        pid: std::process::id(),
+        scanning: !control.scanned(),
+        controllers: controllers.collect(),
+        sessions: sessions.collect(),
+        clients: clients.collect(),
+        trusted: server.trusted.names().map(str::to_owned).collect(),
+        limits: Limits {
+            sessions: config.sessions_max as u32,
+            memory: config.memory_max,
+            regions: REGIONS_MAX as u32,
+            queues: u32::from(nvme_linux::vhost::QUEUES),
+            workers: config.workers as u32,
+        },
+    }
+}

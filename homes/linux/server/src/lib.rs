@@ -1,0 +1,213 @@
+//! The Linux server.
+//!
+//! Start-up gathers authority and then gives it up: options → capabilities → devices, sockets, trusted files → sandbox →
+//! worker threads → system call filter → serve. What is wrong is said by name before anything is served.
+//!
+//! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
+//!   connection describes. [`worker`]: a worker thread.
+//! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
+//!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
+#![forbid(unsafe_code)]
+
+mod budget;
+mod client;
+mod devices;
+mod frames;
+mod help;
+mod inventory;
+mod regions;
+mod rings;
+mod server;
+mod worker;
+
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_core::nvme;
+use nvme_core::server::control::{Config, Control, RecoveryTimes};
+use nvme_linux::caps::{CapWord, Capabilities, Inherited, Wanted};
+use nvme_linux::dispose;
+use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, ignore_sigpipe};
+use nvme_linux::logger::{self, Notifier, OPERATOR};
+use nvme_linux::memory::{Trusted, failures};
+use nvme_linux::sandbox::{Landlock, Options, Sandbox};
+use nvme_linux::socket::Acceptor;
+use nvme_linux::start::Start;
+use nvme_linux::vfio::{self, VfioOptions};
+use nvme_policy::command_line::{Ask, CommandLine, Home, Verbosity};
+use nvme_session::queue::Direction;
+
+use crate::budget::Budget;
+use crate::server::{Parts, Server, StaticClient};
+
+/// How long a queue is polled after its last work, where `--poll-us` does not say.
+const POLL_US: u32 = 32;
+/// Memory that one session may register, where `--mem-max` does not say: 64 GiB.
+const MEM_MAX: u64 = 64 << 30;
+/// Sessions, where `--sessions-max` does not say.
+const SESSIONS_MAX: u16 = 256;
+/// How long SIGTERM waits for sessions to drain.
+const DRAIN: Duration = Duration::from_secs(30);
+
+type Failure = Box<dyn core::error::Error>;
+
+/// The program: its arguments are the process's.
+pub fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let bytes: Vec<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
+    let options = match CommandLine::parse(bytes.iter().copied(), Home::Linux) {
+        Ok(options) => options,
+        Err(why) => {
+            eprintln!("nvme-drv: {why}\nTry nvme-drv --help.");
+            return ExitCode::from(2);
+        }
+    };
+    match options.ask {
+        Some(Ask::Help) => {
+            print!("{}", help::TEXT);
+            return ExitCode::SUCCESS;
+        }
+        Some(Ask::Version) => {
+            println!("nvme-drv {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        None => {}
+    }
+    match take_inheritance(&options).and_then(|inheritance| run(&options, inheritance)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            log::error!("{why}");
+            log::logger().flush();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the process was started with.
+struct Inheritance {
+    words: Vec<CapWord>,
+    inherited: Inherited,
+    notifier: Notifier,
+}
+
+/// Takes the inherited descriptors, before anything else is opened; then starts the log.
+fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
+    let start = Start::of_process();
+    let verbosity = match options.verbosity {
+        Verbosity::Quiet => logger::Verbosity::Quiet,
+        Verbosity::Normal => logger::Verbosity::Normal,
+        Verbosity::Info => logger::Verbosity::Info,
+        Verbosity::Debug => logger::Verbosity::Debug,
+        Verbosity::Trace => logger::Verbosity::Trace,
+    };
+    let words: Result<Vec<CapWord>, _> =
+        options.linux.caps.iter().map(|cap| format!("{}={}", cap.name, cap.spec).parse()).collect();
+    let start = start.ok_or("the process has other threads already")?;
+    let taken = start.take(words.as_deref().unwrap_or_default());
+    logger::init(verbosity)?;
+    let (words, (inherited, notifier)) = (words?, taken?);
+    Ok(Inheritance { words, inherited, notifier: notifier? })
+}
+
+fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failure> {
+    ignore_sigpipe();
+    frames::open()?;
+    let names: Vec<String> = options.clients.iter().map(|c| c.cap.to_owned()).collect();
+    let dataspaces: Vec<String> = options.trusted.iter().map(|name| (*name).to_owned()).collect();
+    let wanted = Wanted { clients: &names, dataspaces: &dataspaces };
+    let capabilities = Capabilities::gather(inheritance.inherited, inheritance.words, &wanted)?;
+
+    let mut trusted = Trusted::new();
+    for dataspace in capabilities.dataspaces {
+        trusted.add(&dataspace.name, dataspace.file).map_err(|e| format!("{}: {e}", dataspace.name))?;
+    }
+    let failures = failures()?;
+    let workers = usize::from(options.linux.workers.unwrap_or(1));
+    let sessions = usize::from(options.linux.sessions_max.unwrap_or(SESSIONS_MAX));
+    let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix };
+    let controllers = capabilities.controllers.into_iter().map(|spec| devices::open(spec, vfio));
+    let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
+    let held = controllers.iter().map(devices::Opened::descriptors).sum();
+    let budget = Budget::of_process(sessions, options.clients.len(), workers, held);
+    if budget.sessions < sessions {
+        log::warn!(
+            "RLIMIT_NOFILE has room for {} sessions, not {sessions}; raise its hard limit",
+            budget.sessions
+        );
+    }
+    let mut control = Control::new(Config {
+        workers,
+        sessions_max: budget.sessions,
+        memory_max: options.linux.mem_max.unwrap_or(MEM_MAX),
+        trusted_only: !trusted.is_empty(),
+        direction: Direction::AsFlagged,
+        queues: nvme_linux::vhost::QUEUES,
+        nvme: nvme::Options { nosgl: options.nosgl, ..nvme::Options::default() },
+        recovery: RecoveryTimes::default(),
+        drain: DRAIN,
+    });
+    control.limit_regions(budget.regions(options.clients.len()));
+    let mut interrupts = Vec::new();
+    for opened in controllers {
+        control.add_pci_device(&opened.name, opened.device, opened.pci);
+        interrupts.push(opened.interrupts);
+    }
+    let interrupts: Arc<devices::AllInterrupts> = interrupts.into();
+    let mut clients = Vec::new();
+    for (client, listener) in options.clients.iter().zip(capabilities.clients) {
+        control
+            .catalogue_mut()
+            .reserve(&client.policy)
+            .map_err(|e| format!("--client {}: {e}", client.cap))?;
+        let listener = listener.open().map_err(|e| format!("{}: {e}", client.cap))?;
+        clients.push(StaticClient { cap: client.cap.into(), policy: client.policy.clone(), listener });
+    }
+    let svr = capabilities.svr.map(|l| l.open()).transpose().map_err(|e| format!("svr: {e}"))?;
+    let ctl = capabilities.ctl.map(|l| l.open()).transpose().map_err(|e| format!("ctl: {e}"))?;
+
+    let signals = Signals::new()?;
+    let epoll = Epoll::new()?;
+    let bell = Arc::new(Doorbell::new()?);
+    let hardware = interrupts.iter().any(Option::is_some);
+    let ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
+    let prepared = Sandbox::prepare(Options { ioctls })?;
+    // These threads take what clients could make wait.
+    dispose::start()?;
+    guard_calls()?;
+    frames::start()?;
+    let acceptor = Acceptor::new()?;
+    let poll_for = Duration::from_micros(options.linux.poll_us.unwrap_or(POLL_US).into());
+    let workers = (0..workers)
+        .map(|index| worker::Handle::start(index, poll_for, &bell, &interrupts))
+        .collect::<Result<Vec<_>, _>>()?;
+    let report = prepared.seal()?;
+    if report.landlock == Landlock::Denied {
+        log::warn!(target: OPERATOR, "Landlock {}", report.landlock);
+    }
+    log::info!(target: OPERATOR, "{report}");
+
+    let parts = Parts {
+        control,
+        workers,
+        bell,
+        epoll,
+        signals,
+        failures,
+        interrupts,
+        acceptor,
+        svr,
+        ctl,
+        clients,
+        trusted,
+        budget,
+        notifier: inheritance.notifier,
+    };
+    let served = Server::new(parts)?.run();
+    frames::finish();
+    served?;
+    log::info!(target: OPERATOR, "stopped");
+    log::logger().flush();
+    Ok(())
+}

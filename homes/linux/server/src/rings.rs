@@ -1,0 +1,88 @@
+//! The virtqueues of one connection, as the client has described them so far.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use nvme_core::server::control::QueueSpec;
+use nvme_linux::events::{CallError, CallNotify};
+use nvme_platform::Notify;
+use nvme_session::virtqueue::{AddressSpace, RingAddresses};
+
+/// A ring's state towards the worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Stage {
+    /// Not processed.
+    #[default]
+    Stopped,
+    /// Control was told to start it.
+    Running,
+    /// Control was told to stop it.
+    Stopping,
+}
+
+/// What is known about one ring.
+#[derive(Default)]
+pub(crate) struct Ring {
+    pub(crate) size: Option<u16>,
+    pub(crate) addresses: Option<(u64, u64, u64)>,
+    pub(crate) base: u16,
+    pub(crate) kick: Option<Arc<OwnedFd>>,
+    pub(crate) call: Option<Arc<CallNotify>>,
+    pub(crate) error: Option<Arc<CallNotify>>,
+    pub(crate) enabled: bool,
+    pub(crate) stage: Stage,
+}
+
+impl Ring {
+    /// How to start it, once the client has said everything.
+    pub(crate) fn spec(&self, enabled: bool) -> Option<(QueueSpec, Arc<OwnedFd>)> {
+        let kick = self.kick.as_ref().filter(|_| enabled && self.stage == Stage::Stopped)?;
+        let (desc, avail, used) = self.addresses?;
+        let rings = RingAddresses { desc, avail, used, space: AddressSpace::Client };
+        Some((QueueSpec { size: self.size?, rings, next_avail: self.base }, Arc::clone(kick)))
+    }
+
+    /// How many eventfds it has.
+    pub(crate) fn eventfds(&self) -> usize {
+        [self.kick.is_some(), self.call.is_some(), self.error.is_some()].into_iter().map(usize::from).sum()
+    }
+
+    pub(crate) fn set_call(&mut self, fd: Option<OwnedFd>) -> Result<(), CallError> {
+        self.call = notify(fd)?;
+        Ok(())
+    }
+
+    pub(crate) fn set_error(&mut self, fd: Option<OwnedFd>) -> Result<(), CallError> {
+        self.error = notify(fd)?;
+        Ok(())
+    }
+
+    /// How its driver is told.
+    pub(crate) fn notify(&self) -> Box<dyn Notify> {
+        Box::new(RingNotify { call: self.call.clone(), error: self.error.clone() })
+    }
+}
+
+fn notify(fd: Option<OwnedFd>) -> Result<Option<Arc<CallNotify>>, CallError> {
+    fd.map(|fd| CallNotify::new(Some(fd), None).map(Arc::new)).transpose()
+}
+
+/// The call eventfd and the error eventfd, which the client replaces one by one.
+struct RingNotify {
+    call: Option<Arc<CallNotify>>,
+    error: Option<Arc<CallNotify>>,
+}
+
+impl Notify for RingNotify {
+    fn used(&self) {
+        if let Some(call) = &self.call {
+            call.used();
+        }
+    }
+
+    fn broken(&self) {
+        if let Some(error) = &self.error {
+            error.used();
+        }
+    }
+}

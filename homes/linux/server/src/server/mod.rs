@@ -1,0 +1,493 @@
+//! The control thread: one loop over everything that can happen.
+//!
+//! * `callers`: the factory. `sessions`: clients and what control says of them.
+
+mod callers;
+mod sessions;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_core::server::control::Control;
+use nvme_core::server::message::{SessionKey, ToWorker};
+use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
+use nvme_linux::factory::Caller;
+use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
+use nvme_linux::memory::Failures;
+use nvme_linux::socket::{self, Acceptor};
+use nvme_platform::Time;
+use nvme_policy::Policy;
+
+use self::callers::{Waiting, errno, refused};
+use crate::budget::Budget;
+use crate::client::{Client, Over, Phase, STALL_MAX, Source};
+use crate::devices::AllInterrupts;
+use crate::inventory::Introspection;
+use crate::regions::Trusted;
+use crate::worker::{self, Message, WorkerLost};
+
+/// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
+const CALLERS_MAX: usize = 64;
+/// Connections that are accepted before it is others' turn.
+const ACCEPTS_PER_TURN: usize = 16;
+/// How long nobody is let in after that failed. The reason, no room, goes on for a while.
+const REST: Duration = Duration::from_millis(200);
+/// How long a connection to the factory may be silent while there is no place for others.
+const CALLER_IDLE: Duration = Duration::from_millis(250);
+
+/// What a descriptor in the epoll set is.
+enum Watched {
+    Bell,
+    Signals,
+    MemoryFailures,
+    /// A controller's admin queue has news; or, with a pin, any of its queues.
+    Interrupt(u16),
+    /// The host wants a controller back.
+    Request(u16),
+    /// The bus reports an error of a controller.
+    BusError(u16),
+    Svr,
+    Caller(Caller, Time),
+    Ctl,
+    CtlPeer(Introspection, Time),
+    /// The connection of that client.
+    Conn(u32),
+    /// The listening socket of that client.
+    Listener(u32),
+    /// Our end of that client's session capability.
+    Lifetime(u32),
+}
+
+/// Why the server ends other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fatal {
+    #[error("waiting for events: {0}")]
+    Epoll(#[from] io::Error),
+    #[error(transparent)]
+    Worker(#[from] WorkerLost),
+}
+
+/// A static client as main found it.
+pub(crate) struct StaticClient {
+    pub(crate) cap: String,
+    pub(crate) policy: Policy,
+    pub(crate) listener: OwnedFd,
+}
+
+/// What main has prepared.
+pub(crate) struct Parts {
+    pub(crate) control: Control,
+    pub(crate) workers: Vec<worker::Handle>,
+    pub(crate) bell: Arc<Doorbell>,
+    pub(crate) epoll: Epoll,
+    pub(crate) signals: Signals,
+    pub(crate) failures: &'static Failures,
+    pub(crate) interrupts: Arc<AllInterrupts>,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) svr: Option<OwnedFd>,
+    pub(crate) ctl: Option<OwnedFd>,
+    pub(crate) clients: Vec<StaticClient>,
+    pub(crate) trusted: Trusted,
+    pub(crate) budget: Budget,
+    /// The service manager, to be told when the scan is over, and when the server stops.
+    pub(crate) notifier: Notifier,
+}
+
+/// The server.
+pub(crate) struct Server {
+    pub(crate) control: Control,
+    workers: Vec<worker::Handle>,
+    bell: Arc<Doorbell>,
+    epoll: Epoll,
+    signals: Signals,
+    failures: &'static Failures,
+    interrupts: Arc<AllInterrupts>,
+    /// Controllers whose pin interrupted: it is masked until their admin queues were looked at.
+    pins: Vec<u16>,
+    acceptor: Acceptor,
+    svr: Option<OwnedFd>,
+    ctl: Option<OwnedFd>,
+    pub(crate) trusted: Trusted,
+    watched: BTreeMap<u64, Watched>,
+    next_token: u64,
+    pub(crate) clients: BTreeMap<u32, Client>,
+    next_client: u32,
+    by_session: BTreeMap<SessionKey, u32>,
+    waiting: VecDeque<Waiting>,
+    budget: Budget,
+    /// When to listen again, after descriptors or memory ran out.
+    rest: Option<Time>,
+    /// Whether no callers are taken any more.
+    closed: bool,
+    notifier: Notifier,
+    stop: bool,
+    down: bool,
+}
+
+impl Server {
+    pub(crate) fn new(parts: Parts) -> Result<Self, Fatal> {
+        let mut server = Self {
+            control: parts.control,
+            workers: parts.workers,
+            bell: parts.bell,
+            epoll: parts.epoll,
+            signals: parts.signals,
+            failures: parts.failures,
+            interrupts: parts.interrupts,
+            pins: Vec::new(),
+            acceptor: parts.acceptor,
+            svr: parts.svr,
+            ctl: parts.ctl,
+            trusted: parts.trusted,
+            watched: BTreeMap::new(),
+            next_token: 0,
+            clients: BTreeMap::new(),
+            next_client: 0,
+            by_session: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            budget: parts.budget,
+            rest: None,
+            closed: false,
+            notifier: parts.notifier,
+            stop: false,
+            down: false,
+        };
+        let token = server.token(Watched::Bell);
+        server.epoll.add(&*server.bell, token, Interest::ReadEdge)?;
+        let token = server.token(Watched::Signals);
+        server.epoll.add(&server.signals, token, Interest::Read)?;
+        let token = server.token(Watched::MemoryFailures);
+        server.epoll.add(server.failures, token, Interest::Read)?;
+        server.watch_controllers()?;
+        if server.svr.is_some() {
+            let token = server.token(Watched::Svr);
+            if let Some(svr) = &server.svr {
+                server.epoll.add(svr, token, Interest::Read)?;
+            }
+        }
+        if server.ctl.is_some() {
+            let token = server.token(Watched::Ctl);
+            if let Some(ctl) = &server.ctl {
+                server.epoll.add(ctl, token, Interest::Read)?;
+            }
+        }
+        for client in parts.clients {
+            server.add_static(client);
+        }
+        Ok(server)
+    }
+
+    fn watch_controllers(&mut self) -> Result<(), Fatal> {
+        let all = Arc::clone(&self.interrupts);
+        for (controller, interrupts) in (0..).zip(all.iter()) {
+            let Some(interrupts) = interrupts else { continue };
+            if let Some(event) = interrupts.vector(0) {
+                let token = self.token(Watched::Interrupt(controller));
+                self.epoll.add(event, token, Interest::ReadEdge)?;
+            }
+            if let Some(event) = interrupts.request() {
+                let token = self.token(Watched::Request(controller));
+                self.epoll.add(event, token, Interest::ReadEdge)?;
+            }
+            if let Some(event) = interrupts.error() {
+                let token = self.token(Watched::BusError(controller));
+                self.epoll.add(event, token, Interest::ReadEdge)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets pins interrupt again; one that still has a reason does so at once.
+    fn unmask_pins(&mut self) {
+        for controller in self.pins.drain(..) {
+            if let Some(Some(interrupts)) = self.interrupts.get(usize::from(controller)) {
+                interrupts.unmask();
+            }
+        }
+    }
+
+    fn token(&mut self, what: Watched) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.watched.insert(token, what);
+        token
+    }
+
+    fn add_static(&mut self, client: StaticClient) {
+        let id = self.next_client;
+        self.next_client += 1;
+        let StaticClient { cap, policy, listener } = client;
+        self.clients.insert(
+            id,
+            Client {
+                name: format!("client {cap}"),
+                policy,
+                key: None,
+                source: Source::Listener(listener),
+                lifetime: None,
+                cap: Some(cap),
+                conn: None,
+                phase: Phase::Absent,
+                owner: None,
+                eventfds: self.budget.fixed,
+                barred: false,
+                away: false,
+            },
+        );
+    }
+
+    /// Serves until the server is told to stop and everything has ended.
+    pub(crate) fn run(mut self) -> Result<(), Fatal> {
+        let mut events = Events::new(64);
+        loop {
+            let time = now();
+            if self.bell.take() {
+                self.hear_workers(time)?;
+            }
+            self.control.poll(time);
+            self.tell_workers()?;
+            while let Some(event) = self.control.take_event() {
+                self.control_event(event, time);
+            }
+            self.tell_workers()?;
+            self.unmask_pins();
+            self.expire(time);
+            if self.down {
+                return Ok(());
+            }
+            if !self.bell.arm() {
+                continue;
+            }
+            let timeout = self.deadline().map(|at| at - time);
+            let waited = self.epoll.wait(&mut events, timeout);
+            self.bell.disarm();
+            waited?;
+            let time = now();
+            for event in events.iter() {
+                self.event(event.token, event.hangup, time);
+            }
+        }
+    }
+
+    /// Lets nobody in for a moment: a listening socket that nobody can be accepted from stays readable.
+    pub(super) fn rest(&mut self, what: &str, why: rustix::io::Errno, time: Time) {
+        log::warn!(target: REFUSAL, "{what}: accepting a connection: {why}");
+        self.rest.get_or_insert(time + REST);
+        self.breathe();
+        let ids: Vec<u32> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.listen(id, false);
+        }
+    }
+
+    /// Listens again.
+    fn rested(&mut self) {
+        self.rest = None;
+        self.breathe();
+        let free = |c: &Client| c.phase == Phase::Free;
+        let ids: Vec<u32> = self.clients.iter().filter(|(_, c)| free(c)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.listen(id, true);
+        }
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        let conns = self.clients.values().filter_map(|c| c.conn.as_ref()?.deadline);
+        let waiting = self.waiting.iter().map(|w| w.until);
+        let crowded = self.callers() >= CALLERS_MAX;
+        let idle = self.watched.values().filter_map(|w| match w {
+            Watched::Caller(_, heard) if crowded => Some(*heard + CALLER_IDLE),
+            Watched::CtlPeer(_, until) => Some(*until),
+            _ => None,
+        });
+        conns.chain(waiting).chain(idle).chain(self.rest).chain(self.control.next_deadline()).min()
+    }
+
+    fn hear_workers(&mut self, time: Time) -> Result<(), Fatal> {
+        for index in 0..self.workers.len() {
+            while let Some(worker) = self.workers.get(index)
+                && let Some(news) = worker.receive()?
+            {
+                self.control.from_worker(index, news, time);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_workers(&mut self) -> Result<(), Fatal> {
+        while let Some((worker, message)) = self.control.take_message() {
+            let message = match message {
+                ToWorker::AddQueue(new) => {
+                    let client = self.by_session.get(&new.key.session).and_then(|id| self.clients.get(id));
+                    match client.and_then(|c| c.kick(new.key.index)) {
+                        Some(kick) => Message::Queue(new, kick),
+                        // Its connection is gone already; it will be stopped without having been kicked.
+                        None => Message::Core(ToWorker::AddQueue(new)),
+                    }
+                }
+                other => Message::Core(other),
+            };
+            if let Some(worker) = self.workers.get(worker) {
+                worker.send(message)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, token: u64, hangup: bool, time: Time) {
+        match self.watched.get_mut(&token) {
+            None | Some(Watched::Bell) => {}
+            Some(Watched::Signals) => {
+                if self.signals.take().is_some() {
+                    self.stop(time);
+                }
+            }
+            Some(Watched::MemoryFailures) => self.memory_failed(),
+            Some(Watched::Interrupt(controller)) => {
+                // The control role looks at its admin queue in the next turn; workers are woken by the same event.
+                let controller = *controller;
+                if !self.pins.contains(&controller) {
+                    self.pins.push(controller);
+                }
+            }
+            Some(Watched::Request(controller)) => {
+                let controller = *controller;
+                self.control.remove_device(controller);
+            }
+            Some(Watched::BusError(controller)) => {
+                let controller = *controller;
+                self.control.device_failed(controller);
+            }
+            Some(Watched::Svr) => self.accept_caller(time),
+            Some(Watched::Caller(..)) if hangup && self.waiting.iter().any(|w| w.caller == token) => {
+                self.caller_left(token);
+            }
+            Some(Watched::Caller(..)) => self.serve_caller(token, time),
+            Some(Watched::Ctl) => self.accept_ctl(time),
+            Some(Watched::CtlPeer(peer, _)) => {
+                if hangup || peer.send() {
+                    self.forget(token);
+                }
+            }
+            Some(Watched::Conn(id)) => {
+                let id = *id;
+                self.serve(id, time);
+                if hangup {
+                    self.hung_up(id);
+                }
+            }
+            // Whoever else has a listening socket can shut it down: it is readable for ever then.
+            Some(Watched::Listener(id)) if hangup => {
+                let id = *id;
+                self.stop_listening(id, token);
+            }
+            Some(Watched::Listener(id)) => {
+                let id = *id;
+                self.accept_client(id, time);
+            }
+            Some(Watched::Lifetime(id)) => {
+                let id = *id;
+                if hangup {
+                    self.forget(token);
+                    self.end(id);
+                }
+            }
+        }
+    }
+
+    /// Closes what a token stands for, where it is the token that holds it.
+    fn forget(&mut self, token: u64) {
+        match self.watched.remove(&token) {
+            Some(Watched::Caller(caller, _)) => {
+                let _ = self.epoll.remove(&caller);
+            }
+            Some(Watched::CtlPeer(peer, _)) => {
+                let _ = self.epoll.remove(&peer);
+            }
+            _ => {}
+        }
+        self.breathe();
+    }
+
+    fn stop(&mut self, time: Time) {
+        if self.stop {
+            return;
+        }
+        self.stop = true;
+        log::info!(target: OPERATOR, "stopping: sessions drain");
+        self.notifier.stopping();
+        if let Some(svr) = self.svr.take() {
+            let _ = self.epoll.remove(&svr);
+        }
+        for waiting in core::mem::take(&mut self.waiting) {
+            self.answer(waiting.caller, Err(refused(errno::EAGAIN, "the server is stopping")));
+        }
+        let ids: Vec<u32> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.end(id);
+        }
+        self.control.shut_down(time);
+    }
+
+    fn accept_ctl(&mut self, time: Time) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.has_place() {
+                break;
+            }
+            let Some(ctl) = &self.ctl else { return };
+            let socket = match socket::accept(ctl) {
+                Ok(Some(socket)) => socket,
+                Ok(None) => return,
+                Err(e) => return self.rest("ctl", e, time),
+            };
+            let mut peer = Introspection::new(socket, &crate::inventory::of(self));
+            if peer.send() {
+                continue;
+            }
+            let token = self.next_token;
+            if self.epoll.add(&peer, token, Interest::ReadWrite).is_ok() {
+                self.token(Watched::CtlPeer(peer, time + STALL_MAX));
+            }
+        }
+        self.breathe();
+    }
+
+    /// Whose time is over.
+    fn expire(&mut self, time: Time) {
+        let stalled: Vec<u32> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| c.conn.as_ref().and_then(|c| c.deadline).is_some_and(|d| time >= d))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stalled {
+            self.disconnect(id, &Over::Stalled);
+        }
+        self.expire_waiting(time);
+        if self.rest.is_some_and(|until| time >= until) {
+            self.rested();
+        }
+        let crowded = self.callers() >= CALLERS_MAX;
+        let mut over = Vec::new();
+        for (token, watched) in &mut self.watched {
+            match watched {
+                // A silent caller keeps its place as long as nobody else may want it.
+                Watched::Caller(_, heard) if crowded && time >= *heard + CALLER_IDLE => {
+                    if !self.waiting.iter().any(|w| w.caller == *token) {
+                        over.push(*token);
+                    } else {
+                        *heard = time;
+                    }
+                }
+                Watched::CtlPeer(_, until) if time >= *until => over.push(*token),
+                _ => {}
+            }
+        }
+        for token in over {
+            self.forget(token);
+        }
+    }
+}

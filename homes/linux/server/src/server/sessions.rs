@@ -1,0 +1,365 @@
+//! The sessions' side: their clients come and go, and control says what became of what they asked.
+
+use std::os::fd::AsFd;
+
+use nvme_core::server::control::Event;
+use nvme_core::server::message::SessionKey;
+use nvme_linux::dispose;
+use nvme_linux::events::Interest;
+use nvme_linux::logger::{OPERATOR, REFUSAL};
+use nvme_linux::socket;
+use nvme_linux::vhost::{Connection, ConnectionError};
+use nvme_platform::Time;
+use nvme_session::virtqueue::Broken;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::{Server, Watched};
+use crate::client::{Client, Conn, Lent, Over, Phase, Source};
+
+impl Server {
+    pub(super) fn accept_client(&mut self, id: u32, time: Time) {
+        let open = |c: &&mut Client| c.phase == Phase::Free && !c.barred;
+        let Some(client) = self.clients.get_mut(&id).filter(open) else {
+            self.listen(id, false);
+            return;
+        };
+        let (Source::Listener(listener), Some(key)) = (&client.source, client.key) else { return };
+        // A static client's socket is ours; one that came with `create` shares its flags with the client.
+        let accepted = match client.cap {
+            Some(_) => socket::accept(listener),
+            None => self.acceptor.accept(listener),
+        };
+        let socket = match accepted {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return,
+            Err(Errno::TIMEDOUT) => {
+                log::warn!(target: REFUSAL, "{}: its socket does not let anybody in; it ends", client.name);
+                self.end(id);
+                return;
+            }
+            Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
+                let name = client.name.clone();
+                return self.rest(&name, e, time);
+            }
+            Err(e) => {
+                log::warn!(target: REFUSAL, "{}: accepting a connection: {e}; it ends", client.name);
+                self.end(id);
+                return;
+            }
+        };
+        let peer = socket::peer(&socket);
+        let offered = self.control.session(key).map_or(0, |s| s.offered());
+        let Ok(connection) = Connection::new(socket, offered) else { return };
+        let token = self.next_token;
+        if self.epoll.add(connection.as_fd(), token, Interest::Read).is_err() {
+            return;
+        }
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.conn = Some(Conn::new(connection, peer, token, true, time));
+            client.phase = Phase::Connected;
+            let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
+            log::info!(target: OPERATOR, "{}{who}: connected", client.name);
+        }
+        self.token(Watched::Conn(id));
+        self.listen(id, false);
+        self.serve(id, time);
+    }
+
+    /// Whether the next client of a session is let in.
+    pub(super) fn listen(&mut self, id: u32, on: bool) {
+        let token = self.watched.iter().find(|(_, w)| matches!(w, Watched::Listener(l) if *l == id));
+        let Some(token) = token.map(|(token, _)| *token) else { return };
+        if let Some(Client { source: Source::Listener(listener), barred, .. }) = self.clients.get(&id) {
+            let interest =
+                if on && !barred && self.rest.is_none() { Interest::Read } else { Interest::Hangup };
+            let _ = self.epoll.modify(listener, token, interest);
+        }
+    }
+
+    pub(super) fn lend<T>(
+        &mut self,
+        id: u32,
+        now: Time,
+        work: impl FnOnce(&mut Client, &mut Lent<'_>) -> T,
+    ) -> Option<T> {
+        let client = self.clients.get_mut(&id)?;
+        let mut lent =
+            Lent { control: &mut self.control, workers: &self.workers, trusted: &self.trusted, now };
+        Some(work(client, &mut lent))
+    }
+
+    pub(super) fn serve(&mut self, id: u32, time: Time) {
+        let lost = dispose::lost();
+        let result = self.lend(id, time, |client, lent| client.serve(lent));
+        match result {
+            Some(Ok(())) => self.watch_conn(id),
+            Some(Err(over)) => self.disconnect(id, &over),
+            None => {}
+        }
+        if dispose::lost() > lost {
+            self.bar(id);
+        }
+    }
+
+    /// A client's files cannot be closed. Its session ends; a static client is let in no more.
+    fn bar(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(&id).filter(|c| !c.barred) else { return };
+        client.barred = true;
+        let fixed = client.cap.is_some();
+        let end = if fixed { "nobody is let in any more" } else { "it ends" };
+        log::warn!(target: REFUSAL, "{}: it sent files that cannot be closed; {end}", client.name);
+        self.disconnect(id, &Over::Unclosable);
+        if !fixed {
+            self.end(id);
+        }
+        self.breathe();
+    }
+
+    pub(super) fn watch_conn(&mut self, id: u32) {
+        let Some(conn) = self.clients.get(&id).and_then(|c| c.conn.as_ref()) else { return };
+        let wants = conn.connection.interest();
+        let interest = match (wants.read, wants.write) {
+            (_, true) => Interest::ReadWrite,
+            (true, false) => Interest::Read,
+            // While a request of its own is worked on, all that counts is that it may go away.
+            (false, false) => Interest::Hangup,
+        };
+        let _ = self.epoll.modify(conn.connection.as_fd(), conn.token, interest);
+    }
+
+    /// The client of a connection went away while a request of its own is worked on, so nothing is read.
+    pub(super) fn hung_up(&mut self, id: u32) {
+        let interest = self.clients.get(&id).and_then(|c| c.conn.as_ref()).map(|c| c.connection.interest());
+        if interest.is_some_and(|i| !i.read) {
+            self.disconnect(id, &Over::Connection(ConnectionError::Closed));
+        }
+    }
+
+    /// A session's listening socket was shut down: the session ends.
+    pub(super) fn stop_listening(&mut self, id: u32, token: u64) {
+        self.watched.remove(&token);
+        let Some(client) = self.clients.get(&id) else { return };
+        log::warn!(target: REFUSAL, "{}: its listening socket was shut down; it ends", client.name);
+        if let Source::Listener(listener) = &client.source {
+            let _ = self.epoll.remove(listener);
+        }
+        self.end(id);
+    }
+
+    pub(super) fn disconnect(&mut self, id: u32, over: &Over) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(conn) = client.conn.take() else { return };
+        let who = conn.peer.map_or_else(String::new, |p| format!(" ({p})"));
+        if over.is_ordinary() {
+            log::info!(target: OPERATOR, "{}{who}: disconnected", client.name);
+        } else {
+            log::warn!(target: REFUSAL, "{}{who}: disconnected: {over}", client.name);
+        }
+        let _ = self.epoll.remove(conn.connection.as_fd());
+        self.watched.remove(&conn.token);
+        let lost = dispose::lost();
+        drop(conn);
+        let lost = dispose::lost() > lost;
+        let over_with_it = matches!(client.source, Source::Connection);
+        if client.phase == Phase::Connected {
+            if over_with_it {
+                self.end(id);
+            } else if let Some(key) = client.key {
+                client.phase = Phase::Clearing;
+                self.control.clear(key);
+                self.end_if_away(id);
+            }
+        }
+        if lost {
+            self.bar(id);
+        }
+    }
+
+    /// A static client whose device is lost, and that nobody uses, ends, so that it can begin again with the device that
+    /// comes back.
+    fn end_if_away(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let lost = client.key.and_then(|key| self.control.session(key)).is_some_and(|s| s.is_lost());
+        if lost && client.cap.is_some() && matches!(client.phase, Phase::Free | Phase::Clearing) {
+            client.away = true;
+            self.end(id);
+        }
+    }
+
+    /// Ends a session, or a static client.
+    pub(super) fn end(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(&id).filter(|c| c.phase != Phase::Ending) else { return };
+        client.phase = Phase::Ending;
+        self.disconnect(id, &Over::Ended);
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        match client.key {
+            Some(key) => self.control.end(key),
+            None => self.remove_client(id),
+        }
+    }
+
+    /// Whether a session is about to end, those included whose client has just gone.
+    pub(super) fn someone_leaves(&mut self) -> bool {
+        let gone = |client: &Client| {
+            let socket = match (&client.lifetime, &client.conn) {
+                (Some(lifetime), _) => lifetime.as_fd(),
+                (None, Some(conn)) if matches!(client.source, Source::Connection) => conn.connection.as_fd(),
+                _ => return false,
+            };
+            let mut fds = [PollFd::new(&socket, PollFlags::empty())];
+            poll(&mut fds, Some(&Timespec::default())).is_ok()
+                && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+        };
+        let gone: Vec<u32> = self.clients.iter().filter(|(_, c)| gone(c)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.end(id);
+        }
+        self.clients.values().any(|c| c.phase == Phase::Ending)
+    }
+
+    pub(super) fn remove_client(&mut self, id: u32) {
+        let Some(client) = self.clients.remove(&id) else { return };
+        if let Source::Listener(listener) = &client.source {
+            let _ = self.epoll.remove(listener);
+        }
+        if let Some(lifetime) = &client.lifetime {
+            let _ = self.epoll.remove(lifetime);
+        }
+        self.watched.retain(
+            |_, w| !matches!(w, Watched::Conn(i) | Watched::Listener(i) | Watched::Lifetime(i) if *i == id),
+        );
+    }
+
+    pub(super) fn control_event(&mut self, event: Event, time: Time) {
+        match event {
+            Event::Scanned => {
+                self.start_static(true);
+                self.retry_waiting(time);
+                self.notifier.ready();
+            }
+            Event::CatalogueChanged => {
+                if self.control.scanned() {
+                    self.start_static(false);
+                    self.retry_waiting(time);
+                }
+            }
+            Event::Done(key, result) => {
+                self.with_session(key, time, |client, _| client.memory_done(result));
+            }
+            Event::QueueStopped(key, index, next) => {
+                self.with_session(key, time, |client, lent| client.stopped(index, Some(next), lent));
+            }
+            Event::QueueBroken(key, index, why) => {
+                self.with_session(key, time, |client, _| {
+                    let peer = client.conn.as_ref().and_then(|c| c.peer);
+                    let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
+                    log::warn!(target: REFUSAL, "{}{who}: queue {index} is broken: {why}", client.name);
+                });
+            }
+            Event::Lost(key) => {
+                self.with_session(key, time, |client, _| {
+                    log::error!("{}: its device is lost; its requests fail", client.name);
+                });
+                if let Some(id) = self.by_session.get(&key).copied() {
+                    self.end_if_away(id);
+                }
+            }
+            Event::ConfigChanged(key) => {
+                self.with_session(key, time, |client, _| {
+                    if let Some(conn) = &mut client.conn {
+                        conn.connection.config_changed();
+                    }
+                });
+            }
+            Event::Cleared(key) => {
+                let Some(id) = self.by_session.get(&key).copied() else { return };
+                if let Some(client) = self.clients.get_mut(&id).filter(|c| c.phase == Phase::Clearing) {
+                    client.phase = Phase::Free;
+                    self.listen(id, true);
+                }
+            }
+            Event::Ended(key) => {
+                let Some(id) = self.by_session.remove(&key) else { return };
+                let Some(client) = self.clients.get_mut(&id) else { return };
+                log::info!(target: OPERATOR, "{}: ended", client.name);
+                // Whoever is still connected had the session that is no more.
+                if let Some(conn) = client.conn.take() {
+                    let _ = self.epoll.remove(conn.connection.as_fd());
+                    self.watched.remove(&conn.token);
+                }
+                if client.cap.is_some() && !self.stop {
+                    // A static client outlives the session that lost its device.
+                    client.key = None;
+                    client.phase = Phase::Absent;
+                    if core::mem::take(&mut client.away) {
+                        // The device may be back already.
+                        self.start_static(false);
+                    }
+                } else {
+                    self.remove_client(id);
+                }
+                // The device may be what somebody waits for.
+                self.retry_waiting(time);
+            }
+            Event::ShutDown => self.down = true,
+        }
+    }
+
+    pub(super) fn with_session(
+        &mut self,
+        key: SessionKey,
+        time: Time,
+        work: impl FnOnce(&mut Client, &mut Lent<'_>),
+    ) {
+        let Some(id) = self.by_session.get(&key).copied() else { return };
+        self.lend(id, time, work);
+        if self.clients.get(&id).is_some_and(|c| c.conn.is_some()) {
+            self.serve(id, time);
+        }
+    }
+
+    /// Starts static clients whose device is there.
+    pub(super) fn start_static(&mut self, first: bool) {
+        let absent: Vec<u32> =
+            self.clients.iter().filter(|(_, c)| c.phase == Phase::Absent).map(|(id, _)| *id).collect();
+        for id in absent {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            match self.control.create(&client.policy, true) {
+                Ok(key) => {
+                    client.key = Some(key);
+                    client.phase = Phase::Free;
+                    self.by_session.insert(key, id);
+                    let device = client.policy.device();
+                    log::info!(target: OPERATOR, "{}: {device}, {}, session {}", client.name, client.policy.access(), key.0);
+                    let known = self.watched.values().any(|w| matches!(w, Watched::Listener(l) if *l == id));
+                    if known {
+                        self.listen(id, true);
+                        continue;
+                    }
+                    let token = self.next_token;
+                    if let Source::Listener(listener) = &client.source
+                        && let Err(e) = self.epoll.add(listener, token, Interest::Read)
+                    {
+                        log::error!("{}: listening: {e}", client.name);
+                    }
+                    self.token(Watched::Listener(id));
+                }
+                Err(why) if first => {
+                    log::warn!("{}: {why}; it is served when that changes", client.name);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Memory under a client vanished: its queues end.
+    pub(super) fn memory_failed(&mut self) {
+        self.failures.take();
+        let failed: Vec<SessionKey> =
+            self.control.sessions().filter(|(_, s)| s.registry().any_failed()).map(|(key, _)| key).collect();
+        for key in failed {
+            self.control.break_session(key, Broken::MemoryGone);
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! A worker thread: the core's worker role, its messages, and what it sleeps on.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use nvme_core::server::Polling;
+use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, ToWorker};
+use nvme_core::server::worker::Worker;
+use nvme_linux::events::{
+    Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel,
+    guard_this_thread, now,
+};
+use nvme_platform::Time;
+
+use crate::devices::AllInterrupts;
+use crate::frames;
+
+/// Messages that wait in one direction, at most.
+const MESSAGES: usize = 4096;
+/// The token of the thread's own bell; virtqueues have those that the worker gave them.
+const BELL: u64 = u64::MAX;
+/// The token of all interrupt vectors: being awake is all that they ask for.
+const INTERRUPT: u64 = u64::MAX - 1;
+/// How long kicks of queues that sleep may go unnoticed while others are busy.
+const LOOK_EVERY: Duration = Duration::from_micros(50);
+/// Messages that a worker takes before it turns to its queues again.
+const MESSAGES_PER_PASS: usize = 256;
+/// How long control waits for room in a worker's inbox, all in all: a worker empties it in each pass and waits for
+/// nobody, so one that makes no room for so long is stuck.
+const ROOM_WAIT: Duration = Duration::from_secs(20);
+const ROOM_STEP: Duration = Duration::from_micros(100);
+/// A worker never sleeps longer than this, so that a late command is noticed in time.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// A message for a worker thread: one of the core's, or one that brings a descriptor.
+pub(crate) enum Message {
+    Core(ToWorker),
+    /// A virtqueue with its kick.
+    Queue(NewQueue, Arc<OwnedFd>),
+    /// Another kick for a virtqueue.
+    Kick(QueueKey, Arc<OwnedFd>),
+}
+
+/// Control's end of a worker.
+pub(crate) struct Handle {
+    messages: Sender<Message>,
+    news: Receiver<FromWorker>,
+}
+
+/// The thread is gone, or does not take messages: the server cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("a worker thread does not answer")]
+pub(crate) struct WorkerLost;
+
+impl Handle {
+    /// Starts a worker. Its news ring `bell`.
+    pub(crate) fn start(
+        index: usize,
+        poll_for: Duration,
+        bell: &Arc<Doorbell>,
+        interrupts: &Arc<AllInterrupts>,
+    ) -> io::Result<Self> {
+        let own = Arc::new(Doorbell::new()?);
+        let (messages, inbox) = channel(MESSAGES, &own);
+        let (outbox, news) = channel(MESSAGES, bell);
+        let epoll = Epoll::new()?;
+        epoll.add(&*own, BELL, Interest::ReadEdge)?;
+        let worker = Worker::new(poll_for);
+        let thread = Thread {
+            worker,
+            epoll,
+            bell: own,
+            inbox,
+            outbox,
+            unsent: None,
+            kicks: HashMap::new(),
+            interrupts: Arc::clone(interrupts),
+            vectors: HashMap::new(),
+        };
+        thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.run())?;
+        Ok(Self { messages, news })
+    }
+
+    /// A client that asks for much can fill the inbox; then control waits for the worker, which never waits for control.
+    pub(crate) fn send(&self, message: Message) -> Result<(), WorkerLost> {
+        let mut message = match self.messages.send(message) {
+            Ok(()) => return Ok(()),
+            Err(SendError::Full(message)) => message,
+            Err(SendError::Closed(_)) => return Err(WorkerLost),
+        };
+        let until = now() + ROOM_WAIT;
+        while now() < until {
+            thread::sleep(ROOM_STEP);
+            message = match self.messages.send(message) {
+                Ok(()) => return Ok(()),
+                Err(SendError::Full(message)) => message,
+                Err(SendError::Closed(_)) => return Err(WorkerLost),
+            };
+        }
+        Err(WorkerLost)
+    }
+
+    /// The next news; an error when the thread is gone.
+    pub(crate) fn receive(&self) -> Result<Option<FromWorker>, WorkerLost> {
+        self.news.receive().map_err(|Closed| WorkerLost)
+    }
+}
+
+struct Thread {
+    worker: Worker,
+    epoll: Epoll,
+    bell: Arc<Doorbell>,
+    inbox: Receiver<Message>,
+    outbox: Sender<FromWorker>,
+    /// News that control has no room for now.
+    unsent: Option<FromWorker>,
+    /// Each virtqueue's kick; closed when the queue is gone.
+    kicks: HashMap<QueueKey, Arc<OwnedFd>>,
+    interrupts: Arc<AllInterrupts>,
+    /// The vectors (controller and number) that are watched, and the pairs here that use each.
+    vectors: HashMap<(u16, u16), Vec<PairId>>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        guard_this_thread();
+        frames::on_this_thread();
+        let mut events = Events::new(64);
+        let mut time = now();
+        let mut last_work = time;
+        let mut last_look = time;
+        let mut polling = Polling::new(self.worker.poll_for());
+        loop {
+            if self.bell.take() && !self.receive(time) {
+                return;
+            }
+            let pass = self.worker.pass(time);
+            self.report();
+            time = now();
+            if pass.worked {
+                last_work = time;
+            }
+            if pass.worked || time - last_work < polling.window() {
+                // Others may have been kicked meanwhile.
+                if time - last_look >= LOOK_EVERY {
+                    last_look = time;
+                    self.wait(&mut events, Some(Duration::ZERO), time);
+                } else if !pass.worked {
+                    core::hint::spin_loop();
+                }
+                continue;
+            }
+            if !self.worker.sleep() || !self.bell.arm() {
+                continue;
+            }
+            let sleep = pass.wake.map_or(SLEEP_MAX, |t| (t - time).min(SLEEP_MAX));
+            self.wait(&mut events, Some(sleep), time);
+            self.bell.disarm();
+            time = now();
+            last_look = time;
+            polling.slept(time - last_work);
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>, time: Time) {
+        if self.epoll.wait(events, timeout).is_err() {
+            return;
+        }
+        for Event { token, .. } in events.iter() {
+            if token < INTERRUPT {
+                self.worker.kick(token as usize, time);
+            }
+        }
+    }
+
+    /// Takes the messages that wait; false when control is gone.
+    fn receive(&mut self, time: Time) -> bool {
+        for _ in 0..MESSAGES_PER_PASS {
+            match self.inbox.receive() {
+                Ok(Some(Message::Core(message))) => {
+                    self.watch_vectors(&message);
+                    self.worker.handle(message, time);
+                }
+                Ok(Some(Message::Queue(new, kick))) => {
+                    let key = new.key;
+                    self.worker.handle(ToWorker::AddQueue(new), time);
+                    self.watch(key, kick);
+                }
+                Ok(Some(Message::Kick(key, kick))) => self.watch(key, kick),
+                Ok(None) => return true,
+                Err(Closed) => return false,
+            }
+        }
+        // The rest in the next pass.
+        self.bell.ring();
+        true
+    }
+
+    /// Watches the vectors of the pairs that are here, and no others: interrupts of theirs would only wake this thread.
+    fn watch_vectors(&mut self, message: &ToWorker) {
+        match message {
+            ToWorker::AddPair(id, pair) => {
+                let place = (id.controller, pair.vector());
+                let interrupts = self.interrupts.get(usize::from(id.controller)).and_then(Option::as_ref);
+                let Some(event) = interrupts.and_then(|i| i.vector(place.1)) else { return };
+                let pairs = self.vectors.entry(place).or_default();
+                if pairs.is_empty()
+                    && let Err(e) = self.epoll.add(event, INTERRUPT, Interest::ReadEdge)
+                {
+                    log::error!("cannot watch vector {} of controller {}: {e}", place.1, place.0);
+                }
+                pairs.push(*id);
+            }
+            ToWorker::TakePair(id) => {
+                let place =
+                    self.vectors.iter().find(|(_, pairs)| pairs.contains(id)).map(|(place, _)| *place);
+                let Some(place) = place else { return };
+                let Some(pairs) = self.vectors.get_mut(&place) else { return };
+                pairs.retain(|pair| pair != id);
+                if pairs.is_empty() {
+                    self.vectors.remove(&place);
+                    let interrupts = self.interrupts.get(usize::from(place.0)).and_then(Option::as_ref);
+                    if let Some(event) = interrupts.and_then(|i| i.vector(place.1)) {
+                        let _ = self.epoll.remove(event);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn watch(&mut self, key: QueueKey, kick: Arc<OwnedFd>) {
+        let Some(token) = self.worker.token(key) else { return };
+        if let Some(old) = self.kicks.remove(&key) {
+            let _ = self.epoll.remove(&old);
+        }
+        // Control has checked that it can be watched. If the kernel has no room now, the queue is served when
+        // others are, and its client sees time-outs.
+        if let Err(e) = self.epoll.add(&kick, token as u64, Interest::ReadEdge) {
+            log::error!("cannot watch the kicks of session {} queue {}: {e}", key.session.0, key.index);
+        }
+        self.kicks.insert(key, kick);
+        self.worker.kick(token, now());
+    }
+
+    fn report(&mut self) {
+        loop {
+            let Some(news) = self.unsent.take().or_else(|| self.worker.take_message()) else { return };
+            if let FromWorker::QueueStopped(key, _) = &news
+                && let Some(kick) = self.kicks.remove(key)
+            {
+                let _ = self.epoll.remove(&kick);
+            }
+            match self.outbox.send(news) {
+                Ok(()) => {}
+                Err(SendError::Full(news)) => {
+                    self.unsent = Some(news);
+                    return;
+                }
+                Err(SendError::Closed(_)) => return,
+            }
+        }
+    }
+}

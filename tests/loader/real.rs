@@ -1,0 +1,167 @@
+//! The same loader, with the real server.
+
+use std::path::PathBuf;
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::Signal;
+
+use crate::ned::{Place, Running};
+
+/// The partition that the manual's examples name.
+const PARTITION: &str = "88E59675-4DC8-469A-98E4-B7B021DC7FBE";
+
+/// The server: the file that `NVME_DRV` names, or the one of this build.
+fn server() -> PathBuf {
+    let path = std::env::var_os("NVME_DRV").unwrap_or_else(|| env!("CARGO_BIN_EXE_nvme-drv").into());
+    PathBuf::from(path).canonicalize().unwrap()
+}
+
+macro_rules! trials {
+    ($($name:ident)*) => {
+        pub(crate) fn trials() -> Vec<Trial> {
+            let server = server();
+            vec![$({
+                let server = server.clone();
+                Trial::test(concat!("real::", stringify!($name)), move || -> Result<(), Failed> {
+                    $name(&Place::new(&server));
+                    Ok(())
+                })
+            }),*]
+        }
+    };
+}
+
+trials! {
+    the_manual_starts_the_server
+    the_manual_asks_for_a_partition
+    the_manual_asks_for_a_namespace
+    the_manual_has_a_static_client
+    a_script_starts_the_server_and_mints_a_session
+    a_second_client_of_a_static_client_s_disk_is_refused
+    a_trusted_dataspace_is_taken_by_the_server
+    refusals_of_the_server_come_with_their_codes
+    a_server_with_a_wrong_option_fails_the_loader
+}
+
+/// An image with the manual's partition.
+fn image(place: &Place) -> String {
+    let path = place.path("disk.img");
+    let mut file = std::fs::File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+    file.set_len(16 << 20).unwrap();
+    let blocks = u32::try_from((16 << 20) / 512 - 1).unwrap();
+    gpt::mbr::ProtectiveMBR::with_lb_size(blocks).overwrite_lba0(&mut file).unwrap();
+    let mut disk = gpt::GptConfig::new().writable(true).create_from_device(file, None).unwrap();
+    let partition = gpt::partition::Partition {
+        part_type_guid: gpt::partition_types::LINUX_FS,
+        part_guid: uuid::Uuid::parse_str(PARTITION).unwrap(),
+        first_lba: 2048,
+        last_lba: 8191,
+        flags: 0,
+        name: "manual".to_owned(),
+    };
+    disk.update_partitions([(1, partition)].into()).unwrap();
+    disk.write().unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// Runs a script of the loader's folder after the definition of `vbus_nvme`, until all scripts are over.
+fn run(place: &Place, script: &str, before: &str, words: &[&str]) -> Running {
+    let vbus = format!("vbus_nvme = 'soft:{},serial=1234'", image(place));
+    let after = place.write("after.lua", "print('done')");
+    let script = format!("{}/lua/{script}", env!("CARGO_MANIFEST_DIR"));
+    let mut line = vec!["-e", &vbus, "-e", before, &script, after.to_str().unwrap(), "--"];
+    line.extend(words);
+    let mut ned = place.start(&line);
+    ned.expect("done");
+    ned
+}
+
+fn ends_well(ned: Running) -> String {
+    ned.signal(Signal::TERM);
+    let ended = ned.end();
+    assert_eq!(ended.status, Some(0));
+    ended.out.clone()
+}
+
+const BUS: &str = "nvme_bus = L4.default_loader:new_channel() \
+    L4.default_loader:start({ caps = { vbus = vbus_nvme, svr = nvme_bus:svr() } }, 'rom/nvme-drv')";
+
+fn the_manual_starts_the_server(place: &Place) {
+    ends_well(run(place, "tests/manual/start.lua", "", &[]));
+}
+
+fn the_manual_asks_for_a_partition(place: &Place) {
+    ends_well(run(place, "tests/manual/partition.lua", BUS, &[]));
+}
+
+fn the_manual_asks_for_a_namespace(place: &Place) {
+    ends_well(run(place, "tests/manual/namespace.lua", BUS, &[]));
+}
+
+fn the_manual_has_a_static_client(place: &Place) {
+    ends_well(run(place, "tests/manual/static_client.lua", "", &[]));
+}
+
+fn a_script_starts_the_server_and_mints_a_session(place: &Place) {
+    let script = place.write(
+        "simple.lua",
+        "local bus = L4.default_loader:new_channel()
+         L4.default_loader:start({ caps = { vbus = vbus_nvme, svr = bus:svr() }, log = { 'nvme' } }, 'rom/nvme-drv')
+         print('a session: ' .. tostring(bus:create(0, 'ds-max=5', 'device=1234:n1', 'read-only')))
+         print('done')",
+    );
+    let vbus = format!("vbus_nvme = 'soft:{},serial=1234'", image(place));
+    let mut ned = place.start(&["-e", &vbus, script.to_str().unwrap()]);
+    ned.expect("done");
+    let out = ends_well(ned);
+    assert!(out.contains("a session: L4::Cap<L4virtio::Device>"), "{out}");
+}
+
+fn a_second_client_of_a_static_client_s_disk_is_refused(place: &Place) {
+    let out = ends_well(run(place, "examples/static_client.lua", "", &["1234:n1"]));
+    assert!(out.contains("a second client is refused: ") && out.contains("(-16)"), "{out}");
+}
+
+fn a_trusted_dataspace_is_taken_by_the_server(place: &Place) {
+    let trusted = place.write(
+        "trusted.lua",
+        "local ram = L4.Env.user_factory:create(L4.Proto.Dataspace, 1 << 20)
+         local bus = L4.default_loader:new_channel()
+         local server = L4.default_loader:start(
+           { caps = { vbus = vbus_nvme, svr = bus:svr(), ram = ram:m('rw') } }, 'rom/nvme-drv -d ram')
+         local vda <close> = bus:create(0, 'device=1234:n1', 'ds-max=1')
+         print('minted ' .. tostring(vda:is_valid()))
+         server:kill()",
+    );
+    let vbus = format!("vbus_nvme = 'soft:{},serial=1234'", image(place));
+    let ended = place.start(&["-e", &vbus, trusted.to_str().unwrap()]).end();
+    assert!(ended.out.contains("minted true\n"));
+    assert_eq!(ended.status, Some(0));
+}
+
+fn refusals_of_the_server_come_with_their_codes(place: &Place) {
+    let script = place.write(
+        "refusals.lua",
+        "for _, words in ipairs { { 'device=none:n1' }, { 'device=1234:n1', 'readonly' }, { 'ds-max=0', 'device=1234:n1' }, {} } do
+           local ok, why = pcall(nvme_bus.create, nvme_bus, 0, table.unpack(words))
+           print(ok, why.code, why.msg)
+         end
+         local ok, why = pcall(nvme_bus.create, nvme_bus, 1, 'device=1234:n1')
+         print(ok, why.code)",
+    );
+    let vbus = format!("vbus_nvme = 'soft:{},serial=1234'", image(place));
+    let after = place.write("after.lua", "print('done')");
+    let mut ned = place.start(&["-e", &vbus, "-e", BUS, script.to_str().unwrap(), after.to_str().unwrap()]);
+    ned.expect("done");
+    let out = ends_well(ned);
+    let codes: Vec<&str> = out.lines().filter_map(|line| line.split('\t').nth(1)).collect();
+    assert_eq!(codes, ["-19", "-22", "-22", "-22", "-22"], "{out}");
+    assert!(out.contains("readonly"), "the message names the word: {out}");
+}
+
+fn a_server_with_a_wrong_option_fails_the_loader(place: &Place) {
+    let script = "L4.default_loader:start({ caps = { vbus = 'soft:mem:1M' } }, 'rom/nvme-drv --nonsense')";
+    let ended = place.run(script);
+    assert_ne!(ended.status, Some(0));
+    assert!(ended.err.contains("nonsense"), "{}", ended.err);
+}
