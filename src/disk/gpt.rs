@@ -8,9 +8,8 @@ use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::scan::READ_MAX;
 use super::warning::{Broken, GptCopy, Warning};
-use super::{PARTITIONS_MAX, Partition, overlap};
+use super::{PARTITIONS_MAX, Partition, READ_MAX, overlap};
 
 /// The longest array of entries, in bytes: 64 times what is usual.
 const ARRAY_MAX: u64 = 1 << 20;

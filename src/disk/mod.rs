@@ -20,8 +20,11 @@ use alloc::vec::Vec;
 
 use nvme_policy::{Extent, Identity, Label, PartitionId, PartitionIdentity};
 
-pub use scan::{READ_MAX, READS_MAX, ReadFailed, Scan, Step};
+pub use scan::{READS_MAX, ReadFailed, Scan, Step};
 pub use warning::{Broken, GptCopy, Warning};
+
+/// The longest read that is asked for, in bytes: one page, so that any controller can do it in one command.
+pub const READ_MAX: u64 = 4096;
 
 /// How many partitions of one disk are served, at most. The GPT may have more entries; those behind are left out, with a
 /// warning.

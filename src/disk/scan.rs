@@ -9,9 +9,6 @@ use super::mbr::{self, CHAIN_MAX, First};
 use super::warning::{Broken, GptCopy, Warning};
 use super::{Kind, Table};
 
-/// The longest read that is asked for, in bytes: one page, so that any controller can do it in one command.
-pub const READ_MAX: u64 = 4096;
-
 /// How many reads a scan takes, at most: the first block, and three times a header and a mebibyte of entries (primary GPT,
 /// backup at the end, backup where the primary says it is). Chains of extended boot records are shorter.
 pub const READS_MAX: usize = 1 + 3 * (1 + 256);
@@ -36,7 +33,7 @@ pub enum Step {
     Read {
         /// The first, counted from the start of the extent. Inside it, as are all.
         block: u64,
-        /// How many; at least 1, and [`READ_MAX`] bytes at most.
+        /// How many; at least 1, and [`READ_MAX`](super::READ_MAX) bytes at most.
         blocks: u32,
     },
     /// It is done.
