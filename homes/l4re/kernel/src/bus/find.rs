@@ -8,7 +8,7 @@ use nvme_platform::PAGE;
 use spin::Mutex;
 
 use super::device::L4Device;
-use super::interrupts::{self, Given, Interrupts, Messages, Pins};
+use super::interrupts::{self, Given, Interrupts, Messages, Options, Pins};
 use super::pci::{COMMAND_MASTER, COMMAND_MEMORY, Function, PciError};
 use super::registers::{Bar, DOORBELLS};
 use super::traits::{BusDevice, BusHandle, Platform, Resource};
@@ -23,15 +23,6 @@ const RESOURCES_MAX: u32 = 64;
 const BAR_LEAST: u64 = (DOORBELLS + PAGE) as u64;
 /// The most of it that is mapped: the doorbells of all pairs at any sensible stride.
 const BAR_MOST: u64 = 16 << 20;
-
-/// What the operator chose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Options {
-    /// Do not use MSI.
-    pub nomsi: bool,
-    /// Do not use MSI-X.
-    pub nomsix: bool,
-}
 
 /// A controller.
 pub struct Found<P> {

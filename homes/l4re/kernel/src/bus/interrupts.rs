@@ -5,7 +5,6 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::find::Options;
 use super::messages::{Enabled, Msi, Msix};
 use super::pci::{COMMAND_NO_PIN, Function, PciError};
 use super::traits::{Line, Message, Platform};
@@ -14,6 +13,15 @@ use crate::kernel::{L4Error, Label};
 /// Vectors of one controller: the admin queue's, and one for all pairs. A single thread serves them, which gains nothing from
 /// more, and the bus has few.
 const VECTORS: u32 = 2;
+
+/// What the operator chose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Do not use MSI.
+    pub nomsi: bool,
+    /// Do not use MSI-X.
+    pub nomsix: bool,
+}
 
 /// How a controller interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

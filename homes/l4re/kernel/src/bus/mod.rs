@@ -18,8 +18,8 @@ mod registers;
 mod traits;
 
 pub use device::L4Device;
-pub use find::{Found, Options, Skipped, find};
-pub use interrupts::{Interrupts, Mode};
+pub use find::{Found, Skipped, find};
+pub use interrupts::{Interrupts, Mode, Options};
 pub use pci::PciError;
 pub use traits::{
     BusDevice, BusHandle, DmaSpaces, DriverDataspaces, Icu, IcuInfo, Line, Message, Mmio, Pin, Platform,
