@@ -4,7 +4,8 @@ use alloc::vec::Vec;
 
 use nvme_platform::Time;
 
-use super::{Id, Model, Object, Ready, TaskCap, World};
+use super::objects::TaskCap;
+use super::{Id, Model, Object, Ready, World};
 use crate::kernel::{HandOut, Incoming, Ipc, Message, Reply, WORDS_MAX};
 
 /// A call, by number.

@@ -28,7 +28,8 @@ use spin::{Mutex, MutexGuard};
 pub use dataspaces::{Attached, Kind};
 pub use heap::Counting;
 pub use ipc::{Answer, CallId, Said};
-pub use task::{Task, TaskCap};
+pub use objects::TaskCap;
+pub use task::Task;
 
 use crate::kernel::{Cap, Label};
 use dataspaces::Dataspace;

@@ -3,6 +3,10 @@
 use super::{Id, Model, Object, Ready, World};
 use crate::kernel::{Cap, Capabilities, L4Error, Label, Objects};
 
+/// A capability of a task that the test plays.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct TaskCap(pub(super) u64);
+
 /// A capability in a task's table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {

@@ -6,12 +6,8 @@ use nvme_platform::{PAGE, Window};
 
 use super::dataspaces::{Dataspace, Kind};
 use super::ipc::{Answer, Call, CallId, Said};
-use super::objects::{Gate, Irq, Slot};
+use super::objects::{Gate, Irq, Slot, TaskCap};
 use super::{Id, Model, NOTHING, Object, Ready};
-
-/// A capability of a task's.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct TaskCap(pub(super) u64);
 
 /// A task. It goes on living when this is dropped, until it [dies](Task::die).
 pub struct Task {
