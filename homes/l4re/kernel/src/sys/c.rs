@@ -6,6 +6,13 @@ use super::types::{
     l4_addr_t, l4_cap_idx_t, l4_ret_t, l4re_ds_stats_t, l4re_env_t, l4vbus_device_handle_t, l4vbus_device_t,
     l4vbus_resource_t,
 };
+use crate::kernel::L4Error;
+
+/// Rights of an attached region.
+pub(super) const RM_R: u32 = 4;
+pub(super) const RM_RW: u32 = 6;
+/// Attached at a multiple of this power of two, at least.
+pub(super) const PAGE_SHIFT: u8 = 12;
 
 unsafe extern "C" {
     pub(super) static l4re_global_env: *const l4re_env_t;
@@ -113,4 +120,10 @@ unsafe extern "C" {
         trigger: *mut u8,
         polarity: *mut u8,
     ) -> c_int;
+}
+
+/// The answer of a C function as a result.
+pub(super) fn check(answer: impl Into<i64>) -> Result<i64, L4Error> {
+    let answer = answer.into();
+    if answer < 0 { Err(L4Error(answer)) } else { Ok(answer) }
 }

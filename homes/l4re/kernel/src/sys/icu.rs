@@ -4,7 +4,7 @@ use super::ipc::{l4_ipc_call, l4_ipc_send};
 use super::types::{L4_CAP_FPAGE_RWS, L4_ITEM_MAP, L4_PROTO_IRQ, l4_msgtag_t, l4_obj_fpage, l4_umword_t};
 use super::utcb::l4_utcb;
 use super::vbus::Hardware;
-use super::{c, memory, objects};
+use super::{c, objects};
 use crate::bus::{BusHandle, Icu, IcuInfo, Line, Message, Pin, Unmask};
 use crate::kernel::{Cap, L4Error, Label};
 
@@ -88,7 +88,7 @@ impl Icu for Hardware {
         // SAFETY: both bytes are ours.
         let number =
             unsafe { c::l4vbus_pcidev_irq_enable(self.vbus.0, handle, &raw mut trigger, &raw mut polarity) };
-        let number = memory::check(number)?;
+        let number = c::check(number)?;
         Ok(Pin { number: number as u32, level: trigger == 0 })
     }
 }

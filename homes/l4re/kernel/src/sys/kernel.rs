@@ -12,7 +12,7 @@ use super::types::{
 };
 use super::utcb::l4_utcb;
 use super::vbus::{Hardware, Spaces, dma_map, dma_unmap};
-use super::{memory, objects, vanish};
+use super::{allocate, memory, objects, vanish};
 use crate::kernel::{
     Cap, Capabilities, DataspaceInfo, Dataspaces, HandOut, Incoming, Ipc, L4Error, Label, Message, Objects,
     Reply, WORDS_MAX,
@@ -187,11 +187,11 @@ impl Dataspaces for Kernel {
     }
 
     fn allocate(&mut self, len: usize) -> Result<Cap, L4Error> {
-        memory::allocate(len)
+        allocate::pinned(len)
     }
 
     fn has_reserve(&mut self) -> bool {
-        memory::has_reserve()
+        allocate::has_reserve()
     }
 
     fn vanished(&mut self) -> bool {

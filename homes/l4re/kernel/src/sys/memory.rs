@@ -9,14 +9,12 @@ use nvme_mem::Owner;
 use nvme_platform::{PAGE, Window};
 
 use super::types::{L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, l4_ret_t, l4re_ds_stats_t};
-use super::{c, env, objects, vanish};
+use super::c::{self, PAGE_SHIFT, RM_R, RM_RW, check};
+use super::{allocate, env, objects, vanish};
 use crate::attachment::{Place, attached};
 use crate::bus::Mmio;
 use crate::kernel::{Cap, DataspaceInfo, L4Error};
 
-/// Rights of an attached region.
-pub(super) const RM_R: u32 = 4;
-pub(super) const RM_RW: u32 = 6;
 /// The region map chooses the address.
 const RM_SEARCH_ADDR: u32 = 0x2_0000;
 /// All pages are there from the start.
@@ -24,20 +22,8 @@ const RM_EAGER_MAP: u32 = 0x8_0000;
 const RM_UNCACHED: u32 = 0x20;
 /// A dataspace may be written to.
 const DS_W: usize = 2;
-/// Allocation: contiguous, and never moved or swapped.
-const MA_CONTINUOUS: usize = 1;
-const MA_PINNED: usize = 2;
-/// What is not given to clients of our own memory.
-const RESERVE: usize = 512 << 10;
 /// Attached at a multiple of this when it is as long, so that large pages can be used.
 const SUPERPAGE_SHIFT: u8 = 21;
-pub(super) const PAGE_SHIFT: u8 = 12;
-
-/// The answer of a C function as a result.
-pub(super) fn check(answer: impl Into<i64>) -> Result<i64, L4Error> {
-    let answer = answer.into();
-    if answer < 0 { Err(L4Error(answer)) } else { Ok(answer) }
-}
 
 /// A region of this task's memory that shows a dataspace.
 struct Region {
@@ -117,8 +103,8 @@ pub(super) fn attach_dataspace(
 pub(super) fn own(len: usize) -> Result<Window, L4Error> {
     whole_pages(0, len)?;
     // The slot becomes the region's.
-    let dataspace = allocate(len)?;
-    if !has_reserve() {
+    let dataspace = allocate::pinned(len)?;
+    if !allocate::has_reserve() {
         objects::cap_free(dataspace);
         return Err(L4Error::NOMEM);
     }
@@ -133,34 +119,6 @@ pub(super) fn info(dataspace: Cap) -> Result<DataspaceInfo, L4Error> {
     let answer: l4_ret_t = unsafe { c::l4re_ds_info(dataspace.0, &raw mut stats) };
     check(answer)?;
     Ok(DataspaceInfo { size: stats.size, writable: stats.flags & DS_W != 0 })
-}
-
-/// New memory of our own: zeroed, contiguous, and where it is for good.
-pub(super) fn allocate(len: usize) -> Result<Cap, L4Error> {
-    allocate_as(len, MA_CONTINUOUS | MA_PINNED)
-}
-
-/// New memory of our own that is there page by page, when it is touched: zeroed, and not for DMA.
-pub(super) fn allocate_pages(len: usize) -> Result<Cap, L4Error> {
-    allocate_as(len, 0)
-}
-
-/// Whether L4Re would give us as much as the reserve, if the heap or the region map had to grow: when they cannot, the program ends, and
-/// with it everybody's disk.
-pub(super) fn has_reserve() -> bool {
-    allocate(RESERVE).map(objects::cap_free).is_ok()
-}
-
-fn allocate_as(len: usize, flags: usize) -> Result<Cap, L4Error> {
-    let size = isize::try_from(len).map_err(|_| L4Error::INVAL)?;
-    let slot = objects::cap_alloc()?;
-    // SAFETY: the allocator makes a dataspace in a slot that was free.
-    let answer = unsafe { c::l4re_ma_alloc_align_srv(env::get().mem_alloc, size, slot.0, flags, 0) };
-    if let Err(why) = check(answer) {
-        objects::cap_free(slot);
-        return Err(why);
-    }
-    Ok(slot)
 }
 
 /// Registers of a device, uncached.

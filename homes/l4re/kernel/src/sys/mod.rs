@@ -6,12 +6,13 @@
 //! * `c`: functions that are symbols of L4Re's libraries.
 //! * `objects`: what L4Re's headers have as inline functions: gates, interrupts, capability slots.
 //! * `env`: initial capabilities, the clock.
-//! * `memory`: dataspaces as windows, device registers; `vanish`: windows whose memory is gone.
+//! * `allocate`: new memory. `memory`: dataspaces as windows, device registers; `vanish`: windows whose memory is gone.
 //! * `vbus`, `icu`: [`Hardware`], the bus.
 //! * `kernel`: [`Kernel`], the traits of [`kernel`](crate::kernel).
 //! * `log`: the log; `program`: heap, arguments, the program's end.
 #![expect(non_camel_case_types, reason = "as L4Re and l4-rust name them")]
 
+mod allocate;
 mod arch;
 mod c;
 mod env;

@@ -21,7 +21,7 @@ use nvme_mem::Owner;
 use spin::Mutex;
 
 use super::types::{L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW};
-use super::{c, env, memory, objects};
+use super::{allocate, c, env, objects};
 use crate::kernel::{Cap, L4Error};
 
 const SIGSEGV: c_int = 11;
@@ -107,20 +107,20 @@ fn replace(entry: &mut Entry) -> bool {
     if let Some(owner) = entry.owner.upgrade() {
         owner.fail();
     }
-    let Ok(zeroes) = memory::allocate_pages(entry.len) else { return false };
+    let Ok(zeroes) = allocate::by_page(entry.len) else { return false };
     let (rm, rights, flags) = (
         env::get().rm,
         if entry.writable { L4_CAP_FPAGE_RW } else { L4_CAP_FPAGE_R },
-        if entry.writable { memory::RM_RW } else { memory::RM_R },
+        if entry.writable { c::RM_RW } else { c::RM_R },
     );
     // SAFETY: the region is one of ours, used through windows alone; it may change at any time anyway.
     let _ = unsafe { c::l4re_rm_detach_srv(rm, entry.base, ptr::null_mut(), L4_BASE_TASK_CAP) };
     let mut start: *mut c_void = ptr::with_exposed_provenance_mut(entry.base);
     // SAFETY: the addresses were just given up, and nobody else asks for addresses meanwhile; `start` is ours.
     let done = unsafe {
-        c::l4re_rm_attach_srv(rm, &raw mut start, entry.len, flags, zeroes.0 | rights, 0, memory::PAGE_SHIFT)
+        c::l4re_rm_attach_srv(rm, &raw mut start, entry.len, flags, zeroes.0 | rights, 0, c::PAGE_SHIFT)
     };
-    if memory::check(done).is_err() {
+    if c::check(done).is_err() {
         objects::cap_free(zeroes);
         return false;
     }

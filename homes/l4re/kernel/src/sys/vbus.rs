@@ -59,11 +59,11 @@ impl Hardware {
         // SAFETY: the name ends with NUL, and what is written is ours.
         let found =
             unsafe { c::l4vbus_get_device_by_hid(vbus.0, ROOT, &raw mut child, hid, DEPTH, &raw mut info) };
-        memory::check(found)?;
+        c::check(found)?;
         let icu = objects::cap_alloc()?;
         // SAFETY: the slot is free.
         let got = unsafe { c::l4vbus_vicu_get_cap(vbus.0, child, icu.0) };
-        if let Err(why) = memory::check(got) {
+        if let Err(why) = c::check(got) {
             objects::cap_free(icu);
             return Err(why);
         }
@@ -77,7 +77,7 @@ impl Vbus for Hardware {
         // SAFETY: what is written is ours.
         let next =
             unsafe { c::l4vbus_get_next_device(self.vbus.0, ROOT, &raw mut child, DEPTH, &raw mut info) };
-        match memory::check(next) {
+        match c::check(next) {
             // However it says it: there is no other.
             Err(L4Error::NODEV | L4Error::NOENT) => Ok(None),
             Err(why) => Err(why),
@@ -93,7 +93,7 @@ impl Vbus for Hardware {
         let mut resource = l4vbus_resource_t { kind: 0, flags: 0, start: 0, end: 0, provider: 0, id: 0 };
         // SAFETY: what is written is ours.
         let got = unsafe { c::l4vbus_get_resource(self.vbus.0, device.0 as isize, index, &raw mut resource) };
-        memory::check(got)?;
+        c::check(got)?;
         Ok(match resource.kind {
             MEMORY => Resource::Memory { start: resource.start as u64, end: resource.end as u64 },
             DMA_DOMAIN => Resource::DmaDomain(resource.start as u32),
@@ -106,7 +106,7 @@ impl Vbus for Hardware {
         let (handle, width) = (device.0 as isize, width as u32);
         // SAFETY: what is written is ours.
         let read = unsafe { c::l4vbus_pcidev_cfg_read(self.vbus.0, handle, register, &raw mut value, width) };
-        memory::check(read).map(|_| value)
+        c::check(read).map(|_| value)
     }
 
     fn config_write(
@@ -120,7 +120,7 @@ impl Vbus for Hardware {
         // SAFETY: no memory is passed. What the register does with the device, this program answers for.
         let written =
             unsafe { c::l4vbus_pcidev_cfg_write(self.vbus.0, handle, register, value, width as u32) };
-        memory::check(written).map(|_| ())
+        c::check(written).map(|_| ())
     }
 
     fn registers(&self, at: u64, len: usize) -> Result<Arc<dyn Mmio>, L4Error> {
@@ -136,7 +136,7 @@ impl Hardware {
     fn assign(&self, domain: Option<u32>, flags: u32, space: Cap) -> Result<(), L4Error> {
         let id = domain.unwrap_or(WHOLE_BUS);
         // SAFETY: no memory is passed. The devices of the domain reach what is mapped in the space from here on.
-        memory::check(unsafe { c::l4vbus_assign_dma_domain(self.vbus.0, id, flags, space.0) }).map(|_| ())
+        c::check(unsafe { c::l4vbus_assign_dma_domain(self.vbus.0, id, flags, space.0) }).map(|_| ())
     }
 }
 
@@ -157,14 +157,14 @@ pub(super) fn dma_map(
     let mapped = unsafe {
         c::l4re_dma_space_map(space.0, dataspace, offset, &raw mut size, 0, direction, &raw mut at)
     };
-    memory::check(mapped).map(|_| (at, size as u64))
+    c::check(mapped).map(|_| (at, size as u64))
 }
 
 /// Takes away what was mapped at an address.
 pub(super) fn dma_unmap(space: Cap, at: u64, len: u64) -> Result<(), L4Error> {
     // SAFETY: no memory is passed.
     let unmapped = unsafe { c::l4re_dma_space_unmap(space.0, at, len as usize, 0, BIDIRECTIONAL) };
-    memory::check(unmapped).map(|_| ())
+    c::check(unmapped).map(|_| ())
 }
 
 impl DmaSpaces for Hardware {
