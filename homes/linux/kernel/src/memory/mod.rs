@@ -8,6 +8,7 @@
 //! and marks the window failed; the control role learns of it by [`failures`].
 
 mod file;
+mod identity;
 mod image;
 mod lock;
 mod mapping;
@@ -16,7 +17,8 @@ mod trusted;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-pub use file::{FileId, MemoryFile, Refusal};
+pub use file::MemoryFile;
+pub use identity::{FileId, Refusal};
 pub use image::{ImageAccess, ImageError, ImageFile};
 pub use sigbus::{Failures, WINDOWS_MAX, failures};
 pub use trusted::Trusted;

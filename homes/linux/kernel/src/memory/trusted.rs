@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
-use super::file::{FileId, Refusal, check_access, identify};
+use super::identity::{FileId, Refusal, check_access, identify};
 use super::lock::{holds_byte, lock_byte, unlock_byte};
 
 /// Where the probes lock: far beyond any file's end, so that they are in nobody's way.
