@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use nvme_platform::{Bus, CutOff, Device, DeviceError, DmaPool, DmaSpace, QueueDoorbells, Registers};
 use rustix::fs::{Mode as FileMode, OFlags};
@@ -11,8 +11,9 @@ use vfio_bindings::bindings::vfio;
 
 use super::bar::{self, Bar};
 use super::group::{self, Function};
+use super::handle::{self, Handle, with};
 use super::info::{REGION_INFO, RegionInfo, u32_at};
-use super::interrupts::{self, Interrupts, with};
+use super::interrupts::{Interrupts, VfioOptions};
 use super::space::{Space, TYPE1};
 use super::{VfioError, ioctl};
 
@@ -20,18 +21,6 @@ use super::{VfioError, ioctl};
 const COMMAND: u64 = 4;
 const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_MASTER: u16 = 1 << 2;
-
-/// The device's descriptor, which is closed when the device is cut off.
-pub(super) type Handle = Arc<Mutex<Option<OwnedFd>>>;
-
-/// What the operator chose.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct VfioOptions {
-    /// Do not use MSI.
-    pub nomsi: bool,
-    /// Do not use MSI-X.
-    pub nomsix: bool,
-}
 
 /// A controller that was opened.
 pub struct Opened {
@@ -133,7 +122,7 @@ impl VfioDevice {
             usize::try_from(registers.mappable.min(bar::MOST)).map_err(|_| VfioError::Lacks("such BAR"))?;
         let window = crate::memory::device(device.as_fd(), registers.offset, len)
             .map_err(system("mapping the registers"))?;
-        let handle = interrupts::handle(device);
+        let handle = handle::new(device);
         let interrupts = Interrupts::enable(address, Arc::clone(&handle), options)?;
         log::info!(
             "{address}: IOMMU group {}, {} with {} vectors",

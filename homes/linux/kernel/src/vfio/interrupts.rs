@@ -1,19 +1,26 @@
 //! Interrupts, as eventfds. All vectors are asked for at once: older kernels cannot add to them.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use vfio_bindings::bindings::vfio;
 
-use super::ioctl;
-use super::{VfioError, VfioOptions};
+use super::handle::{Handle, with};
+use super::{VfioError, ioctl};
 use crate::events::EventFd;
-
-use super::device::Handle;
 
 /// Most vectors that are asked for: the admin queue's, and 127 pairs that do not share.
 const VECTORS_MAX: u32 = 128;
+
+/// What the operator chose.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VfioOptions {
+    /// Do not use MSI.
+    pub nomsi: bool,
+    /// Do not use MSI-X.
+    pub nomsix: bool,
+}
 
 /// How the device interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,22 +127,6 @@ impl Interrupts {
             let _ = with(&self.device, |fd| ioctl::set_irqs(fd, self.mode.index(), flags, 1, &[]));
         }
     }
-}
-
-/// Does something with the device, if it is still open.
-pub(super) fn with<T>(
-    device: &Handle,
-    act: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>,
-) -> Result<T, Errno> {
-    match &*device.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some(fd) => act(fd.as_fd()),
-        None => Err(Errno::NODEV),
-    }
-}
-
-/// A device that can be closed under its users.
-pub(super) fn handle(device: std::os::fd::OwnedFd) -> Handle {
-    Arc::new(Mutex::new(Some(device)))
 }
 
 fn count(device: BorrowedFd<'_>, index: u32) -> Result<u32, Errno> {

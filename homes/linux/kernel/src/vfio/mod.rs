@@ -4,7 +4,7 @@
 //! VfioDevice::open   sysfs: group, driver, neighbours       (group)
 //!                    container, IOMMU, bus addresses        (space, ranges, info)
 //!                    function reset, BAR 0                  (device, bar)
-//!                    interrupts, all at once                (interrupts)
+//!                    interrupts, all at once                (interrupts, handle)
 //! ```
 //!
 //! Bus mastering is off until the driver has seen the controller stopped, so nothing of an earlier life does DMA into what is
@@ -17,6 +17,7 @@ mod binding;
 mod device;
 mod error;
 mod group;
+mod handle;
 mod info;
 mod interrupts;
 mod ioctl;
@@ -24,7 +25,7 @@ mod ranges;
 mod space;
 
 pub use binding::{BindError, bind, unbind};
-pub use device::{Opened, VfioDevice, VfioOptions};
+pub use device::{Opened, VfioDevice};
 pub use error::VfioError;
-pub use interrupts::{Interrupts, Mode};
+pub use interrupts::{Interrupts, Mode, VfioOptions};
 pub use ioctl::serving as ioctls;
