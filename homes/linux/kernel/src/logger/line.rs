@@ -4,7 +4,10 @@ use std::fmt::{self, Write};
 
 use log::Level;
 
-use super::{OPERATOR, REFUSAL};
+/// The target of what an operator always sees, at level info: `log::info!(target: OPERATOR, …)`.
+pub const OPERATOR: &str = "operator";
+/// The target of lines that a client can cause: `log::warn!(target: REFUSAL, …)`.
+pub const REFUSAL: &str = "refusal";
 
 /// The longest line in bytes, its end included: what a pipe takes whole or not at all (pipe(7), PIPE_BUF).
 const LENGTH: usize = 2048;

@@ -30,15 +30,11 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 pub use limit::RateLimit;
 use line::Line;
+pub use line::{OPERATOR, REFUSAL};
 pub use notify::Notifier;
 use output::Output;
 
 use crate::events::now;
-
-/// The target of what an operator always sees, at level info: `log::info!(target: OPERATOR, …)`.
-pub const OPERATOR: &str = "operator";
-/// The target of lines that a client can cause: `log::warn!(target: REFUSAL, …)`.
-pub const REFUSAL: &str = "refusal";
 
 /// Lines about refusals in one second.
 pub const BURST: u32 = 10;

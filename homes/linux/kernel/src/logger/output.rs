@@ -10,8 +10,7 @@ use rustix::fs::{FileType, fstat};
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::SendFlags;
 
-use super::OPERATOR;
-use super::line::Line;
+use super::line::{Line, OPERATOR};
 
 /// How a descriptor is written to without waiting. Its flags are not ours: the shell and other programs write
 /// to the same terminal or pipe.
