@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use nvme_core::server::control::{Control, SessionError};
+use nvme_core::server::control::SessionError;
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose::{self, dispose};
 use nvme_linux::logger::REFUSAL;
@@ -16,9 +16,9 @@ use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
-use crate::regions::{self, Trusted};
+use crate::lent::Lent;
+use crate::regions;
 use crate::rings::{Ring, Stage};
-use crate::worker;
 
 /// How long a client may stall in mid-message or mid-handshake, or say nothing after it connected.
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(10);
@@ -92,14 +92,6 @@ pub(crate) struct Client {
     pub(crate) barred: bool,
     /// Whether it ends because its device is lost: it is served again when the device is back.
     pub(crate) away: bool,
-}
-
-/// What the server lends to a client while it works.
-pub(crate) struct Lent<'a> {
-    pub(crate) control: &'a mut Control,
-    pub(crate) workers: &'a [worker::Handle],
-    pub(crate) trusted: &'a Trusted,
-    pub(crate) now: Time,
 }
 
 /// Why a connection is over.

@@ -4,7 +4,7 @@
 //! worker threads → system call filter → serve. What is wrong is said by name before anything is served.
 //!
 //! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
-//!   connection describes. [`worker`]: a worker thread.
+//!   connection describes. [`lent`]: what it is served with. [`worker`]: a worker thread.
 //! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
 //!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ mod devices;
 mod frames;
 mod help;
 mod inventory;
+mod lent;
 mod regions;
 mod rings;
 mod server;

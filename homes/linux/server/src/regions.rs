@@ -8,13 +8,11 @@ use nvme_core::server::message::{QueueKey, SessionKey};
 use nvme_linux::dispose::dispose;
 use nvme_linux::events::is_eventfd;
 use nvme_linux::logger::REFUSAL;
-use nvme_linux::memory::{MemoryFile, Refusal};
+use nvme_linux::memory::{MemoryFile, Refusal, Trusted};
 use nvme_linux::vhost::{Region, RegionFile};
 use nvme_session::dataspace::{Claim, File, FileId};
 
-pub(crate) use nvme_linux::memory::Trusted;
-
-use crate::client::Lent;
+use crate::lent::Lent;
 use crate::worker::Message;
 
 /// Why a client's memory is not taken.

@@ -16,7 +16,7 @@ use nvme_core::server::message::{SessionKey, ToWorker};
 use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
 use nvme_linux::factory::Caller;
 use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
-use nvme_linux::memory::Failures;
+use nvme_linux::memory::{Failures, Trusted};
 use nvme_linux::socket::{self, Acceptor};
 use nvme_platform::Time;
 use nvme_policy::Policy;
@@ -26,7 +26,6 @@ use crate::budget::Budget;
 use crate::client::{Client, Over, Phase, STALL_MAX, Source};
 use crate::devices::AllInterrupts;
 use crate::inventory::Introspection;
-use crate::regions::Trusted;
 use crate::worker::{self, Message, WorkerLost};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.

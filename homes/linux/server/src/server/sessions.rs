@@ -15,7 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::{Server, Watched};
-use crate::client::{Client, Conn, Lent, Over, Phase, Source};
+use crate::client::{Client, Conn, Over, Phase, Source};
+use crate::lent::Lent;
 
 impl Server {
     pub(super) fn accept_client(&mut self, id: u32, time: Time) {

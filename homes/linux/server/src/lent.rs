@@ -1,0 +1,15 @@
+//! What a client of a session is served with.
+
+use nvme_core::server::control::Control;
+use nvme_linux::memory::Trusted;
+use nvme_platform::Time;
+
+use crate::worker;
+
+/// What the server lends to a client while it works.
+pub(crate) struct Lent<'a> {
+    pub(crate) control: &'a mut Control,
+    pub(crate) workers: &'a [worker::Handle],
+    pub(crate) trusted: &'a Trusted,
+    pub(crate) now: Time,
+}
