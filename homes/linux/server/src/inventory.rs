@@ -1,17 +1,19 @@
 //! What the server tells about itself: one document to whoever connects to `ctl`.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nvme_core::server::control::ControllerState;
+use nvme_core::server::control::{Control, ControllerState};
 use nvme_linux::inventory::{
-    Access, Client, Controller, Inventory, Limits, Namespace, Partition, Peer, Session, State, VERSION,
+    Access, Client as StaticClient, Controller, Inventory, Limits, Namespace, Partition, Peer, Session,
+    State, VERSION,
 };
+use nvme_linux::memory::Trusted;
 use nvme_linux::socket;
 use nvme_policy::PartitionId;
 use nvme_session::memory::REGIONS_MAX;
 
-use crate::client::Phase;
-use crate::server::Server;
+use crate::client::{Client, Phase};
 
 /// A connection that is being told.
 pub(crate) struct Introspection {
@@ -63,8 +65,7 @@ fn table(id: PartitionId) -> &'static str {
 }
 
 /// The document of a server.
-pub(crate) fn of(server: &Server) -> Inventory {
-    let control = &server.control;
+pub(crate) fn of(control: &Control, clients: &BTreeMap<u32, Client>, trusted: &Trusted) -> Inventory {
     let controllers = control.controllers().enumerate().map(|(index, (name, controller, state))| {
         let info = controller.info();
         let namespaces =
@@ -102,7 +103,7 @@ pub(crate) fn of(server: &Server) -> Inventory {
                 .collect(),
         }
     });
-    let sessions = server.clients.values().filter_map(|client| {
+    let sessions = clients.values().filter_map(|client| {
         let session = control.session(client.key?)?;
         let registry = session.registry();
         Some(Session {
@@ -119,8 +120,8 @@ pub(crate) fn of(server: &Server) -> Inventory {
             peer: client.conn.as_ref().and_then(|c| c.peer).or(client.owner).map(peer),
         })
     });
-    let clients = server.clients.values().filter_map(|client| {
-        Some(Client {
+    let statics = clients.values().filter_map(|client| {
+        Some(StaticClient {
             name: client.cap.clone()?,
             device: client.policy.device().to_string(),
             access: access(client.policy.access()),
@@ -136,8 +137,8 @@ pub(crate) fn of(server: &Server) -> Inventory {
         scanning: !control.scanned(),
         controllers: controllers.collect(),
         sessions: sessions.collect(),
-        clients: clients.collect(),
-        trusted: server.trusted.names().map(str::to_owned).collect(),
+        clients: statics.collect(),
+        trusted: trusted.names().map(str::to_owned).collect(),
         limits: Limits {
             sessions: config.sessions_max as u32,
             memory: config.memory_max,

@@ -8,8 +8,8 @@ use core::ptr::{self, NonNull};
 use nvme_mem::Owner;
 use nvme_platform::{PAGE, Window};
 
-use super::types::{L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, l4_ret_t, l4re_ds_stats_t};
 use super::c::{self, PAGE_SHIFT, RM_R, RM_RW, check};
+use super::types::{L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, l4_ret_t, l4re_ds_stats_t};
 use super::{allocate, env, objects, vanish};
 use crate::attachment::{Place, attached};
 use crate::bus::Mmio;

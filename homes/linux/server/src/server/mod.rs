@@ -25,7 +25,7 @@ use self::callers::{Waiting, errno, refused};
 use crate::budget::Budget;
 use crate::client::{Client, Over, Phase, STALL_MAX, Source};
 use crate::devices::AllInterrupts;
-use crate::inventory::Introspection;
+use crate::inventory::{self, Introspection};
 use crate::worker::{self, Message, WorkerLost};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
@@ -442,7 +442,8 @@ impl Server {
                 Ok(None) => return,
                 Err(e) => return self.rest("ctl", e, time),
             };
-            let mut peer = Introspection::new(socket, &crate::inventory::of(self));
+            let mut peer =
+                Introspection::new(socket, &inventory::of(&self.control, &self.clients, &self.trusted));
             if peer.send() {
                 continue;
             }
