@@ -88,11 +88,14 @@ fn what_a_session_may_do_is_said_in_one_place_and_where_disks_are_read() {
     let grants = [
         "session/src/factory/catalogue.rs×1",
         "session/src/factory/catalogue/news.rs×1",
-        "src/server/control/scan.rs×1",
+        "src/server/control/unit/tables.rs×1",
     ];
     assert_eq!(places("Grant::new("), grants);
-    let scan =
-        sources().into_iter().find(|(path, _)| path.ends_with("src/server/control/scan.rs")).unwrap().1;
+    let scan = sources()
+        .into_iter()
+        .find(|(path, _)| path.ends_with("src/server/control/unit/tables.rs"))
+        .unwrap()
+        .1;
     assert!(scan.contains("Grant::new(extent, Access::ReadOnly)"));
     // The driver says how large a namespace is; everybody else has parts of that.
     assert_eq!(places("Extent::whole("), ["src/nvme/identify.rs×1"]);

@@ -1,5 +1,7 @@
 //! Virtqueues: started, stopped, broken, cleared, ended, whatever else is going on.
 
+use std::time::Duration;
+
 use nvme_core::server::control::{ControllerState, Event, SessionError};
 use nvme_platform::DmaError;
 use nvme_session::blk::features;
@@ -238,4 +240,27 @@ fn a_queue_pair_without_memory_says_how_much_is_needed_and_starts_with_that() {
     limit(&rig, need);
     rig.restart(&a, 0).unwrap();
     rig.serves(&mut a, 0, 1);
+}
+
+#[test]
+fn a_pair_that_is_made_while_others_come_back_from_a_reset_serves() {
+    let mut device = soft("d0");
+    (1..3).for_each(|_| device.namespaces.push(NamespaceConfig::new(medium())));
+    let mut rig = Rig::with(config(), vec![device]);
+    let mut a = rig.client(&["device=d0:n1"]);
+    let mut b = rig.client(&["device=d0:n2"]);
+    let mut c = rig.registered(&["device=d0:n3"]);
+    // The reset is over, and neither pair is back.
+    rig.inject(Queue::Admin, 0x05, When::First(1), Action::Delay(Duration::from_millis(50)));
+    rig.handles[0].raise_fatal();
+    rig.until("the end of the reset", |rig| {
+        rig.control.controllers().next().is_some_and(|(_, c, _)| c.is_ready())
+            && crate::timeouts::enables(rig) == 2
+    });
+    assert_eq!(rig.state(0), ControllerState::Recovering);
+    rig.start(&mut c).unwrap();
+    for (seed, client) in [&mut a, &mut b, &mut c].into_iter().enumerate() {
+        rig.serves(client, 0, seed as u64);
+    }
+    assert!(![&a, &b, &c].into_iter().any(|client| rig.lost(client)));
 }

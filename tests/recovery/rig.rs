@@ -40,6 +40,8 @@ pub(crate) struct Rig {
     pub(crate) passes: u64,
     /// Messages that a test holds up.
     pub(crate) delayed: Vec<(usize, nvme_core::server::message::ToWorker)>,
+    /// How many things that cannot happen a test made happen.
+    pub(crate) anomalies: u64,
 }
 
 pub(crate) fn config() -> Config {
@@ -85,6 +87,7 @@ impl Rig {
             now: Time::from_nanos(1_000_000_000),
             events: Vec::new(),
             passes: 0,
+            anomalies: 0,
         };
         for (index, device) in devices.into_iter().enumerate() {
             let soft = SoftDevice::new(device).unwrap();
@@ -350,6 +353,16 @@ impl Rig {
         self.control.end(client.key);
         self.expect("the end", |e| matches!(e, Event::Ended(key) if *key == client.key));
         assert!(self.control.session(client.key).is_none());
+    }
+}
+
+impl Drop for Rig {
+    /// Whatever a test did, nothing happened that cannot.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let anomalies = self.control.anomalies();
+            assert_eq!(anomalies.count(), self.anomalies, "{:?}", anomalies.last());
+        }
     }
 }
 

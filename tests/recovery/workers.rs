@@ -1,6 +1,7 @@
 //! Several workers, and many sessions on few pairs.
 
-use nvme_core::server::control::{Config, ControllerState, Event, MemoryChange};
+use nvme_core::server::control::{Anomaly, Config, ControllerState, Event, MemoryChange};
+use nvme_core::server::message::{FromWorker, PairId, StuckCommand};
 use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};
 
@@ -176,4 +177,32 @@ fn pairs_are_kept_for_reserved_devices() {
 #[test]
 fn workers_on_threads_of_their_own_survive_resets_under_load() {
     crate::threads::run();
+}
+
+#[test]
+fn what_a_worker_cannot_have_said_is_counted_and_everybody_is_served() {
+    let mut rig = Rig::new(1);
+    let mut a = rig.client(&["device=d0:n1"]);
+    let nowhere = PairId { controller: 9, queue: 1 };
+    let unknown = PairId { controller: 0, queue: 77 };
+    // One of these is the client's; none was asked for.
+    let known = (1..=4).map(|queue| PairId { controller: 0, queue });
+    for id in known.chain([nowhere, unknown]) {
+        let command = StuckCommand { pair: id, cid: 1, token: 0 };
+        rig.control.from_worker(0, FromWorker::PairTaken(id, None), rig.now);
+        rig.anomalies += 1;
+        assert_eq!(rig.control.anomalies().count(), rig.anomalies);
+        if id == nowhere || id == unknown {
+            rig.control.from_worker(0, FromWorker::Expired(command), rig.now);
+            rig.anomalies += 1;
+            assert_eq!(rig.control.anomalies().last(), Some(Anomaly::NoPair(id)));
+        }
+        rig.step();
+    }
+    rig.control.device_failed(9);
+    rig.anomalies += 1;
+    assert_eq!(rig.control.anomalies().last(), Some(Anomaly::NoController(9)));
+    assert_eq!(rig.state(0), ControllerState::Serving);
+    rig.serves(&mut a, 0, 1);
+    rig.end(&a);
 }

@@ -8,7 +8,7 @@ use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 use nvme_session::dataspace::{Claim, File, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
-use super::pairs::SessionPair;
+use super::assign::SessionPair;
 use super::{Control, Event, LARGE_PAGE, MAP_STEP, PAIR_DEPTH, Session, SessionError, Unit};
 
 /// What a client wants to be changed.

@@ -1,20 +1,25 @@
 //! The control role: what there is, who has it, and what becomes of it when something fails.
 //!
-//! * [`scan`](self): a controller comes up, its namespaces and partition tables become the catalogue.
+//! * `unit`: one controller: its driver, its queue pairs, its partition tables, its recovery. `news`: what it reports.
+//! * `effects`: carries out what a recovery wants.
+//! * `catalogue`: what the controllers have becomes the catalogue.
 //! * `session`: a client asks for a session, registers memory, starts and stops queues, ends.
+//! * `assign`: which session is on which queue pair.
 //! * `memory`: memory is mapped for DMA in steps, handed to the worker as a table, and unmapped once it is quiet.
-//! * `pairs`: which queue pair serves which session.
-//! * `late`, `recovery`: a command is late: abort, delete its queue, reset, cut off.
+//! * [`Anomaly`]: what cannot happen is counted and said. `outbox`: that, and messages for workers.
 //!
 //! Nothing here waits. [`Control::poll`] does what can be done now; the home calls it after every event, and when
 //! [`Control::next_deadline`] has come.
 
-mod late;
+mod anomaly;
+mod assign;
+mod catalogue;
+mod effects;
 mod memory;
-mod pairs;
-mod recovery;
-mod scan;
+mod news;
+mod outbox;
 mod session;
+mod unit;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -25,14 +30,13 @@ use nvme_platform::{Device, Time};
 use nvme_session::factory::{Catalogue, CatalogueConfig};
 use nvme_session::queue::Direction;
 
+pub use self::anomaly::{Anomalies, Anomaly};
 pub use self::memory::{MemoryChange, RegionMemory, Regions};
-use self::pairs::PairState;
-use self::recovery::Recovery;
-pub use self::recovery::RecoveryTimes;
-pub use self::scan::ControllerState;
-use self::scan::Unit;
+use self::outbox::Outbox;
 pub use self::session::{QueueSpec, Session, SessionError};
-use super::message::{FromWorker, PairId, SessionKey, ToWorker};
+pub use self::unit::{ControllerState, RecoveryTimes};
+use self::unit::{Input, Unit};
+use super::message::{FromWorker, PairId, SessionKey, StuckCommand, ToWorker};
 use crate::nvme;
 
 /// Entries of an I/O queue, where the controller allows as many.
@@ -94,18 +98,15 @@ pub enum Event {
 /// The control role.
 pub struct Control {
     config: Config,
+    /// The controllers, each at the place that is its number.
     units: Vec<Unit>,
     catalogue: Catalogue,
     sessions: BTreeMap<SessionKey, Session>,
-    pairs: BTreeMap<PairId, PairState>,
-    recoveries: BTreeMap<u16, Recovery>,
-    /// Pairs, with what is in flight, that nothing proves quiet.
-    quarantined: Vec<recovery::Taken>,
     /// Who may have how many regions.
     regions: Regions,
     /// How many sessions each worker serves.
     loads: Vec<usize>,
-    outbox: VecDeque<(usize, ToWorker)>,
+    out: Outbox,
     events: VecDeque<Event>,
     scanned: bool,
     /// When nobody waits for the scan any longer. Set by the first poll.
@@ -131,12 +132,9 @@ impl Control {
             units: Vec::new(),
             catalogue,
             sessions: BTreeMap::new(),
-            pairs: BTreeMap::new(),
-            recoveries: BTreeMap::new(),
-            quarantined: Vec::new(),
             regions: Regions::default(),
             loads,
-            outbox: VecDeque::new(),
+            out: Outbox::default(),
             events: VecDeque::new(),
             scanned: false,
             scan_until: None,
@@ -154,31 +152,30 @@ impl Control {
     pub fn add_pci_device(&mut self, name: &str, device: Box<dyn Device>, pci: Option<nvme::PciId>) {
         let index = u16::try_from(self.units.len()).unwrap_or(u16::MAX);
         let options = nvme::Options { pci, ..self.config.nvme };
-        self.units.push(Unit::new(name, nvme::Controller::new(device, index, options)));
+        let controller = nvme::Controller::new(device, index, options);
+        self.units.push(Unit::new(name, controller, self.config.recovery));
     }
 
     /// Gives a controller up, by its place in the order of [`add_device`](Self::add_device): the home wants it back. What is
     /// in flight fails, its sessions are lost, and it is cut off.
     pub fn remove_device(&mut self, controller: u16) {
-        let Some(unit) = self.units.get_mut(usize::from(controller)) else { return };
+        let Some((unit, _)) = self.unit(controller) else { return };
         nvme_platform::warn!("controller {controller}: it is taken away");
-        if unit.state() == ControllerState::Lost {
+        if !unit.is_lost() {
+            // At whatever time: nothing that follows has a deadline.
+            self.device_lost(controller, None, Time::default());
+        } else if !unit.cut_off() {
             // Everything has ended; the device itself may still be held.
-            if !unit.is_cut_off() && unit.controller_mut().cut_off().is_err() {
-                nvme_platform::error!("controller {controller}: it could not be cut off");
-            }
-        } else {
-            self.device_lost(controller, None);
+            nvme_platform::error!("controller {controller}: it could not be cut off");
         }
         self.more = true;
     }
 
     /// The bus reports an error of a controller: it is reset, and what was in flight is issued again.
     pub fn device_failed(&mut self, controller: u16) {
-        if let Some(unit) = self.units.get_mut(usize::from(controller)) {
-            unit.controller_mut().bus_failed();
-            self.more = true;
-        }
+        let Some((unit, _)) = self.unit(controller) else { return };
+        unit.controller_mut().bus_failed();
+        self.more = true;
     }
 
     /// Bounds the regions of all sessions together, for a home whose own room for them is bounded.
@@ -218,19 +215,17 @@ impl Control {
 
     /// The controllers, in the order in which they were added.
     pub fn controllers(&self) -> impl Iterator<Item = (&str, &nvme::Controller, ControllerState)> + '_ {
-        let state = |(index, unit): (usize, &Unit)| {
-            let recovering = self.recoveries.get(&(index as u16)).is_some_and(|r| !r.is_idle());
-            match unit.state() {
-                ControllerState::Serving if recovering => ControllerState::Recovering,
-                state => state,
-            }
-        };
-        self.units.iter().enumerate().map(move |(i, u)| (u.name(), u.controller(), state((i, u))))
+        self.units.iter().map(|unit| (unit.name(), unit.controller(), unit.state()))
+    }
+
+    /// How often something happened that cannot: a fault of the server's own, or of a home.
+    pub fn anomalies(&self) -> &Anomalies {
+        self.out.anomalies()
     }
 
     /// The next message, with the worker it is for.
     pub fn take_message(&mut self) -> Option<(usize, ToWorker)> {
-        self.outbox.pop_front()
+        self.out.take()
     }
 
     /// The next event.
@@ -241,37 +236,74 @@ impl Control {
     /// Does what can be done now.
     pub fn poll(&mut self, now: Time) {
         self.more = false;
-        for at in 0..self.units.len() {
-            self.poll_unit(at, now);
-        }
+        self.poll_units(now);
         self.poll_start(now);
         self.poll_sessions();
-        self.poll_late(now);
+        for controller in self.numbers() {
+            self.recover(controller, Input::Tick, now);
+        }
         self.poll_shutdown(now);
+    }
+
+    fn poll_units(&mut self, now: Time) {
+        for controller in self.numbers() {
+            self.poll_unit(controller, now);
+        }
+    }
+
+    /// A controller, and where to say what it has to say. There is one of that number; were there none, that is counted and said.
+    fn unit(&mut self, controller: u16) -> Option<(&mut Unit, &mut Outbox)> {
+        let unit = self.units.get_mut(usize::from(controller));
+        if unit.is_none() {
+            self.out.anomaly(Anomaly::NoController(controller));
+        }
+        Some((unit?, &mut self.out))
+    }
+
+    /// The numbers of the controllers.
+    fn numbers(&self) -> core::ops::Range<u16> {
+        0..u16::try_from(self.units.len()).unwrap_or(u16::MAX)
     }
 
     /// When [`poll`](Self::poll) is to be called though nothing happened.
     pub fn next_deadline(&self) -> Option<Time> {
-        if self.more || !self.outbox.is_empty() {
+        if self.more || !self.out.is_empty() {
             return Some(Time::default());
         }
-        let units = self.units.iter().filter_map(|u| u.controller().next_deadline());
-        let retries = self.units.iter().filter_map(Unit::retry);
-        let recoveries = self.recoveries.values().filter_map(Recovery::deadline);
+        let units = self.units.iter().filter_map(Unit::next_deadline);
         let shutdown = self.shutdown.iter().filter(|s| !s.controllers_told).map(|s| s.until);
         let start = self.scan_until.filter(|_| !self.scanned);
-        units.chain(retries).chain(recoveries).chain(shutdown).chain(start).min()
+        units.chain(shutdown).chain(start).min()
     }
 
     /// Takes a message of a worker.
     pub fn from_worker(&mut self, _worker: usize, message: FromWorker, now: Time) {
         match message {
-            FromWorker::PairTaken(id, pair) => self.pair_taken(id, pair, now),
+            FromWorker::PairTaken(id, pair) => {
+                let Some((unit, out)) = self.unit(id.controller) else {
+                    // Nothing is known of its controller: it stays, with what is in flight.
+                    return core::mem::forget(pair);
+                };
+                let input = unit.handed_back(id.queue, pair, out);
+                self.recover(id.controller, input, now);
+                self.more = true;
+            }
             FromWorker::QueueStopped(key, next) => self.queue_stopped(key, next),
             FromWorker::QueueBroken(key, why) => self.queue_broken(key, why),
             FromWorker::TableSet(session, generation) => self.table_set(session, generation),
-            FromWorker::Expired(command) => self.expired(command),
-            FromWorker::Stuck(command, stuck) => self.stuck(command, stuck),
+            FromWorker::Expired(command) => self.expired(command, now),
+            FromWorker::Stuck(command, stuck) => {
+                self.recover(command.pair.controller, Input::Stuck(command, stuck), now);
+            }
+        }
+    }
+
+    /// A worker reports a command whose deadline has passed.
+    fn expired(&mut self, command: StuckCommand, now: Time) {
+        let PairId { controller, queue } = command.pair;
+        match self.units.get(usize::from(controller)) {
+            Some(unit) if unit.has_pair(queue) => self.recover(controller, Input::Late(command), now),
+            _ => self.out.anomaly(Anomaly::NoPair(command.pair)),
         }
     }
 
@@ -294,9 +326,7 @@ impl Control {
             for unit in &mut self.units {
                 unit.shut_down(now);
             }
-            for at in 0..self.units.len() {
-                self.poll_unit(at, now);
-            }
+            self.poll_units(now);
         }
         let told = self.shutdown.as_ref().is_some_and(|s| s.controllers_told);
         if told && self.units.iter().all(Unit::is_down) {
@@ -306,6 +336,6 @@ impl Control {
     }
 
     fn tell(&mut self, worker: usize, message: ToWorker) {
-        self.outbox.push_back((worker, message));
+        self.out.tell(worker, message);
     }
 }

@@ -18,9 +18,9 @@ use nvme_session::queue::{BlkQueue, Direction, QueueConfig};
 use nvme_session::virtqueue::{Broken, RingAddresses, RingError};
 
 use super::super::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use super::assign::SessionPair;
 use super::memory::MemoryJob;
-use super::pairs::SessionPair;
-use super::{Control, Event};
+use super::{Anomaly, Control, Event};
 
 /// Why a session did not do what its client asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -165,6 +165,11 @@ impl Session {
         self.minted.grant().extent().namespace().controller
     }
 
+    /// Whether it is on that controller, and so far with its pair.
+    pub(super) fn is_on(&self, controller: u16, pair: SessionPair) -> bool {
+        self.controller() == controller && self.pair == pair
+    }
+
     pub(super) fn uses(&self, pair: PairId) -> bool {
         self.pair == SessionPair::Has(pair)
     }
@@ -241,11 +246,11 @@ impl Control {
     /// The namespace that a session has grew: it has all of it from now on. (What shrinks keeps its extent, and the
     /// controller refuses what is behind the end.)
     pub(super) fn session_grows(&mut self, key: SessionKey, grant: Grant) {
-        let Some(session) = self.sessions.get_mut(&key).filter(|s| !s.lost) else { return };
+        let Some(session) = self.known(key).filter(|s| !s.lost) else { return };
         session.minted.grow(grant.clone());
         let minted = session.minted.clone();
         let offer = self.offer(&minted);
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.known(key) else { return };
         session.offer = offer;
         let (worker, told) = (session.worker, session.at_worker());
         for queue in session.queues.values_mut() {
@@ -258,6 +263,14 @@ impl Control {
         }
         info!("session {}: {} has {} bytes now", key.0, minted.device(), minted.grant().extent().bytes());
         self.events.push_back(Event::ConfigChanged(key));
+    }
+
+    /// A session that control itself speaks of, so it is there. Were it not, that is counted and said.
+    pub(super) fn known(&mut self, key: SessionKey) -> Option<&mut Session> {
+        if !self.sessions.contains_key(&key) {
+            self.out.anomaly(Anomaly::NoSession(key));
+        }
+        self.sessions.get_mut(&key)
     }
 
     /// The session, unless it is ending.
@@ -335,7 +348,7 @@ impl Control {
 
     /// Hands waiting queues to the worker, once the session has a pair.
     pub(super) fn launch_queues(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.known(key) else { return };
         // The queues of a lost session fail what they are asked, without any pair.
         let nowhere = PairId { controller: session.controller(), queue: 0 };
         let pair = match session.pair {
@@ -433,6 +446,7 @@ impl Control {
 
     /// Breaks a session's virtqueues, for instance because its memory vanished.
     pub fn break_session(&mut self, key: SessionKey, why: Broken) {
+        // It may have ended meanwhile.
         let Some(session) = self.sessions.get(&key) else { return };
         let worker = session.worker;
         if session.at_worker() {

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use nvme_platform::debug;
 
 use super::super::super::message::{SessionKey, ToWorker};
-use super::super::pairs::SessionPair;
-use super::super::{Control, Event};
+use super::super::assign::SessionPair;
+use super::super::{Anomaly, Control, Event};
 use super::{Goal, Session, SessionError};
 
 impl Control {
@@ -23,6 +23,7 @@ impl Control {
     }
 
     fn head_for(&mut self, key: SessionKey, goal: Goal) {
+        // A home may ask for the end of one that has ended.
         let Some(session) = self.sessions.get_mut(&key).filter(|s| s.goal != Goal::End) else { return };
         session.goal = goal;
         debug!("session {}: {}", key.0, if goal == Goal::End { "ends" } else { "is cleared" });
@@ -49,20 +50,18 @@ impl Control {
     }
 
     fn poll_end(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.known(key) else { return };
         if session.goal == Goal::Serve || !session.queues.is_empty() {
             return;
         }
         if !session.quarantined {
-            if session.job.is_none() && !session.registry.is_empty() {
-                self.remove_everything(key);
-            }
-            let Some(session) = self.sessions.get(&key) else { return };
             if session.job.is_some() {
                 return;
             }
+            if !session.registry.is_empty() {
+                return self.remove_everything(key);
+            }
         }
-        let Some(session) = self.sessions.get_mut(&key) else { return };
         if session.goal == Goal::Clear {
             session.goal = Goal::Serve;
             session.features = 0;
@@ -71,7 +70,9 @@ impl Control {
             return;
         }
         self.release_pair(key);
-        let Some(session) = self.sessions.remove(&key) else { return };
+        let Some(session) = self.sessions.remove(&key) else {
+            return self.out.anomaly(Anomaly::NoSession(key));
+        };
         if session.quarantined {
             nvme_platform::error!("session {}: its memory is kept, for nothing proves it free", key.0);
             core::mem::forget(session.registry);
@@ -99,7 +100,7 @@ impl Control {
 
     /// The session's device will not come back.
     pub(in super::super) fn lose_session(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.known(key) else { return };
         if core::mem::replace(&mut session.lost, true) {
             return;
         }
@@ -117,7 +118,7 @@ impl Control {
 
     /// The session's memory cannot be proven free: it is kept, and the session is closed.
     pub(in super::super) fn quarantine(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.known(key) else { return };
         session.quarantined = true;
         let worker = session.worker;
         self.tell(worker, ToWorker::Quarantine(key));

@@ -1,0 +1,79 @@
+//! What the controllers report.
+
+use nvme_platform::Time;
+
+use super::Control;
+use super::unit::{Input, News};
+use crate::nvme::Event;
+
+/// Most steps of one controller in one poll; the rest is done in the next.
+const STEPS: usize = 256;
+
+impl Control {
+    pub(super) fn poll_unit(&mut self, controller: u16, now: Time) {
+        for _ in 0..STEPS {
+            let Some((unit, _)) = self.unit(controller) else { return };
+            match unit.poll(now) {
+                Some(News::Driver(event)) => self.driver_says(controller, event, now),
+                Some(News::Found(info, table)) => self.table_found(controller, &info, table),
+                Some(News::Scanned) => self.check_scanned(),
+                Some(News::Worked) => {}
+                None => return,
+            }
+        }
+        self.more = true;
+    }
+
+    fn driver_says(&mut self, controller: u16, event: Event, now: Time) {
+        let Some((unit, out)) = self.unit(controller) else { return };
+        let input = match event {
+            Event::Ready => return unit.ready(out),
+            Event::Failed { why, quiet } => {
+                nvme_platform::error!("{}: {why}", unit.name());
+                return self.device_lost(controller, quiet, now);
+            }
+            Event::Gone => {
+                nvme_platform::error!("{}: the controller is gone", unit.name());
+                return self.device_lost(controller, None, now);
+            }
+            Event::PairReady { token, pair } => return self.pair_ready(controller, token, pair, now),
+            Event::PairFailed { token, why } => return self.pair_failed(controller, token, why),
+            Event::NamespacesChanged => return self.namespaces_changed(controller),
+            Event::ScanRead { token, result } => return unit.table_read(token, result, now, out),
+            Event::Smart(smart) => return nvme_platform::info!("{}: {smart:?}", unit.name()),
+            Event::ShutDown { clean } => {
+                if !clean {
+                    nvme_platform::warn!("{}: the controller did not confirm its shutdown", unit.name());
+                }
+                return unit.is_shut_down();
+            }
+            Event::PairDeleted { id, quiet } => unit.was_deleted(id, quiet),
+            Event::PairRecreated { id, doorbells } => unit.was_recreated(id, doorbells),
+            Event::PairLost { id, why } => {
+                nvme_platform::error!("{}: queue pair {id} is lost: {why}", unit.name());
+                unit.not_recreated(id)
+            }
+            Event::Aborted { pair, cid, outcome } => {
+                nvme_platform::debug!(
+                    "{}: abort of {:#06x} on pair {}: {}",
+                    unit.name(),
+                    cid,
+                    pair,
+                    outcome.word()
+                );
+                Input::Aborted { queue: pair, cid }
+            }
+            Event::Reset { quiet } => {
+                let input = unit.was_reset(quiet);
+                // It may have come back as another.
+                self.namespaces_changed(controller);
+                input
+            }
+            Event::ResetNeeded(why) => {
+                nvme_platform::warn!("{}: a reset is needed: {why}", unit.name());
+                unit.reset_needed()
+            }
+        };
+        self.recover(controller, input, now);
+    }
+}
