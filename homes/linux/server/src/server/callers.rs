@@ -15,6 +15,7 @@ use nvme_platform::Time;
 use nvme_policy::{Policy, Shown};
 use nvme_session::factory::CreateError;
 
+use super::waiting::{Waiting, errno, refused};
 use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
 use crate::client::{Client, Conn, Phase, Source};
 
@@ -24,16 +25,6 @@ const SCAN_WAIT: Duration = Duration::from_secs(30);
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
 /// What a request begins with: the one operation that there is, and the type of what is created, as ned has them.
 const CREATE: [&str; 2] = ["create", "0"];
-
-/// A call of `create` that waits: for the scan, or for a session to end.
-pub(super) struct Waiting {
-    pub(super) caller: u64,
-    pub(super) request: Request,
-    pub(super) policy: Policy,
-    pub(super) until: Time,
-    /// What it is told then.
-    pub(super) refusal: Refusal,
-}
 
 impl Server {
     pub(super) fn callers(&self) -> usize {
@@ -284,15 +275,4 @@ fn policy(request: &Request) -> Result<Policy, String> {
         }
     }
     Policy::from_words(words).map_err(|refusal| refusal.to_string())
-}
-
-pub(super) fn refused(errno: i32, message: &str) -> Refusal {
-    Refusal { errno, message: message.into() }
-}
-
-/// The error numbers that the server itself answers with (they are the same on every Linux).
-pub(super) mod errno {
-    pub(crate) const EAGAIN: i32 = 11;
-    pub(crate) const ENOMEM: i32 = 12;
-    pub(crate) const EINVAL: i32 = 22;
 }

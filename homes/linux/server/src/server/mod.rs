@@ -1,9 +1,10 @@
 //! The control thread: one loop over everything that can happen.
 //!
-//! * `callers`: the factory. `sessions`: clients and what control says of them.
+//! * `callers`: the factory; `waiting`: calls that wait. `sessions`: clients and what control says of them.
 
 mod callers;
 mod sessions;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -21,7 +22,7 @@ use nvme_linux::socket::{self, Acceptor};
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
-use self::callers::{Waiting, errno, refused};
+use self::waiting::{Waiting, errno, refused};
 use crate::budget::Budget;
 use crate::client::{Client, Over, Phase, STALL_MAX, Source};
 use crate::devices::AllInterrupts;
