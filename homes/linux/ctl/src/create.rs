@@ -6,7 +6,7 @@ use nvme_linux::socket::{Kind, ListenSpec};
 use rustix::event::{PollFd, PollFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::Failure;
+use crate::failure::Failure;
 use crate::server::{self, Place};
 
 /// Mints a session that takes clients at `listen`, and holds it until a signal comes or the server ends it.

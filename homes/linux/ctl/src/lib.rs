@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod create;
+mod failure;
 mod list;
 mod options;
 mod run;
@@ -35,18 +36,5 @@ pub fn main() -> ExitCode {
             eprintln!("nvme-ctl: {}", failure.text);
             ExitCode::from(failure.status)
         }
-    }
-}
-
-/// Why a command ends, and with which status.
-#[derive(Debug)]
-struct Failure {
-    text: String,
-    status: u8,
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Failure {
-        Failure { text, status: 1 }
     }
 }

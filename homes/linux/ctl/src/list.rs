@@ -8,7 +8,7 @@ use nvme_linux::inventory::{Inventory, LENGTH_MAX};
 use rustix::net::SocketType;
 use rustix::net::sockopt::Timeout;
 
-use crate::Failure;
+use crate::failure::Failure;
 use crate::server::{Place, connect};
 use crate::tree;
 

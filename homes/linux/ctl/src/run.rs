@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use rustix::io::FdFlags;
 
-use crate::Failure;
+use crate::failure::Failure;
 use crate::server::{self, Place};
 
 /// `NAME=DEV[,read-only][,ds-max=N]`.
