@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use mlua::{AnyUserData, Lua, Table, Value};
 use nvme_linux::spawn::Spawn;
@@ -16,9 +17,16 @@ use crate::channel::{self, Channel, Ends};
 use crate::failure::Failure;
 use crate::output::{self, Tag};
 use crate::rights;
-use crate::state::State;
-use crate::supervise::Program;
-use crate::words::{self, is_server};
+use crate::supervise::{Program, Supervisor};
+use crate::words::{self, Rom, is_server};
+
+/// What programs are started with.
+pub(crate) struct Loader {
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) rom: Rom,
+    /// The threads that copy the programs' output.
+    pub(crate) copies: RefCell<Vec<JoinHandle<()>>>,
+}
 
 /// What a script asks to be started.
 pub(crate) struct Request {
@@ -107,12 +115,12 @@ impl Request {
     }
 
     /// Starts it.
-    pub(crate) fn start(self, state: &State) -> Result<Arc<Program>, Failure> {
+    pub(crate) fn start(self, loader: &Loader) -> Result<Arc<Program>, Failure> {
         let program = self.line.first().ok_or_else(|| Failure::new(Errno::INVAL, "no program to start"))?;
-        if state.supervisor.ending() {
+        if loader.supervisor.ending() {
             return Err(Failure::new(Errno::CANCELED, "the loader was told to end"));
         }
-        let path = state.rom.resolve(program)?;
+        let path = loader.rom.resolve(program)?;
         let (handed, serving, specs) = self.capabilities(program)?;
 
         let failed =
@@ -144,11 +152,11 @@ impl Request {
         }
         spawn.die_with_parent();
         let process = spawn.start().map_err(failed)?;
-        let running = state.supervisor.add(words::base(program), process);
+        let running = loader.supervisor.add(words::base(program), process);
         for (number, (read, write, tag)) in (1..).zip(pipes) {
             drop(write);
             let copy = output::copy(read, tag, number == 2).map_err(failed)?;
-            state.copies.borrow_mut().push(copy);
+            loader.copies.borrow_mut().push(copy);
         }
         for Serving { channel, ends, .. } in serving {
             if let Object::Channel(channel) = &*channel {

@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 
+use crate::exec::Loader;
 use crate::options::Options;
-use crate::state::State;
 use crate::supervise::Supervisor;
 use crate::words::Rom;
 
@@ -46,13 +46,13 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     let inherited = inherit::descriptors()?;
     let supervisor = Arc::new(Supervisor::default());
     supervisor.forward_signals().map_err(|error| format!("signals: {error}"))?;
-    let state = Rc::new(State {
+    let loader = Rc::new(Loader {
         supervisor: Arc::clone(&supervisor),
         rom: Rom { folders: options.rom_folders(), path: options::path_folders() },
         copies: Vec::new().into(),
     });
-    let lua = state::new(Rc::clone(&state), inherited).map_err(|error| error.to_string())?;
-    let ran = run_scripts(options, &lua, &state);
+    let lua = state::new(Rc::clone(&loader), inherited).map_err(|error| error.to_string())?;
+    let ran = run_scripts(options, &lua, &loader);
     if ran.is_ok() {
         // What no variable refers to is given back now, and not at some time: a session ends with its last reference.
         lua.gc_collect().map_err(|error| error.to_string())?;
@@ -63,7 +63,7 @@ fn run(options: &Options) -> Result<ExitCode, String> {
         supervisor.end();
     }
     let ended = supervisor.wait_for_all();
-    output::finish(state.copies.take());
+    output::finish(loader.copies.take());
     ran?;
     match ended {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -74,15 +74,15 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     }
 }
 
-fn run_scripts(options: &Options, lua: &mlua::Lua, state: &State) -> Result<(), String> {
+fn run_scripts(options: &Options, lua: &mlua::Lua, loader: &Loader) -> Result<(), String> {
     let failed = |error: mlua::Error| error.to_string();
     lua.globals().set("arg", options.arguments(lua).map_err(failed)?).map_err(failed)?;
     for statement in &options.execute {
-        state::set_search_path(lua, None, &state.rom).map_err(failed)?;
+        state::set_search_path(lua, None, &loader.rom).map_err(failed)?;
         state::run(lua, statement.as_bytes(), "=(command line)").map_err(|why| format!("-e: {why}"))?;
     }
     for script in &options.scripts {
-        state::set_search_path(lua, Some(script), &state.rom).map_err(failed)?;
+        state::set_search_path(lua, Some(script), &loader.rom).map_err(failed)?;
         let (source, name) = options::read(script)?;
         state::run(lua, &source, &name)?;
     }

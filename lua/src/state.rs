@@ -5,29 +5,20 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mlua::{AnyUserData, Function, HookTriggers, Lua, Table, UserData, UserDataMethods, Value, VmState};
 
 use crate::cap::{Cap, Kind, METHODS, Object};
-use crate::exec::Request;
+use crate::exec::{Loader, Request};
 use crate::failure::Outcome;
 use crate::memory::Allocator;
 use crate::rights;
-use crate::supervise::{Program, Supervisor};
+use crate::supervise::Program;
 use crate::words::Rom;
 
 /// How far up a script's line is looked for.
 const FRAMES_MAX: usize = 32;
-
-/// What the functions of the module work with.
-pub(crate) struct State {
-    pub(crate) supervisor: Arc<Supervisor>,
-    pub(crate) rom: Rom,
-    /// The threads that copy the programs' output.
-    pub(crate) copies: RefCell<Vec<JoinHandle<()>>>,
-}
 
 /// A started program, as a script sees it. It is nothing more once it was waited for.
 struct Task(RefCell<Option<Arc<Program>>>);
@@ -75,18 +66,18 @@ impl UserData for Task {
 }
 
 /// Makes the Lua state; `inherited` becomes part of `L4.Env`.
-pub(crate) fn new(state: Rc<State>, inherited: Vec<(String, OwnedFd)>) -> mlua::Result<Lua> {
+pub(crate) fn new(loader: Rc<Loader>, inherited: Vec<(String, OwnedFd)>) -> mlua::Result<Lua> {
     let lua = Lua::new();
     let methods = lua.create_table()?;
     lua.set_named_registry_value(METHODS, &methods)?;
-    let native = natives(&lua, &state)?;
+    let native = natives(&lua, &loader)?;
     native.set("methods", methods)?;
     native.set("env", environment(&lua, inherited)?)?;
     let module: Table = lua.load(include_str!("prelude.lua")).set_name("=L4").call(native)?;
     lua.register_module("L4", &module)?;
     // The manual's examples use it without a `require`.
     lua.globals().set("L4", module)?;
-    let supervisor = Arc::clone(&state.supervisor);
+    let supervisor = Arc::clone(&loader.supervisor);
     let triggers = HookTriggers::new().every_nth_instruction(10_000);
     lua.set_global_hook(triggers, move |_, _| {
         if supervisor.ending() {
@@ -97,7 +88,7 @@ pub(crate) fn new(state: Rc<State>, inherited: Vec<(String, OwnedFd)>) -> mlua::
     Ok(lua)
 }
 
-fn natives(lua: &Lua, state: &Rc<State>) -> mlua::Result<Table> {
+fn natives(lua: &Lua, loader: &Rc<Loader>) -> mlua::Result<Table> {
     let native = lua.create_table()?;
     native.set("arch", lua.create_function(|_, ()| Ok(std::env::consts::ARCH))?)?;
     native.set("mword_bits", lua.create_function(|_, ()| Ok(usize::BITS))?)?;
@@ -149,7 +140,7 @@ fn natives(lua: &Lua, state: &Rc<State>) -> mlua::Result<Table> {
         "is_cap",
         lua.create_function(|_, value: Value| Ok(value.as_userdata().is_some_and(AnyUserData::is::<Cap>)))?,
     )?;
-    let supervisor = Arc::clone(&state.supervisor);
+    let supervisor = Arc::clone(&loader.supervisor);
     native.set(
         "sleep",
         lua.create_function(move |_, milliseconds: f64| {
@@ -163,12 +154,12 @@ fn natives(lua: &Lua, state: &Rc<State>) -> mlua::Result<Table> {
             Ok(())
         })?,
     )?;
-    let state = Rc::clone(state);
+    let loader = Rc::clone(loader);
     native.set(
         "exec",
         lua.create_function(move |lua, arguments: (Table, Vec<String>, Table, Value, bool)| {
             let request = Request::new(lua, arguments)?;
-            Ok(Outcome(request.start(&state).map(|program| Task(RefCell::new(Some(program))))))
+            Ok(Outcome(request.start(&loader).map(|program| Task(RefCell::new(Some(program))))))
         })?,
     )?;
     Ok(native)
