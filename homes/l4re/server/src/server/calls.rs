@@ -7,8 +7,9 @@ use nvme_platform::Time;
 use nvme_policy::Policy;
 
 use super::Server;
+use super::pending::{Asked, Pending};
 use crate::label::{Number, Source};
-use crate::message::{FactoryCall, Meta, SessionCall, answer, hand_out, number, refusal};
+use crate::message::{FactoryCall, SessionCall, answer, hand_out, number, refusal};
 use crate::session::status;
 use crate::{Kernel, Output};
 
@@ -28,21 +29,6 @@ pub(super) enum Outcome {
     Silent,
     /// There is more to do first.
     Wait,
-}
-
-/// What is asked, and by whom.
-enum Asked {
-    Factory(Meta),
-    Create(Policy),
-    Session(Number, SessionCall),
-}
-
-/// A call that is worked on.
-pub(super) struct Pending {
-    asked: Asked,
-    /// What came with it, as long as nobody took it.
-    cap: Option<Cap>,
-    since: Time,
 }
 
 impl<K: Kernel, O: Output> Server<K, O> {

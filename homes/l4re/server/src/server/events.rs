@@ -52,7 +52,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         match event {
             Event::Scanned => self.scan_over(),
             Event::CatalogueChanged => {
-                self.tell_devices();
+                self.seen.tell(&self.control, &mut self.lines);
                 if self.control.scanned() {
                     self.start_clients(false);
                 }
@@ -103,7 +103,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
 
     /// All that there is at first is known: now clients are served.
     pub(super) fn scan_over(&mut self) {
-        self.tell_devices();
+        self.seen.tell(&self.control, &mut self.lines);
         self.start_clients(true);
         self.serve_factory();
     }

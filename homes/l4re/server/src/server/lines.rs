@@ -3,12 +3,11 @@
 use alloc::collections::BTreeSet;
 
 use nvme_core::nvme::SglSupport;
-use nvme_core::server::control::ControllerState;
+use nvme_core::server::control::{Control, ControllerState};
 use nvme_policy::{Namespace, PartitionId};
 
-use super::Server;
-use crate::output::Level;
-use crate::{Kernel, Output};
+use crate::Output;
+use crate::output::{Level, Lines};
 
 /// What was said already.
 #[derive(Default)]
@@ -17,13 +16,13 @@ pub(super) struct Seen {
     namespaces: BTreeSet<(u16, u32)>,
 }
 
-impl<K: Kernel, O: Output> Server<K, O> {
-    pub(super) fn tell_devices(&mut self) {
-        let lines = &mut self.lines;
+impl Seen {
+    /// Says what there is that was not said yet.
+    pub(super) fn tell<O: Output>(&mut self, control: &Control, lines: &mut Lines<O>) {
         let mut say = |line: core::fmt::Arguments<'_>| lines.say(Level::Plain, line);
-        for (index, (_, controller, state)) in self.control.controllers().enumerate() {
+        for (index, (_, controller, state)) in control.controllers().enumerate() {
             let there = !matches!(state, ControllerState::Starting | ControllerState::Lost);
-            if !there || !self.seen.controllers.insert(index) {
+            if !there || !self.controllers.insert(index) {
                 continue;
             }
             let info = controller.info();
@@ -35,9 +34,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
             say(format_args!("SGL Support: {sgl}"));
             say(format_args!("Number of Namespaces: {}", controller.namespaces().len()));
         }
-        for (namespace, partitions) in self.control.catalogue().devices() {
+        for (namespace, partitions) in control.catalogue().devices() {
             let Namespace { controller, nsid } = namespace.namespace();
-            if !self.seen.namespaces.insert((controller, nsid)) {
+            if !self.namespaces.insert((controller, nsid)) {
                 continue;
             }
             let extent = namespace.extent();

@@ -1,7 +1,7 @@
 //! The server: both roles and the kernel, on one thread.
 //!
 //! * `turn`: what is done between two messages, and how long the next one is waited for.
-//! * `calls`: what clients ask, and what they are answered. `create`: sessions come, and go.
+//! * `calls`: what clients ask, and what they are answered; `pending`: the one that takes time. `create`: sessions come, and go.
 //! * `device`: a session as an L4virtio device: status and queue. `memory`: what it registers. `taken`: what is taken from it.
 //! * `events`: what control says became of it. `lines`: what there is, for the operator.
 //!
@@ -15,6 +15,7 @@ mod device;
 mod events;
 mod lines;
 mod memory;
+mod pending;
 mod taken;
 mod turn;
 
@@ -32,8 +33,8 @@ use nvme_platform::{Owner, Time};
 use nvme_policy::{CommandLine, Policy};
 use slab::Slab;
 
-use self::calls::Pending;
 use self::lines::Seen;
+use self::pending::Pending;
 use crate::label::{Number, SLOTS, Source};
 use crate::news::News;
 use crate::output::Lines;
