@@ -4,7 +4,7 @@
 //! Without arguments it runs itself under valgrind for 1 and 512 regions and for 1 and 256 sessions, and prints a table.
 //! Only the functions named `counted_…` are counted; the driver's side of the ring is not. Requests come 32 at a time, each time for the next
 //! session, each into the next region.
-
+#![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 #![forbid(unsafe_code)]
 
 use std::hint::black_box;

@@ -1,5 +1,7 @@
 //! Everything that the fuzz targets were ever fed on purpose, once, with the stable compiler.
 
+#![expect(clippy::disallowed_methods, reason = "fuzz targets make for themselves what they begin with")]
+
 use std::path::Path;
 
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]

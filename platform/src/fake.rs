@@ -212,6 +212,7 @@ impl FakePool {
 }
 
 impl DmaPool for FakePool {
+    #[expect(clippy::disallowed_methods, reason = "the pool of the fake")]
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         let window = pages.checked_mul(PAGE).and_then(heap).ok_or(DmaError::NoMemory)?;
         let len = window.len() as u64;

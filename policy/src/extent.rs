@@ -203,6 +203,7 @@ impl LbaRange {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 mod tests {
     use proptest::prelude::*;
 

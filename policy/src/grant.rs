@@ -97,6 +97,7 @@ impl WritePermit {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 mod tests {
     use super::*;
     use crate::extent::BlockSize;

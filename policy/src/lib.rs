@@ -9,6 +9,7 @@
 //!   that a command stays inside.
 //! * [`grant`]: an extent with the right to read it, or to read and write it. Only it makes a [`WritePermit`], the
 //!   proof that a command may change the disk.
+#![cfg_attr(not(test), forbid(clippy::disallowed_methods))]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,6 @@
 //! One 4 KiB read after the other through a virtqueue, for counting instructions:
 //! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT]]`.
+#![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 use std::hint::black_box;
 use std::sync::Arc;

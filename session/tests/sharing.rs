@@ -1,4 +1,5 @@
 //! Who may have what (DESIGN 2.2).
+#![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 use nvme_policy::{BlockSize, DeviceName, DsMax, Extent, Label, Namespace, PartitionId, Policy};
 use nvme_session::factory::{

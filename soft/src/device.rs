@@ -114,6 +114,7 @@ impl DmaSpace for SoftDevice {
 }
 
 impl DmaPool for SoftDevice {
+    #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
         let window = (self.memory)(len).filter(|w| w.len() == len).ok_or(DmaError::NoMemory)?;
@@ -152,6 +153,7 @@ impl Bus for SoftDevice {
         self.shared.control.lock().reset(&self.shared).map_err(|_| DeviceError::Failed)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "its map is empty and its queues are gone")]
     fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
         let unmapped = self.shared.change(|world| {
             world.mastering = false;

@@ -214,6 +214,7 @@ pub(super) fn namespace(
         12 => BlockSize::B4096,
         other => return Err(NotServed::BlockSize(other)),
     };
+    #[expect(clippy::disallowed_methods, reason = "the controller was asked how large the namespace is")]
     let extent = Extent::whole(namespace, blocks, size).ok_or(NotServed::Size(blocks))?;
     let transfer_blocks = caps.transfer >> size.shift();
     if transfer_blocks == 0 {

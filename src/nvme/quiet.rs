@@ -72,18 +72,21 @@ pub(super) struct PairQuiet(QuietBy);
 
 impl PairQuiet {
     /// For one of them.
+    #[expect(clippy::disallowed_methods, reason = "this is the module that sees it")]
     pub(super) fn command(&self) -> Quiet {
         Quiet::seen(self.0)
     }
 }
 
 /// The command's completion was taken from the completion queue.
+#[expect(clippy::disallowed_methods, reason = "this is the module that sees it")]
 #[inline]
 pub(super) fn completed() -> Quiet {
     Quiet::seen(QuietBy::Completed)
 }
 
 /// The command was never written to a submission queue.
+#[expect(clippy::disallowed_methods, reason = "this is the module that sees it")]
 #[inline]
 pub(super) fn never_submitted() -> Quiet {
     Quiet::seen(QuietBy::NeverSubmitted)

@@ -5,6 +5,7 @@
 //! * `oracle`: the `gpt` crate, `sgdisk` and `sfdisk` say the same.
 //! * `broken`: the corpus of broken tables; each costs what it must, and no more.
 //! * `hostile`: whatever is on a disk, a partition never leaves it.
+#![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 mod broken;
 mod hostile;

@@ -6,6 +6,7 @@
 //! * `hostile`: completions that are stale, forged or repeated; full queues.
 //! * `recovery`: commands that never end: abort, delete, reset, issue again.
 //! * `scan`: the control role's own reads.
+#![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 mod bringup;
 mod data;

@@ -9,6 +9,7 @@
 //! * `rig`: one controller, one client's memory, real time. `rival`: another host of the same subsystem.
 //! * `bringup`, `data`, `queues`, `notices`, `trouble`: the driver.
 //! * `server`: control and worker over one controller; `sessions`: what their clients see.
+#![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 mod bringup;
 #[expect(dead_code, reason = "the driver's side of a virtqueue, as the tests of recovery have it")]

@@ -1,5 +1,5 @@
 //! What has several steps.
-
+#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod bench;

@@ -1,4 +1,5 @@
 //! Asks a server: `homes/linux/ctl`.
+#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

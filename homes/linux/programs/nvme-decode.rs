@@ -1,4 +1,5 @@
 //! Frames as text: `homes/linux/decode`.
+#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

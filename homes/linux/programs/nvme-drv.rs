@@ -1,4 +1,5 @@
 //! The server: `homes/linux/server`.
+#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! The loader: `lua`.
+#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! Entries of 16 bytes, two words each: descriptors and completions.
+#![expect(unsafe_code, reason = "reads and writes entries of shared memory as pairs of atomics")]
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;

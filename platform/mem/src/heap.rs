@@ -1,4 +1,5 @@
 //! Windows onto zeroed memory of our own, for fakes, tests and media that live in memory.
+#![expect(unsafe_code, reason = "memory of our own is shown as if others shared it")]
 
 use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use alloc::boxed::Box;

@@ -7,6 +7,7 @@
 //!
 //! What is read from a window is only a claim of whoever can write it. Parse it into a type that can hold
 //! nothing invalid, and never read it a second time.
+#![forbid(clippy::disallowed_methods)]
 #![no_std]
 
 extern crate alloc;

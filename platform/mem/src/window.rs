@@ -1,4 +1,5 @@
 //! The window itself: all reads and writes of shared memory are here.
+#![expect(unsafe_code, reason = "shared memory is reached through pointers here and nowhere else")]
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -123,6 +123,7 @@ impl ConfigSpace {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 mod tests {
     use alloc::vec;
 

@@ -101,6 +101,7 @@ fn common(grant: &Grant, limits: &Limits) -> u64 {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 mod tests {
     use nvme_policy::{BlockSize, Extent, Namespace};
 

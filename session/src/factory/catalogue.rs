@@ -436,6 +436,7 @@ impl Catalogue {
         self.device_at(extent).map(|d| d.own_name()).unwrap_or_default()
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the catalogue has checked that nobody is in the way")]
     fn mint(
         &mut self,
         extent: Extent,

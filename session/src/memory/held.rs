@@ -241,6 +241,7 @@ impl Held {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 mod tests {
     use alloc::vec;
     use alloc::vec::Vec;

@@ -14,7 +14,7 @@
 //! | [`nbd`] | a device for programs that speak NBD | |
 //!
 //! Nothing here waits without a deadline ([`Error::Deadline`] names what did not come).
-
+#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 pub mod bench;

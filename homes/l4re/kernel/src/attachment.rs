@@ -1,4 +1,5 @@
 //! Which part of which dataspace a window shows.
+#![expect(unsafe_code, reason = "makes windows of what is attached")]
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

@@ -1,5 +1,6 @@
 //! The core's trace points as defmt frames, as lines of the log: `frames` and bytes in hexadecimal, which `nvme-decode --log` turns
 //! into text. A trace point writes a few bytes here; the lines go out between two turns of the server.
+#![expect(unsafe_code, reason = "is the global logger of defmt")]
 
 use core::sync::atomic::{AtomicBool, Ordering};
 

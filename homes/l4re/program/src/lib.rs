@@ -1,4 +1,5 @@
 //! The program for L4Re: entry, allocator, panic handler, log; all else is in its crates.
+#![expect(unsafe_code, reason = "is a C program's entry")]
 #![no_std]
 
 extern crate alloc;

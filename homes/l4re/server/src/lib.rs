@@ -8,6 +8,7 @@
 //! * [`Hardware`]: what the program found on the vbus. [`Tuning`]: bounds. [`StartError`]: why it does not start.
 //! * [`message`]: the protocols on the wire. `page`: the configuration page.
 //! * [`Output`]: lines for the operator.
+#![forbid(clippy::disallowed_methods)]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,5 @@
 //! Users and groups by name or number.
+#![expect(unsafe_code, reason = "calls the C library for users and groups")]
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;

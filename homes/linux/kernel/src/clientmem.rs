@@ -1,6 +1,7 @@
 //! Shared mappings for the front-end of `nvme-client` and other programs that hold the *client's* end.
 //!
 //! The server maps client memory through its own guarded windows; this is the other side, which trusts its own file.
+#![expect(unsafe_code, reason = "maps memory that it shares with a server")]
 
 use std::any::Any;
 use std::io;

@@ -9,6 +9,7 @@
 //! descriptor that reports a failed exec may be in the way of number 3. So fork and exec are done here. Between the two
 //! the child runs system calls on memory that was prepared before, and nothing else: other threads of the parent may
 //! have held any lock at the fork.
+#![expect(unsafe_code, reason = "works between fork and exec")]
 
 use std::ffi::{CString, OsStr, c_char, c_int};
 use std::io::{self, Read};

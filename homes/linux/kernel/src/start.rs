@@ -1,4 +1,5 @@
 //! The first moments of a program, when it is alone with what it inherited.
+#![expect(unsafe_code, reason = "takes what the process inherited, while it is alone")]
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

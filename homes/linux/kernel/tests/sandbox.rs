@@ -1,6 +1,7 @@
 //! The sandbox, proven from inside: each test starts this program anew as a child of one thread, which enters the
 //! sandbox, tries what must not work, and ends with 0 when it did not. Run without a harness of its own, because
 //! the sandbox wants a process with one thread.
+#![expect(unsafe_code, reason = "tries system calls that must not work")]
 
 use std::env;
 use std::io::{Read, Write};

@@ -7,6 +7,7 @@
 //!   connection describes. [`lent`]: what it is served with. [`worker`]: a worker thread.
 //! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
 //!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
+#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod budget;

@@ -32,6 +32,10 @@ impl Catalogue {
 
     /// Lets those who have a whole namespace grow with it. Nobody else can have had what is new of it, but for one case:
     /// it shrank before, and somebody still holds a part that lay behind its end.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever has a whole namespace has all of it, and the access stays"
+    )]
     fn follow(&mut self, whole: &Extent, grown: &mut Vec<(SessionId, Grant)>) {
         for at in 0..self.live.len() {
             let Some(live) = self.live.get(at) else { return };

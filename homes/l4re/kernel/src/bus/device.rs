@@ -75,6 +75,7 @@ impl<P: Platform> Bus for L4Device<P> {
         if self.bar.read32(CSTS) == u32::MAX { Err(DeviceError::Failed) } else { Ok(()) }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the device masters the bus no more")]
     fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
         // There may be no IOMMU: that the function is off the bus must be seen, or that it is gone.
         match self.function.command(0, COMMAND_MASTER) {

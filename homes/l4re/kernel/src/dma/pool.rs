@@ -61,6 +61,7 @@ impl<P: DmaSpaces + DriverDataspaces + Send + Sync> DmaPool for Pool<P> {
         }
         if pages > SLAB {
             let (window, at) = self.slab(pages)?;
+            #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
             return Ok(DriverMemory::from_pool(window, Iova(at)));
         }
         let (window, at, used) = match self.slab.take() {
@@ -73,6 +74,7 @@ impl<P: DmaSpaces + DriverDataspaces + Send + Sync> DmaPool for Pool<P> {
         };
         let offset = used * PAGE;
         let part = window.sub(offset, pages * PAGE).map_err(|_| DmaError::BadRange)?;
+        #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
         let memory = DriverMemory::from_pool(part, Iova(at + offset as u64));
         self.slab = Some((window, at, used + pages));
         Ok(memory)

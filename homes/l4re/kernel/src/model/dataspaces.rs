@@ -1,4 +1,5 @@
 //! Dataspaces: windows on the heap.
+#![expect(unsafe_code, reason = "makes windows of the model's memory")]
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

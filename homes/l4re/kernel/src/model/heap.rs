@@ -1,4 +1,5 @@
 //! An allocator that counts.
+#![expect(unsafe_code, reason = "is an allocator")]
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::sync::atomic::{AtomicU64, Ordering};

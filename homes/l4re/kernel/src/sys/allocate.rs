@@ -1,4 +1,5 @@
 //! New memory of our own, as dataspaces.
+#![expect(unsafe_code, reason = "calls L4Re's C functions")]
 
 use super::{c, env, objects};
 use crate::kernel::{Cap, L4Error};

@@ -1,4 +1,5 @@
 //! What depends on amd64: the system call, where the UTCB is, and the time-stamp counter.
+#![expect(unsafe_code, reason = "is the system call itself")]
 
 use core::arch::asm;
 

@@ -1,4 +1,5 @@
 //! L4Re's C functions that are symbols of its libraries (libc, l4re_c, l4re_c-util, libio-vbus).
+#![expect(unsafe_code, reason = "declares L4Re's C functions")]
 
 use core::ffi::{c_char, c_int, c_uint, c_void};
 

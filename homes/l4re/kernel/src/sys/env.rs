@@ -1,4 +1,5 @@
 //! What the program starts with: its environment, its named capabilities, the kernel's information page, and the time.
+#![expect(unsafe_code, reason = "reads what the kernel and L4Re left for the program")]
 
 use nvme_platform::Time;
 

@@ -1,4 +1,5 @@
 //! The bus's interrupt controller.
+#![expect(unsafe_code, reason = "makes system calls")]
 
 use super::ipc::{l4_ipc_call, l4_ipc_send};
 use super::types::{L4_CAP_FPAGE_RWS, L4_ITEM_MAP, L4_PROTO_IRQ, l4_msgtag_t, l4_obj_fpage, l4_umword_t};

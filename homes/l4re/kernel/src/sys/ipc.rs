@@ -1,4 +1,5 @@
 //! Messages: calls, sends, and the receive side of a server.
+#![expect(unsafe_code, reason = "makes system calls")]
 
 use super::arch;
 use super::types::{

@@ -1,4 +1,5 @@
 //! The kernel's side of the home's traits.
+#![expect(unsafe_code, reason = "makes system calls for the traits of the home")]
 
 use alloc::sync::Arc;
 

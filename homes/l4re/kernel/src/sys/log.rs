@@ -1,4 +1,5 @@
 //! The log: lines through the log capability.
+#![expect(unsafe_code, reason = "calls L4Re's C functions")]
 
 use core::fmt::{self, Write};
 

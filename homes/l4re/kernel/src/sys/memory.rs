@@ -1,4 +1,5 @@
 //! Dataspaces, attached as windows; device registers.
+#![expect(unsafe_code, reason = "attaches memory and makes windows of it")]
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;

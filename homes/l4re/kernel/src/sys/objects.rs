@@ -1,4 +1,5 @@
 //! Kernel objects: gates, interrupts, threads, capability slots. What the C headers have as inline functions.
+#![expect(unsafe_code, reason = "makes system calls")]
 
 use super::c;
 use super::env;

@@ -1,4 +1,5 @@
 //! What a Rust program needs of L4Re's C library: heap, arguments, its end.
+#![expect(unsafe_code, reason = "is the allocator, and reads a C program's arguments")]
 
 use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};

@@ -1,4 +1,5 @@
 //! This thread's UTCB: message registers, buffer registers, error code.
+#![expect(unsafe_code, reason = "the UTCB is memory that the kernel shares with this thread")]
 
 use core::marker::PhantomData;
 

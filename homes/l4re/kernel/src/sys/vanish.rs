@@ -10,6 +10,7 @@
 //! *Why it is sound.* The program has one thread. A fault in a window comes in the middle of a copy, never while the list is
 //! locked, the heap is at work or a message is being written: none of these touches a window. The UTCB is put back as it
 //! was when the handler returns.
+#![expect(unsafe_code, reason = "is told of page faults, and maps over what vanished")]
 
 use alloc::sync::Weak;
 use alloc::vec::Vec;

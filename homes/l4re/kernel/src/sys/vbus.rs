@@ -1,4 +1,5 @@
 //! The virtual bus, and its DMA spaces.
+#![expect(unsafe_code, reason = "calls L4Re's C functions")]
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;

@@ -1,4 +1,5 @@
 //! Descriptors that the parent process left open for us.
+#![expect(unsafe_code, reason = "owns descriptors that are known by number only")]
 
 use std::env;
 use std::ffi::OsString;

@@ -1,4 +1,5 @@
 //! Telling a client, through a descriptor that the client chose.
+#![expect(unsafe_code, reason = "writes to a descriptor that a client chose")]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 

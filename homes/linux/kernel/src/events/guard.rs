@@ -10,6 +10,7 @@
 //!   by another way, which never waits and costs three times as much ([`Submissions`]).
 //!
 //! The watching thread sleeps while nobody writes, and is woken by the first write after that.
+#![expect(unsafe_code, reason = "handles and sends a signal")]
 
 use std::cell::Cell;
 use std::io;

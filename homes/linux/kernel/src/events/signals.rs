@@ -1,4 +1,5 @@
 //! SIGTERM and SIGINT as an event.
+#![expect(unsafe_code, reason = "signal sets have no safe interface")]
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -12,6 +12,7 @@
 //! The program is to be linked with `frames.x` (in this package's folder): the strings live in a section that only
 //! a linker script can make. `DEFMT_LOG=trace` while it is compiled chooses the levels; without it, only errors are
 //! compiled in.
+#![expect(unsafe_code, reason = "is the global logger of defmt")]
 
 mod ring;
 

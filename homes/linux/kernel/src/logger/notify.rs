@@ -2,6 +2,7 @@
 //!
 //! The crate `sd-notify` makes a socket and connects it for every message, neither of which the sandbox allows. This
 //! one connects once, before.
+#![expect(unsafe_code, reason = "reads and changes the environment at start")]
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

@@ -1,4 +1,5 @@
 //! A disk image, mapped whole.
+#![expect(unsafe_code, reason = "makes windows of an image")]
 
 use std::os::fd::{AsFd, OwnedFd};
 

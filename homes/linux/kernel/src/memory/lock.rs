@@ -1,4 +1,5 @@
 //! Record locks of files, by the byte.
+#![expect(unsafe_code, reason = "fcntl takes a pointer to a lock")]
 
 use std::os::fd::{AsFd, AsRawFd};
 

@@ -1,4 +1,5 @@
 //! One mapping: made, entered in the table of windows, and taken down.
+#![expect(unsafe_code, reason = "maps and unmaps")]
 
 use std::ffi::c_void;
 use std::os::fd::BorrowedFd;

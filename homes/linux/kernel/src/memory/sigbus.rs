@@ -8,6 +8,7 @@
 //! and its entry in place until the handler has returned. Other entries may change meanwhile: each carries a version, and one
 //! that changes while it is read is passed over. An entry's memory is unmapped only after the entry was cleared and every
 //! handler that might have read it has returned.
+#![expect(unsafe_code, reason = "handles a signal, and maps over what vanished")]
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;

@@ -2,6 +2,7 @@
 //!
 //! A device that is pulled out answers all ones, or the kernel answers for it with SIGBUS: then the window's memory is
 //! replaced (see [`memory`](crate::memory)) and the window says so.
+#![expect(unsafe_code, reason = "registers are volatile memory that a device changes")]
 
 use std::ptr;
 use std::sync::atomic::{Ordering, fence};

@@ -188,6 +188,7 @@ impl Bus for VfioDevice {
         })
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the device masters the bus no more, or is gone")]
     fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
         // A device that is gone cannot be told; the IOMMU can.
         let _ = self.command(0, COMMAND_MASTER);

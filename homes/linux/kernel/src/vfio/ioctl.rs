@@ -1,4 +1,5 @@
 //! The few requests that are needed. Structures and constants are those of `vfio-bindings`.
+#![expect(unsafe_code, reason = "ioctls take pointers")]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 

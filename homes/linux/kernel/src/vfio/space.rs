@@ -1,4 +1,5 @@
 //! The bus addresses of one controller, and what is mapped there: clients' memory, and the driver's own.
+#![expect(unsafe_code, reason = "makes windows of what it mapped for the device")]
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -197,6 +198,7 @@ fn anonymous(len: usize) -> Result<Window, Errno> {
 }
 
 impl DmaPool for Space {
+    #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         self.container()?;
         let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
