@@ -28,13 +28,13 @@ impl Entries<'_> {
         if index >= self.count {
             return None;
         }
-        // SAFETY: `count` entries from `base` on lie in the window, which is borrowed, and `index` is below it.
+        // SAFETY: M2: `count` entries from `base` on were checked, and `index` is below `count`. M1: the window is borrowed.
         let at = unsafe { self.base.add(2 * index as usize) };
-        // SAFETY: as above, and `base` is a multiple of eight.
+        // SAFETY: M1, M2; `base` is a multiple of eight. M4: any two words are an entry, and each is read once.
         let first = unsafe { at.read_volatile() };
-        // SAFETY: the entry's second word.
+        // SAFETY: M2: the entry's second word.
         let at = unsafe { at.add(1) };
-        // SAFETY: as above.
+        // SAFETY: as for the first.
         let second = unsafe { at.read_volatile() };
         Some([first, second])
     }
@@ -54,11 +54,11 @@ impl Window {
         if !first.is_aligned() {
             return Err(OutOfBounds);
         }
-        // SAFETY: the entry's 16 bytes were checked.
+        // SAFETY: M2: the entry's 16 bytes were checked.
         let second = unsafe { first.add(1) };
-        // SAFETY: in bounds, aligned and alive as long as `self`; an atomic may be shared with other writers.
+        // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
         let first = unsafe { first.as_ref() };
-        // SAFETY: as above.
+        // SAFETY: as for the first.
         let second = unsafe { second.as_ref() };
         Ok([first, second])
     }

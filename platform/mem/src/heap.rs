@@ -15,7 +15,7 @@ struct Allocation {
     layout: Layout,
 }
 
-// SAFETY: the allocation is only freed through this value; its bytes are accessed through windows alone.
+// SAFETY: the allocation is only freed through this value; its bytes are accessed through windows alone (M3, M4).
 unsafe impl Send for Allocation {}
 // SAFETY: as above; a shared reference gives no access to the bytes.
 unsafe impl Sync for Allocation {}
@@ -33,6 +33,7 @@ pub fn heap(len: usize) -> Option<Window> {
     // SAFETY: the layout's size is not zero.
     let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
     let owner = Arc::new(Owner::new(Box::new(Allocation { base, layout })));
-    // SAFETY: `base` is valid for `len` bytes until the owner drops the allocation, and no reference exists.
+    // SAFETY: this is what M1 and M3 ask of a maker: the bytes are valid until the owner drops the allocation, and no reference to
+    // them exists.
     Some(unsafe { Window::new(base, len, owner) })
 }

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::mem::{MaybeUninit, size_of};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, compiler_fence};
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -34,7 +34,7 @@ pub struct Window {
     owner: Arc<Owner>,
 }
 
-// SAFETY: a window gives access only by volatile, atomic or raw copies, never by reference, so threads may share it.
+// SAFETY: M3, M4: no access of one thread through a window assumes that another has none; the owner is `Send` and `Sync` itself.
 unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
@@ -43,8 +43,9 @@ impl Window {
     /// Makes a window of `len` bytes at `base`.
     ///
     /// # Safety
-    /// The bytes must stay mapped, readable and (if anything ever writes through this window) writable until the
-    /// last clone of `owner` is gone, and no Rust reference to them may exist meanwhile.
+    /// M1 and M3 of the [crate's argument](crate#why-this-is-sound) are the caller's to keep: the bytes must stay mapped, readable
+    /// and (if anything ever writes through this window) writable until the last clone of `owner` is gone, and no Rust reference to
+    /// them may exist meanwhile. They must have been initialised: mapped memory is.
     pub unsafe fn new(base: NonNull<u8>, len: usize, owner: Arc<Owner>) -> Self {
         Self { base, len, owner }
     }
@@ -98,7 +99,8 @@ impl Window {
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(OutOfBounds);
         }
-        // SAFETY: `offset <= offset + len <= self.len`, so the result is inside the window or one past its end.
+        // SAFETY: this is where M2 is checked: `offset <= offset + len <= self.len`, so the result is inside the window or one past
+        // its end.
         Ok(unsafe { self.base.add(offset) })
     }
 
@@ -106,8 +108,10 @@ impl Window {
     #[inline]
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
         let from = self.at(offset, into.len())?;
-        // SAFETY: `from` is valid for `into.len()` bytes; `into` is ours, so the two cannot overlap.
+        // SAFETY: M1, M2; M3: `into` is a reference, so the two cannot overlap. M4: the bytes may change meanwhile.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) };
+        // M4: what is looked at from here on is the copy. It costs no instruction.
+        compiler_fence(Ordering::AcqRel);
         Ok(())
     }
 
@@ -115,7 +119,7 @@ impl Window {
     #[inline]
     pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), OutOfBounds> {
         let into = self.at(offset, from.len())?;
-        // SAFETY: `into` is valid for `from.len()` bytes; `from` is ours, so the two cannot overlap.
+        // SAFETY: M1, M2; M3: `from` is a reference, so the two cannot overlap. M4: others may read meanwhile.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), from.len()) };
         Ok(())
     }
@@ -123,7 +127,7 @@ impl Window {
     /// Sets `len` bytes to `byte`.
     pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<(), OutOfBounds> {
         let into = self.at(offset, len)?;
-        // SAFETY: `into` is valid for `len` bytes.
+        // SAFETY: M1, M2. M4: others may read meanwhile.
         unsafe { ptr::write_bytes(into.as_ptr(), byte, len) };
         Ok(())
     }
@@ -139,7 +143,7 @@ impl Window {
     ) -> Result<(), OutOfBounds> {
         let from = self.at(offset, len)?;
         let into = to.at(to_offset, len)?;
-        // SAFETY: both are valid for `len` bytes, and `copy` allows overlap.
+        // SAFETY: M1, M2 for both, and `copy` allows overlap. M4: nobody looks at what is copied here.
         unsafe { ptr::copy(from.as_ptr(), into.as_ptr(), len) };
         Ok(())
     }
@@ -152,9 +156,9 @@ impl Window {
         let into = value.as_mut_ptr().cast::<u8>();
         if size_of::<T>().is_multiple_of(8) && (from as usize).is_multiple_of(8) {
             for i in 0..size_of::<T>() / 8 {
-                // SAFETY: word `i` is inside the checked range.
+                // SAFETY: M2: word `i` is inside the checked range.
                 let at = unsafe { from.cast::<u64>().add(i) };
-                // SAFETY: as above, and its address is a multiple of eight.
+                // SAFETY: M1, M2, and its address is a multiple of eight. M4: any word will do, and it is read once.
                 let word = unsafe { at.read_volatile() };
                 // SAFETY: word `i` is inside `value`.
                 let to = unsafe { into.cast::<u64>().add(i) };
@@ -162,10 +166,10 @@ impl Window {
                 unsafe { to.write_unaligned(word) };
             }
         } else {
-            // SAFETY: both are valid for the value's size.
+            // SAFETY: M1, M2 for `from`; `into` is a value of ours of that size.
             unsafe { read_bytes(from, into, size_of::<T>()) };
         }
-        // SAFETY: every byte was written, and `FromBytes` says that any bytes are a valid `T`.
+        // SAFETY: every byte was written, and `FromBytes` says that any bytes are a valid `T` (M4).
         Ok(unsafe { value.assume_init() })
     }
 
@@ -185,7 +189,7 @@ impl Window {
         if !at.is_aligned() {
             return Err(OutOfBounds);
         }
-        // SAFETY: in bounds, aligned and alive as long as `self`; an atomic may be shared with other writers.
+        // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
         Ok(unsafe { at.as_ref() })
     }
 
@@ -195,7 +199,7 @@ impl Window {
         if !at.is_aligned() {
             return Err(OutOfBounds);
         }
-        // SAFETY: in bounds, aligned and alive as long as `self`; an atomic may be shared with other writers.
+        // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
         Ok(unsafe { at.as_ref() })
     }
 
@@ -240,9 +244,9 @@ impl Window {
 #[inline(never)]
 unsafe fn read_bytes(from: *const u8, into: *mut u8, len: usize) {
     for i in 0..len {
-        // SAFETY: byte `i` is inside the range.
+        // SAFETY: M2: byte `i` is inside the range.
         let at = unsafe { from.add(i) };
-        // SAFETY: as above.
+        // SAFETY: M1, M2. M4: any byte will do, and it is read once.
         let byte = unsafe { at.read_volatile() };
         // SAFETY: byte `i` is inside the range.
         let to = unsafe { into.add(i) };
