@@ -67,8 +67,10 @@ impl fmt::Display for DeviceError {
 
 impl core::error::Error for DeviceError {}
 
-/// Proof that a device can do no more DMA: bus mastering is off and its IOMMU mappings are gone, or the device
-/// itself is. Only a home's [`Bus::cut_off`] makes it.
+/// Proof that a device is out. Having this value tells you that it can do no more DMA, to no memory at all and for good: bus mastering
+/// was seen to be off and its IOMMU mappings are gone, or the device itself is.
+///
+/// Only a home's [`Bus::cut_off`] makes it.
 #[derive(Debug)]
 pub struct CutOff(());
 

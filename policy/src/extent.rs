@@ -149,7 +149,10 @@ impl Extent {
     }
 }
 
-/// Proof of place: blocks inside the extent that confined them. Neither copied nor kept: one command uses it up.
+/// Proof of place. Having this value tells you that its blocks are whole, at least one, and inside the extent that confined them, and so in what
+/// the session was given. It does not tell you that the disk is still that large: the controller sees to that.
+///
+/// Only [`Extent::confine`] makes it. Neither copied nor kept: one command uses it up.
 #[derive(PartialEq, Eq, Debug)]
 pub struct LbaRange {
     namespace: Namespace,

@@ -75,7 +75,10 @@ impl Grant {
     }
 }
 
-/// Proof that the policy lets a request change the disk. Neither copied nor kept: one request uses it up.
+/// Proof of the right to write. Having this value tells you that the policy lets one request change that namespace. It does not tell you
+/// where: an [`LbaRange`](crate::LbaRange) does.
+///
+/// Only [`Grant::write_permit`] makes it. Neither copied nor kept: one request uses it up.
 #[derive(Debug)]
 pub struct WritePermit {
     namespace: Namespace,

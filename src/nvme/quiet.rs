@@ -19,8 +19,10 @@ enum Covers {
     Before(Generation),
 }
 
-/// Proof that the controller does no more DMA for a queue pair, or for all that existed at some moment. A fact of the
-/// past, so it may be kept and shown several times.
+/// Proof that queues are over. Having this value tells you that the controller does no more DMA for the commands of one queue pair, or of all
+/// that existed when it was made. It tells you nothing of a pair that was created later, under whatever identifier.
+///
+/// A fact of the past, so it may be kept and shown several times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct QueueQuiet {
     controller: u16,

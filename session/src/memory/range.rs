@@ -4,9 +4,11 @@ use alloc::vec::Vec;
 
 use nvme_platform::{Iova, Window};
 
-/// Proof of memory: bytes that the session mediated, at the address by which the controller reaches them. While it
-/// exists, its region stays mapped. Neither copied nor kept beyond the command: it goes back to its queue
-/// with a [`Quiet`].
+/// Proof of memory. Having this value tells you that its bytes lie in one region that this session's client registered, with the right that the
+/// request needs, that the controller reaches them at its address, and that the region stays mapped while the value exists. It does not
+/// tell you what the bytes are, nor that they stay the same: the client writes them as it likes.
+///
+/// Only `Held` makes it. Neither copied nor kept beyond the command: it goes back to its queue with a [`Quiet`].
 #[derive(PartialEq, Eq, Debug)]
 pub struct DmaRange {
     iova: Iova,
@@ -139,8 +141,10 @@ pub enum QuietBy {
     CutOff,
 }
 
-/// Proof that the controller will not touch a command's memory any more. Only the driver makes it
-/// (`nvme::quiet`), at the moment it sees one of the events of [`QuietBy`].
+/// Proof that a command is over. Having this value tells you that the controller will not touch that command's memory any more, whatever
+/// became of the command. It does not tell you that the command did what it should.
+///
+/// Only the driver makes it (`nvme::quiet`), at the moment it sees one of the events of [`QuietBy`].
 #[derive(Debug)]
 pub struct Quiet(QuietBy);
 
