@@ -27,8 +27,13 @@ pub enum DmaError {
     NoAddresses,
     /// No memory, or too many mappings.
     NoMemory,
-    /// The process may lock too little memory; it would need this many bytes in all.
-    LockLimit(u64),
+    /// The home may lock too little memory for DMA.
+    LockLimit {
+        /// How many bytes it would have locked in all.
+        need: u64,
+        /// How many it may.
+        allowed: u64,
+    },
     /// The range overlaps a mapped one, was not reserved, or is not a multiple of [`PAGE`].
     BadRange,
     /// The device is gone.
@@ -40,7 +45,9 @@ impl fmt::Display for DmaError {
         match self {
             Self::NoAddresses => f.write_str("no free bus addresses"),
             Self::NoMemory => f.write_str("no memory for the mapping"),
-            Self::LockLimit(need) => write!(f, "RLIMIT_MEMLOCK is too small: {need} bytes are needed"),
+            Self::LockLimit { need, allowed } => {
+                write!(f, "too little memory may be locked: {need} bytes are needed, and {allowed} allowed")
+            }
             Self::BadRange => f.write_str("not a range that can be mapped"),
             Self::Gone => f.write_str("the device is gone"),
         }
@@ -60,13 +67,16 @@ pub trait DmaSpace: Send {
     fn reserve(&mut self, memory: &Window, rights: DmaRights) -> Result<Iova, DmaError>;
     /// Lets the controller reach `memory` at `at`, inside a reserved range. Both are multiples of [`PAGE`].
     fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError>;
-    /// Takes everything away that was mapped in the reserved range, and the reservation. When it returns, the
+    /// Takes everything away that was mapped in the reserved range, and the reservation. When it returns `Ok`, the
     /// controller can no longer reach that memory: an access there is a fault.
     fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError>;
 }
 
-/// Memory of the driver's own that the controller may read and write: zeroed, contiguous on the bus.
-/// Only a [`DmaPool`] makes it; it is never a client's.
+/// Memory of the driver's own. Having this value tells you that the controller reaches all of the window at its address, reading and
+/// writing, contiguously; that it was zeroes when it was handed out; and that it is no client's, so that no client sees or changes it. What the
+/// controller wrote there is a claim of the controller's, and no more.
+///
+/// Only a [`DmaPool`] makes it.
 #[derive(Debug)]
 pub struct DriverMemory {
     window: Window,

@@ -4,6 +4,7 @@
 //! * [`command_line`]: options, among them those of static clients, which become policies by the same rules.
 //! * [`device`]: a [`DeviceName`] is what a word calls a device; it is held against an [`Identity`].
 //! * [`partition`]: what a device is known by: serial number, partition identifier, label.
+//! * [`errno`]: the numbers that refusals have on the wire.
 //! * [`number`], [`shown`]: numbers in words; words of others made fit for a message.
 //! * [`extent`]: places on disk. An [`Extent`] is what a session was given; only it makes an [`LbaRange`], the proof
 //!   that a command stays inside.
@@ -15,6 +16,7 @@
 
 pub mod command_line;
 pub mod device;
+pub mod errno;
 pub mod extent;
 pub mod grant;
 pub mod number;
@@ -24,6 +26,7 @@ pub mod words;
 
 pub use command_line::{CommandLine, Home, OptionError};
 pub use device::{DeviceName, NoName};
+pub use errno::Errno;
 pub use extent::{BlockSize, Extent, LbaRange, Namespace, NotConfined};
 pub use grant::{Access, Grant, ReadOnly, WritePermit};
 pub use partition::{Identity, Label, NoLabel, PartitionId, PartitionIdentity, Serial};

@@ -135,11 +135,6 @@ pub struct Refusal {
     pub why: Why,
 }
 
-impl Refusal {
-    /// The error number that goes with it: `EINVAL`.
-    pub const ERRNO: i32 = 22;
-}
-
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.word {

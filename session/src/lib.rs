@@ -6,6 +6,7 @@
 //! * [`virtqueue`], [`blk`]: rings and requests on the wire.
 //! * [`queue`]: one virtqueue on one worker: chains in, [`Operation`](operation::Operation)s out, and back.
 //! * [`operation`]: what a session asks of the driver.
+//! * [`Transport`]: what the home says of how its clients reach their queues.
 //!
 //! No state machine here waits, allocates per request, or believes what a client wrote.
 #![no_std]
@@ -19,4 +20,7 @@ pub mod factory;
 pub mod memory;
 pub mod operation;
 pub mod queue;
+mod transport;
 pub mod virtqueue;
+
+pub use transport::Transport;

@@ -2,8 +2,10 @@
 
 use nvme_mem::heap;
 use nvme_platform::Iova;
-use nvme_policy::DsMax;
-use nvme_session::dataspace::{Claim, File, FileId, Plan, Registry, RegistryConfig, RegistryError as E};
+use nvme_policy::{DsMax, Errno};
+use nvme_session::dataspace::{
+    Claim, File, FileId, MemoryChange, Plan, Registry, RegistryConfig, RegistryError as E,
+};
 use nvme_session::memory::{REGIONS_MAX, SLOTS_MAX};
 use proptest::prelude::*;
 
@@ -27,20 +29,41 @@ fn map(r: &mut Registry, slot: u16, pages: u64) {
     r.mapped(slot, window, Iova(0xab_0000_0000 + (u64::from(slot) << 24))).unwrap();
 }
 
+/// Plans a change and applies it.
+fn change(r: &mut Registry, change: &MemoryChange, room: usize) -> Result<Plan, E> {
+    let plan = r.plan(change, room)?;
+    r.apply(&plan, room)?;
+    Ok(plan)
+}
+
+/// A slot is set aside; nothing is mapped yet.
+fn begin(r: &mut Registry, claim: Claim, file: File) -> Result<u16, E> {
+    change(r, &MemoryChange::Add(claim, file), usize::MAX).map(|plan| plan.new_regions()[0].slot)
+}
+
 fn add(r: &mut Registry, claim: Claim, file: File) -> Result<u16, E> {
-    let slot = r.begin(claim, file)?;
+    let slot = begin(r, claim, file)?;
     map(r, slot, claim.len / PAGE);
     Ok(slot)
 }
 
 fn remove(r: &mut Registry, c: Claim) -> Result<u16, E> {
-    r.remove(c.guest, c.user, c.len)
+    change(r, &MemoryChange::Remove(c.guest, c.user, c.len), usize::MAX).map(|plan| plan.removed()[0])
+}
+
+/// What is to be mapped, by slot and by place among the wanted; and what goes.
+type Difference = (Vec<(u16, usize)>, Vec<u16>);
+
+fn replace(r: &mut Registry, wanted: &[(Claim, File)]) -> Result<Difference, E> {
+    let plan = change(r, &MemoryChange::Replace(wanted.to_vec()), usize::MAX)?;
+    let new = plan.new_regions().iter().map(|new| (new.slot, new.index));
+    Ok((new.collect(), plan.removed().to_vec()))
 }
 
 #[test]
 fn empty_and_wrapping_regions_are_refused() {
     let mut r = registry(2, 1 << 40, false);
-    let mut ask = |c: Claim| r.begin(c, file(1)).unwrap_err();
+    let mut ask = |c: Claim| begin(&mut r, c, file(1)).unwrap_err();
     let good = claim(1, 1);
     assert_eq!(ask(Claim { len: 0, ..good }), E::Empty);
     assert_eq!(ask(Claim { guest: u64::MAX - PAGE + 1, ..good }), E::Wraps);
@@ -72,7 +95,7 @@ fn overlapping_and_duplicate_regions_are_refused() {
     }
     assert!(add(&mut r, claim(0, 4), file(1)).is_ok() && add(&mut r, claim(8, 1), file(1)).is_ok());
     // What is still being mapped counts.
-    let slot = r.begin(claim(20, 1), file(1)).unwrap();
+    let slot = begin(&mut r, claim(20, 1), file(1)).unwrap();
     assert_eq!(add(&mut r, claim(20, 1), file(1)), Err(E::Overlaps));
     r.abandon(slot);
     assert!(add(&mut r, claim(20, 1), file(1)).is_ok());
@@ -86,7 +109,7 @@ fn region_513_is_refused_and_one_that_goes_makes_room() {
     }
     assert_eq!(r.table().regions().len(), REGIONS_MAX);
     assert_eq!(add(&mut r, claim(5000, 1), file(1)), Err(E::TooManyRegions));
-    assert_eq!(E::TooManyRegions.errno(), 12);
+    assert_eq!(E::TooManyRegions.errno(), Errno::NoMemory);
     remove(&mut r, claim(0, 1)).unwrap();
     assert!(add(&mut r, claim(5000, 1), file(1)).is_ok());
 }
@@ -98,15 +121,12 @@ fn ds_max_counts_files_and_the_next_one_is_refused() {
         add(&mut r, claim(10 * i as u64, 1), file(inode)).unwrap();
     }
     assert_eq!((r.regions(), r.dataspaces()), (5, 2));
-    assert_eq!(add(&mut r, claim(100, 1), file(3)), Err(E::TooManyDataspaces));
+    let third = Err(E::TooManyDataspaces { asked: 3, allowed: 2 });
+    assert_eq!(add(&mut r, claim(100, 1), file(3)), third);
     // The same inode on another device is another file.
-    assert_eq!(add(&mut r, claim(100, 1), File { id: FileId(2, 1), ..file(1) }), Err(E::TooManyDataspaces));
+    assert_eq!(add(&mut r, claim(100, 1), File { id: FileId(2, 1), ..file(1) }), third);
     remove(&mut r, claim(10, 1)).unwrap();
-    assert_eq!(
-        add(&mut r, claim(100, 1), file(3)),
-        Err(E::TooManyDataspaces),
-        "there is another region in it"
-    );
+    assert_eq!(add(&mut r, claim(100, 1), file(3)), third, "there is another region in it");
     remove(&mut r, claim(30, 1)).unwrap();
     assert!(add(&mut r, claim(100, 1), file(3)).is_ok());
 }
@@ -115,7 +135,7 @@ fn ds_max_counts_files_and_the_next_one_is_refused() {
 fn only_trusted_dataspaces_are_registered_when_there_are_any() {
     let mut r = registry(2, 1 << 40, true);
     assert_eq!(add(&mut r, claim(0, 1), file(1)), Err(E::NotTrusted));
-    assert_eq!(E::NotTrusted.errno(), 22);
+    assert_eq!(E::NotTrusted.errno(), Errno::Invalid);
     // A trusted one need not be memory.
     assert!(add(&mut r, claim(0, 1), File { trusted: true, memory: false, ..file(1) }).is_ok());
 }
@@ -132,9 +152,10 @@ fn a_file_that_is_not_memory_is_refused_unless_it_is_trusted() {
 fn memory_is_budgeted_and_counts_until_it_is_gone() {
     let mut r = registry(2, 4 * PAGE, false);
     let slot = add(&mut r, claim(0, 3), file(1)).unwrap();
-    assert_eq!(add(&mut r, claim(10, 2), file(1)), Err(E::TooMuchMemory));
+    let over = Err(E::TooMuchMemory { asked: 5 * PAGE, allowed: 4 * PAGE });
+    assert_eq!(add(&mut r, claim(10, 2), file(1)), over);
     assert_eq!(remove(&mut r, claim(0, 3)), Ok(slot));
-    assert_eq!(add(&mut r, claim(10, 2), file(1)), Err(E::TooMuchMemory), "it is still mapped");
+    assert_eq!(add(&mut r, claim(10, 2), file(1)), over, "it is still mapped");
     assert_eq!(r.drained(slot).map(|d| d.window.len() as u64), Some(3 * PAGE));
     assert!(add(&mut r, claim(10, 2), file(1)).is_ok());
     assert_eq!(r.bytes(), 2 * PAGE);
@@ -184,7 +205,7 @@ fn churn_without_an_end_to_the_transfers_is_bounded() {
 #[test]
 fn a_mapping_that_is_not_what_was_claimed_is_refused() {
     let mut r = registry(1, 1 << 40, false);
-    let slot = r.begin(claim(0, 2), file(1)).unwrap();
+    let slot = begin(&mut r, claim(0, 2), file(1)).unwrap();
     assert_eq!(r.mapped(slot, heap(4096).unwrap(), Iova(0)), Err(E::BadMapping));
     assert_eq!(r.mapped(slot, heap(8192).unwrap(), Iova(u64::MAX - 4095)), Err(E::BadMapping));
     assert_eq!(r.mapped(slot + 1, heap(8192).unwrap(), Iova(0)), Err(E::NotRegistered));
@@ -209,11 +230,11 @@ fn a_new_table_is_a_difference() {
     let before = r.table();
     // The first stays, the second is somewhere else in the guest, a third is new.
     let moved = Claim { guest: 20 * PAGE, ..claim(10, 4) };
-    let plan = r.replace(&[(moved, file(1)), (claim(0, 4), file(1)), (claim(30, 1), file(2))]).unwrap();
-    assert_eq!(plan.removed, [b]);
-    let new: Vec<_> = plan.map.iter().map(|(_, index)| *index).collect();
+    let plan = replace(&mut r, &[(moved, file(1)), (claim(0, 4), file(1)), (claim(30, 1), file(2))]).unwrap();
+    assert_eq!(plan.1, [b]);
+    let new: Vec<_> = plan.0.iter().map(|(_, index)| *index).collect();
     assert_eq!(new, [0, 2]);
-    for (slot, index) in plan.map {
+    for (slot, index) in plan.0 {
         map(&mut r, slot, [4, 4, 1][index]);
     }
     let after = r.table();
@@ -222,7 +243,7 @@ fn a_new_table_is_a_difference() {
     };
     assert_eq!(of(&before, a), of(&after, a), "the mapping stays");
     assert_eq!((of(&after, b), after.regions().len()), (None, 3));
-    assert_eq!(r.replace(&[]).map(|p| p.removed.len()), Ok(3));
+    assert_eq!(replace(&mut r, &[]).map(|p| p.1.len()), Ok(3));
 }
 
 #[test]
@@ -234,39 +255,42 @@ fn a_table_that_is_refused_changes_nothing() {
     let bad: [(Vec<(Claim, File)>, E); 7] = [
         (vec![(claim(0, 4), file(1)), (claim(3, 1), file(1))], E::Overlaps),
         (vec![(c, file(1)), (c, file(1))], E::Overlaps),
-        (vec![(claim(0, 1), file(1)), (claim(1, 1), file(2))], E::TooManyDataspaces),
-        (vec![(claim(0, 9), file(1))], E::TooMuchMemory),
+        (vec![(claim(0, 1), file(1)), (claim(1, 1), file(2))], E::TooManyDataspaces { asked: 2, allowed: 1 }),
+        (vec![(claim(0, 9), file(1))], E::TooMuchMemory { asked: 9 * PAGE, allowed: 8 * PAGE }),
         (vec![(claim(8, 1), file(1)), (Claim { len: 0, ..c }, file(1))], E::Empty),
         (vec![(Claim { user: c.user, ..claim(9, 1) }, file(1)), (c, file(1))], E::Overlaps),
         ((0..=REGIONS_MAX as u64).map(|i| (claim(i, 1), file(1))).collect(), E::TooManyRegions),
     ];
     for (wanted, why) in bad {
-        assert_eq!(r.replace(&wanted), Err(why));
+        assert_eq!(replace(&mut r, &wanted), Err(why));
         assert_eq!((r.table().regions().len(), r.bytes()), (before, 4 * PAGE));
     }
-    assert_eq!(r.replace(&[(c, file(1))]), Ok(Plan::default()));
+    assert_eq!(replace(&mut r, &[(c, file(1))]), Ok(Difference::default()));
 }
 
 #[test]
 fn all_memory_can_be_replaced_at_once_within_the_budget() {
     let mut r = registry(1, 4 * PAGE, false);
     let old = add(&mut r, claim(0, 4), file(1)).unwrap();
-    let plan = r.replace(&[(claim(0, 4), file(2))]).unwrap();
-    assert_eq!(plan.removed, [old]);
-    map(&mut r, plan.map[0].0, 4);
+    let plan = replace(&mut r, &[(claim(0, 4), file(2))]).unwrap();
+    assert_eq!(plan.1, [old]);
+    map(&mut r, plan.0[0].0, 4);
     // Again, before the first is drained: that would be more than the budget ever allows.
-    assert_eq!(r.replace(&[(claim(0, 4), file(3))]), Err(E::TooMuchMemory));
+    assert_eq!(
+        replace(&mut r, &[(claim(0, 4), file(3))]),
+        Err(E::TooMuchMemory { asked: 8 * PAGE, allowed: 4 * PAGE })
+    );
     r.drained(old).unwrap();
-    assert!(r.replace(&[(claim(0, 4), file(3))]).is_ok());
+    assert!(replace(&mut r, &[(claim(0, 4), file(3))]).is_ok());
 }
 
 #[test]
 fn a_table_is_not_replaced_while_another_is_being_mapped() {
     let mut r = registry(1, 1 << 40, false);
-    let plan = r.replace(&[(claim(0, 1), file(1))]).unwrap();
-    assert_eq!(r.replace(&[]), Err(E::Busy));
+    let plan = replace(&mut r, &[(claim(0, 1), file(1))]).unwrap();
+    assert_eq!(replace(&mut r, &[]), Err(E::Busy));
     assert_eq!(r.remove_all(), []);
-    r.abandon(plan.map[0].0);
+    r.abandon(plan.0[0].0);
     assert!(r.is_empty());
 }
 
@@ -291,9 +315,9 @@ proptest! {
                 },
                 _ => {
                     let wanted = [(c, file(inode)), (claim(at + 7, pages), file(inode + 1))];
-                    if let Ok(plan) = r.replace(&wanted) {
-                        leaving.extend(plan.removed);
-                        for (slot, index) in plan.map {
+                    if let Ok(plan) = replace(&mut r, &wanted) {
+                        leaving.extend(plan.1);
+                        for (slot, index) in plan.0 {
                             map(&mut r, slot, wanted[index].0.len / PAGE);
                         }
                     }
@@ -315,17 +339,73 @@ proptest! {
 
 #[test]
 fn the_home_s_room_bounds_regions_and_what_is_leaving_counts() {
+    const ROOM: usize = 3;
     let mut r = registry(1, 1 << 40, false);
-    r.set_room(3);
+    let ask = |r: &mut Registry, at: u64| {
+        let plan = change(r, &MemoryChange::Add(claim(at, 1), file(1)), ROOM)?;
+        map(r, plan.new_regions()[0].slot, 1);
+        Ok(())
+    };
     for i in 0..3 {
-        add(&mut r, claim(2 * i, 1), file(1)).unwrap();
+        ask(&mut r, 2 * i).unwrap();
     }
-    assert_eq!(add(&mut r, claim(9, 1), file(1)), Err(E::NoRoom));
-    assert_eq!(r.replace(&[(claim(0, 1), file(1)), (claim(9, 1), file(1))]), Err(E::NoRoom));
+    let full = E::NoRoom { asked: 4, allowed: ROOM };
+    assert_eq!(ask(&mut r, 9), Err(full));
+    let table = MemoryChange::Replace(vec![(claim(0, 1), file(1)), (claim(9, 1), file(1))]);
+    assert_eq!(change(&mut r, &table, ROOM), Err(full));
     // What goes makes room when it is gone, not before.
     let slot = remove(&mut r, claim(0, 1)).unwrap();
-    assert_eq!(add(&mut r, claim(9, 1), file(1)), Err(E::NoRoom));
+    assert_eq!(ask(&mut r, 9), Err(full));
     assert!(r.drained(slot).is_some());
-    add(&mut r, claim(9, 1), file(1)).unwrap();
-    assert_eq!((r.len(), E::NoRoom.errno()), (3, 12));
+    ask(&mut r, 9).unwrap();
+    assert_eq!((r.len(), full.errno()), (3, Errno::NoMemory));
+    // A plan was made while there was more room.
+    let plan = r.plan(&MemoryChange::Add(claim(20, 1), file(1)), ROOM + 1).unwrap();
+    assert_eq!(r.apply(&plan, ROOM), Err(full));
+    assert_eq!(r.apply(&plan, ROOM + 1), Ok(()));
+}
+
+#[test]
+fn a_plan_fits_what_was_registered_when_it_was_made_and_nothing_else() {
+    // Whatever happens in between, even where it would not matter: nobody has to think about whether it does.
+    type Step = fn(&mut Registry);
+    let steps: [Step; 6] = [
+        |r| assert!(add(r, claim(30, 1), file(1)).is_ok()),
+        |r| assert!(remove(r, claim(0, 1)).is_ok()),
+        |r| drop(r.remove_all()),
+        |r| r.withdraw(0).unwrap(),
+        |r| r.abandon(1),
+        |r| map(r, 1, 1),
+    ];
+    for (i, step) in steps.into_iter().enumerate() {
+        let mut r = registry(1, 1 << 40, false);
+        add(&mut r, claim(0, 1), file(1)).unwrap();
+        begin(&mut r, claim(10, 1), file(1)).unwrap();
+        let plan = r.plan(&MemoryChange::Add(claim(20, 1), file(1)), usize::MAX).unwrap();
+        step(&mut r);
+        let (before, bytes) = (r.len(), r.bytes());
+        assert_eq!(r.apply(&plan, usize::MAX), Err(E::Outdated), "{i}");
+        assert_eq!((r.len(), r.bytes()), (before, bytes));
+    }
+    // Nor is one applied twice.
+    let mut r = registry(1, 1 << 40, false);
+    let plan = r.plan(&MemoryChange::Add(claim(0, 1), file(1)), usize::MAX).unwrap();
+    assert_eq!([r.apply(&plan, 9), r.apply(&plan, 9)], [Ok(()), Err(E::Outdated)]);
+}
+
+#[test]
+fn what_may_be_registered_at_all_is_known_before_anything_is_asked_of_a_dataspace() {
+    for (trusted_only, memory, trusted, want) in [
+        (true, true, false, Err(E::NotTrusted)),
+        (true, false, false, Err(E::NotTrusted)),
+        (true, false, true, Ok(())),
+        (false, false, false, Err(E::NotMemory)),
+        (false, true, false, Ok(())),
+        (false, false, true, Ok(())),
+    ] {
+        let r = registry(1, 1 << 40, trusted_only);
+        assert_eq!(r.config().admits(memory, trusted), want);
+        let add = MemoryChange::Add(claim(0, 1), File { memory, trusted, ..file(1) });
+        assert_eq!(r.plan(&add, 1).map(|_| ()), want, "a plan asks the same");
+    }
 }

@@ -64,7 +64,7 @@ fn place(m: &Minted) -> (Namespace, u64, u64) {
 }
 
 fn errno(r: Result<Minted, CreateError>) -> i32 {
-    r.map(|m| m.device().to_string()).unwrap_err().errno()
+    r.map(|m| m.device().to_string()).unwrap_err().errno().number()
 }
 
 const AGAIN: i32 = 11;
@@ -147,10 +147,10 @@ fn a_name_of_several_devices_is_refused_with_the_candidates() {
     c.set_namespace(entry(A), table_a());
     c.set_scanned();
     let refused = c.create(&ro("root")).unwrap_err();
-    assert_eq!(refused.errno(), INVAL);
+    assert_eq!(refused.errno().number(), INVAL);
     assert_eq!(refused.to_string(), "partlabel:root names 2 devices; say which: SA:n1:1, SB:n1:7");
     assert!(c.create(&ro("SB:n1:7")).is_ok() && c.create(&ro(&uuid(11))).is_ok());
-    assert_eq!(c.reserve(&ro("root")).unwrap_err().errno(), INVAL);
+    assert_eq!(c.reserve(&ro("root")).unwrap_err().errno().number(), INVAL);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_static_client_s_device_is_reserved_before_it_connects_and_between_clients()
     // Both before and after the scan.
     let mut c = Catalogue::new(CatalogueConfig { sessions_max: 16 });
     let early = c.reserve(&rw("root")).unwrap();
-    assert_eq!(c.is_present(early).unwrap_err().errno(), AGAIN);
+    assert_eq!(c.is_present(early).unwrap_err().errno().number(), AGAIN);
     c.set_namespace(entry(A), table_a());
     c.set_scanned();
     assert_eq!(c.is_present(early), Ok(()));
@@ -192,7 +192,7 @@ fn a_static_client_s_device_is_reserved_before_it_connects_and_between_clients()
         assert_eq!(errno(c.claim(&rw("root"))), BUSY, "one client at a time");
         c.end(s.session());
     }
-    assert_eq!(c.reserve(&rw("SA:n1")).unwrap_err().errno(), BUSY);
+    assert_eq!(c.reserve(&rw("SA:n1")).unwrap_err().errno().number(), BUSY);
     assert_eq!(errno(c.claim(&rw("home"))), INVAL, "nobody reserved that");
     assert_eq!(errno(c.claim(&ro("root"))), INVAL, "nor that");
 }
@@ -213,7 +213,7 @@ fn an_absent_static_device_is_served_when_it_appears() {
     c.set_namespace(entry(A), table_a());
     c.set_scanned();
     let id = c.reserve(&rw("data")).unwrap();
-    assert_eq!(c.is_present(id).unwrap_err().errno(), NODEV);
+    assert_eq!(c.is_present(id).unwrap_err().errno().number(), NODEV);
     assert_eq!(errno(c.claim(&rw("data"))), NODEV);
     c.set_namespace(entry(B), table_b());
     assert_eq!(c.is_present(id), Ok(()));
@@ -221,7 +221,7 @@ fn an_absent_static_device_is_served_when_it_appears() {
     let s = c.claim(&rw("data")).unwrap();
     // And when it goes and comes again.
     c.remove_controller(1);
-    assert_eq!(c.is_present(id).unwrap_err().errno(), NODEV);
+    assert_eq!(c.is_present(id).unwrap_err().errno().number(), NODEV);
     c.end(s.session());
     c.set_namespace(entry(B), table_b());
     assert!(c.claim(&rw("data")).is_ok());
@@ -240,7 +240,7 @@ fn a_static_client_s_name_does_not_move_to_a_clone_while_its_device_is_away() {
     let clones = [vec![part(A, 1, 11, "data", 100, 100)], vec![part(A, 1, 11, "data", 300, 100)]];
     for clone in clones {
         c.set_namespace(entry(A), clone);
-        assert_eq!(c.is_present(id).unwrap_err().errno(), NODEV);
+        assert_eq!(c.is_present(id).unwrap_err().errno().number(), NODEV);
         assert_eq!(errno(c.claim(&rw("data"))), NODEV);
     }
     // Its own controller comes back, in another slot, but the partition is another; then as it was.

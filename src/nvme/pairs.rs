@@ -106,7 +106,9 @@ fn allocate(pool: &mut dyn DmaPool, depth: u16, chunks: u16) -> Result<PairMemor
                 // What is missing is said for all of it, not for the part that was one too many.
                 let rest = pages.iter().skip(done + 1).fold(0_u64, |sum, pages| sum + (*pages * PAGE) as u64);
                 return Err(match why {
-                    DmaError::LockLimit(need) => DmaError::LockLimit(need.saturating_add(rest)),
+                    DmaError::LockLimit { need, allowed } => {
+                        DmaError::LockLimit { need: need.saturating_add(rest), allowed }
+                    }
                     other => other,
                 });
             }

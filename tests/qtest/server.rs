@@ -11,6 +11,8 @@ use nvme_core::server::worker::Worker;
 use nvme_platform::fake::FakeNotify;
 use nvme_platform::{PAGE, Time};
 use nvme_policy::Policy;
+use nvme_session::Transport;
+use nvme_session::blk::features;
 use nvme_session::factory::CreateError;
 use nvme_session::queue::Direction;
 
@@ -47,7 +49,7 @@ impl Server {
             memory_max: 1 << 32,
             trusted_only: false,
             queues: 8,
-            direction: Direction::AsFlagged,
+            transport: Transport { direction: Direction::AsFlagged, features: features::OPTIONAL },
             nvme: options,
             recovery: RecoveryTimes { grace, ..RecoveryTimes::default() },
             drain: Duration::from_secs(30),
@@ -112,8 +114,9 @@ impl Server {
         self.control.set_features(key, ALL & offered).unwrap();
         let (claim, file) = region(GUEST, LEN, key.0);
         let window = client.memory.clone();
-        let mut whole = |_| Some(RegionMemory { len: window.len(), pages: window.clone(), skip: 0 });
-        self.control.change_memory(key, &MemoryChange::Add(claim, file), &mut whole).unwrap();
+        let whole = RegionMemory { len: window.len(), pages: window.clone(), skip: 0 };
+        let plan = self.control.plan_memory(key, &MemoryChange::Add(claim, file)).unwrap();
+        self.control.change_memory(&plan, vec![whole]).unwrap();
         self.done(&client).unwrap();
         let notify = FakeNotify::new();
         let spec = client.add_ring(notify.clone());

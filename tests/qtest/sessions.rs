@@ -62,7 +62,8 @@ fn memory_is_out_of_the_controllers_reach_when_it_was_taken_back_and_not_before_
     server.ask_writes(&mut client, 6, 1);
     // All of it goes, with writes from it in flight.
     let remove = MemoryChange::Remove(GUEST, GUEST, LEN);
-    server.control.change_memory(client.key, &remove, &mut |_| None).unwrap();
+    let plan = server.control.plan_memory(client.key, &remove).unwrap();
+    server.control.change_memory(&plan, Vec::new()).unwrap();
     server.step();
     assert_eq!(server.watch.domain.reservations(), reach, "still in use");
     server.done(&client).unwrap();

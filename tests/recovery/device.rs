@@ -82,8 +82,8 @@ impl DmaSpace for TestDevice {
             *left = left.checked_sub(1).ok_or(DmaError::NoMemory)?;
         }
         let need = self.knobs.reach().1 + memory.len() as u64;
-        if self.knobs.lock_limit.lock().unwrap().is_some_and(|limit| need > limit) {
-            return Err(DmaError::LockLimit(need));
+        if let Some(allowed) = self.knobs.lock_limit.lock().unwrap().filter(|limit| need > *limit) {
+            return Err(DmaError::LockLimit { need, allowed });
         }
         self.knobs.maps.fetch_add(1, Ordering::SeqCst);
         self.knobs.steps.lock().unwrap().push(memory.len());
@@ -108,8 +108,8 @@ impl DmaSpace for TestDevice {
 impl DmaPool for TestDevice {
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         let need = (Knobs::count(&self.knobs.pool) + pages) as u64 * 4096;
-        if self.knobs.pool_limit.lock().unwrap().is_some_and(|limit| need > limit) {
-            return Err(DmaError::LockLimit(need));
+        if let Some(allowed) = self.knobs.pool_limit.lock().unwrap().filter(|limit| need > *limit) {
+            return Err(DmaError::LockLimit { need, allowed });
         }
         let memory = self.soft.pool().allocate(pages)?;
         self.knobs.pool.fetch_add(pages, Ordering::SeqCst);

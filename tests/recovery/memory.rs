@@ -97,7 +97,11 @@ fn what_may_not_be_locked_is_refused_with_the_figure_for_all_of_it() {
         }
         *rig.knobs[0].lock_limit.lock().unwrap() = Some(limit);
         let refused = rig.replace(&a, wanted.clone());
-        assert_eq!(refused, Err(SessionError::Dma(DmaError::LockLimit(all))), "{limit}");
+        assert_eq!(
+            refused,
+            Err(SessionError::Dma(DmaError::LockLimit { need: all, allowed: limit })),
+            "{limit}"
+        );
         // That much is enough.
         *rig.knobs[0].lock_limit.lock().unwrap() = Some(all);
         assert_eq!(rig.replace(&a, wanted), Ok(()));
@@ -115,7 +119,7 @@ fn what_a_session_s_queue_pair_takes_is_in_the_figure_where_it_has_none_yet() {
     let refused = rig.change(&client, &add, |_| Some(client.memory.clone()));
     // Entries of both queues, a list page for each command, and bounce memory.
     let pair = (4 + 1 + 255 + 64) * 4096;
-    assert_eq!(refused, Err(SessionError::Dma(DmaError::LockLimit(LEN + pair))));
+    assert_eq!(refused, Err(SessionError::Dma(DmaError::LockLimit { need: LEN + pair, allowed: 4096 })));
 }
 
 #[test]
@@ -320,11 +324,14 @@ fn a_session_s_share_of_the_regions_is_its_own_and_what_is_common_is_had_once() 
         let (claim, file) = region(SECOND_AT * at, 4096, at);
         rig.change(client, &MemoryChange::Add(claim, file), |_| Some(page.clone()))
     };
-    let no_room = Err(SessionError::Memory(RegistryError::NoRoom));
+    let no_room = |asked| {
+        let allowed = asked - 1;
+        Err(SessionError::Memory(RegistryError::NoRoom { asked, allowed }))
+    };
     assert_eq!([add(&mut rig, &a, 1), add(&mut rig, &a, 2)], [Ok(()), Ok(())]);
-    assert_eq!(add(&mut rig, &a, 3), no_room);
+    assert_eq!(add(&mut rig, &a, 3), no_room(4));
     // The other one's share is there still, and no more than that.
-    assert_eq!([add(&mut rig, &b, 1), add(&mut rig, &b, 2)], [Ok(()), no_room]);
+    assert_eq!([add(&mut rig, &b, 1), add(&mut rig, &b, 2)], [Ok(()), no_room(3)]);
     rig.change(&a, &MemoryChange::Remove(SECOND_AT, SECOND_AT, 4096), |_| None).unwrap();
-    assert_eq!([add(&mut rig, &b, 2), add(&mut rig, &a, 1)], [Ok(()), no_room]);
+    assert_eq!([add(&mut rig, &b, 2), add(&mut rig, &a, 1)], [Ok(()), no_room(3)]);
 }

@@ -232,11 +232,12 @@ fn a_queue_pair_without_memory_says_how_much_is_needed_and_starts_with_that() {
     // The first of its parts would still fit, the others would not.
     limit(&rig, now + 20 * 4096);
     let refused = rig.start(&mut a);
-    let Err(SessionError::Dma(DmaError::LockLimit(need))) = refused else { panic!("{refused:?}") };
+    let Err(SessionError::Dma(DmaError::LockLimit { need, .. })) = refused else { panic!("{refused:?}") };
     assert_eq!(Knobs::count(&rig.knobs[0].pool) as u64 * 4096, now);
     limit(&rig, need - 4096);
     let still = rig.restart(&a, 0);
-    assert_eq!(still, Err(SessionError::Dma(DmaError::LockLimit(need))));
+    let allowed = need - 4096;
+    assert_eq!(still, Err(SessionError::Dma(DmaError::LockLimit { need, allowed })));
     limit(&rig, need);
     rig.restart(&a, 0).unwrap();
     rig.serves(&mut a, 0, 1);

@@ -13,6 +13,8 @@ use nvme_mem::Window;
 use nvme_platform::Time;
 use nvme_platform::fake::FakeNotify;
 use nvme_policy::Policy;
+use nvme_session::Transport;
+use nvme_session::blk::features;
 use nvme_session::dataspace::{Claim, File};
 use nvme_session::factory::CreateError;
 use nvme_session::queue::Direction;
@@ -51,7 +53,7 @@ pub(crate) fn config() -> Config {
         memory_max: 1 << 32,
         trusted_only: false,
         queues: 8,
-        direction: Direction::AsFlagged,
+        transport: Transport { direction: Direction::AsFlagged, features: features::OPTIONAL },
         nvme: Options { io_timeout: IO, ..Options::default() },
         recovery: RecoveryTimes::default(),
         drain: Duration::from_secs(30),
@@ -248,8 +250,10 @@ impl Rig {
         change: &MemoryChange,
         mut memory: impl FnMut(usize) -> Option<Window>,
     ) -> Result<(), SessionError> {
-        let mut whole = |i| memory(i).map(|pages| RegionMemory { len: pages.len(), pages, skip: 0 });
-        self.control.change_memory(client.key, change, &mut whole)
+        let plan = self.control.plan_memory(client.key, change)?;
+        let whole = |pages: Window| RegionMemory { len: pages.len(), pages, skip: 0 };
+        let memory = plan.new_regions().iter().filter_map(|new| memory(new.index).map(whole));
+        self.control.change_memory(&plan, memory.collect())
     }
 
     pub(crate) fn replace(

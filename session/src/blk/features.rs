@@ -3,6 +3,7 @@
 use nvme_policy::{Access, Grant};
 
 use super::ConfigSpace;
+use crate::Transport;
 use crate::operation::Limits;
 
 /// Largest size of a segment is in `size_max`.
@@ -32,6 +33,9 @@ pub const EVENT_IDX: u64 = 1 << 29;
 /// virtio 1.0 and up.
 pub const VERSION_1: u64 = 1 << 32;
 
+/// What is offered only over a transport that can handle it.
+pub const OPTIONAL: u64 = EVENT_IDX | MQ;
+
 /// What a session's device offers to its driver.
 #[derive(Clone, Debug)]
 pub struct Offer {
@@ -40,17 +44,11 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// For the Linux home, with up to `queues` queues (DESIGN 2.5). Bits of the transport are its own affair.
-    pub fn linux(grant: &Grant, limits: &Limits, queues: u16) -> Self {
-        Self {
-            features: common(grant, limits) | EVENT_IDX | MQ,
-            config: ConfigSpace::new(grant, limits, queues),
-        }
-    }
-
-    /// For the L4Re home, whose drivers acknowledge all they are offered.
-    pub fn l4re(grant: &Grant, limits: &Limits) -> Self {
-        Self { features: common(grant, limits), config: ConfigSpace::new(grant, limits, 1) }
+    /// Over that transport, with up to `queues` queues: one without [`MQ`]. Bits of the transport's own are its own affair.
+    pub fn new(grant: &Grant, limits: &Limits, transport: Transport, queues: u16) -> Self {
+        let features = common(grant, limits) | transport.features & OPTIONAL;
+        let queues = if features & MQ == 0 { 1 } else { queues };
+        Self { features, config: ConfigSpace::new(grant, limits, queues) }
     }
 
     /// The feature bits.
@@ -106,6 +104,7 @@ mod tests {
     use nvme_policy::{BlockSize, Extent, Namespace};
 
     use super::*;
+    use crate::queue::Direction;
 
     const LIMITS: Limits =
         Limits { transfer_blocks: 256, discard_blocks: 8, write_zeroes_blocks: 8, volatile_cache: true };
@@ -114,24 +113,40 @@ mod tests {
         Grant::new(Extent::whole(Namespace { controller: 0, nsid: 1 }, 64, BlockSize::B512).unwrap(), access)
     }
 
+    fn offer(access: Access, limits: &Limits, features: u64) -> Offer {
+        let transport = Transport { direction: Direction::AsFlagged, features };
+        Offer::new(&grant(access), limits, transport, 256)
+    }
+
     #[test]
-    fn the_homes_offer_what_the_contract_says() {
-        let linux = Offer::linux(&grant(Access::ReadWrite), &LIMITS, 256).features();
-        assert_eq!(linux, 0x1_3000_7e46);
-        let l4re = Offer::l4re(&grant(Access::ReadWrite), &LIMITS).features();
-        assert_eq!(linux ^ l4re, EVENT_IDX | MQ);
+    fn a_transport_chooses_of_what_is_optional_and_nothing_else() {
+        let least = offer(Access::ReadWrite, &LIMITS, 0).features();
+        assert_eq!(least, 0x1_1000_6e46);
+        for chosen in [0, EVENT_IDX, MQ, OPTIONAL, u64::MAX, !OPTIONAL] {
+            let offered = offer(Access::ReadWrite, &LIMITS, chosen).features();
+            assert_eq!(offered, least | chosen & OPTIONAL, "{chosen:#x}");
+        }
+    }
+
+    #[test]
+    fn a_device_without_mq_has_one_queue() {
+        for (features, queues) in [(0, 1), (EVENT_IDX, 1), (MQ, 256), (OPTIONAL, 256)] {
+            let mut said = [0; 2];
+            offer(Access::ReadWrite, &LIMITS, features).config_space(true).read(34, &mut said);
+            assert_eq!(u16::from_le_bytes(said), queues, "{features:#x}");
+        }
     }
 
     #[test]
     fn what_the_controller_cannot_do_is_not_offered() {
         let limits = Limits { discard_blocks: 0, write_zeroes_blocks: 0, ..LIMITS };
-        let offer = Offer::linux(&grant(Access::ReadWrite), &limits, 1).features();
+        let offer = offer(Access::ReadWrite, &limits, OPTIONAL).features();
         assert_eq!(offer & (DISCARD | WRITE_ZEROES | RO), 0);
     }
 
     #[test]
     fn only_a_read_only_session_offers_ro_and_it_offers_no_discard() {
-        let offer = Offer::l4re(&grant(Access::ReadOnly), &LIMITS);
+        let offer = offer(Access::ReadOnly, &LIMITS, 0);
         assert_eq!(offer.features() & (DISCARD | WRITE_ZEROES | RO), RO);
         assert!(offer.accepts(offer.features() & !RO, 0) && offer.accepts(1 << 30, 1 << 30));
         assert!(!offer.accepts(DISCARD, 0) && !offer.accepts(1 << 30, 0));
@@ -139,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_writeback_can_be_written_and_only_where_negotiated() {
-        let offer = Offer::linux(&grant(Access::ReadWrite), &LIMITS, 1);
+        let offer = offer(Access::ReadWrite, &LIMITS, OPTIONAL);
         for offset in (0..300).chain([u32::MAX]) {
             let there = offset == ConfigSpace::WRITEBACK;
             assert_eq!(offer.write_config(0, offset, &[1]), None);
@@ -157,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_gone_has_no_sectors_and_is_otherwise_what_it_was() {
-        let mut offer = Offer::linux(&grant(Access::ReadWrite), &LIMITS, 1);
+        let mut offer = offer(Access::ReadWrite, &LIMITS, OPTIONAL);
         let (features, before) = (offer.features(), *offer.config_space(true).bytes());
         offer.lose();
         let after = *offer.config_space(true).bytes();

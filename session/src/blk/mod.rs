@@ -1,6 +1,6 @@
 //! virtio-blk (virtio 1.2, 5.2).
 //!
-//! * [`features`]: what is offered, by home.
+//! * [`features`]: what is offered.
 //! * [`config`]: the configuration space.
 //! * [`request`]: headers, types and status values on the wire.
 

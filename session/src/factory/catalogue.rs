@@ -207,8 +207,9 @@ impl Catalogue {
             return Err(CreateError::Scanning);
         }
         let dynamic = self.live.iter().filter(|l| l.reservation.is_none()).count();
-        if dynamic.saturating_add(self.reserved.len()) >= self.config.sessions_max {
-            return Err(CreateError::NoRoom);
+        let allowed = self.config.sessions_max;
+        if dynamic.saturating_add(self.reserved.len()) >= allowed {
+            return Err(CreateError::NoRoom { allowed });
         }
         let device = self.resolve(policy.device())?;
         self.may(&device, policy.access(), None)?;
@@ -304,11 +305,6 @@ impl Catalogue {
     /// What tells that namespace from others, as its last scan found it; `None` when there is none.
     pub fn medium(&self, namespace: Namespace) -> Option<&Medium> {
         self.disks.get(namespace).map(|d| d.entry.medium())
-    }
-
-    /// Whether the scan at start is over.
-    pub fn is_scanned(&self) -> bool {
-        self.scanned
     }
 
     /// The namespaces, each with the partitions that can be had.

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use nvme_policy::DeviceName;
+use nvme_policy::{DeviceName, Errno};
 
 /// Most candidates that a message lists.
 const LISTED_MAX: usize = 8;
@@ -33,21 +33,24 @@ pub enum CreateError {
     },
     /// The device cannot be written to.
     WriteProtected(String),
-    /// There are as many sessions as the operator allows.
-    NoRoom,
+    /// There are as many sessions as are allowed.
+    NoRoom {
+        /// How many that is.
+        allowed: usize,
+    },
     /// The static client has not been reserved for.
     NotReserved,
 }
 
 impl CreateError {
-    /// The error number that goes with it, positive: `EAGAIN`, `ENODEV`, `EINVAL`, `EBUSY` or `ENOMEM`.
-    pub fn errno(&self) -> i32 {
+    /// The error number that goes with it.
+    pub fn errno(&self) -> Errno {
         match self {
-            Self::Scanning => 11,
-            Self::NoRoom => 12,
-            Self::InUse { .. } => 16,
-            Self::NoDevice(_) => 19,
-            Self::Ambiguous { .. } | Self::WriteProtected(_) | Self::NotReserved => 22,
+            Self::Scanning => Errno::Again,
+            Self::NoRoom { .. } => Errno::NoMemory,
+            Self::InUse { .. } => Errno::Busy,
+            Self::NoDevice(_) => Errno::NoDevice,
+            Self::Ambiguous { .. } | Self::WriteProtected(_) | Self::NotReserved => Errno::Invalid,
         }
     }
 }
@@ -69,7 +72,7 @@ impl fmt::Display for CreateError {
             }
             Self::InUse { device, readable: false } => write!(f, "{device} is in use"),
             Self::WriteProtected(device) => write!(f, "{device} is write-protected; add read-only"),
-            Self::NoRoom => f.write_str("too many sessions (--sessions-max)"),
+            Self::NoRoom { allowed } => write!(f, "too many sessions ({allowed} at most)"),
             Self::NotReserved => f.write_str("no such static client"),
         }
     }

@@ -230,14 +230,6 @@ impl Held {
             }
         }
     }
-
-    /// Lets go of the byte without writing it.
-    pub fn unpin(&mut self, pinned: Pinned) {
-        if let Some(slot) = self.slots.get_mut(usize::from(pinned.slot)) {
-            slot.bytes = slot.bytes.saturating_sub(1);
-            slot.forget_unless_needed();
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,21 +5,26 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
-use nvme_session::dataspace::{Claim, File, RegistryError};
+pub use nvme_session::dataspace::{MemoryChange, NewRegion};
+use nvme_session::dataspace::{Plan, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
 use super::assign::SessionPair;
 use super::{Control, Event, LARGE_PAGE, MAP_STEP, PAIR_DEPTH, Session, SessionError, Unit};
 
-/// What a client wants to be changed.
-#[derive(Clone, Debug)]
-pub enum MemoryChange {
-    /// One region more.
-    Add(Claim, File),
-    /// One region less: guest address, client address and length tell which.
-    Remove(u64, u64, u64),
-    /// The whole table, as a difference.
-    Replace(Vec<(Claim, File)>),
+/// A change of a session's memory, planned: what [`Control::plan_memory`] says is to be mapped, and what becomes of the rest.
+/// It is of use once, for that session as it was then.
+#[derive(Debug)]
+pub struct MemoryPlan {
+    key: SessionKey,
+    plan: Plan,
+}
+
+impl MemoryPlan {
+    /// What the home maps, in this order.
+    pub fn new_regions(&self) -> &[NewRegion] {
+        self.plan.new_regions()
+    }
 }
 
 /// How many regions there may be, those that are leaving included.
@@ -105,60 +110,38 @@ impl MemoryJob {
 }
 
 impl Control {
-    /// Changes a session's memory. `memory` is the home's part: our view of the region with that index in the change
-    /// (0 for a single one), asked for only where the region is new. Ends in [`Event::Done`].
-    pub fn change_memory(
-        &mut self,
-        key: SessionKey,
-        change: &MemoryChange,
-        memory: &mut dyn FnMut(usize) -> Option<RegionMemory>,
-    ) -> Result<(), SessionError> {
-        let room = self.room_for_regions(key);
-        let session = self.may_work(key)?;
+    /// What a change of a session's memory comes to, or why it is refused. Nothing is changed yet.
+    pub fn plan_memory(&self, key: SessionKey, change: &MemoryChange) -> Result<MemoryPlan, SessionError> {
+        let session = self.can_work(key)?;
         if session.is_lost() && !matches!(change, MemoryChange::Remove(..)) {
             return Err(SessionError::DeviceLost);
         }
-        let registry = &mut session.registry;
-        registry.set_room(room);
-        let (plan, removed) = match change {
-            MemoryChange::Add(claim, file) => {
-                let slot = registry.begin(*claim, *file).map_err(SessionError::Memory)?;
-                (alloc::vec![(slot, 0)], Vec::new())
-            }
-            MemoryChange::Remove(guest, user, len) => {
-                let slot = registry.remove(*guest, *user, *len).map_err(SessionError::Memory)?;
-                (Vec::new(), alloc::vec![slot])
-            }
-            MemoryChange::Replace(wanted) => {
-                let plan = registry.replace(wanted).map_err(SessionError::Memory)?;
-                (plan.map, plan.removed)
-            }
-        };
-        let writable = |index: usize| match change {
-            MemoryChange::Add(_, file) => file.writable,
-            MemoryChange::Replace(wanted) => wanted.get(index).is_some_and(|(_, file)| file.writable),
-            MemoryChange::Remove(..) => false,
-        };
-        let mut map = VecDeque::new();
-        let mut result = Ok(());
-        for (slot, index) in plan {
-            let rights = if writable(index) { DmaRights::ReadWrite } else { DmaRights::Read };
-            match memory(index) {
-                Some(memory) if result.is_ok() => {
-                    map.push_back(Mapping { slot, memory, rights, at: None, done: 0 });
-                }
-                _ => {
-                    registry.abandon(slot);
-                    result = Err(SessionError::Memory(RegistryError::BadMapping));
-                }
-            }
+        let plan = session.registry.plan(change, self.room_for_regions(key));
+        Ok(MemoryPlan { key, plan: plan.map_err(SessionError::Memory)? })
+    }
+
+    /// Changes a session's memory as planned. `memory` is the home's part: our views of the plan's new regions, in its order.
+    /// Nothing is changed when one is missing, or when the plan does not fit any more. Ends in [`Event::Done`].
+    pub fn change_memory(
+        &mut self,
+        plan: &MemoryPlan,
+        memory: Vec<RegionMemory>,
+    ) -> Result<(), SessionError> {
+        let MemoryPlan { key, plan } = plan;
+        self.can_work(*key)?;
+        let room = self.room_for_regions(*key);
+        let Some(session) = self.sessions.get_mut(key) else { return Err(SessionError::Ended) };
+        if memory.len() != plan.new_regions().len() {
+            return Err(SessionError::Memory(RegistryError::BadMapping));
         }
-        if result.is_err() {
-            // All of it, or nothing of what is new.
-            map.drain(..).for_each(|mapping: Mapping| registry.abandon(mapping.slot));
-        }
-        let (stage, added) = (Stage::Mapping, Vec::new());
-        session.job = Some(MemoryJob { stage, map, added, removed, result, asked: true });
+        session.registry.apply(plan, room).map_err(SessionError::Memory)?;
+        let mapping = |(new, memory): (&NewRegion, RegionMemory)| {
+            let rights = if new.writable { DmaRights::ReadWrite } else { DmaRights::Read };
+            Mapping { slot: new.slot, memory, rights, at: None, done: 0 }
+        };
+        let map = plan.new_regions().iter().zip(memory).map(mapping).collect();
+        let (stage, added, removed) = (Stage::Mapping, Vec::new(), plan.removed().to_vec());
+        session.job = Some(MemoryJob { stage, map, added, removed, result: Ok(()), asked: true });
         self.more = true;
         Ok(())
     }
@@ -205,13 +188,14 @@ impl Control {
         // What is missing is said for the whole change, not for the step that was one too many, and with what the session is
         // going to need of the driver.
         let mapped = mapped.map_err(|why| match why {
-            DmaError::LockLimit(need) => {
+            DmaError::LockLimit { need, allowed } => {
                 let pair = if session.pair == SessionPair::None {
                     unit.controller().pair_bytes(PAIR_DEPTH)
                 } else {
                     0
                 };
-                DmaError::LockLimit(need.saturating_add(job.unmapped()).saturating_add(pair))
+                let need = need.saturating_add(job.unmapped()).saturating_add(pair);
+                DmaError::LockLimit { need, allowed }
             }
             other => other,
         });

@@ -27,11 +27,11 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use nvme_platform::{Device, Time};
+use nvme_session::Transport;
 use nvme_session::factory::{Catalogue, CatalogueConfig};
-use nvme_session::queue::Direction;
 
 pub use self::anomaly::{Anomalies, Anomaly};
-pub use self::memory::{MemoryChange, RegionMemory, Regions};
+pub use self::memory::{MemoryChange, MemoryPlan, NewRegion, RegionMemory, Regions};
 use self::outbox::Outbox;
 pub use self::session::{QueueSpec, Session, SessionError};
 pub use self::unit::{ControllerState, RecoveryTimes};
@@ -59,8 +59,8 @@ pub struct Config {
     pub trusted_only: bool,
     /// Virtqueues that a session may have.
     pub queues: u16,
-    /// How the direction of a data descriptor is known; follows from the transport, as what is offered does.
-    pub direction: Direction,
+    /// How clients reach them.
+    pub transport: Transport,
     /// The driver's choices and deadlines.
     pub nvme: nvme::Options,
     /// How long each step of a recovery may take.

@@ -8,13 +8,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use nvme_platform::{Notify, debug, info};
-use nvme_policy::{Grant, Policy};
+use nvme_platform::{DmaError, Notify, debug, info};
+use nvme_policy::{Errno, Grant, Policy};
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig, RegistryError};
 use nvme_session::factory::{CreateError, Minted};
 use nvme_session::memory::MemoryTable;
-use nvme_session::queue::{BlkQueue, Direction, QueueConfig};
+use nvme_session::queue::{BlkQueue, QueueConfig};
 use nvme_session::virtqueue::{Broken, RingAddresses, RingError};
 
 use super::super::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
@@ -42,7 +42,21 @@ pub enum SessionError {
     /// The memory is not for this session.
     Memory(RegistryError),
     /// The memory could not be mapped for DMA.
-    Dma(nvme_platform::DmaError),
+    Dma(DmaError),
+}
+
+impl SessionError {
+    /// The error number that goes with it, where the transport has one.
+    pub fn errno(self) -> Errno {
+        match self {
+            Self::Memory(why) => why.errno(),
+            Self::Dma(DmaError::NoMemory | DmaError::NoAddresses | DmaError::LockLimit { .. })
+            | Self::NoQueuePair => Errno::NoMemory,
+            Self::Dma(DmaError::Gone) | Self::DeviceLost | Self::Ended => Errno::NoDevice,
+            Self::Busy => Errno::Busy,
+            Self::Dma(DmaError::BadRange) | Self::Queue | Self::Ring(_) | Self::Config => Errno::Invalid,
+        }
+    }
 }
 
 impl fmt::Display for SessionError {
@@ -237,10 +251,7 @@ impl Control {
 
     /// What a session's device offers.
     fn offer(&self, minted: &Minted) -> Offer {
-        match self.config.direction {
-            Direction::AsFlagged => Offer::linux(minted.grant(), minted.limits(), self.config.queues),
-            Direction::ByRequest => Offer::l4re(minted.grant(), minted.limits()),
-        }
+        Offer::new(minted.grant(), minted.limits(), self.config.transport, self.config.queues)
     }
 
     /// The namespace that a session has grew: it has all of it from now on. (What shrinks keeps its extent, and the
@@ -315,7 +326,7 @@ impl Control {
         spec: QueueSpec,
         notify: Box<dyn Notify>,
     ) -> Result<(), SessionError> {
-        let (direction, queues) = (self.config.direction, self.config.queues);
+        let (direction, queues) = (self.config.transport.direction, self.config.queues);
         let session = self.live(key)?;
         if session.lost {
             return Err(SessionError::DeviceLost);
@@ -454,9 +465,9 @@ impl Control {
         }
     }
 
-    /// Whether a client's session may be asked for something now.
-    pub(super) fn may_work(&mut self, key: SessionKey) -> Result<&mut Session, SessionError> {
-        let session = self.live(key)?;
+    /// The session, when its client may ask for a change of its memory now.
+    pub(super) fn can_work(&self, key: SessionKey) -> Result<&Session, SessionError> {
+        let session = self.sessions.get(&key).filter(|s| s.goal == Goal::Serve).ok_or(SessionError::Ended)?;
         if session.job.is_some() { Err(SessionError::Busy) } else { Ok(session) }
     }
 }

@@ -8,8 +8,13 @@ use nvme_core::nvme;
 use nvme_core::server::control::{Config, RecoveryTimes};
 use nvme_l4re::kernel::L4Error;
 use nvme_policy::CommandLine;
+use nvme_session::Transport;
 use nvme_session::factory::CreateError;
 use nvme_session::queue::Direction;
+
+/// L4virtio. Its drivers ignore the flags of descriptors, and acknowledge all they are offered, whether they know it or not: what is
+/// optional is not offered.
+pub(crate) const TRANSPORT: Transport = Transport { direction: Direction::ByRequest, features: 0 };
 
 /// Bounds, and how eagerly to work. What L4Re's command line has no option for.
 #[derive(Clone, Debug)]
@@ -50,7 +55,7 @@ impl Tuning {
             memory_max: self.memory_max,
             trusted_only: !line.trusted.is_empty(),
             queues: 1,
-            direction: Direction::ByRequest,
+            transport: TRANSPORT,
             nvme: nvme::Options { nosgl: line.nosgl || self.nvme.nosgl, ..self.nvme },
             recovery: self.recovery,
             drain: Duration::from_secs(30),
@@ -90,3 +95,18 @@ impl fmt::Display for StartError {
 }
 
 impl core::error::Error for StartError {}
+
+#[cfg(test)]
+mod tests {
+    use nvme_session::blk::features::{EVENT_IDX, MQ};
+
+    use super::*;
+
+    #[test]
+    fn drivers_that_acknowledge_all_they_are_offered_are_offered_nothing_optional() {
+        let config = Tuning::default().config(&CommandLine::default());
+        assert_eq!(config.transport, TRANSPORT);
+        assert_eq!((TRANSPORT.features & (EVENT_IDX | MQ), config.queues), (0, 1));
+        assert_eq!(TRANSPORT.direction, Direction::ByRequest);
+    }
+}

@@ -16,6 +16,7 @@ use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
+use crate::hints::Told;
 use crate::lent::Lent;
 use crate::regions;
 use crate::rings::{Ring, Stage};
@@ -341,7 +342,7 @@ impl Client {
         match result {
             Ok(()) => Some(Reply::Done),
             Err(why) => {
-                self.refuse(what, &why);
+                self.refuse(what, &Told(&why));
                 Some(Reply::Failed)
             }
         }
@@ -379,7 +380,7 @@ impl Client {
                 Some(Reply::Done)
             }
             Err(why) => {
-                self.refuse(&format!("starting ring {index}"), &why);
+                self.refuse(&format!("starting ring {index}"), &Told(&why));
                 Some(Reply::Failed)
             }
         }

@@ -6,6 +6,7 @@
 //! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
 //!   connection describes. [`lent`]: what it is served with. [`worker`]: a worker thread.
 //! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
+//!   [`hints`]: what to do about a refusal.
 //!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
 #![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ mod client;
 mod devices;
 mod frames;
 mod help;
+mod hints;
 mod inventory;
 mod lent;
 mod regions;
@@ -39,11 +41,17 @@ use nvme_linux::socket::Acceptor;
 use nvme_linux::start::Start;
 use nvme_linux::vfio::{self, VfioOptions};
 use nvme_policy::command_line::{Ask, CommandLine, Home, Verbosity};
+use nvme_session::Transport;
+use nvme_session::blk::features;
 use nvme_session::queue::Direction;
 
 use crate::budget::Budget;
+use crate::hints::Told;
 use crate::server::{Parts, Server, StaticClient};
 
+/// vhost-user: its drivers set the flags of descriptors as virtio says, and acknowledge only what they know.
+const TRANSPORT: Transport =
+    Transport { direction: Direction::AsFlagged, features: features::EVENT_IDX | features::MQ };
 /// How long a queue is polled after its last work, where `--poll-us` does not say.
 const POLL_US: u32 = 32;
 /// Memory that one session may register, where `--mem-max` does not say: 64 GiB.
@@ -144,7 +152,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         sessions_max: budget.sessions,
         memory_max: options.linux.mem_max.unwrap_or(MEM_MAX),
         trusted_only: !trusted.is_empty(),
-        direction: Direction::AsFlagged,
+        transport: TRANSPORT,
         queues: nvme_linux::vhost::QUEUES,
         nvme: nvme::Options { nosgl: options.nosgl, ..nvme::Options::default() },
         recovery: RecoveryTimes::default(),
@@ -162,7 +170,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         control
             .catalogue_mut()
             .reserve(&client.policy)
-            .map_err(|e| format!("--client {}: {e}", client.cap))?;
+            .map_err(|e| format!("--client {}: {}", client.cap, Told(&e)))?;
         let listener = listener.open().map_err(|e| format!("{}: {e}", client.cap))?;
         clients.push(StaticClient { cap: client.cap.into(), policy: client.policy.clone(), listener });
     }

@@ -3,15 +3,15 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nvme_core::server::control::{MemoryChange, RegionMemory, SessionError};
+use nvme_core::server::control::{MemoryChange, NewRegion, RegionMemory, SessionError};
 use nvme_core::server::message::{QueueKey, SessionKey};
 use nvme_linux::dispose::dispose;
 use nvme_linux::events::is_eventfd;
-use nvme_linux::logger::REFUSAL;
 use nvme_linux::memory::{MemoryFile, Refusal, Trusted};
 use nvme_linux::vhost::{Region, RegionFile};
 use nvme_session::dataspace::{Claim, File, FileId};
 
+use crate::hints::Told;
 use crate::lent::Lent;
 use crate::worker::Message;
 
@@ -20,7 +20,7 @@ use crate::worker::Message;
 pub(crate) enum Refused {
     #[error(transparent)]
     File(#[from] Refusal),
-    #[error(transparent)]
+    #[error("{}", Told(.0))]
     Session(#[from] SessionError),
 }
 
@@ -52,16 +52,17 @@ fn change(
     change: &MemoryChange,
     checked: &[Checked],
 ) -> Result<(), Refused> {
-    let result = lent.control.change_memory(key, change, &mut |index| {
-        let Checked { claim, file, .. } = checked.get(index)?;
-        // Control ends the change by itself; why it could not be mapped is for the operator.
-        let (pages, skip) = file
-            .map_pages(claim.offset, claim.len)
-            .map_err(|why| log::warn!(target: REFUSAL, "mapping a client's memory: {why}"))
-            .ok()?;
-        Some(RegionMemory { pages, skip, len: usize::try_from(claim.len).ok()? })
-    });
-    Ok(result?)
+    let plan = lent.control.plan_memory(key, change)?;
+    let mut memory = Vec::with_capacity(plan.new_regions().len());
+    for NewRegion { index, claim, .. } in plan.new_regions() {
+        // The plan is of what was checked; if it were not, control would miss the region.
+        let Some(Checked { file, .. }) = checked.get(*index) else { break };
+        let (pages, skip) = file.map_pages(claim.offset, claim.len)?;
+        // What is mapped is not longer than an address space.
+        let len = usize::try_from(claim.len).unwrap_or(usize::MAX);
+        memory.push(RegionMemory { pages, skip, len });
+    }
+    Ok(lent.control.change_memory(&plan, memory)?)
 }
 
 /// The whole table, as a difference from what is registered.

@@ -9,6 +9,7 @@ mod words;
 
 use heapless::Vec;
 use nvme_l4re::kernel::{Cap, HandOut, L4Error, Message, Reply};
+use nvme_policy::Errno;
 
 pub use meta::{Interface, Meta};
 pub use session::{Register, SessionCall};
@@ -56,6 +57,11 @@ pub(crate) fn number(label: i64) -> Reply {
 /// An error.
 pub(crate) fn refusal(why: L4Error) -> Reply {
     number(why.0)
+}
+
+/// What the core's error numbers are to a client.
+pub(crate) fn code(why: Errno) -> L4Error {
+    L4Error((-why.number()).into())
 }
 
 /// Success, with words.

@@ -3,18 +3,19 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use nvme_core::server::message::SessionKey;
 use nvme_l4re::kernel::{Cap, HandOut, L4Error};
 use nvme_platform::Time;
-use nvme_policy::Policy;
+use nvme_policy::{Errno, Policy};
 use nvme_session::factory::CreateError;
 
 use super::Server;
 use super::calls::{Outcome, PATIENCE};
 use super::memory::CAPS_EACH;
 use crate::label::{Number, SLOTS, Source};
-use crate::message::{hand_out, number, refusal};
+use crate::message::{code, hand_out, number, refusal};
 use crate::output::Level;
 use crate::page::{PAGE_SIZE, Page};
 use crate::session::{Run, Session};
@@ -26,6 +27,34 @@ fn slots(policy: &Policy) -> usize {
     5 + (CAPS_EACH + 1) * usize::from(policy.ds_max().get())
 }
 
+/// Why there is no session.
+enum NotCreated {
+    /// The core refused it.
+    Control(CreateError),
+    /// There are too few capability slots.
+    Slots,
+}
+
+impl NotCreated {
+    fn errno(&self) -> Errno {
+        match self {
+            Self::Control(why) => why.errno(),
+            Self::Slots => Errno::NoMemory,
+        }
+    }
+}
+
+impl fmt::Display for NotCreated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Control(why) => why.fmt(f),
+            Self::Slots => {
+                f.write_str("there are too few capability slots for so many dataspaces; lower ds-max")
+            }
+        }
+    }
+}
+
 impl<K: Kernel, O: Output> Server<K, O> {
     /// A session for a dynamic client.
     pub(super) fn create(&mut self, policy: &Policy, since: Time, now: Time) -> Outcome {
@@ -33,8 +62,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         self.check_gates();
         let taken = self.sessions.iter().map(|(_, s)| slots(&s.policy)).fold(0, usize::saturating_add);
         let room = taken.saturating_add(slots(policy)) <= self.slots_max;
-        let created = if room { self.control.create(policy, false) } else { Err(CreateError::NoRoom) };
-        let refused = match created {
+        let refused = match self.control_creates(policy, room) {
             Ok(key) => match self.mint(key, policy) {
                 Ok(gate) => return Outcome::Reply(hand_out(number(0), gate, HandOut::Rwsd)),
                 Err(why) => {
@@ -50,22 +78,26 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let leaving = self.sessions.iter().any(|(_, s)| s.ending);
         let wait = match refused {
             // A table is read again.
-            CreateError::Scanning => self.control.scanned(),
+            NotCreated::Control(CreateError::Scanning) => self.control.scanned(),
             // Whoever gave a session up and asks for its device again need not know how long it drains.
-            CreateError::InUse { .. } | CreateError::NoDevice(_) | CreateError::NoRoom => leaving,
-            _ => false,
+            NotCreated::Control(
+                CreateError::InUse { .. } | CreateError::NoDevice(_) | CreateError::NoRoom { .. },
+            )
+            | NotCreated::Slots => leaving,
+            NotCreated::Control(_) => false,
         };
         if wait && now - since < PATIENCE {
             return Outcome::Wait;
         }
-        match room {
-            true => self.lines.refuse(now, format_args!("svr: create refused: {refused}")),
-            false => {
-                let why = "there are too few capability slots for so many dataspaces; lower ds-max";
-                self.lines.refuse(now, format_args!("svr: create refused: {why}"));
-            }
+        self.lines.refuse(now, format_args!("svr: create refused: {refused}"));
+        Outcome::Reply(refusal(code(refused.errno())))
+    }
+
+    fn control_creates(&mut self, policy: &Policy, room: bool) -> Result<SessionKey, NotCreated> {
+        if !room {
+            return Err(NotCreated::Slots);
         }
-        Outcome::Reply(refusal(L4Error((-refused.errno()).into())))
+        self.control.create(policy, false).map_err(NotCreated::Control)
     }
 
     fn mint(&mut self, key: SessionKey, policy: &Policy) -> Result<Cap, L4Error> {

@@ -4,18 +4,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_core::server::control::{MemoryChange, RegionMemory, SessionError};
+use nvme_core::server::control::{MemoryChange, NewRegion, RegionMemory, SessionError};
+use nvme_core::server::message::SessionKey;
 use nvme_l4re::kernel::{Cap, L4Error};
-use nvme_platform::Time;
-use nvme_session::dataspace::{Claim, File};
-use nvme_session::memory::REGIONS_MAX;
+use nvme_platform::{Time, Window};
 use nvme_session::virtqueue::Broken;
 
 use super::Server;
 use super::calls::{Outcome, PATIENCE};
 use crate::message::{Register, number, refusal};
 use crate::session::Run;
-use crate::session::memory::{Change, Dataspace, Place, Refused, Stage, Verdict, judge};
+use crate::session::memory::{Change, Dataspace, Place, Refused, Stage, change, is_heir};
 use crate::{Kernel, Output};
 
 /// Why nothing more is taken on when the server's own memory runs out.
@@ -53,9 +52,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 Outcome::Wait
             }
             Ok(false) => Outcome::Wait,
-            Err((code, why)) => {
+            Err(why) => {
                 self.refused(slot, now, "a dataspace", &why);
-                Outcome::Reply(refusal(code))
+                Outcome::Reply(refusal(why.code()))
             }
         }
     }
@@ -68,33 +67,29 @@ impl<K: Kernel, O: Output> Server<K, O> {
         cap: Cap,
         since: Time,
         now: Time,
-    ) -> Result<bool, (L4Error, &'static str)> {
-        let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
-        if session.key.is_none() {
-            return Err((L4Error::NODEV, "its device is away"));
-        }
+    ) -> Result<bool, Refused> {
+        let here = |code| move |why| Refused::Here(code, why);
+        let gone = Refused::Here(L4Error::NOENT, "it is gone");
+        let Some(session) = self.sessions.get_mut(slot) else { return Err(gone) };
+        let Some(key) = session.key else { return Err(here(L4Error::NODEV)("its device is away")) };
         if session.change.is_some() {
             let over = now - since >= PATIENCE;
-            return if over { Err((L4Error::BUSY, "its memory is being mapped")) } else { Ok(false) };
+            return if over { Err(here(L4Error::BUSY)("its memory is being mapped")) } else { Ok(false) };
         }
         // Whatever it is, it answers to nobody before we know that it is harmless.
         let kernel = &mut self.kernel;
         let ours = self.trusted.iter().copied().find(|known| kernel.same(*known, cap));
         let trusted = ours.is_some();
-        if !trusted && !self.trusted.is_empty() {
-            return Err((L4Error::INVAL, "it is none of the trusted ones (--register-ds)"));
-        }
-        if !trusted && !kernel.is_memory(cap) {
-            return Err((L4Error::INVAL, "it is not L4Re's own memory, and not trusted (--register-ds)"));
-        }
+        let rules = self.control.session(key).ok_or(Refused::Away)?.registry().config();
+        rules.admits(trusted || kernel.is_memory(cap), trusted).map_err(SessionError::Memory)?;
         let info = match kernel.info(cap) {
             Ok(info) => Some(info),
             Err(L4Error::NOSYS) if trusted => None,
-            Err(why) => return Err((why, "it does not say what it is")),
+            Err(code) => return Err(here(code)("it does not say what it is")),
         };
-        let place = Place::new(register, info).map_err(|why| (why, "it is not as large as that"))?;
+        let place = Place::new(register, info).map_err(|code| here(code)("it is not as large as that"))?;
         if !kernel.has_reserve() {
-            return Err((L4Error::NOMEM, SHORT));
+            return Err(here(L4Error::NOMEM)(SHORT));
         }
         // The one that we were started with may be for recognising it, and no more: then the client's rights are better.
         let ours = ours.filter(|ours| !place.writable || kernel.info(*ours).is_ok_and(|info| info.writable));
@@ -102,53 +97,49 @@ impl<K: Kernel, O: Output> Server<K, O> {
         // maps it once: so it goes first.
         self.take_away(slot);
         let kernel = &self.kernel;
-        let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
+        let Some(session) = self.sessions.get_mut(slot) else { return Err(gone) };
         if session.change.is_some() {
             return Ok(false);
         }
         let known = session.memory.iter().find(|ds| kernel.same(ds.cap, cap)).map(|ds| ds.id);
-        let id = known.unwrap_or(self.next_dataspace);
-        let ds_max = session.policy.ds_max().get();
-        let heir = match judge(&session.memory, &place, id, session.epoch, ds_max) {
-            Verdict::Fits => None,
-            Verdict::Heir(epoch) => Some(epoch),
-            Verdict::Overlaps => return Err((L4Error::INVAL, "it overlaps another")),
-            Verdict::TooMany => return Err((L4Error::NOMEM, "too many dataspaces; raise ds-max")),
-        };
-        // What control would refuse is not attached first: that takes time.
-        let stays = session.memory.iter().filter(|ds| heir.is_none_or(|epoch| ds.epoch == epoch));
-        let all = stays.clone().map(|ds| ds.place).chain([place]);
-        let bytes = all.clone().map(|place| place.len).fold(0, u64::saturating_add);
-        if bytes > self.control.config().memory_max
-            || all.flat_map(|place| place.regions()).count() > REGIONS_MAX
-        {
-            return Err((L4Error::NOMEM, "too much memory, or in too many regions"));
+        let (id, epoch) = (known.unwrap_or(self.next_dataspace), session.epoch);
+        let heir = is_heir(&session.memory, &place, epoch);
+        let stays = session.memory.iter().filter(|ds| !heir || ds.epoch == epoch);
+        let mut dataspace = Dataspace { cap, source: cap, id, trusted, place, epoch, owners: Vec::new() };
+        // What the rules refuse is not attached first: that takes time. They are asked again when it is attached.
+        let exact = !session.stale && !heir;
+        let (_, wanted) = change(stays.clone(), core::slice::from_ref(&dataspace), exact);
+        match self.control.plan_memory(key, &wanted) {
+            Ok(_) => {}
+            // What control is at ends by itself.
+            Err(SessionError::Busy) if now - since < PATIENCE => return Ok(false),
+            Err(why) => return Err(why.into()),
         }
         // One slot does for the same capability, if it is the same client's.
-        let (epoch, writable) = (session.epoch, place.writable);
+        let writable = place.writable;
         let alike = |ds: &&Dataspace| ds.id == id && ds.epoch == epoch && ds.place.writable == writable;
         let shared = stays.clone().find(alike).map(|ds| ds.cap);
         let mut caps: Vec<Cap> = stays.clone().map(|ds| ds.cap).collect();
         caps.sort_unstable();
         caps.dedup();
-        let full = caps.len() >= CAPS_EACH * usize::from(ds_max);
+        let full = caps.len() >= CAPS_EACH * usize::from(session.policy.ds_max().get());
         let older = |ds: &&Dataspace| full && ds.id == id && ds.place.writable == writable;
         let shared = shared.or_else(|| stays.clone().find(older).map(|ds| ds.cap));
         if shared.is_none() && full {
-            return Err((L4Error::NOMEM, "too many capabilities to its dataspaces"));
+            return Err(here(L4Error::NOMEM)("too many capabilities to its dataspaces"));
         }
-        if let Some(epoch) = heir {
+        if heir {
             // A queue that runs is in what goes.
+            let busy = |code| here(code)("what the session had in flight does not end");
             if !self.vacate(slot, since, now).map_err(busy)? {
                 return Ok(false);
             }
             self.forget(slot, |_, ds| ds.epoch != epoch);
         }
-        let Some(session) = self.sessions.get_mut(slot) else { return Err((L4Error::NOENT, "it is gone")) };
+        let Some(session) = self.sessions.get_mut(slot) else { return Err(gone) };
         self.next_dataspace += u64::from(known.is_none());
-        let source = ours.or(shared).unwrap_or(cap);
-        let dataspace =
-            Dataspace { cap: shared.unwrap_or(cap), source, id, trusted, place, epoch, owners: Vec::new() };
+        dataspace.cap = shared.unwrap_or(cap);
+        dataspace.source = ours.or(shared).unwrap_or(cap);
         session.change = Some(Change::new(alloc::vec![dataspace]));
         if shared.is_some() {
             self.kernel.release(cap);
@@ -246,39 +237,44 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 }
             }
         }
-        let kept = session.memory.iter().flat_map(Dataspace::claims);
-        let mut new = change.new.iter().flat_map(Dataspace::claims);
-        let (first, wanted) = match (session.stale, change.regions.len(), new.next()) {
-            // The usual case, and much less work where there are many regions.
-            (false, 1, Some((claim, file))) => (0, MemoryChange::Add(claim, file)),
-            (.., one) => {
-                let kept: Vec<(Claim, File)> = kept.collect();
-                (kept.len(), MemoryChange::Replace(kept.into_iter().chain(one).chain(new).collect()))
-            }
-        };
+        let (first, wanted) = self::change(session.memory.iter(), &change.new, !session.stale);
         let windows = core::mem::take(&mut change.windows);
-        let Some(key) = session.key else {
-            self.change_over(slot, Err(Refused::Away));
-            return Some(Err(Refused::Away));
-        };
         change.stage = Stage::Mapping;
-        let begun = self.control.change_memory(key, &wanted, &mut |index| {
-            let pages = windows.get(index.checked_sub(first)?)?.clone();
-            Some(RegionMemory { len: pages.len(), pages, skip: 0 })
-        });
-        self.control_at = Some(Time::default());
-        drop(windows);
+        let key = session.key;
+        let begun = match key {
+            Some(key) => self.begin(key, &wanted, first, windows),
+            None => Err(Refused::Away),
+        };
         match begun {
             Ok(()) => {
-                session.stale = false;
+                self.sessions.get_mut(slot)?.stale = false;
                 None
             }
             Err(why) => {
-                let result = Err(Refused::Control(why));
-                self.change_over(slot, result);
-                Some(result)
+                self.change_over(slot, Err(why));
+                Some(Err(why))
             }
         }
+    }
+
+    /// Has control do what is attached by now. The windows are those of the regions from `first` on.
+    fn begin(
+        &mut self,
+        key: SessionKey,
+        wanted: &MemoryChange,
+        first: usize,
+        windows: Vec<Window>,
+    ) -> Result<(), Refused> {
+        let plan = self.control.plan_memory(key, wanted)?;
+        let view = |new: &NewRegion| {
+            let pages = windows.get(new.index.checked_sub(first)?)?.clone();
+            Some(RegionMemory { len: pages.len(), pages, skip: 0 })
+        };
+        // One that is missing is missed by control.
+        let memory = plan.new_regions().iter().map_while(view).collect();
+        self.control.change_memory(&plan, memory)?;
+        self.control_at = Some(Time::default());
+        Ok(())
     }
 
     fn change_over(&mut self, slot: usize, result: Result<(), Refused>) {
@@ -312,8 +308,4 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
         self.sweep();
     }
-}
-
-fn busy(why: L4Error) -> (L4Error, &'static str) {
-    (why, "what the session had in flight does not end")
 }

@@ -4,13 +4,13 @@ use alloc::sync::Weak;
 use alloc::vec::Vec;
 use core::fmt;
 
-use nvme_core::server::control::SessionError;
+use nvme_core::server::control::{MemoryChange, SessionError};
 use nvme_l4re::chunk::chunk_size;
 use nvme_l4re::kernel::{Cap, DataspaceInfo, L4Error};
-use nvme_platform::{DmaError, Owner, PAGE, Window};
-use nvme_session::dataspace::{Claim, File, FileId};
+use nvme_platform::{Owner, PAGE, Window};
+use nvme_session::dataspace::{Claim, File, FileId, RegistryError};
 
-use crate::message::Register;
+use crate::message::{Register, code};
 
 /// Whole pages of a dataspace at a place in the driver's addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,8 +115,10 @@ pub(crate) enum Stage {
 /// Why memory is not registered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refused {
-    /// Control refused it.
+    /// Control refused it: the rules that every home has.
     Control(SessionError),
+    /// A dataspace or the kernel refused, or a bound of this home's, for this reason.
+    Here(L4Error, &'static str),
     /// It could not be attached.
     Kernel(L4Error),
     /// The device is away.
@@ -127,29 +129,30 @@ impl Refused {
     /// What a client is told.
     pub(crate) fn code(self) -> L4Error {
         match self {
-            Self::Kernel(why) => why,
+            Self::Here(code, _) | Self::Kernel(code) => code,
             Self::Away => L4Error::NODEV,
-            Self::Control(why) => match why {
-                SessionError::Memory(why) => L4Error((-why.errno()).into()),
-                SessionError::Dma(DmaError::NoMemory | DmaError::NoAddresses | DmaError::LockLimit(_))
-                | SessionError::NoQueuePair => L4Error::NOMEM,
-                SessionError::Dma(DmaError::Gone) | SessionError::DeviceLost | SessionError::Ended => {
-                    L4Error::NODEV
-                }
-                SessionError::Busy => L4Error::BUSY,
-                SessionError::Dma(DmaError::BadRange)
-                | SessionError::Queue
-                | SessionError::Ring(_)
-                | SessionError::Config => L4Error::INVAL,
-            },
+            Self::Control(why) => code(why.errno()),
         }
+    }
+}
+
+impl From<SessionError> for Refused {
+    fn from(why: SessionError) -> Self {
+        Self::Control(why)
     }
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Control(SessionError::Memory(RegistryError::NotTrusted)) => {
+                f.write_str("it is none of the trusted ones (--register-ds)")
+            }
+            Self::Control(SessionError::Memory(RegistryError::NotMemory)) => {
+                f.write_str("it is not L4Re's own memory, and not trusted (--register-ds)")
+            }
             Self::Control(why) => why.fmt(f),
+            Self::Here(_, why) => f.write_str(why),
             Self::Kernel(why) => write!(f, "it cannot be attached: {why}"),
             Self::Away => f.write_str("the session's device is away"),
         }
@@ -175,35 +178,31 @@ impl Change {
     }
 }
 
-/// What goes before a newcomer is registered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
-    /// Nothing: it fits beside what is there.
-    Fits,
-    /// Everything that is older than this epoch: it was a client's that is gone.
-    Heir(u32),
-    /// It overlaps what this very client registered.
-    Overlaps,
-    /// It would be one dataspace too many.
-    TooMany,
+/// Whether a newcomer is an heir: it lies where only what is older than this epoch was registered, so the client that did that is gone,
+/// which nobody may have told us, and all that is older goes. What the newcomer's own client registered is never in its way like that: the
+/// rules refuse the overlap.
+pub(crate) fn is_heir(there: &[Dataspace], place: &Place, epoch: u32) -> bool {
+    let mut in_the_way = there.iter().filter(|ds| ds.place.overlaps(place)).peekable();
+    in_the_way.peek().is_some() && in_the_way.all(|ds| ds.epoch != epoch)
 }
 
-/// Judges a newcomer: a client that takes a session over begins with the addresses of the last one, whose death nobody may
-/// have told us.
-pub(crate) fn judge(there: &[Dataspace], place: &Place, id: u64, epoch: u32, ds_max: u16) -> Verdict {
-    let in_the_way = |ds: &&Dataspace| ds.place.overlaps(place);
-    if there.iter().filter(in_the_way).any(|ds| ds.epoch == epoch) {
-        return Verdict::Overlaps;
-    }
-    let heir = there.iter().any(|ds| in_the_way(&ds));
-    let stays = there.iter().filter(|ds| !heir || ds.epoch == epoch);
-    let mut ids: Vec<u64> = stays.map(|ds| ds.id).chain([id]).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    match (ids.len() > usize::from(ds_max), heir) {
-        (true, _) => Verdict::TooMany,
-        (false, true) => Verdict::Heir(epoch),
-        (false, false) => Verdict::Fits,
+/// What makes these dataspaces the registered ones, and how many of its regions are `kept` ones. `exact`: control has what is kept and
+/// nothing else.
+pub(crate) fn change<'a>(
+    kept: impl Iterator<Item = &'a Dataspace>,
+    new: &[Dataspace],
+    exact: bool,
+) -> (usize, MemoryChange) {
+    let mut coming = new.iter().flat_map(Dataspace::claims);
+    match (exact, coming.next(), coming.next()) {
+        // The usual case, and much less work where there are many regions.
+        (true, Some((claim, file)), None) => (0, MemoryChange::Add(claim, file)),
+        (_, first, second) => {
+            let mut wanted: Vec<(Claim, File)> = kept.flat_map(Dataspace::claims).collect();
+            let first_new = wanted.len();
+            wanted.extend(first.into_iter().chain(second).chain(coming));
+            (first_new, MemoryChange::Replace(wanted))
+        }
     }
 }
 
@@ -263,13 +262,26 @@ mod tests {
 
     #[test]
     fn an_heir_takes_the_place_of_what_was_there_before_it() {
-        let old = [there(0x1000, 1, 1), there(0x5000, 2, 1)];
-        let new = place(0x1000, 0, 0x1000, 0x1000).unwrap();
-        assert_eq!(judge(&old, &new, 3, 2, 2), Verdict::Heir(2), "and ds-max counts what stays");
-        assert_eq!(judge(&old, &new, 3, 1, 9), Verdict::Overlaps, "no reset between: the same client");
-        let beside = place(0x2000, 0, 0x1000, 0x1000).unwrap();
-        assert_eq!(judge(&old, &beside, 3, 2, 3), Verdict::Fits, "a reset alone takes nothing away");
-        assert_eq!(judge(&old, &beside, 3, 2, 2), Verdict::TooMany);
-        assert_eq!(judge(&old, &beside, 2, 2, 2), Verdict::Fits, "the same dataspace once more");
+        let old = [there(0x1000, 1, 1), there(0x5000, 2, 1), there(0x7000, 3, 2)];
+        let at = |base, size| place(base, 0, size, 0x10000).unwrap();
+        assert!(is_heir(&old, &at(0x1000, 0x1000), 2));
+        assert!(!is_heir(&old, &at(0x1000, 0x1000), 1), "no reset between: the same client");
+        assert!(!is_heir(&old, &at(0x2000, 0x1000), 2), "a reset alone takes nothing away");
+        assert!(!is_heir(&old, &at(0x5000, 0x3000), 2), "some of it is its own");
+    }
+
+    #[test]
+    fn a_change_is_one_region_more_where_that_says_it_and_a_whole_table_otherwise() {
+        let (kept, new) = ([there(0x1000, 1, 1)], [there(0x5000, 2, 1), there(0x6000, 3, 1)]);
+        let is_add = |(first, change): (usize, MemoryChange)| match change {
+            MemoryChange::Add(claim, _) => (claim.guest, first) == (0x5000, 0),
+            MemoryChange::Replace(_) | MemoryChange::Remove(..) => false,
+        };
+        assert!(is_add(change(kept.iter(), &new[..1], true)));
+        for (new, exact) in [(&new[..1], false), (&new[..], true), (&[], true)] {
+            let (first, MemoryChange::Replace(wanted)) = change(kept.iter(), new, exact) else { panic!() };
+            assert_eq!((first, wanted.len()), (1, 1 + new.len()));
+            assert_eq!(wanted[0].0.guest, 0x1000);
+        }
     }
 }

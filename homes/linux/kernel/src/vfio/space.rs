@@ -94,7 +94,7 @@ impl Space {
             Errno::NOMEM => {
                 let need = LOCKED.load(Ordering::Relaxed) + len;
                 match self.lock_limit {
-                    Some(limit) if need > limit => DmaError::LockLimit(need),
+                    Some(allowed) if need > allowed => DmaError::LockLimit { need, allowed },
                     _ => DmaError::NoMemory,
                 }
             }

@@ -62,11 +62,6 @@ impl Header {
     pub fn need_reply(&self) -> bool {
         self.flags & VhostUserHeaderFlag::NEED_REPLY.bits() != 0
     }
-
-    /// Whether this is a reply.
-    pub fn is_reply(&self) -> bool {
-        self.flags & VhostUserHeaderFlag::REPLY.bits() != 0
-    }
 }
 
 /// The message type `T` that `bytes` are, when the length is its length.

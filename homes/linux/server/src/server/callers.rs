@@ -12,12 +12,13 @@ use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Kind, Peer};
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
-use nvme_policy::{Policy, Shown};
+use nvme_policy::{Errno, Policy, Shown};
 use nvme_session::factory::CreateError;
 
-use super::waiting::{Waiting, errno, refused};
+use super::waiting::{Waiting, refused};
 use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
 use crate::client::{Client, Conn, Phase, Source};
+use crate::hints::Told;
 
 /// How long a call waits for the scan to end.
 const SCAN_WAIT: Duration = Duration::from_secs(30);
@@ -99,7 +100,7 @@ impl Server {
             Ok(Some(Err(refusal))) => self.refuse(token, peer, refusal),
             Ok(Some(Ok(request))) => match policy(&request) {
                 Ok(policy) => self.create(token, peer, request, policy, time),
-                Err(why) => self.refuse(token, peer, refused(errno::EINVAL, &why)),
+                Err(why) => self.refuse(token, peer, refused(Errno::Invalid, &why)),
             },
             Err(_) => self.forget(token),
         }
@@ -139,7 +140,7 @@ impl Server {
                 Ok(fd) => self.answer(token, Ok((fd, ""))),
                 Err(e) => {
                     self.control.end(key);
-                    let refusal = refused(errno::ENOMEM, &format!("no room for the session: {e}"));
+                    let refusal = refused(Errno::NoMemory, &format!("no room for the session: {e}"));
                     self.refuse(token, peer, refusal);
                 }
             },
@@ -148,14 +149,14 @@ impl Server {
                     CreateError::Scanning => Some(SCAN_WAIT),
                     // Whoever closed a session and asks for its device again need not know how long it drains.
                     // (And a whole disk's names are those of its table once that was read again.)
-                    CreateError::InUse { .. } | CreateError::NoDevice(_) | CreateError::NoRoom
+                    CreateError::InUse { .. } | CreateError::NoDevice(_) | CreateError::NoRoom { .. }
                         if self.someone_leaves() =>
                     {
                         Some(LEAVE_WAIT)
                     }
                     _ => None,
                 };
-                let refusal = refused(why.errno(), &why.to_string());
+                let refusal = refused(why.errno(), &Told(&why).to_string());
                 match patience.filter(|_| !self.stop) {
                     Some(patience) => {
                         let until = time + patience;

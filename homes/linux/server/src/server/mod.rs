@@ -20,9 +20,9 @@ use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
 use nvme_linux::memory::{Failures, Trusted};
 use nvme_linux::socket::{self, Acceptor};
 use nvme_platform::Time;
-use nvme_policy::Policy;
+use nvme_policy::{Errno, Policy};
 
-use self::waiting::{Waiting, errno, refused};
+use self::waiting::{Waiting, refused};
 use crate::budget::Budget;
 use crate::client::{Client, Over, Phase, STALL_MAX, Source};
 use crate::devices::AllInterrupts;
@@ -423,7 +423,7 @@ impl Server {
             let _ = self.epoll.remove(&svr);
         }
         for waiting in core::mem::take(&mut self.waiting) {
-            self.answer(waiting.caller, Err(refused(errno::EAGAIN, "the server is stopping")));
+            self.answer(waiting.caller, Err(refused(Errno::Again, "the server is stopping")));
         }
         let ids: Vec<u32> = self.clients.keys().copied().collect();
         for id in ids {

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::{Server, Watched};
 use crate::client::{Client, Conn, Over, Phase, Source};
+use crate::hints::Told;
 use crate::lent::Lent;
 
 impl Server {
@@ -347,7 +348,7 @@ impl Server {
                     self.token(Watched::Listener(id));
                 }
                 Err(why) if first => {
-                    log::warn!("{}: {why}; it is served when that changes", client.name);
+                    log::warn!("{}: {}; it is served when that changes", client.name, Told(&why));
                 }
                 Err(_) => {}
             }
