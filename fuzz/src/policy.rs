@@ -1,8 +1,8 @@
 //! What clients and operators write.
 
 use nvme_policy::{
-    Access, BlockSize, CommandLine, DeviceName, Extent, Home, Identity, Namespace, NotConfined, PartitionId,
-    PartitionIdentity, Policy,
+    Access, BlockSize, CommandLine, DeviceName, Dialect, Extent, Identity, Namespace, NotConfined,
+    PartitionId, PartitionIdentity, Policy,
 };
 
 /// Nothing that is not printable reaches a terminal or a log.
@@ -28,11 +28,17 @@ pub fn policy_words(data: &[u8]) {
     }
 }
 
-/// Arguments, separated by NUL. What only Linux knows, L4Re refuses; all else is the same.
+/// A home that takes all options.
+const ALL: Dialect = Dialect {
+    options: &["cap", "poll-us", "workers", "mem-max", "sessions-max", "help", "version"],
+    reserved: &["ctl"],
+};
+
+/// Arguments, separated by NUL. A home refuses the options that it does not have; all else is the same.
 pub fn command_line(data: &[u8]) {
     let args = || data.split(|&b| b == 0);
-    let linux = CommandLine::parse(args(), Home::Linux);
-    match &linux {
+    let all = CommandLine::parse(args(), ALL);
+    match &all {
         Ok(line) => {
             let names = line.clients.iter().map(|client| client.cap).chain(line.trusted.iter().copied());
             let mut names: Vec<_> = names.collect();
@@ -44,12 +50,12 @@ pub fn command_line(data: &[u8]) {
         }
         Err(error) => printable(error),
     }
-    match CommandLine::parse(args(), Home::L4re) {
+    match CommandLine::parse(args(), Dialect::COMMON) {
         Ok(line) => {
-            assert!(line.ask.is_none() && line.linux == Default::default());
-            // A client may have the name `ctl` there.
-            if let Ok(linux) = linux {
-                assert_eq!(line, linux);
+            assert!(line.ask.is_none() && line.extra == Default::default());
+            // A client may have the name `ctl` here.
+            if let Ok(all) = all {
+                assert_eq!(line, all);
             }
         }
         Err(error) => printable(&error),

@@ -1,4 +1,4 @@
-//! Error numbers that clients are answered with. They are the same on Linux and on L4Re.
+//! Error numbers that clients are answered with. They are the same in every home.
 
 use core::fmt;
 

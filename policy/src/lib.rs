@@ -24,7 +24,7 @@ pub mod partition;
 pub mod shown;
 pub mod words;
 
-pub use command_line::{CommandLine, Home, OptionError};
+pub use command_line::{CommandLine, Dialect, OptionError};
 pub use device::{DeviceName, NoName};
 pub use errno::Errno;
 pub use extent::{BlockSize, Extent, LbaRange, Namespace, NotConfined};

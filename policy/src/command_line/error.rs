@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use super::Dialect;
 use super::option::Name;
 use crate::shown::Shown;
 use crate::words::Why;
@@ -63,8 +64,8 @@ pub enum Problem {
 
 impl Problem {
     /// An unknown long option, given without its hyphens.
-    pub(super) fn unknown(name: &str) -> Self {
-        match Name::meant(name) {
+    pub(super) fn unknown(name: &str, dialect: &Dialect) -> Self {
+        match Name::meant(name, dialect) {
             Some(meant) => Self::Meant(meant.as_str()),
             None => Self::Unknown,
         }

@@ -1,11 +1,11 @@
-//! The command line, as far as both homes share it, and what the Linux home adds.
+//! The command line: the options that every home has, and those of which a home takes what it needs.
 //!
 //! The arguments go by once, from left to right. Options may stand anywhere, but `--device`, `--ds-max` and `--readonly`
 //! belong to the `--client` before them. A long option takes its value as the next argument or behind a `=`; a value that
 //! starts with `-` only behind a `=`. `-v` and `-q` may be bundled (`-vvv`), and `-d` may end a bundle (`-vdCAP`). Nothing
 //! is abbreviated, and nothing else is accepted: an argument that is not known ends the parse with an [`OptionError`].
 //!
-//! * `option`: which options there are, and in which home.
+//! * `option`: which options there are.
 //! * `parser`: [`CommandLine::parse`].
 //! * `error`: [`OptionError`], which names the option, its value and what to do.
 
@@ -34,13 +34,18 @@ pub const WORKERS_MAX: u64 = 256;
 /// How many sessions are accepted.
 pub const SESSIONS_MAX: u64 = 65_535;
 
-/// Which home the program runs in; decides which options there are.
+/// What a home has besides the common options. It says so itself; nothing here depends on which home it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Home {
-    /// Linux: the common options and its own.
-    Linux,
-    /// L4Re: the common options.
-    L4re,
+pub struct Dialect {
+    /// Of the options that not every home has, those that it takes: their long names, without hyphens.
+    pub options: &'static [&'static str],
+    /// Names of capabilities that are the program's own there, besides `vbus` and `svr`.
+    pub reserved: &'static [&'static str],
+}
+
+impl Dialect {
+    /// The common options, and nothing else.
+    pub const COMMON: Self = Self { options: &[], reserved: &[] };
 }
 
 /// How much to say.
@@ -95,8 +100,8 @@ pub struct CommandLine<'a> {
     pub nomsi: bool,
     /// Do not use MSI-X.
     pub nomsix: bool,
-    /// What only the Linux home knows; empty elsewhere.
-    pub linux: LinuxOptions<'a>,
+    /// What not every home has.
+    pub extra: ExtraOptions<'a>,
 }
 
 /// A client that is configured from the start.
@@ -108,9 +113,9 @@ pub struct StaticClient<'a> {
     pub policy: Policy,
 }
 
-/// The options of the Linux home. What was not said is `None`.
+/// The options of which a home takes what its [`Dialect`] says. What was not said is `None`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct LinuxOptions<'a> {
+pub struct ExtraOptions<'a> {
     /// The capabilities that the server opens itself; a name may repeat.
     pub caps: heapless::Vec<Cap<'a>, CAPS_MAX>,
     /// How long to poll after work, in microseconds; at most [`POLL_US_MAX`].

@@ -1,16 +1,16 @@
 //! Which options there are.
 
-use super::Home;
+use super::Dialect;
 
 macro_rules! options {
-    ($($name:ident $text:literal $kind:ident $home:ident),+ $(,)?) => {
+    ($($name:ident $text:literal $kind:ident $homes:ident),+ $(,)?) => {
         /// A long option.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(super) enum Name {
             $($name),+
         }
 
-        const ALL: &[(Name, &str, Kind, Homes)] = &[$((Name::$name, $text, Kind::$kind, Homes::$home)),+];
+        const ALL: &[(Name, &str, Kind, Homes)] = &[$((Name::$name, $text, Kind::$kind, Homes::$homes)),+];
 
         impl Name {
             /// As it is written, with its hyphens.
@@ -24,23 +24,23 @@ macro_rules! options {
 }
 
 options! {
-    Verbose "verbose" Flag Both,
-    Quiet "quiet" Flag Both,
-    Client "client" Value Both,
-    Device "device" Value Both,
-    DsMax "ds-max" Value Both,
-    Readonly "readonly" Flag Both,
-    Nosgl "nosgl" Flag Both,
-    Nomsi "nomsi" Flag Both,
-    Nomsix "nomsix" Flag Both,
-    RegisterDs "register-ds" Value Both,
-    Cap "cap" Value Linux,
-    PollUs "poll-us" Value Linux,
-    Workers "workers" Value Linux,
-    MemMax "mem-max" Value Linux,
-    SessionsMax "sessions-max" Value Linux,
-    Help "help" Flag Linux,
-    Version "version" Flag Linux,
+    Verbose "verbose" Flag All,
+    Quiet "quiet" Flag All,
+    Client "client" Value All,
+    Device "device" Value All,
+    DsMax "ds-max" Value All,
+    Readonly "readonly" Flag All,
+    Nosgl "nosgl" Flag All,
+    Nomsi "nomsi" Flag All,
+    Nomsix "nomsix" Flag All,
+    RegisterDs "register-ds" Value All,
+    Cap "cap" Value Some,
+    PollUs "poll-us" Value Some,
+    Workers "workers" Value Some,
+    MemMax "mem-max" Value Some,
+    SessionsMax "sessions-max" Value Some,
+    Help "help" Flag Some,
+    Version "version" Flag Some,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,15 +51,16 @@ enum Kind {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Homes {
-    Both,
-    Linux,
+    /// Every home has it.
+    All,
+    /// A home has it when its dialect says so.
+    Some,
 }
 
 impl Name {
-    /// The option of that name, without hyphens, if that home has it.
-    pub(super) fn of(text: &str, home: Home) -> Option<Self> {
-        let here = |homes| homes == Homes::Both || home == Home::Linux;
-        ALL.iter().find(|(_, known, _, homes)| *known == text && here(*homes)).map(|(name, ..)| *name)
+    /// The option of that name, without hyphens, if it is in that dialect.
+    pub(super) fn of(text: &str, dialect: &Dialect) -> Option<Self> {
+        in_dialect(dialect).find(|(_, known, ..)| *known == text).map(|(name, ..)| *name)
     }
 
     /// Whether it takes no value.
@@ -68,12 +69,16 @@ impl Name {
     }
 
     /// The option that somebody may have meant: the same letters, however joined and in whatever letter case.
-    pub(super) fn meant(text: &str) -> Option<Self> {
+    pub(super) fn meant(text: &str, dialect: &Dialect) -> Option<Self> {
         let letters = |text: &'_ str| -> heapless::String<32> {
             let letters = text.chars().filter(char::is_ascii_alphanumeric);
             letters.take(32).map(|c| c.to_ascii_lowercase()).collect()
         };
         let wanted = letters(text);
-        ALL.iter().find(|(_, known, ..)| letters(known) == wanted).map(|(name, ..)| *name)
+        in_dialect(dialect).find(|(_, known, ..)| letters(known) == wanted).map(|(name, ..)| *name)
     }
+}
+
+fn in_dialect(dialect: &Dialect) -> impl Iterator<Item = &'static (Name, &'static str, Kind, Homes)> {
+    ALL.iter().filter(|(_, known, _, homes)| *homes == Homes::All || dialect.options.contains(known))
 }

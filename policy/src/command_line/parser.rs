@@ -3,7 +3,7 @@
 use super::error::{OptionError, Problem};
 use super::option::Name;
 use super::{
-    Ask, CAP_NAME_MAX, CAPS_MAX, CLIENTS_MAX, Cap, CommandLine, Home, LinuxOptions, POLL_US_MAX,
+    Ask, CAP_NAME_MAX, CAPS_MAX, CLIENTS_MAX, Cap, CommandLine, Dialect, ExtraOptions, POLL_US_MAX,
     SESSIONS_MAX, StaticClient, TRUSTED_MAX, Verbosity, WORKERS_MAX,
 };
 use crate::number::{decimal_within, size};
@@ -11,11 +11,11 @@ use crate::words::Draft;
 
 impl<'a> CommandLine<'a> {
     /// Reads the arguments, without the program's name.
-    pub fn parse<A>(args: impl IntoIterator<Item = &'a A>, home: Home) -> Result<Self, OptionError>
+    pub fn parse<A>(args: impl IntoIterator<Item = &'a A>, dialect: Dialect) -> Result<Self, OptionError>
     where
         A: AsRef<[u8]> + ?Sized + 'a,
     {
-        let mut parser = Parser { line: Self::default(), scope: None, home };
+        let mut parser = Parser { line: Self::default(), scope: None, dialect };
         let mut args = args.into_iter().map(AsRef::as_ref);
         while let Some(arg) = args.next() {
             let text = text_of("", arg)?;
@@ -39,7 +39,7 @@ struct Parser<'a> {
     line: CommandLine<'a>,
     /// The client whose options may come, and what it got so far.
     scope: Option<(&'a str, Draft)>,
-    home: Home,
+    dialect: Dialect,
 }
 
 impl<'a> Parser<'a> {
@@ -53,8 +53,8 @@ impl<'a> Parser<'a> {
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        let unknown = || OptionError::at("", arg.as_bytes(), Problem::unknown(name));
-        let name = Name::of(name, self.home).ok_or_else(unknown)?;
+        let unknown = || OptionError::at("", arg.as_bytes(), Problem::unknown(name, &self.dialect));
+        let name = Name::of(name, &self.dialect).ok_or_else(unknown)?;
         if name.is_flag() {
             return match value {
                 None => self.flag(name),
@@ -124,15 +124,15 @@ impl<'a> Parser<'a> {
             Name::Device => self.draft(name)?.device(value).map_err(|why| wrong(Problem::Client(why)))?,
             Name::DsMax => self.draft(name)?.ds_max(value).map_err(|why| wrong(Problem::Client(why)))?,
             Name::RegisterDs => self.trust(value).map_err(wrong)?,
-            Name::Cap => self.line.linux.cap(value).map_err(wrong)?,
-            Name::PollUs => number(&mut self.line.linux.poll_us, value, 0, POLL_US_MAX).map_err(wrong)?,
-            Name::Workers => number(&mut self.line.linux.workers, value, 1, WORKERS_MAX).map_err(wrong)?,
+            Name::Cap => self.line.extra.cap(value).map_err(wrong)?,
+            Name::PollUs => number(&mut self.line.extra.poll_us, value, 0, POLL_US_MAX).map_err(wrong)?,
+            Name::Workers => number(&mut self.line.extra.workers, value, 1, WORKERS_MAX).map_err(wrong)?,
             Name::SessionsMax => {
-                number(&mut self.line.linux.sessions_max, value, 1, SESSIONS_MAX).map_err(wrong)?;
+                number(&mut self.line.extra.sessions_max, value, 1, SESSIONS_MAX).map_err(wrong)?;
             }
             Name::MemMax => {
                 let bytes = size(value).ok_or_else(|| wrong(Problem::Size))?;
-                once(&mut self.line.linux.mem_max, bytes).map_err(wrong)?;
+                once(&mut self.line.extra.mem_max, bytes).map_err(wrong)?;
             }
             flag => return Err(OptionError::at(flag.as_str(), value.as_bytes(), Problem::IsFlag)),
         }
@@ -158,8 +158,7 @@ impl<'a> Parser<'a> {
 
     fn client_name(&self, cap: &str) -> Result<(), Problem> {
         cap_name(cap)?;
-        // `ctl` is taken on Linux alone.
-        if matches!(cap, "vbus" | "svr") || (cap == "ctl" && self.home == Home::Linux) {
+        if matches!(cap, "vbus" | "svr") || self.dialect.reserved.contains(&cap) {
             return Err(Problem::Reserved);
         }
         if self.line.clients.iter().any(|client| client.cap == cap) {
@@ -196,7 +195,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-impl<'a> LinuxOptions<'a> {
+impl<'a> ExtraOptions<'a> {
     fn cap(&mut self, value: &'a str) -> Result<(), Problem> {
         let (name, spec) = value.split_once('=').ok_or(Problem::CapForm)?;
         cap_name(name)?;

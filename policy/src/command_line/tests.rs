@@ -9,16 +9,22 @@ use crate::device::NoName;
 use crate::grant::Access;
 use crate::words::Why;
 
-fn on(home: Home, line: &str) -> Result<CommandLine<'_>, OptionError> {
-    CommandLine::parse(line.split_ascii_whitespace(), home)
+/// All options that there are, and a capability of the program's own.
+const ALL: Dialect = Dialect {
+    options: &["cap", "poll-us", "workers", "mem-max", "sessions-max", "help", "version"],
+    reserved: &["ctl"],
+};
+
+fn on(dialect: Dialect, line: &str) -> Result<CommandLine<'_>, OptionError> {
+    CommandLine::parse(line.split_ascii_whitespace(), dialect)
 }
 
 fn ok(line: &str) -> CommandLine<'_> {
-    on(Home::Linux, line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    on(ALL, line).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
 fn problem(line: &str) -> Problem {
-    match on(Home::Linux, line) {
+    match on(ALL, line) {
         Err(error) => error.problem,
         Ok(parsed) => panic!("{line}: accepted as {parsed:?}"),
     }
@@ -42,7 +48,10 @@ fn values_come_behind_an_equals_sign_or_next() {
         ok("--client=a --device=x:n1 --ds-max=3 --readonly -d ds"),
         ok("--client a --device x:n1 --ds-max 3 --readonly --register-ds=ds")
     );
-    assert_eq!(CommandLine::parse(["--client=a", "--device=-x y:n1"], Home::L4re).unwrap().clients.len(), 1);
+    assert_eq!(
+        CommandLine::parse(["--client=a", "--device=-x y:n1"], Dialect::COMMON).unwrap().clients.len(),
+        1
+    );
 }
 
 #[test]
@@ -73,7 +82,7 @@ fn options_of_a_client_are_said_once() {
 #[test]
 fn a_client_without_a_device_is_named() {
     for line in ["--client nodev", "--client nodev --readonly --client b --device x:n1"] {
-        let error = on(Home::Linux, line).unwrap_err();
+        let error = on(ALL, line).unwrap_err();
         assert_eq!(error.problem, Problem::Client(Why::NoDevice));
         assert_eq!(error.to_string(), "--client \"nodev\": no device is named; add --device DEV behind it");
     }
@@ -88,7 +97,7 @@ fn names_of_clients_are_their_own() {
     for name in ["svr", "vbus", "ctl"] {
         assert_eq!(problem(&std::format!("--client {name} --device x:n1")), Problem::Reserved);
     }
-    assert!(on(Home::L4re, "--client ctl --device x:n1").is_ok());
+    assert!(on(Dialect::COMMON, "--client ctl --device x:n1").is_ok());
     for name in ["a=b", "a:b", "é", "=", "a\u{7f}"] {
         assert_eq!(problem(&std::format!("--client={name} --device x:n1")), Problem::CapName, "{name}");
     }
@@ -146,28 +155,34 @@ fn what_is_not_known_is_named() {
         ("--client=", "--client: needs a value that is not empty"),
         ("-d", "-d: needs a value"),
     ] {
-        assert_eq!(on(Home::Linux, line).unwrap_err().to_string(), message, "{line}");
+        assert_eq!(on(ALL, line).unwrap_err().to_string(), message, "{line}");
     }
     assert_eq!(problem("--client --device x:n1"), Problem::LooksLikeOption);
-    assert_eq!(CommandLine::parse([""], Home::L4re).unwrap_err().problem, Problem::Unknown);
+    assert_eq!(CommandLine::parse([""], Dialect::COMMON).unwrap_err().problem, Problem::Unknown);
     let not_text: [&[u8]; 2] = [b"--client", b"a\xff"];
-    assert_eq!(CommandLine::parse(not_text, Home::L4re).unwrap_err().problem, Problem::NotText);
+    assert_eq!(CommandLine::parse(not_text, Dialect::COMMON).unwrap_err().problem, Problem::NotText);
 }
 
 #[test]
-fn options_of_linux_are_for_linux() {
+fn options_that_not_every_home_has_are_taken_where_the_home_says_so() {
     let line = ok(
         "--cap vbus=pci:0000:01:00.0 --poll-us 0 --workers=2 --cap=vbus=soft:a=b --mem-max 16G --sessions-max 9",
     );
-    let caps: Vec<_> = line.linux.caps.iter().map(|cap| (cap.name, cap.spec)).collect();
+    let caps: Vec<_> = line.extra.caps.iter().map(|cap| (cap.name, cap.spec)).collect();
     assert_eq!(caps, [("vbus", "pci:0000:01:00.0"), ("vbus", "soft:a=b")]);
-    assert_eq!((line.linux.poll_us, line.linux.workers), (Some(0), Some(2)));
-    assert_eq!((line.linux.mem_max, line.linux.sessions_max), (Some(16 << 30), Some(9)));
+    assert_eq!((line.extra.poll_us, line.extra.workers), (Some(0), Some(2)));
+    assert_eq!((line.extra.mem_max, line.extra.sessions_max), (Some(16 << 30), Some(9)));
     for option in
         ["--cap a=b", "--poll-us 1", "--workers 1", "--mem-max 1", "--sessions-max 1", "--help", "--version"]
     {
-        assert!(on(Home::Linux, option).is_ok(), "{option}");
-        assert!(on(Home::L4re, option).is_err(), "{option}");
+        let name = option.trim_start_matches('-').split(' ').next().unwrap();
+        assert!(on(ALL, option).is_ok(), "{option}");
+        assert_eq!(on(Dialect::COMMON, option).unwrap_err().problem, Problem::Unknown, "{option}");
+        let alone: &'static [&'static str] = match ALL.options.iter().position(|known| *known == name) {
+            Some(at) => &ALL.options[at..=at],
+            None => panic!("{name}"),
+        };
+        assert!(on(Dialect { options: alone, ..ALL }, option).is_ok(), "{option}");
     }
     let one_to = |most| Problem::Number { least: 1, most };
     assert_eq!(problem("--workers 0"), one_to(256));
@@ -210,7 +225,7 @@ proptest! {
             proptest::collection::vec(any::<u8>(), 0..12),
         ], 0..12)) {
         let count = |option: &[u8]| args.iter().filter(|arg| arg.starts_with(option)).count();
-        match CommandLine::parse(args.iter(), Home::Linux) {
+        match CommandLine::parse(args.iter(), ALL) {
             Ok(line) => {
                 prop_assert!(line.clients.len() <= count(b"--client") && line.clients.len() <= count(b"--device"));
                 let read_only = line.clients.iter().filter(|c| c.policy.access() == Access::ReadOnly).count();

@@ -11,7 +11,7 @@ use nvme_l4re::sys::{self, Kernel};
 use nvme_l4re_server::{
     Controller, Hardware, Interrupt, Level, Output, Server, StartError, Tuning, interrupt_label,
 };
-use nvme_policy::command_line::{CommandLine, Home, OptionError};
+use nvme_policy::command_line::{CommandLine, Dialect, OptionError};
 
 use crate::output::Lines;
 
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &[&str]) -> i32 {
 }
 
 fn start(arguments: &[&str]) -> Result<Server<Kernel, Lines>, Failure> {
-    let line = CommandLine::parse(arguments.iter().copied(), Home::L4re).map_err(Failure::Options)?;
+    let line = CommandLine::parse(arguments.iter().copied(), Dialect::COMMON).map_err(Failure::Options)?;
     let mut lines = Lines::start(line.verbosity);
     let kernel = Kernel::new();
     let vbus = kernel.named("vbus").ok_or(Failure::NoBus)?;

@@ -40,7 +40,7 @@ use nvme_linux::sandbox::{Landlock, Options, Sandbox};
 use nvme_linux::socket::Acceptor;
 use nvme_linux::start::Start;
 use nvme_linux::vfio::{self, VfioOptions};
-use nvme_policy::command_line::{Ask, CommandLine, Home, Verbosity};
+use nvme_policy::command_line::{Ask, CommandLine, Dialect, Verbosity};
 use nvme_session::Transport;
 use nvme_session::blk::features;
 use nvme_session::queue::Direction;
@@ -49,6 +49,11 @@ use crate::budget::Budget;
 use crate::hints::Told;
 use crate::server::{Parts, Server, StaticClient};
 
+/// What this home has besides the common options.
+const DIALECT: Dialect = Dialect {
+    options: &["cap", "poll-us", "workers", "mem-max", "sessions-max", "help", "version"],
+    reserved: &["ctl"],
+};
 /// vhost-user: its drivers set the flags of descriptors as virtio says, and acknowledge only what they know.
 const TRANSPORT: Transport =
     Transport { direction: Direction::AsFlagged, features: features::EVENT_IDX | features::MQ };
@@ -67,7 +72,7 @@ type Failure = Box<dyn core::error::Error>;
 pub fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let bytes: Vec<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
-    let options = match CommandLine::parse(bytes.iter().copied(), Home::Linux) {
+    let options = match CommandLine::parse(bytes.iter().copied(), DIALECT) {
         Ok(options) => options,
         Err(why) => {
             eprintln!("nvme-drv: {why}\nTry nvme-drv --help.");
@@ -113,7 +118,7 @@ fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
         Verbosity::Trace => logger::Verbosity::Trace,
     };
     let words: Result<Vec<CapWord>, _> =
-        options.linux.caps.iter().map(|cap| format!("{}={}", cap.name, cap.spec).parse()).collect();
+        options.extra.caps.iter().map(|cap| format!("{}={}", cap.name, cap.spec).parse()).collect();
     let start = start.ok_or("the process has other threads already")?;
     let taken = start.take(words.as_deref().unwrap_or_default());
     logger::init(verbosity)?;
@@ -134,8 +139,8 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         trusted.add(&dataspace.name, dataspace.file).map_err(|e| format!("{}: {e}", dataspace.name))?;
     }
     let failures = failures()?;
-    let workers = usize::from(options.linux.workers.unwrap_or(1));
-    let sessions = usize::from(options.linux.sessions_max.unwrap_or(SESSIONS_MAX));
+    let workers = usize::from(options.extra.workers.unwrap_or(1));
+    let sessions = usize::from(options.extra.sessions_max.unwrap_or(SESSIONS_MAX));
     let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix };
     let controllers = capabilities.controllers.into_iter().map(|spec| devices::open(spec, vfio));
     let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
@@ -150,7 +155,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let mut control = Control::new(Config {
         workers,
         sessions_max: budget.sessions,
-        memory_max: options.linux.mem_max.unwrap_or(MEM_MAX),
+        memory_max: options.extra.mem_max.unwrap_or(MEM_MAX),
         trusted_only: !trusted.is_empty(),
         transport: TRANSPORT,
         queues: nvme_linux::vhost::QUEUES,
@@ -188,7 +193,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     guard_calls()?;
     frames::start()?;
     let acceptor = Acceptor::new()?;
-    let poll_for = Duration::from_micros(options.linux.poll_us.unwrap_or(POLL_US).into());
+    let poll_for = Duration::from_micros(options.extra.poll_us.unwrap_or(POLL_US).into());
     let workers = (0..workers)
         .map(|index| worker::Handle::start(index, poll_for, &bell, &interrupts))
         .collect::<Result<Vec<_>, _>>()?;

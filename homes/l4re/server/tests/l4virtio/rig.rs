@@ -13,7 +13,7 @@ use nvme_l4re_server::{
 };
 use nvme_mem::{Window, heap};
 use nvme_platform::Time;
-use nvme_policy::{CommandLine, Home};
+use nvme_policy::{CommandLine, Dialect};
 use nvme_soft::faulty::Faults;
 use nvme_soft::{Config as Soft, Interrupts, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
 
@@ -138,7 +138,7 @@ impl Rig {
         devices: Vec<Soft>,
     ) -> Result<Self, StartError> {
         let words: Vec<&str> = options.split_whitespace().collect();
-        let line = CommandLine::parse(words.iter().copied(), Home::L4re).unwrap();
+        let line = CommandLine::parse(words.iter().copied(), Dialect::COMMON).unwrap();
         let mut hardware = Hardware::default();
         let mut handles = Vec::new();
         for (at, mut soft) in devices.into_iter().enumerate() {

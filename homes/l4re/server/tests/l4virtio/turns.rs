@@ -8,7 +8,7 @@ use nvme_core::nvme::Options;
 use nvme_l4re::kernel::{Cap, Objects};
 use nvme_l4re::model::Model;
 use nvme_l4re_server::{Controller, Hardware, Interrupt, Server, Tuning, interrupt_label};
-use nvme_policy::{CommandLine, Home};
+use nvme_policy::{CommandLine, Dialect};
 use nvme_soft::SoftDevice;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
 
@@ -48,7 +48,7 @@ fn faulty(
         controllers: vec![Controller { name: "wired".into(), device: Box::new(device), pci: None }],
         interrupts: (0..vectors).map(interrupt).collect(),
     };
-    let line = CommandLine::parse(Vec::<&str>::new(), Home::L4re).unwrap();
+    let line = CommandLine::parse(Vec::<&str>::new(), Dialect::COMMON).unwrap();
     let log = Log::default();
     let server = Server::new(model.clone(), log.clone(), &line, hardware, tuning).unwrap();
     (Rig { model, server, log, handles, ned, svr, turns: 0 }, raised, unmasked)
