@@ -17,6 +17,9 @@ mod linux;
 #[path = "../fuzz/src/policy.rs"]
 mod policy;
 #[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
+#[path = "../fuzz/src/vhost.rs"]
+mod vhost;
+#[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
 #[path = "../fuzz/src/virtqueue.rs"]
 mod virtqueue;
 
@@ -64,7 +67,7 @@ fn partitions_stay_inside_their_disk() {
 
 #[test]
 fn a_vhost_user_machine_keeps_its_promises() {
-    replay("vhost", linux::vhost);
+    replay("vhost", vhost::vhost);
 }
 
 #[test]

@@ -8,10 +8,12 @@ mod disk;
 mod l4re;
 mod linux;
 mod policy;
+mod vhost;
 mod virtqueue;
 
 pub use disk::gpt;
 pub use l4re::l4re;
-pub use linux::{cap_word, factory, vhost};
+pub use linux::{cap_word, factory};
 pub use policy::{command_line, device_name, extent, policy_words};
+pub use vhost::vhost;
 pub use virtqueue::virtqueue;

@@ -6,11 +6,6 @@ use nvme_linux::caps::{CapWord, Place, SoftSource, Spec};
 use nvme_linux::factory::Request;
 use nvme_policy::Policy;
 
-/// A vhost-user connection: the machine's own promises, see [`nvme_linux::vhost::exercise`].
-pub fn vhost(data: &[u8]) {
-    nvme_linux::vhost::exercise(data);
-}
-
 /// A datagram to the factory, with as many descriptors as the first byte says; none of them is a listening socket.
 pub fn factory(data: &[u8]) {
     let Some((&files, datagram)) = data.split_first() else { return };

@@ -10,14 +10,12 @@
 //! [`Connection`] moves the bytes between a non-blocking socket and a machine. [`wire`] is what both ends share.
 
 mod connection;
-mod exercise;
 mod machine;
 mod parse;
 mod request;
 pub mod wire;
 
 pub use connection::{Connection, ConnectionError, Interest};
-pub use exercise::exercise;
 pub use machine::{Machine, Stage, WrongReply};
 pub use request::{Call, Event, ProtocolError, Refusal, Region, RegionFile, Reply, Request, Token, Why};
 

@@ -1,6 +1,7 @@
 //! Arbitrary bytes in arbitrary cuts.
 
 use crate::support::*;
+use crate::target::vhost;
 use nvme_linux::vhost::wire::FrontendReq as R;
 use nvme_linux::vhost::{Call, Event, Machine, Reply};
 use proptest::prelude::*;
@@ -32,7 +33,7 @@ fn script() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// Puts a steering byte of `exercise` before each cut.
+/// Puts a steering byte of the target before each cut.
 fn steered(script: &[u8], steer: &[u8]) -> Vec<u8> {
     let mut steer = steer.iter().copied().cycle();
     let mut out = vec![];
@@ -84,12 +85,12 @@ proptest! {
 
     #[test]
     fn no_bytes_panic_or_grow(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        nvme_linux::vhost::exercise(&bytes);
+        vhost(&bytes);
     }
 
     #[test]
     fn no_conversation_panics_or_grows(script in script(), steer in prop::collection::vec(any::<u8>(), 1..20)) {
-        nvme_linux::vhost::exercise(&steered(&script, &steer));
+        vhost(&steered(&script, &steer));
     }
 
     #[test]

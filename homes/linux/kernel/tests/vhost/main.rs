@@ -4,3 +4,6 @@ mod arbitrary;
 mod connection;
 mod machine;
 mod support;
+#[expect(unreachable_pub, reason = "public in the library of the fuzz targets")]
+#[path = "../../../../../fuzz/src/vhost.rs"]
+mod target;

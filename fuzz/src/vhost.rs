@@ -1,14 +1,13 @@
-//! The entry point of the fuzz target, which the property tests share.
+//! What comes over a vhost-user connection. The home's property tests drive the same function.
 
 use std::os::fd::OwnedFd;
 
-use super::machine::Machine;
-use super::request::{Call, Event, Reply};
-use super::wire::{HEADER, PAYLOAD_MAX};
+use nvme_linux::vhost::wire::{HEADER, PAYLOAD_MAX};
+use nvme_linux::vhost::{Call, Event, Machine, Reply};
 
 /// Feeds `data` to a machine, in cuts, with descriptors and with answers that `data` itself picks. Panics when the machine
 /// holds more than one message or one answer, asks for more than it can hold, or asks for nothing without a reason.
-pub fn exercise(data: &[u8]) {
+pub fn vhost(data: &[u8]) {
     let mut machine = Machine::new(0x7fff_ffff_0fff_ffff & !(1 << 26));
     let mut rest = data;
     let mut held = None;
