@@ -144,7 +144,7 @@ pub enum QuietBy {
 /// Proof that a command is over. Having this value tells you that the controller will not touch that command's memory any more, whatever
 /// became of the command. It does not tell you that the command did what it should.
 ///
-/// Only the driver makes it (`nvme::quiet`), at the moment it sees one of the events of [`QuietBy`].
+/// The driver makes it (`nvme::quiet`), at the moment it sees one of the events of [`QuietBy`]; and the session for what it kept back.
 #[derive(Debug)]
 pub struct Quiet(QuietBy);
 
