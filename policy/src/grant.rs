@@ -76,7 +76,7 @@ impl Grant {
 }
 
 /// Proof of the right to write. Having this value tells you that the policy lets one request change that namespace. It does not tell you
-/// where: an [`LbaRange`](crate::LbaRange) does.
+/// where: an [`LbaRange`] does.
 ///
 /// Only [`Grant::write_permit`] makes it. Neither copied nor kept: one request uses it up.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use nvme_policy::Errno;
 
 use crate::memory::REGIONS_MAX;
 
-/// See the [module](self). What is over a limit says what was asked for and what is allowed; how a limit is raised is for the home to say.
+/// Why memory is not registered, or not removed. What is over a limit says what was asked for and what is allowed; how a limit is raised is for the home to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RegistryError {
     /// It has no byte.
