@@ -93,7 +93,7 @@ fn each_place_that_may_make_a_proof_is_listed() {
         "session/src/factory/catalogue.rs×1",
         "session/src/factory/catalogue/news.rs×1",
         "soft/src/device.rs×2",
-        "src/nvme/identify.rs×1",
+        "src/nvme/controller/identify.rs×1",
         "src/nvme/quiet.rs×3",
         "src/server/control/unit/tables.rs×1",
     ];

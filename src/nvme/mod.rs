@@ -5,10 +5,7 @@
 //! session mediated, or [`DriverMemory`](nvme_platform::DriverMemory), which is the driver's own.
 //!
 //! **The control role's side**
-//! * [`controller`]: the state machine and what can be asked of it; [`event`]: what it tells.
-//! * `bringup`: registers, from reset to ready, and back; `setup`: what is asked of a controller that is ready.
-//! * `admin`: the admin queue. `answers`: what is done with its completions. `identify`: what Identify data may say.
-//! * `pairs`: creating, deleting and creating again; `scan`: the control role's own reads; `notices`: asynchronous events.
+//! * [`controller`]: what can be asked of a controller, and the machines that it is put together from; [`event`]: what it tells.
 //! * [`quirks`]: controllers that need something special. [`options`], [`info`]: choices and findings.
 //!
 //! **The worker's side**
@@ -19,36 +16,27 @@
 //!
 //! [`spec`] has the data structures of the specification.
 
-mod admin;
-mod answers;
 mod bounce;
-mod bringup;
 mod complete;
 pub mod controller;
 mod encode;
 pub mod event;
-mod identify;
 mod inflight;
 pub mod info;
-mod notices;
 pub mod options;
 pub mod pair;
-mod pairs;
 pub mod quiet;
 pub mod quirks;
 mod recovery;
 mod ring;
-mod scan;
-mod setup;
 pub mod spec;
 mod transfer;
 
-pub use controller::Controller;
+pub use controller::{Controller, SCAN_MAX};
 pub use event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};
 pub use options::{Options, PciId};
 pub use pair::{Counters, Done, Doorbells, Expired, QueuePair, Submit};
 pub use quiet::QueueQuiet;
 pub use recovery::NotQuiet;
-pub use scan::SCAN_MAX;
 pub use transfer::{BOUNCE_CHUNK, TRANSFER_MAX};

@@ -66,6 +66,29 @@ fn an_abort_ends_in_the_commands_own_completion() {
     assert!(!pair.holds(late.cid));
 }
 
+/// A controller that answers no abort at all: each is told to be late, and when nothing can be asked any more, so is that.
+#[test]
+fn aborts_that_are_never_answered_do_not_keep_anything_from_its_end() {
+    let mut rig = Rig::new(config(512), options());
+    let pair = hanging(&mut rig, 1);
+    rig.handle.faults().unwrap().inject(Rule::new(Queue::Admin, 0x08, When::Always, Action::Hang));
+    for cid in 0..40 {
+        let start = rig.now;
+        rig.controller.abort(pair.id(), cid);
+        let event = rig.event();
+        assert!(
+            matches!(event, Event::Aborted { cid: c, outcome: AbortOutcome::Unanswered, .. } if c == cid)
+        );
+        assert!(rig.now - start <= Duration::from_secs(3), "{cid}");
+    }
+    assert!(rig.controller.create_pair(8, 1).is_ok());
+    let event = rig.event();
+    assert!(matches!(event, Event::ResetNeeded(ResetReason::AdminTimeout { .. })), "{event:?}");
+    rig.controller.reset();
+    assert!(matches!(rig.event(), Event::PairFailed { token: 1, why: PairError::Reset }));
+    assert!(matches!(rig.event(), Event::Reset { .. }));
+}
+
 #[test]
 fn an_abort_without_an_answer_ends_in_time_and_needs_no_reset() {
     let mut rig = Rig::new(config(512), options());

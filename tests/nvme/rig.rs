@@ -96,6 +96,15 @@ pub fn options() -> Options {
     Options { io_timeout: Duration::from_secs(1), ..Options::default() }
 }
 
+/// Whatever a controller does, the driver does not contradict itself.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.controller.contradictions(), 0);
+        }
+    }
+}
+
 impl Rig {
     /// Not brought up yet.
     pub fn raw(config: Config, options: Options) -> Self {

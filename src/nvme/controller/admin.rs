@@ -2,14 +2,18 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
-use nvme_platform::{DmaError, DmaPool, DriverMemory, Iova, PAGE, Time, Window, warn};
+use nvme_platform::{DmaError, DmaPool, DriverMemory, Iova, PAGE, Registers, Time, warn};
+use zerocopy::{FromBytes, IntoBytes};
 
-use super::inflight::InFlight;
-use super::ring::{CompletionRing, SubmissionRing};
-use super::spec::command::{Command, Completion, admin, feature};
-use super::spec::identify::cns;
-use super::spec::log::page;
+use super::super::inflight::InFlight;
+use super::super::ring::{CompletionRing, SubmissionRing};
+use super::super::spec::command::{Command, Completion, admin, feature};
+use super::super::spec::identify::cns;
+use super::super::spec::log::page;
+use super::super::spec::registers::DOORBELLS;
+use super::contradiction::Contradiction;
 
 /// Entries in each of the two admin queues.
 pub(super) const DEPTH: u16 = 16;
@@ -96,27 +100,60 @@ impl Job {
             Self::Abort { pair, cid } => new(admin::ABORT, u32::from(cid) << 16 | u32::from(pair), 0),
         }
     }
+
+    /// Whether the controller writes a page.
+    fn brings_data(self) -> bool {
+        matches!(
+            self,
+            Self::IdentifyController
+                | Self::IdentifyNvm
+                | Self::NamespaceList { .. }
+                | Self::IdentifyNamespace { .. }
+                | Self::Descriptors { .. }
+                | Self::Log { .. }
+        )
+    }
+}
+
+/// The page that a controller was given for data: a copy, taken once, so that what is checked is what is used.
+pub(super) struct Page(Vec<u8>);
+
+impl Page {
+    /// The structure at its start.
+    pub(super) fn read<T: FromBytes + IntoBytes>(&self) -> T {
+        const { assert!(size_of::<T>() <= PAGE) };
+        let mut value = T::new_zeroed();
+        value.as_mut_bytes().iter_mut().zip(&self.0).for_each(|(to, from)| *to = *from);
+        value
+    }
+
+    /// A page that begins with these bytes.
+    #[cfg(test)]
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
 }
 
 /// A job with its answer.
 pub(super) struct Answer {
     pub(super) job: Job,
     pub(super) completion: Completion,
-    /// The page that the controller was given for data.
-    pub(super) data: Window,
+    pub(super) data: Page,
 }
 
 struct Asked {
     job: Job,
     opcode: u8,
     deadline: Option<Time>,
+    /// Its deadline has passed, and that was told: an answer comes too late.
+    late: bool,
 }
 
 /// How long answers may take.
 #[derive(Clone, Copy)]
 pub(super) struct Patience {
-    pub(super) admin: core::time::Duration,
-    pub(super) abort: core::time::Duration,
+    pub(super) admin: Duration,
+    pub(super) abort: Duration,
 }
 
 /// The admin submission and completion queue.
@@ -130,13 +167,15 @@ pub(super) struct AdminQueue {
     flight: InFlight<Asked>,
     waiting: VecDeque<Job>,
     patience: Patience,
+    /// The distance of two doorbells.
+    stride: u32,
     /// Most Aborts at a time (ACL).
-    pub(super) aborts_max: usize,
+    aborts_max: usize,
     strays: u64,
 }
 
 impl AdminQueue {
-    pub(super) fn new(pool: &mut dyn DmaPool, patience: Patience) -> Result<Self, DmaError> {
+    pub(super) fn new(pool: &mut dyn DmaPool, patience: Patience, stride: u32) -> Result<Self, DmaError> {
         let sq_memory = pool.allocate(1)?;
         let cq_memory = pool.allocate(1)?;
         let data = pool.allocate(usize::from(DEPTH - 1))?;
@@ -149,6 +188,7 @@ impl AdminQueue {
             flight: InFlight::new(DEPTH - 1),
             waiting: VecDeque::new(),
             patience,
+            stride,
             aborts_max: 1,
             strays: 0,
         })
@@ -159,6 +199,11 @@ impl AdminQueue {
         (self.sq_memory.iova(), self.cq_memory.iova())
     }
 
+    /// Most Aborts at a time, as the controller says. Some places stay free for everything else.
+    pub(super) fn limit_aborts(&mut self, most: usize) {
+        self.aborts_max = most.clamp(1, 4);
+    }
+
     /// Forgets everything. The controller was seen to be disabled.
     pub(super) fn clear(&mut self) {
         self.sq.rewind();
@@ -167,36 +212,46 @@ impl AdminQueue {
         self.waiting.clear();
     }
 
-    /// The aborts that were not answered: pair and command.
-    pub(super) fn aborts(&self) -> Vec<(u16, u16)> {
-        let all = self.waiting.iter().chain(self.flight.iter().map(|(_, asked)| &asked.job));
+    /// Gives all aborts up that were not answered, nor told to be late: pair and command.
+    pub(super) fn take_aborts(&mut self) -> Vec<(u16, u16)> {
         let abort = |job: &Job| match job {
             Job::Abort { pair, cid } => Some((*pair, *cid)),
             _ => None,
         };
-        all.filter_map(abort).collect()
+        let mut aborts: Vec<_> = self.waiting.iter().filter_map(abort).collect();
+        self.waiting.retain(|job| abort(job).is_none());
+        for (_, asked) in self.flight.iter_mut().filter(|(_, asked)| !asked.late) {
+            let found = abort(&asked.job);
+            asked.late = found.is_some();
+            aborts.extend(found);
+        }
+        aborts
     }
 
-    /// Asks for something, in its turn. False when too much is waiting.
-    pub(super) fn ask(&mut self, job: Job) -> bool {
+    /// Asks for something, in its turn.
+    pub(super) fn ask(&mut self, job: Job) -> Result<(), Contradiction> {
         if self.waiting.len() >= WAITING_MAX {
-            return false;
+            return Err(Contradiction::TooMuchAsked);
         }
         self.waiting.push_back(job);
-        true
+        Ok(())
     }
 
     /// Whether this job was asked for and not answered yet.
-    pub(super) fn has(&self, which: impl Fn(&Job) -> bool) -> bool {
-        self.waiting.iter().any(&which) || self.flight.iter().any(|(_, asked)| which(&asked.job))
+    pub(super) fn has(&self, job: Job) -> bool {
+        let mut asked = self.flight.iter().filter(|(_, asked)| !asked.late);
+        self.waiting.contains(&job) || asked.any(|(_, asked)| asked.job == job)
     }
 
-    /// Submits what waits, as far as there is room. Answers the tail to ring.
-    pub(super) fn pump(&mut self, now: Time) -> Option<u16> {
-        let aborts = self.flight.iter().filter(|(_, a)| matches!(a.job, Job::Abort { .. })).count();
+    /// Submits what waits, as far as there is room.
+    pub(super) fn submit(&mut self, registers: &mut dyn Registers, now: Time) -> Result<(), Contradiction> {
+        // One that came to nothing does not count: it would keep all others from being asked for ever.
+        let asked = self.flight.iter().filter(|(_, a)| matches!(a.job, Job::Abort { .. }) && !a.late);
+        let aborts = asked.count();
         let mut aborts_left = self.aborts_max.saturating_sub(aborts);
+        let mut result = Ok(());
         for _ in 0..self.waiting.len() {
-            let Some(slot) = self.flight.next_slot() else { break };
+            let Some((slot, cid)) = self.flight.next() else { break };
             let Some(job) = self.waiting.pop_front() else { break };
             if let Job::Abort { .. } = job {
                 if aborts_left == 0 {
@@ -206,56 +261,80 @@ impl AdminQueue {
                 aborts_left -= 1;
             }
             let at = slot * PAGE;
-            // A controller that answers with less than it says shows us zeroes, never an older answer.
-            let _ = self.data.window().fill(at, PAGE, 0);
             let mut command = job.command(Iova(self.data.iova().0 + at as u64));
+            command.cid = cid.into();
             let deadline = match job {
                 // It is answered when there is an event, if ever.
                 Job::AsyncEvent => None,
                 Job::Abort { .. } => Some(now + self.patience.abort),
                 _ => Some(now + self.patience.admin),
             };
-            if let Ok(cid) = self.flight.insert(Asked { job, opcode: command.opcode, deadline }) {
-                command.cid = cid.into();
-                // The ring has an entry for each slot of the table.
-                let _ = self.sq.push(&command);
+            // A controller that answers with less than it says shows us zeroes, never an older answer. The ring has an
+            // entry for each slot of the table.
+            let cleared = self.data.window().fill(at, PAGE, 0);
+            if cleared.and_then(|()| self.sq.push(&command)).is_err() {
+                result = Err(Contradiction::NoPlace);
             }
+            // It is kept, whatever became of it: its deadline finds it.
+            self.flight.put(cid, Asked { job, opcode: command.opcode, deadline, late: false });
         }
-        self.sq.take_tail()
+        if let Some(tail) = self.sq.take_tail() {
+            registers.write32(DOORBELLS, tail.into());
+        }
+        result
     }
 
     /// Takes the next answer.
-    pub(super) fn pop(&mut self) -> Option<Answer> {
+    pub(super) fn pop(&mut self) -> Result<Option<Answer>, Contradiction> {
         for _ in 0..DEPTH {
-            let completion = self.cq.pop()?;
+            let Some(completion) = self.cq.pop() else { return Ok(None) };
             let fits = completion.sqid == 0 && completion.sqhd < DEPTH;
             let slot = self.flight.slot(completion.cid);
-            let asked = if fits { self.flight.take(completion.cid) } else { None };
-            if let Some(asked) = asked
-                && let Ok(data) = self.data.window().sub(slot * PAGE, PAGE)
-            {
-                return Some(Answer { job: asked.job, completion, data });
-            }
-            self.strays += 1;
-            if self.strays.is_power_of_two() {
-                warn!("dropped {} admin completions without a command", self.strays);
+            match if fits { self.flight.take(completion.cid) } else { None } {
+                Some(asked) if asked.late => {}
+                Some(Asked { job, .. }) => {
+                    let data = self.page(job, slot)?;
+                    return Ok(Some(Answer { job, completion, data }));
+                }
+                None => {
+                    self.strays += 1;
+                    if self.strays.is_power_of_two() {
+                        warn!("dropped {} admin completions without a command", self.strays);
+                    }
+                }
             }
         }
-        None
+        Ok(None)
     }
 
-    /// The head to ring.
-    pub(super) fn head(&mut self) -> Option<u16> {
-        self.cq.take_head()
+    fn page(&self, job: Job, slot: usize) -> Result<Page, Contradiction> {
+        let mut bytes = alloc::vec![0; if job.brings_data() { PAGE } else { 0 }];
+        self.data.window().read(slot * PAGE, &mut bytes).map_err(|_| Contradiction::NoPage)?;
+        Ok(Page(bytes))
+    }
+
+    /// Tells the controller how many answers were taken.
+    pub(super) fn finish(&mut self, registers: &mut dyn Registers) {
+        if let Some(head) = self.cq.take_head() {
+            registers.write32(DOORBELLS + self.stride, head.into());
+        }
     }
 
     /// A job whose deadline has passed. Its slot stays in use until the next [`clear`](Self::clear): the controller may
     /// still write there.
     pub(super) fn expired(&mut self, now: Time) -> Option<(Job, u8)> {
         let late = |asked: &&mut Asked| asked.deadline.is_some_and(|deadline| deadline <= now);
-        let asked = self.flight.iter_mut().map(|(_, asked)| asked).find(late)?;
-        asked.deadline = None;
-        Some((asked.job, asked.opcode))
+        if let Some(asked) = self.flight.iter_mut().map(|(_, asked)| asked).find(late) {
+            asked.deadline = None;
+            asked.late = true;
+            return Some((asked.job, asked.opcode));
+        }
+        // All places are taken by what is never answered: what waits is not going to be asked.
+        if self.flight.next().is_none() && self.flight.iter().all(|(_, asked)| asked.deadline.is_none()) {
+            let job = self.waiting.pop_front()?;
+            return Some((job, job.command(Iova(0)).opcode));
+        }
+        None
     }
 
     /// The first deadline.
@@ -263,3 +342,7 @@ impl AdminQueue {
         self.flight.iter().filter_map(|(_, asked)| asked.deadline).min()
     }
 }
+
+#[cfg(test)]
+#[path = "admin_tests.rs"]
+mod tests;

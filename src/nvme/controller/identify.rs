@@ -6,15 +6,15 @@ use heapless::String;
 use nvme_policy::{BlockSize, Extent, Namespace};
 use nvme_session::operation::Limits;
 
-use super::encode::Limited;
-use super::event::Failure;
-use super::info::{ControllerInfo, NamespaceInfo, SglSupport};
-use super::options::Options;
-use super::pair::CommandCaps;
-use super::quirks::Quirks;
-use super::spec::identify::{self, ONCS_DSM, ONCS_WRITE_ZEROES};
-use super::spec::{PAGE, command};
-use super::transfer::TRANSFER_MAX;
+use super::super::encode::Limited;
+use super::super::event::Failure;
+use super::super::info::{ControllerInfo, NamespaceInfo, SglSupport};
+use super::super::options::Options;
+use super::super::pair::CommandCaps;
+use super::super::quirks::Quirks;
+use super::super::spec::identify::{self, ONCS_DSM, ONCS_WRITE_ZEROES};
+use super::super::spec::{PAGE, command};
+use super::super::transfer::TRANSFER_MAX;
 
 /// Most blocks in a Read, Write or Write Zeroes: NLB has 16 bits.
 const NLB_MAX: u32 = 1 << 16;

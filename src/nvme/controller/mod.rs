@@ -1,0 +1,269 @@
+//! The controller, as the control role sees it.
+//!
+//! Everything that is asked for here returns at once, and ends in exactly one [`Event`] of [`Controller::poll`], by a
+//! deadline. The exceptions are named at the calls.
+//!
+//! It is put together from machines that do not know each other; each is told what happened and says what is to be done:
+//!
+//! * [`bringup`]: registers, from reset to ready, and back.
+//! * [`admin`]: the admin queue: what is asked, what was answered, what is late.
+//! * [`setup`]: what is asked of a controller that is ready; [`namespaces`]: which it has. `identify`: what Identify data may say.
+//! * [`pairs`]: creating queue pairs, deleting them, and creating them again.
+//! * [`reads`]: the control role's own reads. [`notices`]: asynchronous events.
+//! * `turns`: what is done with what they say. `contradiction`: what none of them believes in.
+
+mod admin;
+mod bringup;
+mod contradiction;
+mod identify;
+mod namespaces;
+mod notices;
+mod pairs;
+mod reads;
+mod setup;
+mod turns;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use core::fmt;
+
+use nvme_platform::{Device, DeviceError, Time};
+use nvme_policy::LbaRange;
+
+use self::admin::{AdminQueue, Job};
+use self::bringup::{Bringup, Shutdown};
+use self::namespaces::Namespaces;
+use self::notices::Notices;
+use self::pairs::Pairs;
+use self::reads::Reads;
+pub use self::reads::SCAN_MAX;
+use self::setup::Setup;
+use super::event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError};
+use super::info::{ControllerInfo, NamespaceInfo};
+use super::options::Options;
+use super::pair::QueuePair;
+use super::quiet::QueueQuiet;
+use super::quirks::Quirks;
+use super::spec::log::page;
+
+/// One NVMe controller.
+pub struct Controller {
+    device: Box<dyn Device>,
+    index: u16,
+    options: Options,
+    bringup: Bringup,
+    /// From the first time that it is enabled.
+    admin: Option<AdminQueue>,
+    setup: Setup,
+    namespaces: Namespaces,
+    pairs: Pairs,
+    reads: Reads,
+    notices: Notices,
+    events: VecDeque<Event>,
+    /// How often something happened that cannot happen.
+    contradictions: u64,
+    /// There is more to do at once.
+    more: bool,
+    now: Time,
+}
+
+impl Controller {
+    /// Takes a device. It is brought up by the following [`poll`](Self::poll)s, which end in [`Event::Ready`] or
+    /// [`Event::Failed`]. `index` is the number that its [`Namespace`](nvme_policy::Namespace)s carry.
+    pub fn new(device: Box<dyn Device>, index: u16, options: Options) -> Self {
+        let quirks = Quirks::of(options.pci);
+        Self {
+            device,
+            index,
+            options,
+            bringup: Bringup::new(index, &options, quirks.delay_after_disable),
+            admin: None,
+            setup: Setup::new(index, options, quirks),
+            namespaces: Namespaces::new(index, options.namespaces_max),
+            pairs: Pairs::new(index, &options),
+            reads: Reads::new(),
+            notices: Notices::new(index),
+            events: VecDeque::new(),
+            contradictions: 0,
+            more: false,
+            now: Time::default(),
+        }
+    }
+
+    /// Goes on with whatever there is to do, and tells the next piece of news. To be called until it says `None`, after
+    /// each admin interrupt, after each call that asks for something, and at [`next_deadline`](Self::next_deadline).
+    pub fn poll(&mut self, now: Time) -> Option<Event> {
+        self.now = now;
+        if self.events.is_empty() {
+            self.more = false;
+            self.advance(now);
+        }
+        self.events.pop_front()
+    }
+
+    /// When [`poll`](Self::poll) wants to be called though nothing happens.
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.more || !self.events.is_empty() {
+            return Some(self.now);
+        }
+        let admin =
+            self.admin.as_ref().filter(|_| self.bringup.listens()).and_then(AdminQueue::next_deadline);
+        [self.bringup.next_look(), admin, self.reads.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Serial number, model and so on. Empty before [`Event::Ready`].
+    pub fn info(&self) -> &ControllerInfo {
+        self.setup.info()
+    }
+
+    /// The namespaces that can be served, by rising identifier.
+    pub fn namespaces(&self) -> &[NamespaceInfo] {
+        self.namespaces.all()
+    }
+
+    /// The number that its namespaces carry.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Whether pairs can be created.
+    pub fn is_ready(&self) -> bool {
+        self.bringup.is_running()
+    }
+
+    /// How often the driver found itself where it holds that it cannot be. Each time was said, and led to a reset.
+    pub fn contradictions(&self) -> u64 {
+        self.contradictions
+    }
+
+    /// The device, for mapping client memory.
+    pub fn device(&mut self) -> &mut dyn Device {
+        &mut *self.device
+    }
+
+    /// Asks the controller to end a command. Ends in [`Event::Aborted`], also when it does not answer.
+    pub fn abort(&mut self, pair: u16, cid: u16) {
+        let admin = self.admin.as_mut().filter(|_| self.bringup.is_running());
+        if admin.is_none_or(|admin| admin.ask(Job::Abort { pair, cid }).is_err()) {
+            self.events.push_back(Event::Aborted { pair, cid, outcome: AbortOutcome::Unanswered });
+        }
+    }
+
+    /// Asks for the SMART log. Ends in [`Event::Smart`]; in nothing when it cannot be had.
+    pub fn ask_smart(&mut self) {
+        let job = Job::Log { id: page::SMART, asked: true };
+        if self.is_ready() && !self.admin.as_ref().is_some_and(|admin| admin.has(job)) {
+            self.ask(job);
+        }
+    }
+
+    /// The bus reports an error of the device (PCI Express AER). What it holds can no longer be relied upon: a reset is needed,
+    /// unless one is under way.
+    pub fn bus_failed(&mut self) {
+        self.bringup.disturb();
+        self.stuck(ResetReason::Bus);
+    }
+
+    /// Resets the controller, with all pairs in the control role's hands. Ends in [`Event::Reset`], or in
+    /// [`Event::Failed`].
+    pub fn reset(&mut self) {
+        if !self.bringup.reset(&mut *self.device, self.now) && self.bringup.is_dead() {
+            let (why, quiet) = (Failure::Device(DeviceError::Gone), self.bringup.quiet());
+            self.events.push_back(Event::Failed { why, quiet });
+        }
+    }
+
+    /// Tells the controller to make everything durable and stop. Ends in [`Event::ShutDown`].
+    pub fn shutdown(&mut self, now: Time) {
+        self.now = now;
+        match self.bringup.shut_down(&mut *self.device, now) {
+            Shutdown::Begun => self.end_reads(),
+            Shutdown::Already => {}
+            Shutdown::Idle => self.events.push_back(Event::ShutDown { clean: true }),
+            Shutdown::Abrupt => self.is_down(false),
+        }
+    }
+
+    /// Takes the device off the bus for good: no more DMA, whatever the controller does.
+    pub fn cut_off(&mut self) -> Result<QueueQuiet, DeviceError> {
+        let proof = self.device.bus().cut_off()?;
+        let quiet = QueueQuiet::cut_off(self.index, self.pairs.next_generation(), proof);
+        self.die(Some(quiet));
+        Ok(quiet)
+    }
+
+    /// How many pairs [`create_pair`](Self::create_pair) can still make.
+    pub fn pairs_free(&self) -> u16 {
+        if self.is_ready() { self.pairs.free() } else { 0 }
+    }
+
+    /// Bytes of the driver's own memory that a pair of this depth takes.
+    pub fn pair_bytes(&self, depth: u16) -> u64 {
+        self.pairs.bytes(depth)
+    }
+
+    /// Creates an I/O queue pair with `depth` entries (made to fit the controller, 2 to 1024). Ends in
+    /// [`Event::PairReady`] or [`Event::PairFailed`] with this token, or at once in an error.
+    pub fn create_pair(&mut self, depth: u16, token: u32) -> Result<(), PairError> {
+        if !self.is_ready() {
+            return Err(PairError::NotReady);
+        }
+        let job = self.pairs.create(&mut *self.device, depth, token)?;
+        self.ask(job);
+        Ok(())
+    }
+
+    /// Deletes a pair's queues, with the pair in the control role's hands. Ends in [`Event::PairDeleted`], or in
+    /// [`Event::ResetNeeded`] and then, after the reset, in [`Event::PairDeleted`]. An error when there is no such pair,
+    /// or it is being worked on.
+    pub fn delete_pair(&mut self, id: u16) -> Result<(), PairError> {
+        let job = self.pairs.delete(id)?;
+        if self.is_ready() {
+            self.ask(job);
+        }
+        Ok(())
+    }
+
+    /// Creates the queues of a pair again, after [`Event::PairDeleted`] or [`Event::Reset`], with the same identifier and
+    /// memory. The pair must be in the control role's hands. Ends in [`Event::PairRecreated`], whose doorbells are for
+    /// [`QueuePair::restart`], or in [`Event::PairLost`]; or at once in an error.
+    pub fn recreate_pair(&mut self, pair: &mut QueuePair) -> Result<(), PairError> {
+        if !self.is_ready() {
+            return Err(PairError::NotReady);
+        }
+        let job = self.pairs.recreate(pair)?;
+        self.ask(job);
+        Ok(())
+    }
+
+    /// Takes back a pair that is not needed any more: after [`Event::PairDeleted`], [`Event::Reset`] or a cut-off, with
+    /// nothing in flight ([`QueuePair::fail_all`], and all of its operations taken). Its identifier and memory are
+    /// free again. Otherwise it comes back.
+    pub fn retire_pair(&mut self, pair: Box<QueuePair>) -> Result<(), Box<QueuePair>> {
+        self.pairs.retire(self.device.pool(), pair)
+    }
+
+    /// Reads blocks for the control role, at most [`SCAN_MAX`] bytes. Ends in [`Event::ScanRead`] with this token.
+    pub fn scan_read(&mut self, range: LbaRange, token: u32) {
+        let asked = if range.namespace().controller != self.index {
+            Err(ScanError::BadRange)
+        } else if !self.is_ready() {
+            Err(ScanError::NotReady)
+        } else {
+            self.reads.ask(range, token)
+        };
+        if let Err(why) = asked {
+            self.events.push_back(Event::ScanRead { token, result: Err(why) });
+        }
+    }
+}
+
+impl fmt::Debug for Controller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Controller")
+            .field("index", &self.index)
+            .field("serial", &self.info().serial)
+            .field("state", &self.bringup)
+            .finish_non_exhaustive()
+    }
+}
