@@ -12,6 +12,7 @@
 //! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: an operation as a command; `transfer`: how it says where the data is;
 //!   `bounce`: data that must go through memory of ours.
 //! * `inflight`: the commands in flight by identifier; `ring`: the two queues; `recovery`: commands that do not end.
+//! * `retry`: whether a command that failed is tried again.
 //! * [`quiet`]: proof that the controller is done with memory.
 //!
 //! [`spec`] has the data structures of the specification.
@@ -28,6 +29,7 @@ pub mod pair;
 pub mod quiet;
 pub mod quirks;
 mod recovery;
+mod retry;
 mod ring;
 pub mod spec;
 mod transfer;

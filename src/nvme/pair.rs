@@ -18,6 +18,7 @@ use super::encode::{Limited, Memory, command, data, is_longer, split, usual};
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::quiet::{self, Generation};
+use super::retry::Delays;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::spec::command::Command;
 use super::transfer::{How, ListPage, plan};
@@ -45,6 +46,8 @@ pub(super) struct CommandCaps {
     pub(super) discard: Limited,
     /// Most bytes and blocks in one write-zeroes; 0: none.
     pub(super) zeroes: Limited,
+    /// How long it may ask to be left alone before a command is repeated.
+    pub(super) delays: Delays,
 }
 
 /// The driver memory of a pair.

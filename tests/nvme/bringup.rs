@@ -138,6 +138,54 @@ fn an_identify_that_fails_is_fatal_only_where_it_must_be() {
     }
 }
 
+/// Everything that set-up asks, each time with an answer that says "not now".
+#[test]
+fn what_set_up_asks_is_asked_again_when_it_fails_for_the_moment() {
+    for opcode in [0x06, 0x09] {
+        for nth in 1..=3 {
+            let mut rig = Rig::raw(three(), options());
+            let faults = rig.handle.faults().unwrap();
+            for again in 0..5 {
+                // The next five tries of the same job, which are the next commands: it is one job after the other.
+                let when = When::Nth(nth);
+                let status = Status([0x82, 0x21, 0x22, 0x1d, 0x300][again]);
+                faults.inject(Rule::new(Queue::Admin, opcode, when, Action::Fail(status)));
+            }
+            let start = rig.now;
+            assert!(matches!(rig.event(), Event::Ready), "{opcode:#x} {nth}");
+            assert_eq!(rig.controller.namespaces().len(), 3, "{opcode:#x} {nth}");
+            assert!(rig.now - start < Duration::from_secs(2));
+            rig.pair(8);
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_says_never_ends_a_job_at_once() {
+    let mut rig = Rig::raw(config(512), options());
+    let never = Status(0x4082);
+    rig.handle.faults().unwrap().inject(Rule::new(Queue::Admin, 0x06, When::Always, Action::Fail(never)));
+    let event = rig.event();
+    let Event::Failed { why: Failure::Admin { opcode: 6, status: 0x4082 }, .. } = event else {
+        panic!("{event:?}")
+    };
+    assert_eq!(rig.handle.faults().unwrap().fired(), 1);
+}
+
+/// A controller that always says "not now" is not asked for ever.
+#[test]
+fn an_answer_that_always_says_not_now_ends_a_job_after_five_more() {
+    let mut rig = Rig::raw(config(512), options());
+    let not_now = Action::Fail(Status(0x82));
+    rig.handle.faults().unwrap().inject(Rule::new(Queue::Admin, 0x06, When::Always, not_now));
+    let event = rig.event();
+    assert!(
+        matches!(event, Event::Failed { why: Failure::Admin { opcode: 6, status: 0x82 }, .. }),
+        "{event:?}"
+    );
+    assert_eq!(rig.handle.faults().unwrap().fired(), 6);
+}
+
 #[test]
 fn identify_data_that_lies_costs_its_namespace_and_no_more() {
     type Lie = fn(&mut [u8; 4096]);

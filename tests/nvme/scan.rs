@@ -102,3 +102,43 @@ fn a_reset_ends_reads_and_they_work_again_afterwards() {
     assert!(matches!(rig.event(), Event::Reset { .. }));
     assert!(read(&mut rig, 0, 512).is_ok());
 }
+
+/// CRDT1 to CRDT3 in Identify Controller.
+const CRDT: usize = 128;
+
+/// A controller that may ask for 100 ms, 700 ms or 5 s.
+fn patient() -> Rig {
+    let mut rig = Rig::raw(config(512), options());
+    rig.handle.faults().unwrap().lie_in_identify(Box::new(|cns, _, data| {
+        if cns == 1 {
+            data[CRDT..CRDT + 6].copy_from_slice(&[1, 0, 7, 0, 50, 0]);
+        }
+    }));
+    assert!(matches!(rig.event(), Event::Ready));
+    rig
+}
+
+#[test]
+fn a_read_that_is_to_be_tried_later_is_after_the_time_that_the_controller_asks_for() {
+    for (crd, least) in [(1, 100), (2, 700)] {
+        let mut rig = patient();
+        let status = nvme_soft::wire::Status(0x21 | crd << 11);
+        rig.handle.faults().unwrap().inject(Rule::any(Queue::AnyIo, When::First(1), Action::Fail(status)));
+        let start = rig.now;
+        assert!(read(&mut rig, 0, 4096).is_ok(), "{crd}");
+        let took = rig.now - start;
+        assert!(took >= Duration::from_millis(least) && took < Duration::from_millis(least + 50), "{took:?}");
+    }
+}
+
+#[test]
+fn a_time_behind_the_deadline_of_a_read_ends_it_and_it_is_looked_at_later() {
+    let mut rig = patient();
+    let status = nvme_soft::wire::Status(0x21 | 3 << 11);
+    rig.handle.faults().unwrap().inject(Rule::any(Queue::AnyIo, When::First(1), Action::Fail(status)));
+    let start = rig.now;
+    assert_eq!(read(&mut rig, 0, 4096), Err(ScanError::Failed(status.0)));
+    assert!(rig.now - start < Duration::from_secs(1), "it is known at once");
+    assert!(matches!(rig.event_within(Duration::from_secs(2)), Some(Event::NamespacesChanged)));
+    assert!(read(&mut rig, 0, 4096).is_ok());
+}

@@ -8,6 +8,7 @@ mod durability;
 mod faults;
 mod lost;
 mod memory;
+mod passing;
 mod queues;
 mod rescans;
 mod resets;

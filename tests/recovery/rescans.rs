@@ -58,7 +58,7 @@ fn hold_up_reads(rig: &Rig, controller: usize, when: When) {
 }
 
 /// A disk with one partition in an MBR.
-fn partitioned() -> Arc<MemoryMedium> {
+pub(crate) fn partitioned() -> Arc<MemoryMedium> {
     let disk = nvme_mem::heap(8 << 20).unwrap();
     let entry = [0, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 64, 0, 0, 0];
     disk.write(440, &[1, 2, 3, 4]).unwrap();
@@ -67,7 +67,7 @@ fn partitioned() -> Arc<MemoryMedium> {
     Arc::new(MemoryMedium::over(disk))
 }
 
-fn partitions(rig: &Rig, nsid: u32) -> usize {
+pub(crate) fn partitions(rig: &Rig, nsid: u32) -> usize {
     let mut all = rig.control.catalogue().devices();
     all.find(|(entry, _)| entry.namespace().nsid == nsid).unwrap().1.count()
 }

@@ -1,15 +1,17 @@
-//! The admin queue: what can be asked, and what is waiting for its answer.
+//! The admin queue: what can be asked, and what is waiting for its answer. What fails for the moment is asked again here, so that
+//! nobody else has to know.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::{DmaError, DmaPool, DriverMemory, Iova, PAGE, Registers, Time, warn};
+use nvme_platform::{DmaError, DmaPool, DriverMemory, Iova, PAGE, Registers, Time, debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::inflight::InFlight;
+use super::super::retry::{self, Delays};
 use super::super::ring::{CompletionRing, SubmissionRing};
-use super::super::spec::command::{Command, Completion, admin, feature};
+use super::super::spec::command::{Command, Completion, Status, admin, feature};
 use super::super::spec::identify::cns;
 use super::super::spec::log::page;
 use super::super::spec::registers::DOORBELLS;
@@ -30,6 +32,7 @@ pub(super) enum Job {
     NumberOfQueues { pairs: u16 },
     WriteCacheOn,
     EventConfiguration { bits: u32 },
+    HostBehavior,
     NamespaceList { after: u32 },
     IdentifyNamespace { nsid: u32 },
     Descriptors { nsid: u32 },
@@ -75,6 +78,7 @@ impl Job {
             Self::EventConfiguration { bits } => {
                 new(admin::SET_FEATURES, feature::ASYNC_EVENT_CONFIGURATION, bits)
             }
+            Self::HostBehavior => with(new(admin::SET_FEATURES, feature::HOST_BEHAVIOR, 0), 0, data),
             // Base 5.2.
             Self::AsyncEvent => new(admin::ASYNC_EVENT, 0, 0),
             // Base 5.16: length in dwords less one; RAE is zero, so that reading it arms the event again.
@@ -99,6 +103,20 @@ impl Job {
             // Base 5.1.
             Self::Abort { pair, cid } => new(admin::ABORT, u32::from(cid) << 16 | u32::from(pair), 0),
         }
+    }
+
+    /// What the controller finds in its page; the rest is zero.
+    fn data(self) -> &'static [u8] {
+        match self {
+            // Base 5.27.1.18: ACRE, the host heeds Command Retry Delays.
+            Self::HostBehavior => &[1],
+            _ => &[],
+        }
+    }
+
+    /// Whether it is asked again when it fails for the moment. An abort is late by then, and of events there are others.
+    fn may_be_repeated(self) -> bool {
+        !matches!(self, Self::Abort { .. } | Self::AsyncEvent)
     }
 
     /// Whether the controller writes a page.
@@ -147,6 +165,22 @@ struct Asked {
     deadline: Option<Time>,
     /// Its deadline has passed, and that was told: an answer comes too late.
     late: bool,
+    /// How often it failed.
+    tries: u8,
+}
+
+/// What waits for its turn.
+struct Waiting {
+    job: Job,
+    /// It failed before, so often; it is asked again not before, and has to be answered by then.
+    failed: Option<Failed>,
+}
+
+#[derive(Clone, Copy)]
+struct Failed {
+    tries: u8,
+    at: Time,
+    deadline: Time,
 }
 
 /// How long answers may take.
@@ -165,8 +199,10 @@ pub(super) struct AdminQueue {
     /// A page for each command in flight.
     data: DriverMemory,
     flight: InFlight<Asked>,
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<Waiting>,
     patience: Patience,
+    /// What the controller may ask for before a command is repeated.
+    delays: Delays,
     /// The distance of two doorbells.
     stride: u32,
     /// Most Aborts at a time (ACL).
@@ -188,6 +224,7 @@ impl AdminQueue {
             flight: InFlight::new(DEPTH - 1),
             waiting: VecDeque::new(),
             patience,
+            delays: Delays::default(),
             stride,
             aborts_max: 1,
             strays: 0,
@@ -199,9 +236,11 @@ impl AdminQueue {
         (self.sq_memory.iova(), self.cq_memory.iova())
     }
 
-    /// Most Aborts at a time, as the controller says. Some places stay free for everything else.
-    pub(super) fn limit_aborts(&mut self, most: usize) {
-        self.aborts_max = most.clamp(1, 4);
+    /// As the controller says: most Aborts at a time, of which some places stay free for everything else; and what it may ask for
+    /// before a command is repeated.
+    pub(super) fn tune(&mut self, aborts: usize, delays: Delays) {
+        self.aborts_max = aborts.clamp(1, 4);
+        self.delays = delays;
     }
 
     /// Forgets everything. The controller was seen to be disabled.
@@ -218,8 +257,8 @@ impl AdminQueue {
             Job::Abort { pair, cid } => Some((*pair, *cid)),
             _ => None,
         };
-        let mut aborts: Vec<_> = self.waiting.iter().filter_map(abort).collect();
-        self.waiting.retain(|job| abort(job).is_none());
+        let mut aborts: Vec<_> = self.waiting.iter().filter_map(|waits| abort(&waits.job)).collect();
+        self.waiting.retain(|waits| abort(&waits.job).is_none());
         for (_, asked) in self.flight.iter_mut().filter(|(_, asked)| !asked.late) {
             let found = abort(&asked.job);
             asked.late = found.is_some();
@@ -233,14 +272,14 @@ impl AdminQueue {
         if self.waiting.len() >= WAITING_MAX {
             return Err(Contradiction::TooMuchAsked);
         }
-        self.waiting.push_back(job);
+        self.waiting.push_back(Waiting { job, failed: None });
         Ok(())
     }
 
     /// Whether this job was asked for and not answered yet.
     pub(super) fn has(&self, job: Job) -> bool {
         let mut asked = self.flight.iter().filter(|(_, asked)| !asked.late);
-        self.waiting.contains(&job) || asked.any(|(_, asked)| asked.job == job)
+        self.waiting.iter().any(|waits| waits.job == job) || asked.any(|(_, asked)| asked.job == job)
     }
 
     /// Submits what waits, as far as there is room.
@@ -252,14 +291,14 @@ impl AdminQueue {
         let mut result = Ok(());
         for _ in 0..self.waiting.len() {
             let Some((slot, cid)) = self.flight.next() else { break };
-            let Some(job) = self.waiting.pop_front() else { break };
-            if let Job::Abort { .. } = job {
-                if aborts_left == 0 {
-                    self.waiting.push_back(job);
-                    continue;
-                }
-                aborts_left -= 1;
+            let Some(waits) = self.waiting.pop_front() else { break };
+            let Waiting { job, failed } = waits;
+            let is_abort = matches!(job, Job::Abort { .. });
+            if is_abort && aborts_left == 0 || failed.is_some_and(|failed| now < failed.at) {
+                self.waiting.push_back(waits);
+                continue;
             }
+            aborts_left -= usize::from(is_abort);
             let at = slot * PAGE;
             let mut command = job.command(Iova(self.data.iova().0 + at as u64));
             command.cid = cid.into();
@@ -267,16 +306,18 @@ impl AdminQueue {
                 // It is answered when there is an event, if ever.
                 Job::AsyncEvent => None,
                 Job::Abort { .. } => Some(now + self.patience.abort),
-                _ => Some(now + self.patience.admin),
+                _ => Some(failed.map_or(now + self.patience.admin, |failed| failed.deadline)),
             };
             // A controller that answers with less than it says shows us zeroes, never an older answer. The ring has an
             // entry for each slot of the table.
-            let cleared = self.data.window().fill(at, PAGE, 0);
+            let page = self.data.window();
+            let cleared = page.fill(at, PAGE, 0).and_then(|()| page.write(at, job.data()));
             if cleared.and_then(|()| self.sq.push(&command)).is_err() {
                 result = Err(Contradiction::NoPlace);
             }
             // It is kept, whatever became of it: its deadline finds it.
-            self.flight.put(cid, Asked { job, opcode: command.opcode, deadline, late: false });
+            let tries = failed.map_or(0, |failed| failed.tries);
+            self.flight.put(cid, Asked { job, opcode: command.opcode, deadline, late: false, tries });
         }
         if let Some(tail) = self.sq.take_tail() {
             registers.write32(DOORBELLS, tail.into());
@@ -284,17 +325,21 @@ impl AdminQueue {
         result
     }
 
-    /// Takes the next answer.
-    pub(super) fn pop(&mut self) -> Result<Option<Answer>, Contradiction> {
+    /// Takes the next answer. What failed for the moment is no answer yet: it is asked once more.
+    pub(super) fn pop(&mut self, now: Time) -> Result<Option<Answer>, Contradiction> {
         for _ in 0..DEPTH {
             let Some(completion) = self.cq.pop() else { return Ok(None) };
             let fits = completion.sqid == 0 && completion.sqhd < DEPTH;
             let slot = self.flight.slot(completion.cid);
             match if fits { self.flight.take(completion.cid) } else { None } {
                 Some(asked) if asked.late => {}
-                Some(Asked { job, .. }) => {
-                    let data = self.page(job, slot)?;
-                    return Ok(Some(Answer { job, completion, data }));
+                Some(asked) => {
+                    if let Some(failed) = self.repeat(&asked, completion.status, now) {
+                        self.waiting.push_back(Waiting { job: asked.job, failed: Some(failed) });
+                        continue;
+                    }
+                    let data = self.page(asked.job, slot)?;
+                    return Ok(Some(Answer { job: asked.job, completion, data }));
                 }
                 None => {
                     self.strays += 1;
@@ -305,6 +350,14 @@ impl AdminQueue {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a job that was answered so is to be asked again.
+    fn repeat(&self, asked: &Asked, status: Status, now: Time) -> Option<Failed> {
+        let deadline = asked.deadline.filter(|_| asked.job.may_be_repeated())?;
+        let at = retry::again_later(status, asked.tries, self.delays, now, deadline)?;
+        debug!("admin command {:#04x} failed with status {:#06x}: once more", asked.opcode, status.0);
+        Some(Failed { tries: asked.tries + 1, at, deadline })
     }
 
     fn page(&self, job: Job, slot: usize) -> Result<Page, Contradiction> {
@@ -331,15 +384,16 @@ impl AdminQueue {
         }
         // All places are taken by what is never answered: what waits is not going to be asked.
         if self.flight.next().is_none() && self.flight.iter().all(|(_, asked)| asked.deadline.is_none()) {
-            let job = self.waiting.pop_front()?;
+            let Waiting { job, .. } = self.waiting.pop_front()?;
             return Some((job, job.command(Iova(0)).opcode));
         }
         None
     }
 
-    /// The first deadline.
+    /// The first deadline, or the time at which something is asked again.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.flight.iter().filter_map(|(_, asked)| asked.deadline).min()
+        let deadlines = self.flight.iter().filter_map(|(_, asked)| asked.deadline);
+        deadlines.chain(self.waiting.iter().filter_map(|waits| waits.failed.map(|failed| failed.at))).min()
     }
 }
 

@@ -1,6 +1,7 @@
 use nvme_platform::fake::FakeIommu;
+use zerocopy::FromZeros;
 
-use super::super::super::spec::command::Status;
+use super::super::super::spec::identify::Controller as IdentifyController;
 use super::*;
 
 const NOW: Time = Time::from_nanos(1);
@@ -31,11 +32,17 @@ impl Played {
     }
 
     fn answer(&mut self, admin: &AdminQueue, command: &Command, dw0: u32) {
+        self.end(admin, command, dw0, 0);
+    }
+
+    fn end(&mut self, admin: &AdminQueue, command: &Command, dw0: u32, status: u16) {
         let window = admin.cq_memory.window();
         let (slot, phase) =
             (usize::from(self.posted % DEPTH), u32::from((self.posted / DEPTH).is_multiple_of(2)));
         window.store32(slot * 16, dw0).unwrap();
-        window.store32(slot * 16 + 12, u32::from(command.cid.get()) | phase << 16).unwrap();
+        window
+            .store32(slot * 16 + 12, u32::from(command.cid.get()) | phase << 16 | u32::from(status) << 17)
+            .unwrap();
         self.posted += 1;
     }
 }
@@ -59,7 +66,9 @@ fn what_is_asked_is_answered_with_a_copy_of_its_page() {
     assert_eq!(command.dptr[0].get(), admin.data.iova().0);
     admin.data.window().write(0, &[1, 2, 3, 4]).unwrap();
     played.answer(&admin, &command, 9);
-    let Ok(Some(Answer { job: Job::IdentifyController, completion, data })) = admin.pop() else { panic!() };
+    let Ok(Some(Answer { job: Job::IdentifyController, completion, data })) = admin.pop(NOW) else {
+        panic!()
+    };
     assert_eq!((completion.dw0, completion.status), (9, Status(0)));
     admin.data.window().fill(0, 4, 0xff).unwrap();
     assert_eq!(data.read::<[u8; 5]>(), [1, 2, 3, 4, 0]);
@@ -70,13 +79,13 @@ fn what_is_asked_is_answered_with_a_copy_of_its_page() {
 #[test]
 fn no_more_aborts_are_under_way_than_the_controller_takes() {
     let (mut admin, mut played) = queue();
-    admin.limit_aborts(2);
+    admin.tune(2, Delays::default());
     (0..5).for_each(|cid| admin.ask(abort(cid)).unwrap());
     admin.submit(&mut played, NOW).unwrap();
     let commands = played.commands(&admin);
     assert_eq!(commands.len(), 2);
     played.answer(&admin, &commands[0], 0);
-    assert!(matches!(admin.pop(), Ok(Some(answer)) if answer.job == abort(0)));
+    assert!(matches!(admin.pop(NOW), Ok(Some(answer)) if answer.job == abort(0)));
     admin.submit(&mut played, NOW).unwrap();
     assert_eq!(played.tail, 3);
 }
@@ -96,8 +105,8 @@ fn an_abort_that_is_never_answered_does_not_keep_the_next_from_being_asked() {
     let commands = played.commands(&admin);
     played.answer(&admin, &commands[0], 0);
     played.answer(&admin, &commands[1], 0);
-    assert!(matches!(admin.pop(), Ok(Some(answer)) if answer.job == abort(2)), "it was told to be late");
-    assert!(matches!(admin.pop(), Ok(None)));
+    assert!(matches!(admin.pop(NOW), Ok(Some(answer)) if answer.job == abort(2)), "it was told to be late");
+    assert!(matches!(admin.pop(NOW), Ok(None)));
 }
 
 #[test]
@@ -138,4 +147,81 @@ fn too_much_that_waits_is_a_contradiction() {
     let (mut admin, _) = queue();
     (0..WAITING_MAX).for_each(|_| admin.ask(Job::AsyncEvent).unwrap());
     assert_eq!(admin.ask(Job::AsyncEvent), Err(Contradiction::TooMuchAsked));
+}
+
+#[test]
+fn what_fails_for_the_moment_is_asked_again_by_another_command_and_five_times() {
+    let (mut admin, mut played) = queue();
+    let job = Job::NamespaceList { after: 0 };
+    admin.ask(job).unwrap();
+    let mut now = NOW;
+    let mut seen = Vec::new();
+    for tries in 0..6 {
+        admin.submit(&mut played, now).unwrap();
+        let commands = played.commands(&admin);
+        assert_eq!(commands.len(), tries + 1);
+        let command = commands[tries];
+        assert!(!seen.contains(&command.cid.get()), "a new command");
+        seen.push(command.cid.get());
+        played.end(&admin, &command, 0, Status::NAMESPACE_NOT_READY);
+        let answer = admin.pop(now).unwrap();
+        assert_eq!(answer.is_some(), tries == 5);
+        assert_eq!(admin.has(job), tries != 5);
+        if tries < 5 {
+            let next = admin.next_deadline().unwrap();
+            assert!(next > now && next < now + Duration::from_secs(1));
+            admin.submit(&mut played, now).unwrap();
+            assert_eq!(played.commands(&admin).len(), tries + 1, "not before its time");
+            now = next;
+        }
+    }
+}
+
+#[test]
+fn no_time_that_the_controller_asks_for_makes_a_job_last_longer_than_its_deadline() {
+    let (mut admin, mut played) = queue();
+    let mut identify = IdentifyController::new_zeroed();
+    identify.crdt = [40.into(), 101.into(), 0.into()];
+    admin.tune(1, Delays::of(&identify));
+    admin.ask(Job::DeleteSq { id: 1 }).unwrap();
+    admin.submit(&mut played, NOW).unwrap();
+    let first = played.commands(&admin)[0];
+    played.end(&admin, &first, 0, Status::INTERRUPTED | 1 << 11);
+    assert!(matches!(admin.pop(NOW), Ok(None)));
+    let at = NOW + Duration::from_secs(4);
+    assert_eq!(admin.next_deadline(), Some(at));
+    admin.submit(&mut played, at).unwrap();
+    assert_eq!(admin.next_deadline(), Some(NOW + PATIENCE.admin), "it is still its own");
+    let second = played.commands(&admin)[1];
+    played.end(&admin, &second, 0, Status::INTERRUPTED | 2 << 11);
+    assert!(matches!(admin.pop(at), Ok(Some(answer)) if answer.job == Job::DeleteSq { id: 1 }));
+}
+
+#[test]
+fn what_would_fail_again_aborts_and_event_requests_are_not_repeated() {
+    let (mut admin, mut played) = queue();
+    for (at, (job, status)) in [
+        (Job::IdentifyController, Status::NAMESPACE_NOT_READY | 1 << 14),
+        (abort(1), Status::INTERRUPTED),
+        (Job::AsyncEvent, Status::AER_LIMIT),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        admin.ask(job).unwrap();
+        admin.submit(&mut played, NOW).unwrap();
+        let command = played.commands(&admin)[at];
+        played.end(&admin, &command, 0, status);
+        assert!(matches!(admin.pop(NOW), Ok(Some(answer)) if answer.job == job), "{job:?}");
+    }
+}
+
+#[test]
+fn the_host_says_that_it_heeds_retry_delays_in_the_page_of_its_command() {
+    let (mut admin, mut played) = queue();
+    admin.ask(Job::HostBehavior).unwrap();
+    admin.submit(&mut played, NOW).unwrap();
+    let command = played.commands(&admin)[0];
+    assert_eq!((command.opcode, command.cdw10.get() & 0xff), (0x09, 0x16));
+    assert_eq!(admin.data.window().read_value::<[u8; 4]>(0), Ok([1, 0, 0, 0]));
 }

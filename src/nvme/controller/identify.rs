@@ -12,6 +12,7 @@ use super::super::info::{ControllerInfo, NamespaceInfo, SglSupport};
 use super::super::options::Options;
 use super::super::pair::CommandCaps;
 use super::super::quirks::Quirks;
+use super::super::retry::Delays;
 use super::super::spec::identify::{self, ONCS_DSM, ONCS_WRITE_ZEROES};
 use super::super::spec::{PAGE, command};
 use super::super::transfer::TRANSFER_MAX;
@@ -107,6 +108,7 @@ pub(super) fn controller(
                 options.write_zeroes_max,
                 NLB_MAX,
             ),
+            delays: Delays::of(data),
         },
         namespaces: data.nn.get(),
         aborts: usize::from(data.acl) + 1,

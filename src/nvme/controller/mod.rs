@@ -9,13 +9,14 @@
 //! * [`admin`]: the admin queue: what is asked, what was answered, what is late.
 //! * [`setup`]: what is asked of a controller that is ready; [`namespaces`]: which it has. `identify`: what Identify data may say.
 //! * [`pairs`]: creating queue pairs, deleting them, and creating them again.
-//! * [`reads`]: the control role's own reads. [`notices`]: asynchronous events.
+//! * [`reads`]: the control role's own reads. [`notices`]: asynchronous events. [`later`]: what failed for the moment.
 //! * `turns`: what is done with what they say. `contradiction`: what none of them believes in.
 
 mod admin;
 mod bringup;
 mod contradiction;
 mod identify;
+mod later;
 mod namespaces;
 mod notices;
 mod pairs;
@@ -32,6 +33,7 @@ use nvme_policy::LbaRange;
 
 use self::admin::{AdminQueue, Job};
 use self::bringup::{Bringup, Shutdown};
+use self::later::Later;
 use self::namespaces::Namespaces;
 use self::notices::Notices;
 use self::pairs::Pairs;
@@ -59,6 +61,8 @@ pub struct Controller {
     pairs: Pairs,
     reads: Reads,
     notices: Notices,
+    /// Another look at what failed for the moment.
+    later: Later,
     events: VecDeque<Event>,
     /// How often something happened that cannot happen.
     contradictions: u64,
@@ -83,6 +87,7 @@ impl Controller {
             pairs: Pairs::new(index, &options),
             reads: Reads::new(),
             notices: Notices::new(index),
+            later: Later::default(),
             events: VecDeque::new(),
             contradictions: 0,
             more: false,
@@ -108,7 +113,8 @@ impl Controller {
         }
         let admin =
             self.admin.as_ref().filter(|_| self.bringup.listens()).and_then(AdminQueue::next_deadline);
-        [self.bringup.next_look(), admin, self.reads.next_deadline()].into_iter().flatten().min()
+        let later = self.later.next().filter(|_| self.is_ready());
+        [self.bringup.next_look(), admin, self.reads.next_deadline(), later].into_iter().flatten().min()
     }
 
     /// Serial number, model and so on. Empty before [`Event::Ready`].

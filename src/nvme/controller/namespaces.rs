@@ -34,8 +34,9 @@ pub(super) struct Rules {
 pub(super) enum Next {
     /// The next question.
     Ask(Job),
-    /// All were looked at; [`Namespaces::all`] has them.
-    Done,
+    /// The look is over; [`Namespaces::all`] has what there is. `whole`: nothing failed that may be had in a while, and of which what
+    /// was known before is believed until then.
+    Done { whole: bool },
 }
 
 /// A look at all namespaces that is going on.
@@ -51,6 +52,8 @@ struct Listing {
     seen: usize,
     /// Whether another page of the list is to be asked for.
     more: bool,
+    /// Something failed that may be had in a while.
+    missed: bool,
 }
 
 /// The namespaces of a controller.
@@ -87,6 +90,7 @@ impl Namespaces {
             last: 0,
             seen: 0,
             more: false,
+            missed: false,
         });
         if !rules.list {
             listing.list_all_numbers(self.most);
@@ -125,6 +129,9 @@ impl Namespaces {
                 "controller {index}: the list of namespaces after {after} failed with status {:#06x}",
                 status.0
             );
+            // That says nothing about them.
+            listing.missed = true;
+            listing.found.extend(self.all.iter().filter(|known| known.namespace().nsid > after));
         }
         Ok(self.next())
     }
@@ -179,6 +186,10 @@ impl Namespaces {
                 "controller {index}: namespace {nsid} could not be identified: status {:#06x}",
                 completion.status.0
             );
+            if completion.status.is_passing() {
+                listing.missed = true;
+                listing.found.extend(self.all.iter().find(|known| known.namespace() == namespace));
+            }
         }
         Ok(self.next())
     }
@@ -188,10 +199,12 @@ impl Namespaces {
         if let Some(job) = self.listing.as_mut().and_then(Listing::next) {
             return Next::Ask(job);
         }
+        let mut whole = true;
         if let Some(listing) = self.listing.take() {
             self.all = listing.found;
+            whole = !listing.missed;
         }
-        Next::Done
+        Next::Done { whole }
     }
 }
 
@@ -248,6 +261,8 @@ mod tests {
 
     const OK: Completion = Completion { dw0: 0, sqhd: 0, sqid: 0, cid: 0, status: Status(0) };
     const FAILED: Completion = Completion { status: Status(Status::INVALID_FIELD), ..OK };
+    const NOT_NOW: Completion = Completion { status: Status(Status::NAMESPACE_NOT_READY), ..OK };
+    const DONE: Next = Next::Done { whole: true };
 
     fn rules() -> Rules {
         let limited = Limited { bytes: 1 << 20, blocks: 256 };
@@ -284,7 +299,7 @@ mod tests {
         let next = until_list(&mut namespaces, next);
         assert_eq!(next, Next::Ask(Job::NamespaceList { after: 1024 }));
         let next = namespaces.listed(1024, &OK, &list([1500].into_iter())).unwrap();
-        assert_eq!(until_list(&mut namespaces, next), Next::Done);
+        assert_eq!(until_list(&mut namespaces, next), DONE);
         assert_eq!(namespaces.all().len(), 1025);
     }
 
@@ -294,7 +309,7 @@ mod tests {
             let mut namespaces = Namespaces::new(0, 5000);
             namespaces.begin(rules());
             let next = namespaces.listed(0, &OK, &list(ids.into_iter())).unwrap();
-            assert_eq!(until_list(&mut namespaces, next), Next::Done);
+            assert_eq!(until_list(&mut namespaces, next), DONE);
             assert_eq!(namespaces.all().len(), 1, "{ids:?}");
         }
     }
@@ -309,7 +324,7 @@ mod tests {
             }
             let first = Next::Ask(Job::IdentifyNamespace { nsid: 1 });
             assert_eq!(next, first);
-            assert_eq!(until_list(&mut namespaces, next), Next::Done);
+            assert_eq!(until_list(&mut namespaces, next), DONE);
             assert_eq!(namespaces.all().len(), 3, "and no more than are served");
         }
     }
@@ -319,8 +334,50 @@ mod tests {
         let mut namespaces = Namespaces::new(0, 10);
         namespaces.begin(rules());
         assert_eq!(namespaces.begin(rules()), None);
-        assert_eq!(namespaces.listed(0, &OK, &list([].into_iter())), Ok(Next::Done));
+        assert_eq!(namespaces.listed(0, &OK, &list([].into_iter())), Ok(DONE));
         assert!(namespaces.take_again() && !namespaces.take_again());
+    }
+
+    /// With these, by an earlier look.
+    fn known(ids: &[u32]) -> Namespaces {
+        let mut namespaces = Namespaces::new(0, 5000);
+        namespaces.begin(rules());
+        let next = namespaces.listed(0, &OK, &list(ids.iter().copied())).unwrap();
+        assert_eq!(until_list(&mut namespaces, next), DONE);
+        namespaces
+    }
+
+    fn ids(namespaces: &Namespaces) -> Vec<u32> {
+        namespaces.all().iter().map(|known| known.namespace().nsid).collect()
+    }
+
+    #[test]
+    fn a_list_that_fails_takes_no_namespace_away_and_is_to_be_asked_again() {
+        let full: Vec<u32> = (500..=1000).chain([1030]).collect();
+        let mut namespaces = known(&full);
+        for status in [NOT_NOW, Completion { status: Status(0x4006), ..OK }] {
+            namespaces.begin(rules());
+            assert_eq!(namespaces.listed(0, &status, &list([].into_iter())), Ok(Next::Done { whole: false }));
+            assert_eq!(ids(&namespaces), full);
+        }
+        namespaces.begin(rules());
+        let next = namespaces.listed(0, &OK, &list(2..=1025)).unwrap();
+        assert_eq!(until_list(&mut namespaces, next), Next::Ask(Job::NamespaceList { after: 1025 }));
+        let next = namespaces.listed(1025, &NOT_NOW, &list([].into_iter()));
+        assert_eq!(next, Ok(Next::Done { whole: false }));
+        assert_eq!(ids(&namespaces), (2..=1025).chain([1030]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_namespace_that_is_not_ready_is_believed_to_be_what_it_was_until_it_is() {
+        let mut namespaces = known(&[1, 2]);
+        namespaces.begin(rules());
+        namespaces.listed(0, &OK, &list(1..=3)).unwrap();
+        for (nsid, status) in [(1, NOT_NOW), (2, Completion { status: Status(0x400b), ..OK }), (3, NOT_NOW)] {
+            let next = namespaces.identified(nsid, &status, &namespace(8)).unwrap();
+            assert_eq!(next == Next::Done { whole: false }, nsid == 3, "{next:?}");
+        }
+        assert_eq!(ids(&namespaces), [1], "the second is no more, of the third nothing was known");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nvme_policy::LbaRange;
 use super::super::encode::read_blocks;
 use super::super::event::ScanError;
 use super::super::pair::{PairConfig, PairMemory};
+use super::super::retry;
 use super::super::ring::{CompletionRing, SubmissionRing};
 use super::super::spec::command::Status;
 use super::super::transfer::{BOUNCE_CHUNK, ListPage, prps};
@@ -38,9 +39,20 @@ struct Reading {
     place: LbaRange,
     token: u32,
     bytes: Vec<u8>,
-    /// Bytes that the command in flight reads; 0: none is.
+    /// Bytes that the present command reads.
     asked: u32,
     deadline: Time,
+    /// How often the present command failed for the moment.
+    tries: u8,
+    /// When it is issued again; `None`: it is in flight.
+    again: Option<Time>,
+}
+
+impl Reading {
+    fn new(place: LbaRange, token: u32, now: Time) -> Self {
+        let bytes = Vec::with_capacity(place.bytes() as usize);
+        Self { place, token, bytes, asked: 0, deadline: now, tries: 0, again: None }
+    }
 }
 
 /// A read that ended.
@@ -139,9 +151,17 @@ impl Reads {
         self.waiting.drain(..).map(|(_, token)| Ended { token, result: Err(why) }).collect()
     }
 
+    /// The namespaces are others now: a read that would be issued again is not, where its own is not `there` any more. One that is in
+    /// flight is about the old one, and ends by itself.
+    pub(super) fn namespaces_changed(&mut self, there: impl Fn(&LbaRange) -> bool) -> Option<Ended> {
+        let waits = |reading: &mut Reading| reading.again.is_some() && !there(&reading.place);
+        let Reading { token, .. } = self.reading.take_if(waits)?;
+        Some(Ended { token, result: Err(ScanError::NotReady) })
+    }
+
     /// When [`step`](Self::step) wants to be called though nothing happens.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        let deadline = self.reading.as_ref().map(|reading| reading.deadline);
+        let deadline = self.reading.as_ref().map(|reading| reading.again.unwrap_or(reading.deadline));
         [deadline, self.again].into_iter().flatten().min()
     }
 
@@ -158,6 +178,13 @@ impl Reads {
             Place::Here(_) if self.overdue => self.delete(),
             Place::Here(pair) => {
                 if let Some(reading) = &mut self.reading {
+                    if let Some(at) = reading.again {
+                        return match pair.issue_again(reading, at, now) {
+                            Ok(true) => Step::On,
+                            Ok(false) => Step::Wait,
+                            Err(OutOfBounds) => self.ended(Err(ScanError::BadRange)),
+                        };
+                    }
                     self.again = pair.doorbells.run(1, now);
                     return match pair.go_on(reading, now) {
                         Going::Wait => Step::Wait,
@@ -166,10 +193,8 @@ impl Reads {
                     };
                 }
                 if let Some((place, token)) = self.waiting.pop_front() {
-                    let bytes = Vec::with_capacity(place.bytes() as usize);
-                    let reading =
-                        self.reading.insert(Reading { place, token, bytes, asked: 0, deadline: now });
-                    return match pair.issue(reading, now) {
+                    let reading = self.reading.insert(Reading::new(place, token, now));
+                    return match pair.issue_next(reading, now) {
                         Ok(()) => Step::On,
                         Err(OutOfBounds) => self.ended(Err(ScanError::BadRange)),
                     };
@@ -218,20 +243,45 @@ impl Pair {
                     Going::Ended(Err(ScanError::BadRange))
                 } else if reading.bytes.len() as u64 >= reading.place.bytes() {
                     Going::Ended(Ok(core::mem::take(&mut reading.bytes)))
-                } else if self.issue(reading, now).is_err() {
+                } else if self.issue_next(reading, now).is_err() {
                     Going::Ended(Err(ScanError::BadRange))
                 } else {
                     Going::On
                 }
             }
-            Some(status) => Going::Ended(Err(ScanError::Failed(status.0))),
+            Some(status) => {
+                let delays = self.config.caps.delays;
+                match retry::again_later(status, reading.tries, delays, now, reading.deadline) {
+                    Some(at) => {
+                        reading.tries += 1;
+                        reading.again = Some(at);
+                        Going::On
+                    }
+                    None => Going::Ended(Err(ScanError::Failed(status.0))),
+                }
+            }
             None if now >= reading.deadline => Going::Ended(Err(ScanError::TimedOut)),
             None => Going::Wait,
         }
     }
 
     /// Issues the next command of a reading.
-    fn issue(&mut self, reading: &mut Reading, now: Time) -> Result<(), OutOfBounds> {
+    fn issue_next(&mut self, reading: &mut Reading, now: Time) -> Result<(), OutOfBounds> {
+        reading.deadline = now + self.config.timeout;
+        reading.tries = 0;
+        self.issue(reading)
+    }
+
+    /// Issues a command of a reading once more, when its time has come.
+    fn issue_again(&mut self, reading: &mut Reading, at: Time, now: Time) -> Result<bool, OutOfBounds> {
+        if now < at {
+            return Ok(false);
+        }
+        reading.again = None;
+        self.issue(reading).map(|()| true)
+    }
+
+    fn issue(&mut self, reading: &mut Reading) -> Result<(), OutOfBounds> {
         let done = reading.bytes.len() as u64;
         let bytes =
             (reading.place.bytes() - done).min(u64::from(self.config.caps.transfer.min(SCAN_MAX))) as u32;
@@ -249,7 +299,6 @@ impl Pair {
             self.doorbells.submission_tail(tail);
         }
         reading.asked = bytes;
-        reading.deadline = now + self.config.timeout;
         Ok(())
     }
 

@@ -161,3 +161,48 @@ fn too_long_a_read_and_too_many_are_refused() {
     }
     assert_eq!(reads.ask(blocks(0, 512), 1), Err(ScanError::BadRange));
 }
+
+#[test]
+fn a_read_that_fails_for_the_moment_is_issued_again_by_another_command_and_five_times() {
+    let (mut reads, mut played) = reading(2 * PAGE as u64 + 512);
+    played.answer(0);
+    assert_eq!(reads.step(false, NOW), Step::On);
+    let (mut now, mut last) = (NOW, played.command());
+    for tries in 0..=5 {
+        played.answer(Status::NAMESPACE_NOT_READY);
+        let step = reads.step(false, now);
+        if tries == 5 {
+            assert_eq!(step, ended(Err(ScanError::Failed(Status::NAMESPACE_NOT_READY))));
+            break;
+        }
+        assert_eq!((step, reads.step(false, now)), (Step::On, Step::Wait));
+        now = reads.next_deadline().unwrap();
+        assert_eq!(reads.step(false, now), Step::On);
+        let next = played.command();
+        assert_eq!((next.cdw10, next.cdw12), (last.cdw10, last.cdw12), "the same part");
+        assert_ne!(next.cid, last.cid);
+        last = next;
+    }
+    assert!(now < NOW + TIMEOUT);
+}
+
+#[test]
+fn a_read_that_would_be_issued_again_ends_with_its_namespace() {
+    let (mut reads, mut played) = reading(512);
+    assert_eq!(reads.namespaces_changed(|_| false), None, "it is in flight");
+    played.answer(Status::NAMESPACE_NOT_READY);
+    assert_eq!(reads.step(false, NOW), Step::On);
+    assert_eq!(reads.namespaces_changed(|_| true), None);
+    let ended = Ended { token: 1, result: Err(ScanError::NotReady) };
+    assert_eq!(reads.namespaces_changed(|place| place.first() != 8), Some(ended));
+    assert_eq!(reads.step(false, NOW + TIMEOUT), Step::Wait);
+    assert_eq!(played.command().cid.get(), 1, "and nothing more was issued");
+}
+
+#[test]
+fn a_read_that_would_fail_again_ends() {
+    let (mut reads, mut played) = reading(512);
+    let status = Status::NAMESPACE_NOT_READY | 1 << 14;
+    played.answer(status);
+    assert_eq!(reads.step(false, NOW), ended(Err(ScanError::Failed(status))));
+}

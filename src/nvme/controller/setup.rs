@@ -10,6 +10,7 @@ use super::super::info::ControllerInfo;
 use super::super::options::Options;
 use super::super::pair::CommandCaps;
 use super::super::quirks::Quirks;
+use super::super::retry::Delays;
 use super::super::spec::command::{Completion, admin};
 use super::super::spec::identify::{Controller as IdentifyController, ControllerNvm};
 use super::super::spec::registers::{CSS_SEVERAL, Capabilities, Version};
@@ -51,6 +52,7 @@ pub(super) struct Setup {
     events: u16,
     namespace_notices: bool,
     shutdown_wait: Duration,
+    delays: Delays,
 }
 
 impl Setup {
@@ -67,6 +69,7 @@ impl Setup {
             events: 1,
             namespace_notices: false,
             shutdown_wait: SHUTDOWN_MIN,
+            delays: Delays::default(),
         }
     }
 
@@ -82,6 +85,11 @@ impl Setup {
     /// Most Aborts at a time.
     pub(super) fn aborts(&self) -> usize {
         self.aborts
+    }
+
+    /// How long it may ask to be left alone before a command is repeated.
+    pub(super) fn delays(&self) -> Delays {
+        self.delays
     }
 
     /// How many Asynchronous Event Requests to keep there.
@@ -145,16 +153,29 @@ impl Setup {
         self.shutdown_wait =
             Duration::from_micros(found.shutdown_us.into()).clamp(SHUTDOWN_MIN, SHUTDOWN_MAX);
         self.aborts = found.aborts;
+        self.delays = found.caps.delays;
         if self.info.version >= (2, 0, 0) || self.several {
             Next::Ask(Job::IdentifyNvm)
         } else {
-            self.ask_for_queues()
+            self.say_what_is_heeded()
         }
     }
 
     pub(super) fn identified_nvm(&mut self, completion: &Completion, page: &Page) -> Next {
         if completion.status.ok() {
             identify::controller_nvm(&page.read::<ControllerNvm>(), &mut self.caps);
+        }
+        self.say_what_is_heeded()
+    }
+
+    /// A controller asks for a delay only of a host that said that it heeds that.
+    fn say_what_is_heeded(&self) -> Next {
+        if self.delays.any() { Next::Ask(Job::HostBehavior) } else { self.ask_for_queues() }
+    }
+
+    pub(super) fn behavior_set(&self, completion: &Completion) -> Next {
+        if !completion.status.ok() {
+            debug!("controller {}: it takes no Host Behavior Support", self.index);
         }
         self.ask_for_queues()
     }
@@ -206,7 +227,7 @@ fn failed(opcode: u8, completion: &Completion) -> Next {
 
 #[cfg(test)]
 mod tests {
-    use zerocopy::FromZeros;
+    use zerocopy::{FromZeros, IntoBytes};
 
     use super::super::super::spec::command::Status;
     use super::super::super::spec::identify::ONCS_DSM;
@@ -226,8 +247,6 @@ mod tests {
         edit(&mut data);
         Page::of(data.as_bytes())
     }
-
-    use zerocopy::IntoBytes;
 
     #[test]
     fn each_answer_leads_to_the_next_question() {
@@ -255,6 +274,18 @@ mod tests {
             setup.begin(Version::from_bits(0x0001_0400), &cap);
             let next = setup.identified(&ended(0, 0), &page(|_| ()), false);
             assert_eq!(next == Next::Ask(Job::IdentifyNvm), asks);
+        }
+    }
+
+    #[test]
+    fn a_controller_that_may_ask_for_delays_is_told_that_they_are_heeded() {
+        let mut setup = setup();
+        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new());
+        let data = page(|data| data.crdt[1] = 5.into());
+        assert_eq!(setup.identified(&ended(0, 0), &data, false), Next::Ask(Job::HostBehavior));
+        assert!(setup.delays().any() && setup.caps().delays == setup.delays());
+        for status in [0, 2] {
+            assert!(matches!(setup.behavior_set(&ended(0, status)), Next::Ask(Job::NumberOfQueues { .. })));
         }
     }
 

@@ -1,12 +1,13 @@
 //! What is done with what the machines say: the questions of one are put to the admin queue, its answers go to whoever asked, and
 //! what the control role has to know becomes an [`Event`].
 
-use alloc::vec::Vec;
-
 use nvme_platform::{DeviceError, Time, error, warn};
+use nvme_policy::LbaRange;
 
-use super::super::event::{AbortOutcome, Event, Failure, PairError, ResetReason};
+use super::super::event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError};
+use super::super::info::NamespaceInfo;
 use super::super::quiet::QueueQuiet;
+use super::super::spec::command::Status;
 use super::Controller;
 use super::admin::{AdminQueue, Answer, DEPTH, Job, Patience};
 use super::bringup::{Step, Turn};
@@ -28,6 +29,9 @@ impl Controller {
         self.advance_registers(now);
         if !self.bringup.listens() {
             return;
+        }
+        if self.is_ready() && self.later.is_due(now) {
+            self.begin_look();
         }
         for _ in 0..ROUNDS {
             let progress = self.advance_admin(now) | self.advance_reads(now);
@@ -104,7 +108,7 @@ impl Controller {
                 // Being stopped: what was asked ends there.
                 break;
             }
-            match self.admin.as_mut().map_or(Ok(None), AdminQueue::pop) {
+            match self.admin.as_mut().map_or(Ok(None), |admin| admin.pop(now)) {
                 Ok(None) => break,
                 Ok(Some(answer)) => self.answered(answer, now),
                 Err(what) => self.contradict(what),
@@ -123,6 +127,9 @@ impl Controller {
         match job {
             Job::IdentifyController => {
                 let next = self.setup.identified(&completion, &data, self.bringup.is_reset());
+                if let Some(admin) = &mut self.admin {
+                    admin.tune(self.setup.aborts(), self.setup.delays());
+                }
                 self.set_up(next, now);
             }
             Job::IdentifyNvm => {
@@ -133,6 +140,7 @@ impl Controller {
                 let next = self.setup.queues_granted(pairs, &completion);
                 self.set_up(next, now);
             }
+            Job::HostBehavior => self.set_up(self.setup.behavior_set(&completion), now),
             Job::WriteCacheOn => self.set_up(self.setup.write_cache_set(&completion), now),
             Job::EventConfiguration { .. } => self.set_up(self.setup.events_configured(&completion), now),
             Job::NamespaceList { after } => {
@@ -198,9 +206,6 @@ impl Controller {
                     stride: self.bringup.stride(),
                     caps: self.setup.caps(),
                 });
-                if let Some(admin) = &mut self.admin {
-                    admin.limit_aborts(self.setup.aborts());
-                }
                 self.bringup.set_shutdown_wait(self.setup.shutdown_wait());
                 self.begin_look();
             }
@@ -217,12 +222,23 @@ impl Controller {
     fn look(&mut self, next: Result<namespaces::Next, Contradiction>) {
         match next {
             Ok(namespaces::Next::Ask(job)) => self.ask(job),
-            Ok(namespaces::Next::Done) => self.looked(),
+            Ok(namespaces::Next::Done { whole }) => self.looked(whole),
             Err(what) => self.contradict(what),
         }
     }
 
-    fn looked(&mut self) {
+    fn looked(&mut self, whole: bool) {
+        let all = self.namespaces.all();
+        let there = |place: &LbaRange, info: &NamespaceInfo| {
+            info.namespace() == place.namespace()
+                && info.block_size() == place.block_size()
+                && place.first() + place.blocks() <= info.blocks()
+        };
+        let ended = self.reads.namespaces_changed(|place| all.iter().any(|info| there(place, info)));
+        self.tell_reads(ended);
+        if !whole {
+            self.later.failed(self.now);
+        }
         if self.bringup.is_running() {
             self.events.push_back(Event::NamespacesChanged);
         } else {
@@ -274,6 +290,9 @@ impl Controller {
             reads::Step::Wait => return false,
             reads::Step::On => {}
             reads::Step::Ended(Ended { token, result }) => {
+                if matches!(result, Err(ScanError::Failed(status)) if Status(status).is_passing()) {
+                    self.later.failed(now);
+                }
                 self.events.push_back(Event::ScanRead { token, result });
             }
             reads::Step::Make => match self.pairs.create_for_reads(&mut *self.device) {
@@ -292,7 +311,7 @@ impl Controller {
         true
     }
 
-    fn tell_reads(&mut self, ended: Vec<Ended>) {
+    fn tell_reads(&mut self, ended: impl IntoIterator<Item = Ended>) {
         let event = |Ended { token, result }| Event::ScanRead { token, result };
         self.events.extend(ended.into_iter().map(event));
     }
@@ -370,6 +389,7 @@ impl Controller {
             }
         }
         self.namespaces.forget();
+        self.later.forget();
         self.end_reads();
         for effect in self.pairs.end(self.device.pool(), quiet) {
             self.effect(effect);

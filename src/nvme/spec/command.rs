@@ -85,6 +85,20 @@ impl Status {
     pub const ABORTED: u16 = 0x007;
     /// Command Aborted due to SQ Deletion (generic 08h).
     pub const SQ_DELETED: u16 = 0x008;
+    /// Sanitize In Progress (generic 1Dh).
+    pub const SANITIZING: u16 = 0x01d;
+    /// Command Interrupted (generic 21h): it was not begun, and is to be issued again.
+    pub const INTERRUPTED: u16 = 0x021;
+    /// Transient Transport Error (generic 22h).
+    pub const TRANSIENT_TRANSPORT: u16 = 0x022;
+    /// Admin Command Media Not Ready (generic 24h).
+    pub const MEDIA_NOT_READY: u16 = 0x024;
+    /// Namespace Not Ready (generic 82h).
+    pub const NAMESPACE_NOT_READY: u16 = 0x082;
+    /// Format In Progress (generic 84h).
+    pub const FORMATTING: u16 = 0x084;
+    /// Asymmetric Access Persistent Loss (path related 01h).
+    pub const ACCESS_LOST: u16 = 0x301;
     /// Asynchronous Event Request Limit Exceeded (command specific 05h).
     pub const AER_LIMIT: u16 = 0x105;
     /// Invalid Queue Identifier (command specific 01h).
@@ -100,6 +114,32 @@ impl Status {
     #[inline]
     pub fn ok(self) -> bool {
         self.code() == Self::SUCCESS
+    }
+
+    /// DNR: the same command would fail again.
+    pub fn do_not_retry(self) -> bool {
+        self.0 & 1 << 14 != 0
+    }
+
+    /// CRD: after which of the controller's Command Retry Delay Times it may be issued again; 0: after none.
+    pub fn retry_delay(self) -> u8 {
+        (self.0 >> 11 & 0b11) as u8
+    }
+
+    /// Whether it is about the moment: the same may be had in a while. All that is about the way to the controller (type 3) is, but
+    /// for a way that is lost.
+    pub fn is_passing(self) -> bool {
+        !self.do_not_retry()
+            && match self.code() {
+                Self::ACCESS_LOST => false,
+                Self::SANITIZING
+                | Self::INTERRUPTED
+                | Self::TRANSIENT_TRANSPORT
+                | Self::MEDIA_NOT_READY
+                | Self::NAMESPACE_NOT_READY
+                | Self::FORMATTING => true,
+                code => code >> 8 == 3,
+            }
     }
 }
 
@@ -140,6 +180,8 @@ pub mod feature {
     pub const NUMBER_OF_QUEUES: u32 = 0x07;
     /// Asynchronous Event Configuration.
     pub const ASYNC_EVENT_CONFIGURATION: u32 = 0x0b;
+    /// Host Behavior Support: 512 bytes, of which the first is ACRE (Base 5.27.1.18).
+    pub const HOST_BEHAVIOR: u32 = 0x16;
 }
 
 /// A range of a Dataset Management command (NVM 3.2.3.1).

@@ -45,9 +45,11 @@ pub struct Controller {
     pub fr: [u8; 8],
     pub rab: u8,
     pub ieee: [u8; 3],
+    /// Multi-path; bit 1: there may be several controllers in the subsystem.
     pub cmic: u8,
     /// Largest transfer: smallest page << MDTS bytes; 0: no limit.
     pub mdts: u8,
+    /// The controller's number in its subsystem.
     pub cntlid: U16,
     pub ver: U32,
     pub rtd3r: U32,
@@ -61,7 +63,9 @@ pub struct Controller {
     /// Controller type; 0: not said, 1: I/O.
     pub cntrltype: u8,
     pub fguid: [u8; 16],
-    pub reserved128: [u8; 128],
+    /// Command Retry Delay Times 1 to 3, in units of 100 ms; 0: none.
+    pub crdt: [U16; 3],
+    pub reserved134: [u8; 122],
     pub oacs: U16,
     /// Most Aborts at a time, less one.
     pub acl: u8,
@@ -104,7 +108,8 @@ const _: () = assert!(offset_of!(Controller, mdts) == 77 && offset_of!(Controlle
 const _: () = assert!(offset_of!(Controller, cntrltype) == 111 && offset_of!(Controller, oacs) == 256);
 const _: () = assert!(offset_of!(Controller, sqes) == 512 && offset_of!(Controller, nn) == 516);
 const _: () = assert!(offset_of!(Controller, vwc) == 525 && offset_of!(Controller, sgls) == 536);
-const _: () = assert!(offset_of!(Controller, subnqn) == 768);
+const _: () = assert!(offset_of!(Controller, subnqn) == 768 && offset_of!(Controller, crdt) == 128);
+const _: () = assert!(offset_of!(Controller, cmic) == 76 && offset_of!(Controller, cntlid) == 78);
 
 /// OAES: Namespace Attribute Notices.
 pub const OAES_NAMESPACE: u32 = 1 << 8;
