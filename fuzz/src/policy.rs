@@ -67,7 +67,7 @@ pub fn device_name(data: &[u8]) {
     let Ok(word) = core::str::from_utf8(data) else { return };
     let id = PartitionId::Mbr { disk: 0xffff_fffe, number: 255 };
     let labelled = PartitionIdentity { number: 1, id, label: word };
-    let by_label = Identity { serial: "", nsid: 1, partition: Some(labelled) };
+    let by_label = Identity { serial: "", place: None, nsid: 1, partition: Some(labelled) };
     match DeviceName::parse(word) {
         Ok(name) => {
             printable(&name);

@@ -4,6 +4,7 @@ use core::fmt;
 
 use crate::number::{decimal, decimal_within};
 use crate::partition::{Identity, Label, NoLabel, PartitionId, Serial};
+use crate::place::PciPlace;
 
 /// The highest namespace identifier: the one above stands for all namespaces (NVM Express Base 2.0, 3.2.1).
 const NSID_MAX: u64 = 0xffff_fffe;
@@ -15,6 +16,8 @@ pub enum NoName {
     Empty,
     /// What follows `partuuid:` is no UUID.
     Uuid,
+    /// What follows `pci:` is no controller's place with a namespace of it.
+    Place,
     /// It has the 8-2 digits of a partition of an MBR disk, but its number is 0.
     MbrNumber,
     /// It ends like `SN:nNSID` or `SN:nNSID:PART`, but its serial number is none.
@@ -30,7 +33,13 @@ pub enum NoName {
 impl fmt::Display for NoName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Empty => "empty; write SN:nNSID, SN:nNSID:PART, a partition's UUID or its label",
+            Self::Empty => {
+                "empty; write SN:nNSID, SN:nNSID:PART, pci:DDDD:BB:DD.F:nNSID, a partition's UUID or its label"
+            }
+            Self::Place => {
+                "no place of a namespace; write pci:DDDD:BB:DD.F:nNSID or pci:DDDD:BB:DD.F:nNSID:PART, \
+                 the address as lspci -D prints it"
+            }
             Self::Uuid => {
                 "no UUID; write its 8-4-4-4-12 digits, or the 8-2 digits of a partition of an MBR disk"
             }
@@ -54,29 +63,60 @@ impl fmt::Display for NoName {
 
 impl core::error::Error for NoName {}
 
-/// The name of a device. A name is one of four kinds, and the word alone decides which:
+/// The name of a device. A name is of one kind, and the word alone decides which:
 ///
 /// | word | kind |
 /// | --- | --- |
 /// | `partuuid:UUID`, `UUID` | a partition by its identifier, in any letter case |
 /// | `partlabel:LABEL` | a partition by its label |
-/// | `SN:nNSID` | a namespace |
-/// | `SN:nNSID:PART` | a partition by its number |
+/// | `pci:DDDD:BB:DD.F:nNSID` | a namespace by its controller's place |
+/// | `pci:DDDD:BB:DD.F:nNSID:PART` | a partition of that, by its number |
+/// | `SN:nNSID` | a namespace by its controller's serial number |
+/// | `SN:nNSID:PART` | a partition of that, by its number |
 /// | anything else | a partition by its label |
 ///
 /// A serial number may hold spaces and colons, so the last two shapes are read from the end. A word that ends like one of
 /// them (`:n` and digits, or `:n`, digits, `:` and digits, where digits may be missing) is that or refused, never a
 /// label. Numbers have no leading zeros: a device has one name of each kind. Prefixes are lower-case, and come first: a
-/// controller whose serial number starts with one is named by its partitions' identifiers only.
+/// controller whose serial number starts with one is named by its place, or by its partitions' identifiers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceName(Kind);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Kind {
-    Namespace { serial: Serial, nsid: u32 },
-    Partition { serial: Serial, nsid: u32, number: u32 },
+    /// A namespace of a controller, or a partition of that by its number.
+    Numbered {
+        controller: ByController,
+        nsid: u32,
+        partition: Option<u32>,
+    },
     Id(PartitionId),
     Label(Label),
+}
+
+/// Which controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum ByController {
+    Serial(Serial),
+    Place(PciPlace),
+}
+
+impl ByController {
+    fn is_of(&self, device: &Identity<'_>) -> bool {
+        match self {
+            Self::Serial(serial) => serial.as_str() == device.serial,
+            Self::Place(place) => Some(*place) == device.place,
+        }
+    }
+}
+
+impl fmt::Display for ByController {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Serial(serial) => serial.fmt(f),
+            Self::Place(place) => write!(f, "pci:{place}"),
+        }
+    }
 }
 
 impl DeviceName {
@@ -86,10 +126,13 @@ impl DeviceName {
             partition_id(id)?
         } else if let Some(label) = word.strip_prefix("partlabel:") {
             Kind::Label(label_of(label)?)
+        } else if let Some(rest) = word.strip_prefix("pci:") {
+            let shape = Shape::of(rest).ok_or(NoName::Place)?;
+            shape.checked(ByController::Place(PciPlace::parse(shape.head).ok_or(NoName::Place)?))?
         } else if PartitionId::is_shape_of(word) {
             partition_id(word)?
         } else if let Some(shape) = Shape::of(word) {
-            shape.checked()?
+            shape.checked(ByController::Serial(Serial::new(shape.head).ok_or(NoName::Serial)?))?
         } else {
             Kind::Label(label_of(word)?)
         };
@@ -99,16 +142,12 @@ impl DeviceName {
     /// Whether it names that device. It may name more than one; then it names none.
     pub fn matches(&self, device: &Identity<'_>) -> bool {
         match (&self.0, &device.partition) {
-            (Kind::Namespace { serial, nsid }, None) => {
-                serial.as_str() == device.serial && *nsid == device.nsid
-            }
-            (Kind::Partition { serial, nsid, number }, Some(partition)) => {
-                serial.as_str() == device.serial && *nsid == device.nsid && *number == partition.number
+            (Kind::Numbered { controller, nsid, partition }, found) => {
+                controller.is_of(device) && *nsid == device.nsid && *partition == found.map(|p| p.number)
             }
             (Kind::Id(id), Some(partition)) => *id == partition.id,
             (Kind::Label(label), Some(partition)) => label.as_str() == partition.label,
-            (Kind::Namespace { .. }, Some(_)) => false,
-            (Kind::Partition { .. } | Kind::Id(_) | Kind::Label(_), None) => false,
+            (Kind::Id(_) | Kind::Label(_), None) => false,
         }
     }
 }
@@ -117,8 +156,10 @@ impl DeviceName {
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Namespace { serial, nsid } => write!(f, "{serial}:n{nsid}"),
-            Kind::Partition { serial, nsid, number } => write!(f, "{serial}:n{nsid}:{number}"),
+            Kind::Numbered { controller, nsid, partition: None } => write!(f, "{controller}:n{nsid}"),
+            Kind::Numbered { controller, nsid, partition: Some(number) } => {
+                write!(f, "{controller}:n{nsid}:{number}")
+            }
             Kind::Id(id) => write!(f, "{id}"),
             Kind::Label(label) => write!(f, "partlabel:{label}"),
         }
@@ -142,7 +183,8 @@ fn label_of(text: &str) -> Result<Label, NoName> {
 
 /// The pieces of a word that ends like `SN:nNSID` or `SN:nNSID:PART`, as yet unchecked.
 struct Shape<'a> {
-    serial: &'a str,
+    /// What says which controller.
+    head: &'a str,
     nsid: &'a str,
     number: Option<&'a str>,
 }
@@ -153,22 +195,21 @@ impl<'a> Shape<'a> {
         let nsid_of = |text: &'a str| text.strip_prefix('n').filter(|nsid| digits(nsid));
         let (head, last) = word.rsplit_once(':')?;
         if let Some(nsid) = nsid_of(last) {
-            return Some(Self { serial: head, nsid, number: None });
+            return Some(Self { head, nsid, number: None });
         }
-        let (serial, nsid) = head.rsplit_once(':')?;
+        let (head, nsid) = head.rsplit_once(':')?;
         let nsid = nsid_of(nsid)?;
-        digits(last).then_some(Self { serial, nsid, number: Some(last) })
+        digits(last).then_some(Self { head, nsid, number: Some(last) })
     }
 
-    fn checked(&self) -> Result<Kind, NoName> {
-        let serial = Serial::new(self.serial).ok_or(NoName::Serial)?;
+    fn checked(&self, controller: ByController) -> Result<Kind, NoName> {
         let nsid =
             decimal_within(self.nsid, 1, NSID_MAX).and_then(|n| n.try_into().ok()).ok_or(NoName::Nsid)?;
         let Some(number) = self.number else {
-            return Ok(Kind::Namespace { serial, nsid });
+            return Ok(Kind::Numbered { controller, nsid, partition: None });
         };
         let number = decimal(number).filter(|&n| n > 0).and_then(|n| n.try_into().ok());
-        Ok(Kind::Partition { serial, nsid, number: number.ok_or(NoName::Partition)? })
+        Ok(Kind::Numbered { controller, nsid, partition: Some(number.ok_or(NoName::Partition)?) })
     }
 }
 
@@ -194,12 +235,12 @@ mod tests {
     }
 
     fn namespace(serial: &str, nsid: u32) -> Identity<'_> {
-        Identity { serial, nsid, partition: None }
+        Identity { serial, place: None, nsid, partition: None }
     }
 
     fn partition<'a>(serial: &'a str, number: u32, id: &str, label: &'a str) -> Identity<'a> {
         let id = PartitionId::parse(id).unwrap();
-        Identity { serial, nsid: 1, partition: Some(PartitionIdentity { number, id, label }) }
+        Identity { serial, place: None, nsid: 1, partition: Some(PartitionIdentity { number, id, label }) }
     }
 
     #[test]
@@ -279,6 +320,48 @@ mod tests {
     }
 
     #[test]
+    fn a_place_names_one_of_two_drives_with_one_serial_number() {
+        let at = |place: &str, nsid| Identity { place: PciPlace::parse(place), ..namespace("SAME", nsid) };
+        let (first, second) = (at("0000:01:00.0", 1), at("0000:02:00.0", 1));
+        assert!(name("SAME:n1").matches(&first) && name("SAME:n1").matches(&second));
+        let by_place = name("pci:0000:02:00.0:n1");
+        assert!(by_place.matches(&second) && !by_place.matches(&first));
+        assert!(!by_place.matches(&at("0000:02:00.0", 2)) && !by_place.matches(&namespace("SAME", 1)));
+        assert_eq!(name("pci:00AB:0C:1d.7:n1").to_string(), "pci:00ab:0c:1d.7:n1");
+        let part = Identity { place: PciPlace::parse("0000:02:00.0"), ..partition("SAME", 3, UUID, "") };
+        assert!(name("pci:0000:02:00.0:n1:3").matches(&part) && !by_place.matches(&part));
+        assert!(
+            !name("pci:0000:02:00.0:n1:4").matches(&part) && !name("pci:0000:01:00.0:n1:3").matches(&part)
+        );
+        // A controller cannot pass itself off as another's place.
+        assert!(!by_place.matches(&namespace("pci:0000:02:00.0", 1)));
+    }
+
+    #[test]
+    fn a_word_that_begins_like_a_place_is_one_or_refused() {
+        for word in [
+            "pci:",
+            "pci:x",
+            "pci:0000:01:00.0",
+            "pci:01:00.0:n1",
+            "pci:0000:01:00.8:n1",
+            "pci:label:n1:2",
+            "pci::n1",
+        ] {
+            assert_eq!(refused(word), NoName::Place, "{word}");
+        }
+        for word in ["pci:0000:01:00.0:n0", "pci:0000:01:00.0:n", "pci:0000:01:00.0:n01:1"] {
+            assert_eq!(refused(word), NoName::Nsid, "{word}");
+        }
+        for word in ["pci:0000:01:00.0:n1:", "pci:0000:01:00.0:n1:0"] {
+            assert_eq!(refused(word), NoName::Partition, "{word}");
+        }
+        // The prefix is lower-case; a label of this shape has its own.
+        assert_eq!(refused("PCI:0000:01:00.0:n0"), NoName::Nsid);
+        assert!(name("partlabel:pci:x").matches(&partition("a", 1, UUID, "pci:x")));
+    }
+
+    #[test]
     fn other_words_with_colons_are_labels() {
         for word in ["a:1", "a:m1", "n1", "a:n1:p1", "a:n-1", "a:N1", ":", "EFI system partition"] {
             assert!(name(word).matches(&partition("a", 1, UUID, word)), "{word}");
@@ -293,14 +376,20 @@ mod tests {
             serial in "[!-~]([ -~]{0,18}[!-~])?", nsid in 1..=0xffff_fffe_u32, number in 1..=u32::MAX,
             uuid in any::<u128>(), label in "[a-z :]{1,30}"
         ) {
-            prop_assume!(!serial.starts_with("part"));
+            prop_assume!(!serial.starts_with("part") && !serial.starts_with("pci:"));
             let id = PartitionId::Gpt(Uuid::from_u128(uuid));
             let own = Identity {
-                serial: &serial, nsid, partition: Some(PartitionIdentity { number, id, label: &label }),
+                serial: &serial, place: PciPlace::parse("0001:02:03.4"), nsid,
+                partition: Some(PartitionIdentity { number, id, label: &label }),
             };
             let whole = Identity { partition: None, ..own };
             prop_assert!(name(&whole.to_string()).matches(&whole));
-            let words = [std::format!("{serial}:n{nsid}:{number}"), id.to_string(), std::format!("partlabel:{label}")];
+            let by_place = name(&std::format!("pci:0001:02:03.4:n{nsid}"));
+            prop_assert!(by_place.matches(&whole) && !by_place.matches(&own));
+            let words = [
+                std::format!("{serial}:n{nsid}:{number}"), std::format!("pci:0001:02:03.4:n{nsid}:{number}"),
+                id.to_string(), std::format!("partlabel:{label}"),
+            ];
             for word in &words {
                 let parsed = name(word);
                 prop_assert!(parsed.matches(&own) && !parsed.matches(&whole));
@@ -314,7 +403,7 @@ mod tests {
             if let Ok(parsed) = DeviceName::parse(&word) {
                 let id = PartitionId::parse("00000000-0000-0000-0000-00000000000a").unwrap();
                 let labelled = Identity {
-                    serial: "zz", nsid, partition: Some(PartitionIdentity { number: 1, id, label: &word }),
+                    serial: "zz", place: None, nsid, partition: Some(PartitionIdentity { number: 1, id, label: &word }),
                 };
                 if parsed.matches(&labelled) {
                     prop_assert!(PartitionId::parse(&word).is_none());

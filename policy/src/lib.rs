@@ -3,7 +3,7 @@
 //! * [`words`]: the words of `create()` become a [`Policy`], or a [`Refusal`] that names the word.
 //! * [`command_line`]: options, among them those of static clients, which become policies by the same rules.
 //! * [`device`]: a [`DeviceName`] is what a word calls a device; it is held against an [`Identity`].
-//! * [`partition`]: what a device is known by: serial number, partition identifier, label.
+//! * [`partition`]: what a device is known by: serial number, partition identifier, label. [`place`]: where its controller is.
 //! * [`errno`]: the numbers that refusals have on the wire.
 //! * [`number`], [`shown`]: numbers in words; words of others made fit for a message.
 //! * [`extent`]: places on disk. An [`Extent`] is what a session was given; only it makes an [`LbaRange`], the proof
@@ -21,6 +21,7 @@ pub mod extent;
 pub mod grant;
 pub mod number;
 pub mod partition;
+pub mod place;
 pub mod shown;
 pub mod words;
 
@@ -30,5 +31,6 @@ pub use errno::Errno;
 pub use extent::{BlockSize, Extent, LbaRange, Namespace, NotConfined};
 pub use grant::{Access, Grant, ReadOnly, WritePermit};
 pub use partition::{Identity, Label, NoLabel, PartitionId, PartitionIdentity, Serial};
+pub use place::PciPlace;
 pub use shown::Shown;
 pub use words::{DsMax, Policy, Refusal, Why};

@@ -4,6 +4,7 @@ use core::fmt;
 
 use uuid::Uuid;
 
+use crate::place::PciPlace;
 use crate::shown::printable;
 
 /// The length of a serial number in bytes, at most (NVM Express Base 2.0, Identify Controller, SN).
@@ -183,6 +184,8 @@ impl fmt::Display for PartitionId {
 pub struct Identity<'a> {
     /// The controller's serial number, its padding trimmed at both ends.
     pub serial: &'a str,
+    /// Where the controller is; `None` where it has no place on a PCI bus, or nobody knows it.
+    pub place: Option<PciPlace>,
     /// The namespace identifier.
     pub nsid: u32,
     /// Which partition; `None` for the whole namespace.

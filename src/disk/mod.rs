@@ -70,7 +70,7 @@ impl Partition {
     /// What it is known by, on a controller of that serial number (padding trimmed).
     pub fn identity<'a>(&'a self, serial: &'a str) -> Identity<'a> {
         let partition = PartitionIdentity { number: self.number, id: self.id, label: self.label.as_str() };
-        Identity { serial, nsid: self.extent.namespace().nsid, partition: Some(partition) }
+        Identity { serial, place: None, nsid: self.extent.namespace().nsid, partition: Some(partition) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use heapless::String;
 use nvme_policy::{BlockSize, Extent, Namespace};
+use nvme_session::factory::Identifiers;
 use nvme_session::operation::Limits;
 
 /// What a controller said about itself.
@@ -16,8 +17,12 @@ pub struct ControllerInfo {
     pub model: String<40>,
     /// Firmware revision, likewise.
     pub firmware: String<8>,
-    /// Name of its NVM subsystem (NQN), likewise; may be empty.
+    /// Name of its NVM subsystem (NQN), likewise; empty when it says none, or one that is known not to be its own.
     pub subsystem: String<256>,
+    /// Its number in the subsystem (CNTLID).
+    pub number: u16,
+    /// Whether there may be other controllers in the subsystem (CMIC).
+    pub has_siblings: bool,
     /// Version (VS): major, minor, tertiary.
     pub version: (u16, u8, u8),
     /// Whether there is a volatile write cache.
@@ -51,10 +56,10 @@ pub struct NamespaceInfo {
     pub limits: Limits,
     /// Whether the controller protects it from being written.
     pub read_only: bool,
-    /// Whether other controllers of the subsystem may have it, too (NMIC).
+    /// Whether other controllers of the subsystem may have it, too: there may be some (CMIC), and they may (NMIC).
     pub shared: bool,
-    /// NGUID and EUI-64; zeroes where there is none.
-    pub unique: ([u8; 16], [u8; 8]),
+    /// What it is known by everywhere.
+    pub unique: Identifiers,
 }
 
 impl NamespaceInfo {

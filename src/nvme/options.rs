@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use nvme_policy::PciPlace;
+
 /// A function on the PCI bus, by its configuration space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PciId {
@@ -18,6 +20,8 @@ pub struct Options {
     pub nosgl: bool,
     /// What the home knows about the device, for [`quirks`](super::quirks).
     pub pci: Option<PciId>,
+    /// Where it is, for names.
+    pub place: Option<PciPlace>,
     /// How often a controller on a bus is looked at though nothing happens: one that is pulled out, or whose status is fatal,
     /// interrupts nobody. Where `pci` says that it is on one.
     pub watch_every: Duration,
@@ -50,6 +54,7 @@ impl Default for Options {
         Self {
             nosgl: false,
             pci: None,
+            place: None,
             watch_every: Duration::from_secs(1),
             io_timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(10),

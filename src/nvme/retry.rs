@@ -23,6 +23,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Delays([u16; 3]);
 
 impl Delays {
+    /// It asks for none.
+    #[cfg(test)]
+    pub(super) const NONE: Self = Self([0; 3]);
+
     /// As Identify Controller has them.
     pub(super) fn of(data: &identify::Controller) -> Self {
         Self(data.crdt.map(|time| time.get()))

@@ -16,4 +16,5 @@ mod rig;
 mod scanning;
 mod threads;
 mod timeouts;
+mod twins;
 mod workers;

@@ -11,17 +11,20 @@ use crate::client::IOERR;
 use crate::rig::{Rig, SECOND, config, medium, soft};
 
 /// What a controller says in Identify, and where.
-const NAMESPACE: u8 = 0;
-const CONTROLLER: u8 = 1;
+pub(crate) const NAMESPACE: u8 = 0;
+pub(crate) const CONTROLLER: u8 = 1;
 const LIST: u8 = 2;
-const NMIC: usize = 30;
-const EUI64: usize = 120;
-const SERIAL: usize = 4;
-const MODEL: usize = 24;
-const SUBNQN: usize = 768;
+const DESCRIPTORS: u8 = 3;
+pub(crate) const NMIC: usize = 30;
+pub(crate) const EUI64: usize = 120;
+pub(crate) const SERIAL: usize = 4;
+pub(crate) const MODEL: usize = 24;
+pub(crate) const CMIC: usize = 76;
+pub(crate) const CNTLID: usize = 78;
+pub(crate) const SUBNQN: usize = 768;
 
 /// From now on it says that.
-fn says(rig: &Rig, controller: usize, cns: u8, at: usize, bytes: &[u8]) {
+pub(crate) fn says(rig: &Rig, controller: usize, cns: u8, at: usize, bytes: &[u8]) {
     let bytes = bytes.to_vec();
     rig.faults(controller).lie_in_identify(Box::new(move |got, _, data| {
         if got == cns {
@@ -31,12 +34,16 @@ fn says(rig: &Rig, controller: usize, cns: u8, at: usize, bytes: &[u8]) {
 }
 
 /// Controllers of one subsystem, whose namespaces are shared; with these EUI-64, each eight times that byte. Not polled yet.
-fn subsystem(devices: Vec<Soft>, unique: [u8; 2]) -> Rig {
+/// The serial number is the subsystem's; where that does not tell them apart their places do.
+pub(crate) fn subsystem(devices: Vec<Soft>, unique: [u8; 2]) -> Rig {
     let rig = Rig::raw(config(), devices);
     for (controller, eui) in unique.into_iter().enumerate() {
         says(&rig, controller, NAMESPACE, NMIC, &[1]);
         says(&rig, controller, NAMESPACE, EUI64, &[eui; 8]);
+        says(&rig, controller, CONTROLLER, SERIAL, b"one ");
         says(&rig, controller, CONTROLLER, SUBNQN, b"nqn.2014-08.org.example:one\0");
+        says(&rig, controller, CONTROLLER, CMIC, &[2]);
+        says(&rig, controller, CONTROLLER, CNTLID, &[controller as u8 + 1, 0]);
     }
     rig
 }
@@ -47,6 +54,9 @@ fn two(unique: [u8; 2]) -> Rig {
     rig.expect("the scan", |e| matches!(e, Event::Scanned));
     rig
 }
+
+const ONE: &str = "device=pci:0000:00:00.0:n1";
+const OTHER: &str = "device=pci:0000:01:00.0:n1";
 
 /// Its namespace is another from now on, or says something else about itself.
 fn renew(rig: &Rig, controller: usize) {
@@ -105,14 +115,15 @@ fn however_often_there_is_news_during_a_slow_read_the_table_is_read_in_the_end()
 #[test]
 fn a_namespace_that_turns_out_to_be_another_s_is_lost_to_its_session() {
     let mut rig = two([9, 8]);
-    let mut a = rig.client(&["device=d0:n1"]);
-    let b = rig.client(&["device=d1:n1"]);
-    // It has no identifier any more that tells them apart.
+    let mut a = rig.client(&[ONE]);
+    let b = rig.client(&[OTHER]);
+    // It has no identifier any more that tells them apart, here nor in its list of descriptors.
     says(&rig, 1, NAMESPACE, EUI64, &[0; 8]);
+    says(&rig, 1, DESCRIPTORS, 0, &[0; 4]);
     renew(&rig, 1);
     rig.pass_time(SECOND);
     assert!(rig.lost(&b) && !rig.lost(&a));
-    assert!(matches!(rig.create(&["device=d1:n1", "read-only"]), Err(CreateError::NoDevice(_))));
+    assert!(matches!(rig.create(&[OTHER, "read-only"]), Err(CreateError::NoDevice(_))));
     rig.serves(&mut a, 0, 1);
 }
 
@@ -121,23 +132,28 @@ fn a_namespace_that_comes_to_be_shared_is_another() {
     let mut rig = Rig::new(1);
     let a = rig.client(&["device=d0:n1"]);
     says(&rig, 0, NAMESPACE, NMIC, &[1]);
-    hold_up_reads(&rig, 0, When::Always);
     renew(&rig, 0);
-    rig.step();
-    assert!(rig.lost(&a), "before its table was read");
+    rig.pass_time(SECOND);
+    assert!(!rig.lost(&a), "there is nobody to share it with");
+    says(&rig, 0, CONTROLLER, CMIC, &[2]);
+    hold_up_reads(&rig, 0, When::Always);
+    // What a controller is it says after a reset.
+    rig.handles[0].raise_fatal();
+    rig.until("the loss", |rig| rig.lost(&a));
+    assert_eq!(rig.state(0), ControllerState::Serving);
 }
 
 #[test]
 fn a_namespace_that_is_the_other_s_no_more_can_be_had_however_long_a_scan_takes() {
     for slow in 0..2 {
         let mut rig = two([9, 9]);
-        assert!(matches!(rig.create(&["device=d1:n1"]), Err(CreateError::NoDevice(_))));
+        assert!(matches!(rig.create(&[OTHER]), Err(CreateError::NoDevice(_))));
         hold_up_reads(&rig, slow, When::First(1));
         says(&rig, 0, NAMESPACE, EUI64, &[5; 8]);
         renew(&rig, 0);
         rig.pass_time(10 * SECOND);
-        let mut a = rig.client(&["device=d0:n1"]);
-        let mut b = rig.client(&["device=d1:n1"]);
+        let mut a = rig.client(&[ONE]);
+        let mut b = rig.client(&[OTHER]);
         rig.serves(&mut a, 0, 1);
         rig.serves(&mut b, 0, 2);
     }
@@ -155,13 +171,13 @@ fn a_shared_namespace_comes_back_by_a_controller_that_is_still_being_scanned() {
     let there = |rig: &Rig| {
         rig.control.catalogue().devices().map(|(entry, _)| entry.identity().to_string()).collect::<Vec<_>>()
     };
-    assert_eq!(there(&rig), ["d0:n1"]);
+    assert_eq!(there(&rig), ["one:n1"]);
     rig.handles[0].vanish();
     rig.until("the loss", |rig| rig.state(0) == ControllerState::Lost);
     assert_eq!((rig.state(1), there(&rig)), (ControllerState::Scanning, vec![]));
     rig.expect("the scan", |e| matches!(e, Event::Scanned));
     rig.pass_time(10 * SECOND);
-    let mut a = rig.client(&["device=d1:n1"]);
+    let mut a = rig.client(&["device=one:n1"]);
     rig.serves(&mut a, 0, 1);
 }
 

@@ -12,7 +12,7 @@ use nvme_core::server::worker::Worker;
 use nvme_mem::Window;
 use nvme_platform::Time;
 use nvme_platform::fake::FakeNotify;
-use nvme_policy::Policy;
+use nvme_policy::{PciPlace, Policy};
 use nvme_session::Transport;
 use nvme_session::blk::features;
 use nvme_session::dataspace::{Claim, File};
@@ -73,6 +73,11 @@ pub(crate) fn medium() -> Arc<MemoryMedium> {
     Arc::new(MemoryMedium::new(DISK).unwrap())
 }
 
+/// Where the controllers of a rig are.
+fn place(index: usize) -> Option<PciPlace> {
+    PciPlace::parse(&format!("0000:{index:02x}:00.0"))
+}
+
 pub(crate) fn policy(words: &[&str]) -> Policy {
     Policy::from_words(words.iter().copied()).unwrap()
 }
@@ -105,7 +110,8 @@ impl Rig {
             let knobs = Arc::new(Knobs::default());
             rig.handles.push(soft.handle());
             rig.knobs.push(Arc::clone(&knobs));
-            rig.control.add_device(&format!("device {index}"), Box::new(TestDevice { soft, knobs }));
+            let device = Box::new(TestDevice { soft, knobs });
+            rig.control.add_pci_device(&format!("device {index}"), device, None, place(index));
         }
         rig
     }

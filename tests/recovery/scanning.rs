@@ -7,7 +7,8 @@ use nvme_soft::faulty::{Action, Queue, When};
 
 use crate::client::Client;
 use crate::client::{FLUSH, IN, IOERR, OK, OUT};
-use crate::rig::{Rig, SECOND, config, medium, soft};
+use crate::rescans::subsystem;
+use crate::rig::{Rig, SECOND, medium, soft};
 
 fn sectors(rig: &Rig, nsid: u32) -> Option<u64> {
     let mut all = rig.control.catalogue().devices();
@@ -165,24 +166,23 @@ fn lie(rig: &Rig, controller: usize, cns: u8, at: usize, bytes: Vec<u8>) {
 
 #[test]
 fn a_shared_namespace_has_one_writer_and_comes_back_by_the_other_way() {
-    let mut rig = Rig::raw(config(), vec![soft("d0"), soft("d1")]);
-    for controller in 0..2 {
-        lie(&rig, controller, 0, 30, vec![1]);
-        lie(&rig, controller, 0, 120, vec![9; 8]);
-        lie(&rig, controller, 1, 768, b"nqn.2014-08.org.example:one\0".to_vec());
-    }
+    let mut rig = subsystem(vec![soft("d0"), soft("d1")], [9, 9]);
     rig.expect("the scan", |e| matches!(e, Event::Scanned));
-    let mut a = rig.client(&["device=d0:n1"]);
+    let mut a = rig.client(&["device=one:n1"]);
     rig.serves(&mut a, 0, 1);
-    assert!(matches!(rig.create(&["device=d1:n1"]), Err(CreateError::NoDevice(_))));
+    let no_second = |rig: &mut Rig| {
+        assert!(matches!(rig.create(&["device=one:n1"]), Err(CreateError::InUse { .. })));
+        assert!(matches!(rig.create(&["device=pci:0000:01:00.0:n1"]), Err(CreateError::NoDevice(_))));
+    };
+    no_second(&mut rig);
     // News of the second controller changes nothing.
     rig.handles[1].resize(1, 4 << 20);
     rig.pass_time(SECOND);
-    assert!(matches!(rig.create(&["device=d1:n1"]), Err(CreateError::NoDevice(_))));
+    no_second(&mut rig);
     rig.handles[0].vanish();
     rig.until("the loss", |rig| rig.state(0) == ControllerState::Lost);
     rig.pass_time(SECOND);
-    let mut b = rig.client(&["device=d1:n1"]);
+    let mut b = rig.client(&["device=one:n1"]);
     rig.serves(&mut b, 0, 2);
 }
 

@@ -6,7 +6,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, Policy};
+use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, PciPlace, Policy};
 
 use super::device::{Device, NamespaceEntry, PartitionEntry, overlap};
 use super::error::CreateError;
@@ -68,7 +68,7 @@ impl Minted {
         self.id
     }
 
-    /// Its device as `SN:nNSID` or `SN:nNSID:PART`.
+    /// Its device as `SN:nNSID` or `SN:nNSID:PART`; where another drive has that serial number, by its controller's place.
     pub fn device(&self) -> &str {
         &self.device
     }
@@ -129,6 +129,9 @@ struct Reserved {
 #[derive(Debug)]
 struct Home {
     serial: String,
+    /// Where its controller was.
+    place: Option<PciPlace>,
+    medium: Medium,
     nsid: u32,
     /// A partition's first block and blocks; `None` for a whole namespace.
     part: Option<(u64, u64)>,
@@ -139,14 +142,19 @@ impl Home {
         let extent = device.extent();
         Self {
             serial: device.disk.entry.serial().into(),
+            place: device.disk.entry.place(),
+            medium: device.disk.entry.medium().clone(),
             nsid: extent.namespace().nsid,
             part: device.part.map(|_| (extent.first(), extent.blocks())),
         }
     }
 
     fn is(&self, device: &Device<'_>) -> bool {
-        let extent = device.extent();
-        self.serial == device.disk.entry.serial()
+        let (extent, entry) = (device.extent(), &device.disk.entry);
+        // What is shared may come back by another way; nothing else does. Two drives may have one serial number.
+        let way = self.medium.shared || self.place == entry.place();
+        way && self.medium.may_be(entry.medium())
+            && self.serial == entry.serial()
             && self.nsid == extent.namespace().nsid
             && self.part == device.part.map(|_| (extent.first(), extent.blocks()))
     }
@@ -358,7 +366,8 @@ impl Catalogue {
             (None, _) if self.disks.iter().any(|d| d.stale) => Err(CreateError::Scanning),
             (None, _) => Err(CreateError::NoDevice(Box::new(name.clone()))),
             (Some(first), Some(second)) => {
-                let candidates = [first, second].into_iter().chain(found).map(|d| d.own_name()).collect();
+                let all = [first, second].into_iter().chain(found);
+                let candidates = all.map(|d| self.disks.own_name(&d)).collect();
                 Err(CreateError::Ambiguous { name: Box::new(name.clone()), candidates })
             }
         }
@@ -389,7 +398,7 @@ impl Catalogue {
             return Err(CreateError::Scanning);
         }
         if access == Access::ReadWrite && device.disk.entry.read_only() {
-            return Err(CreateError::WriteProtected(device.own_name()));
+            return Err(CreateError::WriteProtected(self.disks.own_name(device)));
         }
         let extent = device.extent();
         let mut others = self.holders(&extent).filter(|h| own.is_none() || h.reservation != own).peekable();
@@ -401,7 +410,7 @@ impl Catalogue {
             Access::ReadOnly if readable => Ok(()),
             _ => {
                 let readable = readable && access == Access::ReadWrite;
-                Err(CreateError::InUse { device: device.own_name(), readable })
+                Err(CreateError::InUse { device: self.disks.own_name(device), readable })
             }
         }
     }
@@ -429,7 +438,7 @@ impl Catalogue {
     }
 
     fn name_of(&self, extent: &Extent) -> String {
-        self.device_at(extent).map(|d| d.own_name()).unwrap_or_default()
+        self.device_at(extent).map(|d| self.disks.own_name(&d)).unwrap_or_default()
     }
 
     #[expect(clippy::disallowed_methods, reason = "the catalogue has checked that nobody is in the way")]
@@ -448,7 +457,7 @@ impl Catalogue {
             grant: Grant::new(extent, access),
             limits: *device.disk.entry.limits(),
             id: device.id(),
-            device: device.own_name(),
+            device: self.disks.own_name(&device),
             medium: device.disk.entry.medium().clone(),
         };
         self.next += 1;

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use nvme_policy::{
-    BlockSize, DeviceName, Extent, Identity, Label, Namespace, PartitionId, PartitionIdentity,
+    BlockSize, DeviceName, Extent, Identity, Label, Namespace, PartitionId, PartitionIdentity, PciPlace,
 };
 
 use super::Medium;
@@ -15,6 +15,7 @@ use crate::operation::Limits;
 #[derive(Clone, Debug)]
 pub struct NamespaceEntry {
     serial: String,
+    place: Option<PciPlace>,
     extent: Extent,
     limits: Limits,
     read_only: bool,
@@ -25,7 +26,13 @@ impl NamespaceEntry {
     /// `serial` is the controller's serial number without its padding; `extent` the whole namespace; `read_only` says
     /// that it is write-protected.
     pub fn new(serial: &str, extent: Extent, limits: Limits, read_only: bool) -> Self {
-        Self { serial: serial.into(), extent, limits, read_only, medium: Medium::default() }
+        Self { serial: serial.into(), place: None, extent, limits, read_only, medium: Medium::default() }
+    }
+
+    /// The same, with the place of its controller, where it has one.
+    #[must_use]
+    pub fn at(self, place: Option<PciPlace>) -> Self {
+        Self { place, ..self }
     }
 
     /// The same, with what tells it from others.
@@ -42,6 +49,11 @@ impl NamespaceEntry {
     /// The controller's serial number.
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// Where its controller is.
+    pub fn place(&self) -> Option<PciPlace> {
+        self.place
     }
 
     /// Which namespace.
@@ -66,7 +78,13 @@ impl NamespaceEntry {
 
     /// What it is known by.
     pub fn identity(&self) -> Identity<'_> {
-        Identity { serial: &self.serial, nsid: self.namespace().nsid, partition: None }
+        Identity { serial: &self.serial, place: self.place, nsid: self.namespace().nsid, partition: None }
+    }
+
+    /// Whether `SN:nNSID` names it: not where its serial number is none, or reads like another kind of name.
+    fn has_number(&self) -> bool {
+        let name = format!("{}", self.identity());
+        DeviceName::parse(&name).is_ok_and(|name| name.matches(&Identity { place: None, ..self.identity() }))
     }
 }
 
@@ -139,9 +157,15 @@ impl<'a> Device<'a> {
         self.part.map_or(self.disk.entry.extent, |b| b.partition.extent)
     }
 
-    /// A name that is its own: `SN:nNSID[:PART]`.
-    pub(super) fn own_name(&self) -> String {
-        format!("{}", self.identity())
+    /// A name for it: `SN:nNSID[:PART]`; by its controller's place where that is asked for, or the first is none.
+    pub(super) fn name(&self, by_place: bool) -> String {
+        let entry = &self.disk.entry;
+        let part = self.part.map(|bound| bound.partition.number);
+        match (entry.place.filter(|_| by_place || !entry.has_number()), part) {
+            (None, _) => format!("{}", self.identity()),
+            (Some(place), None) => format!("pci:{place}:n{}", entry.namespace().nsid),
+            (Some(place), Some(number)) => format!("pci:{place}:n{}:{number}", entry.namespace().nsid),
+        }
     }
 
     /// What GET_ID answers: `SN:nNSID`, cut, or the first 20 hexadecimal digits of the identifier.

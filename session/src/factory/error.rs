@@ -21,7 +21,8 @@ pub enum CreateError {
     Ambiguous {
         /// The name.
         name: Box<DeviceName>,
-        /// What it matches, each by a name that matches nothing else: `SN:nNSID:PART`.
+        /// What it matches, each by a name that matches nothing else: `SN:nNSID:PART`, or
+        /// `pci:DDDD:BB:DD.F:nNSID:PART` where two controllers have that serial number.
         candidates: Vec<String>,
     },
     /// Somebody else uses the device, or a part of it, or has reserved it.

@@ -1,7 +1,8 @@
 //! The factory: what there is, who has it, and who may have what (DESIGN 2.2).
 //!
 //! * [`Catalogue`]: mints sessions, reserves for static clients, and takes the results of scans.
-//! * [`NamespaceEntry`], [`PartitionEntry`]: what a scan found. [`Medium`]: what tells a namespace from others.
+//! * [`NamespaceEntry`], [`PartitionEntry`]: what a scan found. [`Medium`]: what tells a namespace from others, of a
+//!   [`Subsystem`], with its [`Identifiers`].
 //!
 //! Sharing is a readers-writer rule on extents, so a whole namespace and its partitions are in each other's way.
 //! Partition tables are written by clients, so a later scan is believed only as far as it touches nobody else:
@@ -22,5 +23,5 @@ mod tables;
 pub use catalogue::{Catalogue, CatalogueConfig, Ended, Holder, Minted, ReservationId, SessionId};
 pub use device::{NamespaceEntry, PartitionEntry};
 pub use error::CreateError;
-pub use medium::Medium;
+pub use medium::{Identifiers, Medium, Subsystem};
 pub use tables::Refused;

@@ -1,12 +1,13 @@
 //! What a new partition table may change.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
 use nvme_policy::{Extent, Namespace};
 
-use super::device::{Bound, Disk, NamespaceEntry, PartitionEntry, overlap};
+use super::device::{Bound, Device, Disk, NamespaceEntry, PartitionEntry, overlap};
 
 /// What of a new table was not believed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,11 +41,32 @@ impl fmt::Display for Refused {
     }
 }
 
+/// What two controllers of one subsystem call one namespace: its serial number is the subsystem's, so by their places where that is
+/// all that tells them apart.
+fn name_apart(a: &NamespaceEntry, b: &NamespaceEntry) -> (String, String) {
+    let name = |entry: &NamespaceEntry, other: &NamespaceEntry| match entry.place() {
+        Some(place) if entry.serial() == other.serial() => {
+            format!("pci:{place}:n{}", entry.namespace().nsid)
+        }
+        _ => entry.identity().to_string(),
+    };
+    (name(a, b), name(b, a))
+}
+
 /// All disks.
 #[derive(Debug, Default)]
 pub(super) struct Disks(Vec<Disk>);
 
 impl Disks {
+    /// A name that is this device's own: by its controller's place where another of its number has that serial number, too.
+    pub(super) fn own_name(&self, device: &Device<'_>) -> String {
+        let entry = &device.disk.entry;
+        let alike = |d: &&Disk| {
+            d.entry.serial() == entry.serial() && d.entry.namespace().nsid == entry.namespace().nsid
+        };
+        device.name(self.0.iter().filter(alike).count() > 1)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Disk> {
         self.0.iter()
     }
@@ -77,7 +99,7 @@ impl Disks {
             let stays = first_come || other.entry.namespace() < namespace;
             let (lost, had) = if stays { (&entry, &other.entry) } else { (&other.entry, &entry) };
             let gone = lost.namespace();
-            let (lost, had) = (lost.identity().to_string(), had.identity().to_string());
+            let (lost, had) = name_apart(lost, had);
             refused.push(Refused::Shared { lost, had });
             self.0.retain(|d| d.entry.namespace() != gone);
             if stays {

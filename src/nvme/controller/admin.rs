@@ -39,7 +39,7 @@ pub(super) enum Job {
     AsyncEvent,
     Log { id: u8, asked: bool },
     CreateCq { id: u16, depth: u16, vector: u16, at: Iova },
-    CreateSq { id: u16, depth: u16, at: Iova },
+    CreateSq { id: u16, depth: u16, at: Iova, medium: bool },
     DeleteSq { id: u16 },
     DeleteCq { id: u16 },
     Abort { pair: u16, cid: u16 },
@@ -94,8 +94,10 @@ impl Job {
             Self::CreateCq { id, depth, vector, at } => {
                 with(new(admin::CREATE_CQ, queue(id, depth), u32::from(vector) << 16 | 0b11), 0, at)
             }
-            Self::CreateSq { id, depth, at } => {
-                with(new(admin::CREATE_SQ, queue(id, depth), u32::from(id) << 16 | 0b01), 0, at)
+            Self::CreateSq { id, depth, at, medium } => {
+                // QPRIO: 0 urgent, 2 medium.
+                let flags = 0b01 | u32::from(medium) << 2;
+                with(new(admin::CREATE_SQ, queue(id, depth), u32::from(id) << 16 | flags), 0, at)
             }
             // Base 5.6 and 5.7.
             Self::DeleteSq { id } => new(admin::DELETE_SQ, u32::from(id), 0),

@@ -225,3 +225,12 @@ fn the_host_says_that_it_heeds_retry_delays_in_the_page_of_its_command() {
     assert_eq!((command.opcode, command.cdw10.get() & 0xff), (0x09, 0x16));
     assert_eq!(admin.data.window().read_value::<[u8; 4]>(0), Ok([1, 0, 0, 0]));
 }
+
+#[test]
+fn a_submission_queue_is_urgent_but_of_those_that_want_medium_priority() {
+    for (medium, flags) in [(false, 0b001), (true, 0b101)] {
+        let job = Job::CreateSq { id: 3, depth: 8, at: Iova(0x1000), medium };
+        let command = job.command(Iova(0));
+        assert_eq!((command.cdw10.get(), command.cdw11.get()), (7 << 16 | 3, 3 << 16 | flags));
+    }
+}

@@ -10,6 +10,7 @@ use nvme_platform::{Device, DeviceError, Iova, Time, warn};
 use super::super::event::{Failure, ResetReason};
 use super::super::options::Options;
 use super::super::quiet::{Generation, QueueQuiet};
+use super::super::quirks::Quirks;
 use super::super::spec::command::{CQE_SHIFT, SQE_SHIFT};
 use super::super::spec::registers::{
     ACQ, AQA, ASQ, AdminQueueAttributes, CAP, CC, CRTO, CSTS, Capabilities, Configuration, ReadyTimeouts,
@@ -125,6 +126,10 @@ pub(super) struct Bringup {
     /// How often a controller on a bus is looked at.
     watch_every: Option<Duration>,
     delay_after_disable: Duration,
+    /// What to take for CAP.MQES where that says none.
+    unsaid_mqes: u16,
+    /// It is not even looked at.
+    refused: Option<Failure>,
     shutdown_wait: Duration,
     state: State,
     purpose: Purpose,
@@ -141,14 +146,16 @@ pub(super) struct Bringup {
 }
 
 impl Bringup {
-    /// A controller that nobody looked at yet. `delay_after_disable`: how long its registers are left alone after CC.EN was cleared.
-    pub(super) fn new(index: u16, options: &Options, delay_after_disable: Duration) -> Self {
+    /// A controller that nobody looked at yet.
+    pub(super) fn new(index: u16, options: &Options, quirks: &Quirks) -> Self {
         Self {
             index,
             ready_floor: options.ready_floor,
             ready_ceiling: options.ready_ceiling,
             watch_every: options.pci.map(|_| options.watch_every),
-            delay_after_disable,
+            delay_after_disable: quirks.delay_after_disable,
+            unsaid_mqes: quirks.unsaid_mqes.unwrap_or(0),
+            refused: quirks.long_entries.then_some(Failure::QueueShape),
             shutdown_wait: SHUTDOWN_WAIT,
             state: State::New,
             purpose: Purpose::First,
@@ -163,6 +170,11 @@ impl Bringup {
     /// CAP, as it was found.
     pub(super) fn cap(&self) -> &Capabilities {
         &self.cap
+    }
+
+    /// Entries of the longest queue, less one.
+    pub(super) fn mqes(&self) -> u16 {
+        if self.cap.mqes() == 0 { self.unsaid_mqes } else { self.cap.mqes() }
     }
 
     /// The distance between two doorbell registers in bytes.
@@ -328,11 +340,13 @@ impl Bringup {
             return Step::Turn(Turn::Gone);
         }
         self.cap = Capabilities::from_bits(bits);
-        let why = if self.cap.css() & 1 == 0 {
+        let why = if self.refused.is_some() {
+            self.refused
+        } else if self.cap.css() & 1 == 0 {
             Some(Failure::CommandSet)
         } else if self.cap.mpsmin() != 0 {
             Some(Failure::PageSize)
-        } else if self.cap.mqes() == 0 {
+        } else if self.mqes() == 0 {
             Some(Failure::QueueShape)
         } else {
             None
@@ -447,6 +461,11 @@ impl Bringup {
         if matches!(self.state, State::Running | State::Stuck) {
             self.disturbed = Some(BUS_REST);
         }
+    }
+
+    /// How long its registers are left alone after CC.EN was cleared, as it turned out.
+    pub(super) fn set_delay(&mut self, delay: Duration) {
+        self.delay_after_disable = delay;
     }
 
     /// How long a shutdown may take.

@@ -1,5 +1,7 @@
+use alloc::boxed::Box;
 use alloc::vec;
 
+use nvme_platform::Registers;
 use nvme_session::memory::QuietBy;
 use nvme_soft::{Config, SoftDevice};
 
@@ -10,8 +12,8 @@ fn config() -> Config {
     Config { faults: Some(vec![]), ..Config::default() }
 }
 
-fn bringup(options: &Options, delay: Duration) -> Bringup {
-    Bringup::new(0, options, delay)
+fn bringup(options: &Options, delay_after_disable: Duration) -> Bringup {
+    Bringup::new(0, options, &Quirks { delay_after_disable, ..Quirks::default() })
 }
 
 fn at(ms: u64) -> Time {
@@ -129,4 +131,59 @@ fn a_shutdown_ends_in_time() {
     machine.die(None);
     assert_eq!(machine.shut_down(&mut device, now), Shutdown::Idle);
     assert_eq!(machine.step(&mut device, 7, now), Step::Wait);
+}
+
+#[test]
+fn one_whose_entries_are_longer_is_not_touched() {
+    let mut device = SoftDevice::new(config()).unwrap();
+    let quirks = Quirks { long_entries: true, ..Quirks::default() };
+    let mut machine = Bringup::new(0, &Options::default(), &quirks);
+    let step = machine.step(&mut device, 7, at(1));
+    assert!(matches!(step, Step::Turn(Turn::Failed { why: Failure::QueueShape, quiet: Some(_) })));
+}
+
+/// A register file that says nothing but CAP.
+struct OnlyCap(Capabilities, SoftDevice);
+
+impl Registers for OnlyCap {
+    fn read32(&self, offset: u32) -> u32 {
+        let bits = self.0.into_bits();
+        [bits as u32, (bits >> 32) as u32].get(offset as usize / 4).copied().unwrap_or(0)
+    }
+    fn write32(&mut self, _: u32, _: u32) {}
+}
+
+impl Device for OnlyCap {
+    fn registers(&mut self) -> &mut dyn Registers {
+        self
+    }
+    fn dma(&mut self) -> &mut dyn nvme_platform::DmaSpace {
+        self.1.dma()
+    }
+    fn pool(&mut self) -> &mut dyn nvme_platform::DmaPool {
+        self.1.pool()
+    }
+    fn bus(&mut self) -> &mut dyn nvme_platform::Bus {
+        self.1.bus()
+    }
+    fn doorbells(
+        &mut self,
+        queue: u16,
+        stride: u32,
+    ) -> Result<Box<dyn nvme_platform::QueueDoorbells>, DeviceError> {
+        self.1.doorbells(queue, stride)
+    }
+}
+
+#[test]
+fn queues_without_entries_are_refused_but_of_those_that_are_known_to_have_them() {
+    let cap = Capabilities::new().with_css(1);
+    for (unsaid_mqes, mqes) in [(None, 0), (Some(63), 63)] {
+        let mut device = OnlyCap(cap, SoftDevice::new(config()).unwrap());
+        let quirks = Quirks { unsaid_mqes, ..Quirks::default() };
+        let mut machine = Bringup::new(0, &Options::default(), &quirks);
+        let step = machine.step(&mut device, 7, at(1));
+        assert_eq!(step == Step::On, unsaid_mqes.is_some(), "{step:?}");
+        assert_eq!(machine.mqes(), mqes);
+    }
 }

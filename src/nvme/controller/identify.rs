@@ -4,6 +4,7 @@ use core::fmt;
 
 use heapless::String;
 use nvme_policy::{BlockSize, Extent, Namespace};
+use nvme_session::factory::Identifiers;
 use nvme_session::operation::Limits;
 
 use super::super::encode::Limited;
@@ -13,7 +14,7 @@ use super::super::options::Options;
 use super::super::pair::CommandCaps;
 use super::super::quirks::Quirks;
 use super::super::retry::Delays;
-use super::super::spec::identify::{self, ONCS_DSM, ONCS_WRITE_ZEROES};
+use super::super::spec::identify::{self, ONCS_DSM, ONCS_WRITE_ZEROES, nidt};
 use super::super::spec::{PAGE, command};
 use super::super::transfer::TRANSFER_MAX;
 
@@ -90,7 +91,9 @@ pub(super) fn controller(
         serial: text(&data.sn),
         model: text(&data.mn),
         firmware: text(&data.fr),
-        subsystem: text(&name(&data.subnqn)),
+        subsystem: if quirks.ignore_subsystem { String::new() } else { text(&name(&data.subnqn)) },
+        number: data.cntlid.get(),
+        has_siblings: data.cmic & identify::CMIC_CONTROLLERS != 0,
         version,
         volatile_cache: data.vwc & 1 != 0,
         transfer_bytes: transfer,
@@ -174,28 +177,66 @@ impl fmt::Display for NotServed {
     }
 }
 
-/// The command set of a namespace by its list of descriptors; NVM where the list does not say (Base 5.17.2.4).
-pub(super) fn command_set(list: &[u8; PAGE as usize]) -> u8 {
-    let mut rest = list.as_slice();
-    // Each turn takes a header at least.
-    while let [kind, len, _, _, tail @ ..] = rest
-        && *len != 0
-    {
-        match (*kind, *len, tail) {
-            (identify::NIDT_COMMAND_SET, 1, [csi, ..]) => return *csi,
-            _ => rest = tail.get(usize::from(*len)..).unwrap_or_default(),
+/// What the list of descriptors says of a namespace (Base 5.17.2.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Described {
+    /// NVM where it does not say.
+    pub(super) command_set: u8,
+    pub(super) unique: Identifiers,
+}
+
+impl Described {
+    /// Reads the list. The first descriptor of a kind counts; one whose length is not that of its kind is none.
+    pub(super) fn of(list: &[u8; PAGE as usize]) -> Self {
+        let (mut set, mut nguid, mut eui64, mut uuid) = (None, None, None, None);
+        let mut rest = list.as_slice();
+        // Each turn takes a header at least.
+        while let [kind, len, _, _, tail @ ..] = rest
+            && *len != 0
+            && let Some((value, behind)) = tail.split_at_checked(usize::from(*len))
+        {
+            match *kind {
+                nidt::EUI64 => keep(&mut eui64, value),
+                nidt::NGUID => keep(&mut nguid, value),
+                nidt::UUID => keep(&mut uuid, value),
+                nidt::COMMAND_SET => keep(&mut set, value),
+                _ => {}
+            }
+            rest = behind;
         }
+        let [command_set] = set.unwrap_or_default();
+        let unique = Identifiers {
+            nguid: nguid.unwrap_or_default(),
+            eui64: eui64.unwrap_or_default(),
+            uuid: uuid.unwrap_or_default(),
+        };
+        Self { command_set, unique }
     }
-    0
+}
+
+fn keep<const N: usize>(found: &mut Option<[u8; N]>, value: &[u8]) {
+    *found = found.or_else(|| value.try_into().ok());
+}
+
+/// What holds for all namespaces of a controller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Common {
+    pub(super) caps: CommandCaps,
+    pub(super) volatile_cache: bool,
+    /// Whether there may be other controllers in its subsystem.
+    pub(super) has_siblings: bool,
+    /// Whether it is known to say garbage for identifiers.
+    pub(super) bogus_identifiers: bool,
 }
 
 /// Checks Identify Namespace.
 pub(super) fn namespace(
     data: &identify::Namespace,
     namespace: Namespace,
-    caps: &CommandCaps,
-    volatile_cache: bool,
+    common: &Common,
+    described: &Identifiers,
 ) -> Result<NamespaceInfo, NotServed> {
+    let Common { caps, volatile_cache, has_siblings, bogus_identifiers } = common;
     let blocks = data.nsze.get();
     if blocks == 0 {
         return Err(NotServed::Inactive);
@@ -226,10 +267,25 @@ pub(super) fn namespace(
         transfer_blocks: transfer_blocks.min(NLB_MAX),
         discard_blocks: caps.discard.in_blocks(size.shift()),
         write_zeroes_blocks: caps.zeroes.in_blocks(size.shift()),
-        volatile_cache,
+        volatile_cache: *volatile_cache,
     };
-    let (read_only, shared) = (data.nsattr & 1 != 0, data.nmic & 1 != 0);
-    Ok(NamespaceInfo { extent, limits, read_only, shared, unique: (data.nguid, data.eui64) })
+    let read_only = data.nsattr & 1 != 0;
+    // A namespace may be shared by controllers that there cannot be: some say so of each.
+    let shared = *has_siblings && data.nmic & identify::NMIC_SHARED != 0;
+    let unique = if *bogus_identifiers { Identifiers::default() } else { unique(data, described) };
+    Ok(NamespaceInfo { extent, limits, read_only, shared, unique })
+}
+
+/// Both places have to say the same; where one says nothing, the other counts.
+fn unique(data: &identify::Namespace, described: &Identifiers) -> Identifiers {
+    fn either<const N: usize>(here: [u8; N], there: [u8; N]) -> [u8; N] {
+        if here == [0; N] { there } else { here }
+    }
+    Identifiers {
+        nguid: either(data.nguid, described.nguid),
+        eui64: either(data.eui64, described.eui64),
+        uuid: described.uuid,
+    }
 }
 
 #[cfg(test)]

@@ -20,8 +20,12 @@ fn ns(blocks: u64) -> identify::Namespace {
     data
 }
 
+fn common() -> Common {
+    Common { caps: caps(), volatile_cache: true, has_siblings: true, bogus_identifiers: false }
+}
+
 fn check(data: &identify::Namespace) -> Result<NamespaceInfo, NotServed> {
-    namespace(data, NS, &caps(), true)
+    namespace(data, NS, &common(), &Identifiers::default())
 }
 
 fn ctrl() -> identify::Controller {
@@ -49,12 +53,35 @@ fn what_tells_a_namespace_from_others_is_read() {
     assert_eq!(found(&data).unwrap().info.subsystem, "nqn.a", "a zero byte ends it");
     data.subnqn = [b'q'; 256];
     assert_eq!(found(&data).unwrap().info.subsystem.len(), 256);
+    (data.cntlid, data.cmic) = (0x102.into(), 0b101);
+    let info = found(&data).unwrap().info;
+    assert_eq!((info.number, info.has_siblings), (0x102, false), "ports and functions are no controllers");
+    data.cmic = 0b010;
+    assert!(found(&data).unwrap().info.has_siblings);
+}
+
+#[test]
+fn what_is_shared_has_somebody_to_share_it_with() {
+    for (nmic, has_siblings, shared) in
+        [(1, true, true), (1, false, false), (0xfe, true, false), (0, true, false), (0, false, false)]
+    {
+        let mut data = ns(8);
+        data.nmic = nmic;
+        let common = Common { has_siblings, ..common() };
+        let info = namespace(&data, NS, &common, &Identifiers::default()).unwrap();
+        assert_eq!(info.shared, shared, "NMIC {nmic}, {has_siblings}");
+    }
+}
+
+#[test]
+fn identifiers_come_from_both_places_and_from_neither_where_they_are_garbage() {
     let mut data = ns(8);
-    (data.nmic, data.nguid, data.eui64) = (0xfe, [1; 16], [2; 8]);
-    let info = check(&data).unwrap();
-    assert_eq!((info.shared, info.unique), (false, ([1; 16], [2; 8])));
-    data.nmic = 1;
-    assert!(check(&data).unwrap().shared);
+    data.nguid = [1; 16];
+    let described = Identifiers { nguid: [4; 16], eui64: [5; 8], uuid: [6; 16] };
+    let info = namespace(&data, NS, &common(), &described).unwrap();
+    assert_eq!(info.unique, Identifiers { nguid: [1; 16], ..described });
+    let bogus = Common { bogus_identifiers: true, ..common() };
+    assert_eq!(namespace(&data, NS, &bogus, &described).unwrap().unique, Identifiers::default());
 }
 
 #[test]
@@ -167,14 +194,17 @@ fn limits_of_the_command_set_narrow_and_never_widen() {
     assert_eq!((caps.zeroes.bytes, caps.discard.blocks), (128 << 10, 4096));
 }
 
+/// A list of these descriptors.
+fn list(parts: &[&[u8]]) -> Described {
+    let mut list = [0; PAGE as usize];
+    let bytes = parts.concat();
+    list[..bytes.len()].copy_from_slice(&bytes);
+    Described::of(&list)
+}
+
 #[test]
 fn the_command_set_is_found_behind_other_descriptors_and_nowhere_else() {
-    let said = |parts: &[&[u8]]| {
-        let mut list = [0; PAGE as usize];
-        let bytes = parts.concat();
-        list[..bytes.len()].copy_from_slice(&bytes);
-        command_set(&list)
-    };
+    let said = |parts: &[&[u8]]| list(parts).command_set;
     let uuid: &[u8] = &[3, 16, 0, 0, 4, 1, 0, 0, 9, 4, 1, 0, 0, 9, 4, 1, 0, 0, 9, 4];
     let zoned: &[u8] = &[4, 1, 0, 0, 2];
     assert_eq!((said(&[]), said(&[uuid]), said(&[zoned])), (0, 0, 2));
@@ -182,7 +212,17 @@ fn the_command_set_is_found_behind_other_descriptors_and_nowhere_else() {
     assert_eq!(said(&[&[4, 2, 0, 0, 2, 2]]), 0, "not its length");
     // To the very end, and over it.
     let mut list = [1_u8; PAGE as usize];
-    assert_eq!(command_set(&list), 0);
+    assert_eq!(Described::of(&list), Described::default());
     list.fill(255);
-    assert_eq!(command_set(&list), 0);
+    assert_eq!(Described::of(&list), Described::default());
+}
+
+#[test]
+fn identifiers_are_found_by_their_kind_and_length_and_the_first_one_counts() {
+    let (eui, nguid, uuid) = ([1, 8, 0, 0], [2, 16, 0, 0], [3, 16, 0, 0]);
+    let all =
+        list(&[&uuid, &[7; 16], &eui, &[8; 8], &[99, 3, 0, 0], &[1; 3], &nguid, &[9; 16], &uuid, &[1; 16]]);
+    assert_eq!(all.unique, Identifiers { nguid: [9; 16], eui64: [8; 8], uuid: [7; 16] });
+    let odd = list(&[&[1, 16, 0, 0], &[8; 16], &[2, 8, 0, 0], &[9; 8], &[3, 1, 0, 0, 7], &eui, &[5; 8]]);
+    assert_eq!(odd.unique, Identifiers { eui64: [5; 8], ..Identifiers::default() });
 }

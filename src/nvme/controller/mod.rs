@@ -29,7 +29,7 @@ use alloc::collections::VecDeque;
 use core::fmt;
 
 use nvme_platform::{Device, DeviceError, Time};
-use nvme_policy::LbaRange;
+use nvme_policy::{LbaRange, PciPlace};
 
 use self::admin::{AdminQueue, Job};
 use self::bringup::{Bringup, Shutdown};
@@ -80,7 +80,7 @@ impl Controller {
             device,
             index,
             options,
-            bringup: Bringup::new(index, &options, quirks.delay_after_disable),
+            bringup: Bringup::new(index, &options, &quirks),
             admin: None,
             setup: Setup::new(index, options, quirks),
             namespaces: Namespaces::new(index, options.namespaces_max),
@@ -130,6 +130,11 @@ impl Controller {
     /// The number that its namespaces carry.
     pub fn index(&self) -> u16 {
         self.index
+    }
+
+    /// Where it is on its bus, as far as the home knows.
+    pub fn place(&self) -> Option<PciPlace> {
+        self.options.place
     }
 
     /// Whether pairs can be created.

@@ -6,27 +6,26 @@ use core::mem;
 
 use nvme_platform::{info, warn};
 use nvme_policy::Namespace;
+use nvme_session::factory::Identifiers;
 use zerocopy::little_endian::U32;
 
 use super::super::info::NamespaceInfo;
-use super::super::pair::CommandCaps;
 use super::super::spec::command::{Completion, Status};
 use super::super::spec::identify::LIST_ENTRIES;
 use super::admin::{Job, Page};
 use super::contradiction::Contradiction;
-use super::identify::{self, NotServed};
+use super::identify::{self, Common, Described, NotServed};
 
 /// How the namespaces of a controller are found, and what holds for all of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
     /// It has a list of those that are active.
     pub(super) list: bool,
-    /// It may have other command sets than NVM.
-    pub(super) several: bool,
+    /// It has a list of descriptors for each: its identifiers, and its command set where there are several.
+    pub(super) descriptors: bool,
     /// The highest identifier.
     pub(super) highest: u32,
-    pub(super) caps: CommandCaps,
-    pub(super) volatile_cache: bool,
+    pub(super) common: Common,
 }
 
 /// What comes after an answer.
@@ -46,6 +45,8 @@ struct Listing {
     found: Vec<NamespaceInfo>,
     /// Identifiers still to be asked about.
     pending: VecDeque<u32>,
+    /// What was said of the namespace that is being asked about.
+    described: Identifiers,
     /// The highest identifier so far.
     last: u32,
     /// How many identifiers so far.
@@ -87,6 +88,7 @@ impl Namespaces {
             rules,
             found: Vec::new(),
             pending: VecDeque::new(),
+            described: Identifiers::default(),
             last: 0,
             seen: 0,
             more: false,
@@ -136,21 +138,21 @@ impl Namespaces {
         Ok(self.next())
     }
 
-    /// What says the namespace's command set. A namespace of another one may answer Identify Namespace all the same.
+    /// What says a namespace's identifiers and command set. A namespace of another one may answer Identify Namespace all the same.
     pub(super) fn described(
         &mut self,
         nsid: u32,
         completion: &Completion,
         page: &Page,
     ) -> Result<Next, Contradiction> {
-        if self.listing.is_none() {
-            return Err(Contradiction::NotListing);
-        }
-        let set = if completion.status.ok() { identify::command_set(&page.read()) } else { 0 };
-        Ok(if set == 0 {
+        let listing = self.listing.as_mut().ok_or(Contradiction::NotListing)?;
+        let ok = completion.status.ok();
+        let described = if ok { Described::of(&page.read()) } else { Described::default() };
+        listing.described = described.unique;
+        Ok(if described.command_set == 0 {
             Next::Ask(Job::IdentifyNamespace { nsid })
         } else {
-            let why = NotServed::CommandSet(set);
+            let why = NotServed::CommandSet(described.command_set);
             warn!("controller {}: namespace {nsid} is not served: {why}", self.index);
             self.next()
         })
@@ -167,8 +169,7 @@ impl Namespaces {
         let listing = self.listing.as_mut().ok_or(Contradiction::NotListing)?;
         let namespace = Namespace { controller: index, nsid };
         if completion.status.ok() {
-            let Rules { caps, volatile_cache, .. } = &listing.rules;
-            match identify::namespace(&page.read(), namespace, caps, *volatile_cache) {
+            match identify::namespace(&page.read(), namespace, &listing.rules.common, &listing.described) {
                 Ok(found) => {
                     info!(
                         "controller {index}: namespace {nsid}: {} blocks of {} bytes{}",
@@ -240,8 +241,8 @@ impl Listing {
 
     fn next(&mut self) -> Option<Job> {
         if let Some(nsid) = self.pending.pop_front() {
-            // Where there is one command set alone, nobody has to say which.
-            return Some(if self.rules.several {
+            self.described = Identifiers::default();
+            return Some(if self.rules.descriptors {
                 Job::Descriptors { nsid }
             } else {
                 Job::IdentifyNamespace { nsid }
@@ -256,6 +257,7 @@ mod tests {
     use zerocopy::{FromZeros, IntoBytes};
 
     use super::super::super::encode::Limited;
+    use super::super::super::pair::CommandCaps;
     use super::super::super::spec::identify::Namespace as IdentifyNamespace;
     use super::*;
 
@@ -268,7 +270,8 @@ mod tests {
         let limited = Limited { bytes: 1 << 20, blocks: 256 };
         let caps =
             CommandCaps { transfer: 1 << 20, discard: limited, zeroes: limited, ..CommandCaps::default() };
-        Rules { list: true, several: false, highest: 2000, caps, volatile_cache: true }
+        let common = Common { caps, volatile_cache: true, has_siblings: true, bogus_identifiers: false };
+        Rules { list: true, descriptors: false, highest: 2000, common }
     }
 
     fn list(ids: impl Iterator<Item = u32>) -> Page {

@@ -75,8 +75,12 @@ struct Record {
 pub(super) struct Granted {
     /// How many pairs.
     pub(super) pairs: u16,
-    /// CAP.MQES.
-    pub(super) mqes: u16,
+    /// Entries of the longest queue.
+    pub(super) depth: u16,
+    /// Interrupt vectors that queues may have, if there are so many.
+    pub(super) vectors: u16,
+    /// Whether submission queues are to be of medium priority.
+    pub(super) medium: bool,
     /// The distance of two doorbells.
     pub(super) stride: u32,
     pub(super) caps: CommandCaps,
@@ -169,7 +173,14 @@ pub(super) fn recycle(pool: &mut dyn DmaPool, memory: PairMemory) {
 
 impl Pairs {
     pub(super) fn new(index: u16, options: &Options) -> Self {
-        let granted = Granted { pairs: 0, mqes: 1, stride: 4, caps: CommandCaps::default() };
+        let granted = Granted {
+            pairs: 0,
+            depth: DEPTH_MIN,
+            vectors: 1,
+            medium: false,
+            stride: 4,
+            caps: CommandCaps::default(),
+        };
         let (timeout, chunks) = (options.io_timeout, options.bounce_chunks);
         Self { index, timeout, chunks, records: BTreeMap::new(), granted, next_generation: 1 }
     }
@@ -205,7 +216,7 @@ impl Pairs {
 
     /// The depth that the controller lets a queue have.
     fn allowed(&self, depth: u16) -> u16 {
-        depth.min(self.granted.mqes.saturating_add(1).min(DEPTH_MAX)).max(DEPTH_MIN)
+        depth.min(self.granted.depth.min(DEPTH_MAX)).max(DEPTH_MIN)
     }
 
     /// The generation that the next pair gets.
@@ -243,7 +254,7 @@ impl Pairs {
         let depth = self.allowed(depth);
         let chunks = if who == For::Reads { READS_CHUNKS } else { self.chunks };
         let memory = allocate(device.pool(), depth, chunks).map_err(PairError::Memory)?;
-        let vectors = device.bus().vectors();
+        let vectors = device.bus().vectors().min(self.granted.vectors);
         // Vector 0 is the control role's: the admin queue's, and that of its own reads. The others are shared in turn.
         let own = who == For::Reads || vectors < 2;
         let vector = if own { 0 } else { 1 + (id - READS_PAIR) % (vectors - 1) };
@@ -281,10 +292,11 @@ impl Pairs {
         id: u16,
         status: Status,
     ) -> Result<Effect, Contradiction> {
+        let medium = self.granted.medium;
         let record = self.record(id)?;
         let Stage::Creating { again } = record.stage else { return Err(Contradiction::NotWaiting(id)) };
         if status.ok() {
-            return Ok(Effect::Ask(Job::CreateSq { id, depth: record.config.depth, at: record.sq }));
+            return Ok(Effect::Ask(Job::CreateSq { id, depth: record.config.depth, at: record.sq, medium }));
         }
         self.not_created(pool, id, again, PairError::Refused(status.0))
     }

@@ -1,11 +1,30 @@
 use nvme_session::memory::QuietBy;
 use nvme_soft::{Config, SoftDevice};
 
+use super::super::super::encode::Limited;
+use super::super::super::info::SglSupport;
+use super::super::super::retry::Delays;
 use super::*;
 
 const OK: Status = Status(0);
 const NO: Status = Status(Status::INVALID_FIELD);
 const NOW: Time = Time::from_nanos(1);
+
+const LIMITED: Limited = Limited { bytes: 0, blocks: 0 };
+const GRANTED: Granted = Granted {
+    pairs: 8,
+    depth: 32,
+    vectors: u16::MAX,
+    medium: false,
+    stride: 4,
+    caps: CommandCaps {
+        transfer: 4096,
+        sgl: SglSupport::None,
+        discard: LIMITED,
+        zeroes: LIMITED,
+        delays: Delays::NONE,
+    },
+};
 
 struct Rig {
     pairs: Pairs,
@@ -15,7 +34,7 @@ struct Rig {
 /// A controller that granted so many pairs. It is not asked anything: the test answers.
 fn rig(granted: u16) -> Rig {
     let mut pairs = Pairs::new(0, &Options::default());
-    pairs.set_up(Granted { pairs: granted, mqes: 31, stride: 4, caps: CommandCaps::default() });
+    pairs.set_up(Granted { pairs: granted, ..GRANTED });
     Rig { pairs, device: SoftDevice::new(Config::default()).unwrap() }
 }
 
@@ -170,4 +189,21 @@ fn the_pair_of_the_reads_is_not_a_workers() {
     assert!(matches!(rig.cq_deleted(1, OK), Ok(Effect::ReadsDeleted)));
     assert!(rig.pairs.create_for_reads(&mut rig.device).is_ok());
     assert!(matches!(rig.end(true).as_slice(), [Effect::ReadsDeleted]));
+}
+
+#[test]
+fn what_a_controller_needs_of_its_queues_it_gets() {
+    let mut rig = rig(4);
+    let vectors = |rig: &mut Rig| {
+        let mut vector = || match rig.create() {
+            Job::CreateCq { vector, depth, .. } => (vector, depth),
+            other => panic!("{other:?}"),
+        };
+        [vector(), vector()]
+    };
+    assert_eq!(vectors(&mut rig), [(2, 8), (3, 8)]);
+    rig.end(true);
+    rig.pairs.set_up(Granted { vectors: 1, depth: 2, medium: true, ..GRANTED });
+    assert_eq!(vectors(&mut rig), [(0, 2), (0, 2)]);
+    assert!(matches!(rig.cq_created(2, OK), Ok(Effect::Ask(Job::CreateSq { medium: true, depth: 2, .. }))));
 }

@@ -15,7 +15,7 @@ use super::super::spec::command::{Completion, admin};
 use super::super::spec::identify::{Controller as IdentifyController, ControllerNvm};
 use super::super::spec::registers::{CSS_SEVERAL, Capabilities, Version};
 use super::admin::{Job, Page};
-use super::identify;
+use super::identify::{self, Common};
 use super::namespaces::Rules;
 
 /// SMART critical warnings, and namespace attribute notices (Base 5.27.1.8).
@@ -77,6 +77,11 @@ impl Setup {
         &self.info
     }
 
+    /// What it needs, as far as is known by now.
+    pub(super) fn quirks(&self) -> &Quirks {
+        &self.quirks
+    }
+
     /// What commands it takes.
     pub(super) fn caps(&self) -> CommandCaps {
         self.caps
@@ -105,12 +110,18 @@ impl Setup {
     /// How its namespaces are found, and what holds for them.
     pub(super) fn rules(&self) -> Rules {
         Rules {
-            // The list is there since version 1.1.
-            list: self.info.version >= (1, 1, 0),
-            several: self.several,
+            // Since versions 1.1 and 1.3. Where there are several command sets, only the descriptors say which.
+            list: self.info.version >= (1, 1, 0) && !self.quirks.first_identify_only,
+            descriptors: (self.info.version >= (1, 3, 0) || self.several)
+                && !self.quirks.no_descriptors
+                && !self.quirks.first_identify_only,
             highest: self.highest_nsid,
-            caps: self.caps,
-            volatile_cache: self.info.volatile_cache,
+            common: Common {
+                caps: self.caps,
+                volatile_cache: self.info.volatile_cache,
+                has_siblings: self.info.has_siblings,
+                bogus_identifiers: self.quirks.bogus_identifiers,
+            },
         }
     }
 
@@ -127,6 +138,7 @@ impl Setup {
             return failed(admin::IDENTIFY, completion);
         }
         let page = page.read::<IdentifyController>();
+        self.quirks = self.quirks.and_of_model(page.vid.get(), &identify::text(&page.mn));
         let found = match identify::controller(&page, self.info.version, &self.options, &self.quirks) {
             Ok(found) => found,
             Err(why) => return Next::Fail(why),
@@ -154,7 +166,7 @@ impl Setup {
             Duration::from_micros(found.shutdown_us.into()).clamp(SHUTDOWN_MIN, SHUTDOWN_MAX);
         self.aborts = found.aborts;
         self.delays = found.caps.delays;
-        if self.info.version >= (2, 0, 0) || self.several {
+        if (self.info.version >= (2, 0, 0) || self.several) && !self.quirks.first_identify_only {
             Next::Ask(Job::IdentifyNvm)
         } else {
             self.say_what_is_heeded()
@@ -181,7 +193,8 @@ impl Setup {
     }
 
     fn ask_for_queues(&self) -> Next {
-        Next::Ask(Job::NumberOfQueues { pairs: self.options.pairs_max.max(1) })
+        let most = if self.quirks.one_at_a_time { 1 } else { self.options.pairs_max.max(1) };
+        Next::Ask(Job::NumberOfQueues { pairs: most })
     }
 
     pub(super) fn queues_granted(&mut self, asked: u16, completion: &Completion) -> Next {
@@ -229,6 +242,9 @@ fn failed(opcode: u8, completion: &Completion) -> Next {
 mod tests {
     use zerocopy::{FromZeros, IntoBytes};
 
+    use alloc::vec;
+    use alloc::vec::Vec;
+
     use super::super::super::spec::command::Status;
     use super::super::super::spec::identify::ONCS_DSM;
     use super::*;
@@ -263,7 +279,8 @@ mod tests {
         let events = Next::Ask(Job::EventConfiguration { bits: EVENT_SMART });
         assert_eq!(setup.write_cache_set(&ended(0, 1)), events);
         assert_eq!(setup.events_configured(&ended(0, 1)), Next::Known);
-        assert!(setup.rules().list && setup.rules().volatile_cache && !setup.rules().several);
+        let rules = setup.rules();
+        assert!(rules.list && rules.descriptors && rules.common.volatile_cache);
     }
 
     #[test]
@@ -297,6 +314,66 @@ mod tests {
         assert!(matches!(setup.identified(&ended(0, 0), &page(|_| ()), true), Next::Ask(_)));
         let other = page(|data| data.mn[0] = b'x');
         assert_eq!(setup.identified(&ended(0, 0), &other, true), Next::Fail(Failure::Another));
+    }
+
+    /// What set-up asks of a controller of version 2.0 with these quirks, and how its namespaces are found.
+    fn asked(quirks: Quirks) -> (Vec<Job>, Rules) {
+        let mut setup = Setup::new(0, Options::default(), quirks);
+        let mut asked = vec![setup.begin(Version::from_bits(0x0002_0000), &Capabilities::new().with_css(1))];
+        loop {
+            let next = match asked.last() {
+                Some(Job::IdentifyController) => setup.identified(&ended(0, 0), &page(|_| ()), false),
+                Some(Job::IdentifyNvm) => setup.identified_nvm(&ended(0, 0), &Page::of(&[])),
+                Some(Job::NumberOfQueues { pairs }) => setup.queues_granted(*pairs, &ended(0x3f_003f, 0)),
+                Some(Job::EventConfiguration { .. }) => setup.events_configured(&ended(0, 0)),
+                other => panic!("{other:?}"),
+            };
+            match next {
+                Next::Ask(job) => asked.push(job),
+                Next::Known => return (asked, setup.rules()),
+                Next::Fail(why) => panic!("{why}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_controller_is_not_asked_for_what_it_does_not_bear() {
+        let (plain, rules) = asked(Quirks::default());
+        assert!(plain.contains(&Job::IdentifyNvm) && rules.list && rules.descriptors);
+        assert!(!rules.common.bogus_identifiers);
+        let (first, rules) = asked(Quirks { first_identify_only: true, ..Quirks::default() });
+        assert!(!first.contains(&Job::IdentifyNvm) && !rules.list && !rules.descriptors);
+        let (_, rules) = asked(Quirks { no_descriptors: true, ..Quirks::default() });
+        assert!(rules.list && !rules.descriptors);
+        let (_, rules) = asked(Quirks { bogus_identifiers: true, ..Quirks::default() });
+        assert!(rules.common.bogus_identifiers);
+        let (one, _) = asked(Quirks { one_at_a_time: true, ..Quirks::default() });
+        assert!(one.contains(&Job::NumberOfQueues { pairs: 1 }));
+    }
+
+    #[test]
+    fn a_subsystem_that_many_drives_name_is_not_believed() {
+        let named = page(|data| data.subnqn[..3].copy_from_slice(b"nqn"));
+        for ignore_subsystem in [false, true] {
+            let quirks = Quirks { ignore_subsystem, ..Quirks::default() };
+            let mut setup = Setup::new(0, Options::default(), quirks);
+            setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new());
+            assert!(matches!(setup.identified(&ended(0, 0), &named, false), Next::Ask(_)));
+            assert_eq!(setup.info().subsystem, if ignore_subsystem { "" } else { "nqn" });
+        }
+        // The drive whose device number is another's is known by its model, which it says.
+        let x5 = page(|data| {
+            data.subnqn[..3].copy_from_slice(b"nqn");
+            data.vid = 0x144d.into();
+            data.mn = *b"Samsung Portable SSD X5                 ";
+        });
+        let mut setup = setup();
+        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new());
+        assert!(matches!(setup.identified(&ended(0, 0), &x5, false), Next::Ask(_)));
+        assert_eq!(
+            (setup.info().subsystem.as_str(), setup.quirks().delay_after_disable.is_zero()),
+            ("", false)
+        );
     }
 
     #[test]

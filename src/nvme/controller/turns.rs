@@ -200,12 +200,16 @@ impl Controller {
             setup::Next::Ask(job) => self.ask(job),
             setup::Next::Fail(why) => self.bringup.stop(&mut *self.device, why, now),
             setup::Next::Known => {
+                let quirks = *self.setup.quirks();
                 self.pairs.set_up(Granted {
                     pairs: self.setup.info().pairs,
-                    mqes: self.bringup.cap().mqes(),
+                    depth: if quirks.one_at_a_time { 2 } else { self.bringup.mqes().saturating_add(1) },
+                    vectors: if quirks.one_vector { 1 } else { u16::MAX },
+                    medium: quirks.medium_priority,
                     stride: self.bringup.stride(),
                     caps: self.setup.caps(),
                 });
+                self.bringup.set_delay(quirks.delay_after_disable);
                 self.bringup.set_shutdown_wait(self.setup.shutdown_wait());
                 self.begin_look();
             }

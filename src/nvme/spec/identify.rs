@@ -23,8 +23,22 @@ pub mod cns {
     pub const CONTROLLER_NVM: u32 = 0x06;
 }
 
-/// NIDT: the descriptor's one byte is the namespace's Command Set Identifier (Base 5.17.2.4, figure 277).
-pub const NIDT_COMMAND_SET: u8 = 4;
+/// Values of NIDT, what a descriptor holds (Base 5.17.2.4, figure 277).
+pub mod nidt {
+    /// IEEE Extended Unique Identifier, 8 bytes.
+    pub const EUI64: u8 = 1;
+    /// Namespace Globally Unique Identifier, 16 bytes.
+    pub const NGUID: u8 = 2;
+    /// Namespace UUID, 16 bytes.
+    pub const UUID: u8 = 3;
+    /// Command Set Identifier, one byte.
+    pub const COMMAND_SET: u8 = 4;
+}
+
+/// CMIC: the subsystem may have several controllers.
+pub const CMIC_CONTROLLERS: u8 = 1 << 1;
+/// NMIC: the namespace may be shared by several controllers.
+pub const NMIC_SHARED: u8 = 1;
 
 /// Identifiers in one Active Namespace ID list.
 pub const LIST_ENTRIES: usize = 1024;

@@ -71,7 +71,7 @@ impl Control {
             nvme_platform::warn!("{serial}:n{nsid}: {warning}");
         }
         let entry = NamespaceEntry::new(&serial, info.extent, info.limits, info.read_only);
-        let entry = entry.on(unit.medium(info));
+        let entry = entry.on(unit.medium(info)).at(unit.controller().place());
         nvme_platform::info!(
             "{serial}:n{nsid}: {} blocks of {} bytes, {} partitions",
             info.extent.blocks(),

@@ -27,6 +27,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use nvme_platform::{Device, Time};
+use nvme_policy::PciPlace;
 use nvme_session::Transport;
 use nvme_session::factory::{Catalogue, CatalogueConfig};
 
@@ -145,13 +146,19 @@ impl Control {
 
     /// Takes a controller. It is brought up and scanned by the next polls.
     pub fn add_device(&mut self, name: &str, device: Box<dyn Device>) {
-        self.add_pci_device(name, device, None);
+        self.add_pci_device(name, device, None, None);
     }
 
-    /// Takes a controller of which the home knows what it is.
-    pub fn add_pci_device(&mut self, name: &str, device: Box<dyn Device>, pci: Option<nvme::PciId>) {
+    /// Takes a controller of which the home knows what it is, and where.
+    pub fn add_pci_device(
+        &mut self,
+        name: &str,
+        device: Box<dyn Device>,
+        pci: Option<nvme::PciId>,
+        place: Option<PciPlace>,
+    ) {
         let index = u16::try_from(self.units.len()).unwrap_or(u16::MAX);
-        let options = nvme::Options { pci, ..self.config.nvme };
+        let options = nvme::Options { pci, place, ..self.config.nvme };
         let controller = nvme::Controller::new(device, index, options);
         self.units.push(Unit::new(name, controller, self.config.recovery));
     }

@@ -5,6 +5,7 @@ use alloc::format;
 use core::fmt;
 
 use nvme_core::nvme::PciId;
+use nvme_core::nvme::quirks::BROKEN_MSI;
 use nvme_l4re::bus::{self, Skipped};
 use nvme_l4re::kernel::{Capabilities, L4Error};
 use nvme_l4re::sys::{self, Kernel};
@@ -55,7 +56,7 @@ fn start(arguments: &[&str]) -> Result<Server<Kernel, Lines>, Failure> {
     let kernel = Kernel::new();
     let vbus = kernel.named("vbus").ok_or(Failure::NoBus)?;
     let platform = kernel.bus(vbus).map_err(Failure::Bus)?;
-    let options = bus::Options { nomsi: line.nomsi, nomsix: line.nomsix };
+    let options = bus::Options { nomsi: line.nomsi, nomsix: line.nomsix, broken_msi: BROKEN_MSI };
     let hardware = hardware(&platform, options, &mut lines).map_err(Failure::Bus)?;
     Server::new(kernel, lines, &line, hardware, &Tuning::default()).map_err(Failure::Start)
 }

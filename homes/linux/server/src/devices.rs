@@ -7,6 +7,7 @@ use nvme_linux::caps::{ControllerKind, ControllerSpec, Image};
 use nvme_linux::memory::{ImageAccess, ImageError, ImageFile};
 use nvme_linux::vfio::{Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions};
 use nvme_platform::{Device, Window};
+use nvme_policy::PciPlace;
 use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice};
 
 /// Why a controller cannot be had.
@@ -30,6 +31,7 @@ pub(crate) struct Opened {
     pub(crate) device: Box<dyn Device>,
     pub(crate) interrupts: Option<Arc<Interrupts>>,
     pub(crate) pci: Option<PciId>,
+    pub(crate) place: Option<PciPlace>,
 }
 
 impl Opened {
@@ -77,6 +79,7 @@ pub(crate) fn open(spec: ControllerSpec, vfio: VfioOptions) -> Result<Opened, De
                 device: Box::new(device),
                 interrupts: Some(interrupts),
                 pci: Some(PciId { vendor, device: product }),
+                place: PciPlace::parse(&address),
             })
         }
         ControllerKind::Soft { image, serial, block_size, read_only } => {
@@ -100,7 +103,7 @@ pub(crate) fn open(spec: ControllerSpec, vfio: VfioOptions) -> Result<Opened, De
                 ..Config::default()
             };
             let device = SoftDevice::new(config).map_err(|e| DeviceError::Soft(origin.clone(), e))?;
-            Ok(Opened { name: origin, device: Box::new(device), interrupts: None, pci: None })
+            Ok(Opened { name: origin, device: Box::new(device), interrupts: None, pci: None, place: None })
         }
     }
 }

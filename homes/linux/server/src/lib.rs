@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nvme_core::nvme;
+use nvme_core::nvme::quirks::BROKEN_MSI;
 use nvme_core::server::control::{Config, Control, RecoveryTimes};
 use nvme_linux::caps::{CapWord, Capabilities, Inherited, Wanted};
 use nvme_linux::dispose;
@@ -141,7 +142,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let failures = failures()?;
     let workers = usize::from(options.extra.workers.unwrap_or(1));
     let sessions = usize::from(options.extra.sessions_max.unwrap_or(SESSIONS_MAX));
-    let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix };
+    let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix, broken_msi: BROKEN_MSI };
     let controllers = capabilities.controllers.into_iter().map(|spec| devices::open(spec, vfio));
     let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
     let held = controllers.iter().map(devices::Opened::descriptors).sum();
@@ -166,7 +167,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     control.limit_regions(budget.regions(options.clients.len()));
     let mut interrupts = Vec::new();
     for opened in controllers {
-        control.add_pci_device(&opened.name, opened.device, opened.pci);
+        control.add_pci_device(&opened.name, opened.device, opened.pci, opened.place);
         interrupts.push(opened.interrupts);
     }
     let interrupts: Arc<devices::AllInterrupts> = interrupts.into();

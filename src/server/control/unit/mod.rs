@@ -20,7 +20,7 @@ use alloc::string::String;
 
 use nvme_platform::Time;
 use nvme_policy::Namespace;
-use nvme_session::factory::Medium;
+use nvme_session::factory::{Medium, Subsystem};
 use nvme_session::memory::QuietBy;
 
 use super::super::message::PairId;
@@ -241,12 +241,19 @@ impl Unit {
     /// What tells a namespace of its from others.
     pub(super) fn medium(&self, info: &NamespaceInfo) -> Medium {
         let about = self.controller.info();
-        let subsystem = match about.subsystem.as_str() {
-            // Older than such names. These three are the subsystem's, too (Base 5.17.2.1).
-            "" => alloc::format!("{:04x} {} {}", about.vendor, about.serial, about.model),
+        let (serial, model) = (about.serial.as_str().into(), about.model.as_str().into());
+        let name = match about.subsystem.as_str() {
+            // Older than such names, or it is not its own. These three are the subsystem's, too (Base 5.17.2.1).
+            "" => alloc::format!("{:04x} {serial} {model}", about.vendor),
             name => name.into(),
         };
-        Medium { subsystem, shared: info.shared, nsid: info.namespace().nsid, unique: info.unique }
+        Medium {
+            subsystem: Subsystem { name, serial, model },
+            controller: about.number,
+            shared: info.shared,
+            nsid: info.namespace().nsid,
+            unique: info.unique,
+        }
     }
 
     /// Whether the device has no way to any memory.

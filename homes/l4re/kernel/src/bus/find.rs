@@ -135,7 +135,8 @@ impl<P: Platform> One<'_, P> {
                 chunks
             }
         };
-        let (interrupts, enabled) = interrupts::enable(platform, function, options, given, controllers)?;
+        let (interrupts, enabled) =
+            interrupts::enable(platform, function, options.of(id), given, controllers)?;
         let device = L4Device {
             platform: platform.clone(),
             function: function.clone(),

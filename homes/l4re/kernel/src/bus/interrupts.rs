@@ -21,6 +21,15 @@ pub struct Options {
     pub nomsi: bool,
     /// Do not use MSI-X.
     pub nomsix: bool,
+    /// Devices (vendor and device) whose MSI never fires.
+    pub broken_msi: &'static [(u16, u16)],
+}
+
+impl Options {
+    /// For a function of that vendor and device.
+    pub(super) fn of(self, id: (u16, u16)) -> Self {
+        Self { nomsi: self.nomsi || self.broken_msi.contains(&id), ..self }
+    }
 }
 
 /// How a controller interrupts.

@@ -66,13 +66,30 @@ fn without_msix_there_is_msi_and_without_that_the_pin() {
     {
         let bus = Bus::new(16);
         let (handle, _) = add(&bus, "first", shape, None);
-        let (mut driven, interrupts) = one(&bus, Options { nomsi, nomsix });
+        let (mut driven, interrupts) = one(&bus, Options { nomsi, nomsix, ..Options::default() });
         assert_eq!(interrupts.mode(), mode);
         let control = bus.config(handle, MSI + 2, Width::Word);
         // One message, whatever the function would like.
         assert_eq!((control & 1, control >> 4 & 7), (u32::from(mode == Mode::Msi), 0));
         driven.ready();
         assert!(bus.interrupts().contains(&FIRST));
+    }
+}
+
+/// The model's vendor and device.
+const ID: (u16, u16) = (0x1b36, 0x0010);
+
+#[test]
+fn msi_is_not_used_of_devices_where_it_is_broken_and_msix_is() {
+    let shape = Shape { msi: true, ..Shape::default() };
+    let broken: [(&'static [(u16, u16)], Mode); 2] = [(&[ID], Mode::Pin), (&[(ID.0, ID.1 + 1)], Mode::Msi)];
+    for (broken_msi, mode) in broken {
+        for nomsix in [false, true] {
+            let bus = Bus::new(16);
+            add(&bus, "first", shape, None);
+            let (_, interrupts) = one(&bus, Options { nomsix, broken_msi, ..Options::default() });
+            assert_eq!(interrupts.mode(), if nomsix { mode } else { Mode::MsiX });
+        }
     }
 }
 

@@ -113,7 +113,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
         let nothing = hardware.controllers.is_empty();
         for Controller { name, device, pci } in hardware.controllers {
-            control.add_pci_device(&name, device, pci);
+            control.add_pci_device(&name, device, pci, None);
         }
         let deletion = kernel.irq(Source::Deletion.label());
         let deletion = deletion.and_then(|irq| kernel.raise_on_deletion(irq));

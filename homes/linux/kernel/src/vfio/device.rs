@@ -123,7 +123,7 @@ impl VfioDevice {
         let window = crate::memory::device(device.as_fd(), registers.offset, len)
             .map_err(system("mapping the registers"))?;
         let handle = handle::new(device);
-        let interrupts = Interrupts::enable(address, Arc::clone(&handle), options)?;
+        let interrupts = Interrupts::enable(address, Arc::clone(&handle), options.of(function.id))?;
         log::info!(
             "{address}: IOMMU group {}, {} with {} vectors",
             function.group,
@@ -256,7 +256,7 @@ mod tests {
         let sys = Path::new("/sys");
         let group = group::translated_group(&group::folder(sys, &address)).unwrap();
         for (nomsi, mode) in [(false, Mode::Msi), (true, Mode::Pin)] {
-            let options = VfioOptions { nomsi, nomsix: false };
+            let options = VfioOptions { nomsi, nomsix: false, ..VfioOptions::default() };
             let function = Function { group, id: (0, 0) };
             let Opened { mut device, interrupts, .. } =
                 VfioDevice::open_function(&address, &function, sys, options).unwrap();

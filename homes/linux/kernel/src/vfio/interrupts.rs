@@ -20,6 +20,15 @@ pub struct VfioOptions {
     pub nomsi: bool,
     /// Do not use MSI-X.
     pub nomsix: bool,
+    /// Devices (vendor and device) whose MSI never fires.
+    pub broken_msi: &'static [(u16, u16)],
+}
+
+impl VfioOptions {
+    /// For a function of that vendor and device.
+    pub(super) fn of(self, id: (u16, u16)) -> Self {
+        Self { nomsi: self.nomsi || self.broken_msi.contains(&id), ..self }
+    }
 }
 
 /// How the device interrupts.
@@ -163,4 +172,18 @@ fn watch(device: BorrowedFd<'_>, index: u32) -> Result<EventFd, Errno> {
     }
     let mut events = enable(device, index, 1)?;
     events.pop().ok_or(Errno::INVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn msi_is_not_used_of_devices_where_it_is_broken() {
+        let options = VfioOptions { broken_msi: &[(0x15b7, 0x5008)], ..VfioOptions::default() };
+        for (id, nomsi) in [((0x15b7, 0x5008), true), ((0x15b7, 0x5007), false), ((0x15b6, 0x5008), false)] {
+            assert_eq!((options.of(id).nomsi, options.of(id).nomsix), (nomsi, false));
+        }
+        assert!(VfioOptions { nomsi: true, ..options }.of((1, 2)).nomsi);
+    }
 }
