@@ -134,8 +134,8 @@ pub enum Failure {
     Memory(DmaError),
     /// The bus or the home refused.
     Device(DeviceError),
-    /// The driver is where it holds that it cannot be.
-    Contradiction,
+    /// Something happened to the driver that cannot.
+    Anomaly,
 }
 
 impl fmt::Display for Failure {
@@ -158,7 +158,7 @@ impl fmt::Display for Failure {
             Self::NoQueues => f.write_str("it grants no I/O queue"),
             Self::Memory(e) => write!(f, "no memory for its queues: {e}"),
             Self::Device(e) => e.fmt(f),
-            Self::Contradiction => f.write_str("the driver contradicts itself"),
+            Self::Anomaly => f.write_str("something happened to the driver that cannot"),
         }
     }
 }
@@ -241,8 +241,8 @@ pub enum ResetReason {
         /// Which pair.
         id: u16,
     },
-    /// The driver is where it holds that it cannot be.
-    Contradiction,
+    /// Something happened to the driver that cannot.
+    Anomaly,
 }
 
 impl fmt::Display for ResetReason {
@@ -255,7 +255,7 @@ impl fmt::Display for ResetReason {
                 write!(f, "admin command {opcode:#04x} was not answered in time")
             }
             Self::DeleteFailed { id } => write!(f, "queue pair {id} could not be deleted"),
-            Self::Contradiction => f.write_str("the driver contradicts itself"),
+            Self::Anomaly => f.write_str("something happened to the driver that cannot"),
         }
     }
 }

@@ -96,11 +96,11 @@ pub fn options() -> Options {
     Options { io_timeout: Duration::from_secs(1), ..Options::default() }
 }
 
-/// Whatever a controller does, the driver does not contradict itself.
+/// Whatever a controller does, nothing happens to the driver that cannot.
 impl Drop for Rig {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_eq!(self.controller.contradictions(), 0);
+            assert_eq!(self.controller.anomalies(), 0);
         }
     }
 }

@@ -82,15 +82,6 @@ pub(crate) fn policy(words: &[&str]) -> Policy {
     Policy::from_words(words.iter().copied()).unwrap()
 }
 
-/// Whatever controllers do, the driver does not contradict itself.
-impl Drop for Rig {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            assert!(self.control.controllers().all(|(_, controller, _)| controller.contradictions() == 0));
-        }
-    }
-}
-
 impl Rig {
     /// Not polled yet.
     pub(crate) fn raw(config: Config, devices: Vec<Soft>) -> Self {
@@ -381,6 +372,7 @@ impl Drop for Rig {
         if !std::thread::panicking() {
             let anomalies = self.control.anomalies();
             assert_eq!(anomalies.count(), self.anomalies, "{:?}", anomalies.last());
+            assert!(self.control.controllers().all(|(_, controller, _)| controller.anomalies() == 0));
         }
     }
 }

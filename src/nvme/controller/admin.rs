@@ -15,7 +15,7 @@ use super::super::spec::command::{Command, Completion, Status, admin, feature};
 use super::super::spec::identify::cns;
 use super::super::spec::log::page;
 use super::super::spec::registers::DOORBELLS;
-use super::contradiction::Contradiction;
+use super::anomaly::Anomaly;
 
 /// Entries in each of the two admin queues.
 pub(super) const DEPTH: u16 = 16;
@@ -270,9 +270,9 @@ impl AdminQueue {
     }
 
     /// Asks for something, in its turn.
-    pub(super) fn ask(&mut self, job: Job) -> Result<(), Contradiction> {
+    pub(super) fn ask(&mut self, job: Job) -> Result<(), Anomaly> {
         if self.waiting.len() >= WAITING_MAX {
-            return Err(Contradiction::TooMuchAsked);
+            return Err(Anomaly::TooMuchAsked);
         }
         self.waiting.push_back(Waiting { job, failed: None });
         Ok(())
@@ -285,7 +285,7 @@ impl AdminQueue {
     }
 
     /// Submits what waits, as far as there is room.
-    pub(super) fn submit(&mut self, registers: &mut dyn Registers, now: Time) -> Result<(), Contradiction> {
+    pub(super) fn submit(&mut self, registers: &mut dyn Registers, now: Time) -> Result<(), Anomaly> {
         // One that came to nothing does not count: it would keep all others from being asked for ever.
         let asked = self.flight.iter().filter(|(_, a)| matches!(a.job, Job::Abort { .. }) && !a.late);
         let aborts = asked.count();
@@ -315,7 +315,7 @@ impl AdminQueue {
             let page = self.data.window();
             let cleared = page.fill(at, PAGE, 0).and_then(|()| page.write(at, job.data()));
             if cleared.and_then(|()| self.sq.push(&command)).is_err() {
-                result = Err(Contradiction::NoPlace);
+                result = Err(Anomaly::NoPlace);
             }
             // It is kept, whatever became of it: its deadline finds it.
             let tries = failed.map_or(0, |failed| failed.tries);
@@ -328,7 +328,7 @@ impl AdminQueue {
     }
 
     /// Takes the next answer. What failed for the moment is no answer yet: it is asked once more.
-    pub(super) fn pop(&mut self, now: Time) -> Result<Option<Answer>, Contradiction> {
+    pub(super) fn pop(&mut self, now: Time) -> Result<Option<Answer>, Anomaly> {
         for _ in 0..DEPTH {
             let Some(completion) = self.cq.pop() else { return Ok(None) };
             let fits = completion.sqid == 0 && completion.sqhd < DEPTH;
@@ -362,9 +362,9 @@ impl AdminQueue {
         Some(Failed { tries: asked.tries + 1, at, deadline })
     }
 
-    fn page(&self, job: Job, slot: usize) -> Result<Page, Contradiction> {
+    fn page(&self, job: Job, slot: usize) -> Result<Page, Anomaly> {
         let mut bytes = alloc::vec![0; if job.brings_data() { PAGE } else { 0 }];
-        self.data.window().read(slot * PAGE, &mut bytes).map_err(|_| Contradiction::NoPage)?;
+        self.data.window().read(slot * PAGE, &mut bytes).map_err(|_| Anomaly::NoPage)?;
         Ok(Page(bytes))
     }
 

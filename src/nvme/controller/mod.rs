@@ -10,11 +10,11 @@
 //! * [`setup`]: what is asked of a controller that is ready; [`namespaces`]: which it has. `identify`: what Identify data may say.
 //! * [`pairs`]: creating queue pairs, deleting them, and creating them again.
 //! * [`reads`]: the control role's own reads. [`notices`]: asynchronous events. [`later`]: what failed for the moment.
-//! * `turns`: what is done with what they say. `contradiction`: what none of them believes in.
+//! * `turns`: what is done with what they say. `anomaly`: what none of them believes in.
 
 mod admin;
+mod anomaly;
 mod bringup;
-mod contradiction;
 mod identify;
 mod later;
 mod namespaces;
@@ -65,7 +65,7 @@ pub struct Controller {
     later: Later,
     events: VecDeque<Event>,
     /// How often something happened that cannot happen.
-    contradictions: u64,
+    anomalies: u64,
     /// There is more to do at once.
     more: bool,
     now: Time,
@@ -89,7 +89,7 @@ impl Controller {
             notices: Notices::new(index),
             later: Later::default(),
             events: VecDeque::new(),
-            contradictions: 0,
+            anomalies: 0,
             more: false,
             now: Time::default(),
         }
@@ -143,8 +143,8 @@ impl Controller {
     }
 
     /// How often the driver found itself where it holds that it cannot be. Each time was said, and led to a reset.
-    pub fn contradictions(&self) -> u64 {
-        self.contradictions
+    pub fn anomalies(&self) -> u64 {
+        self.anomalies
     }
 
     /// The device, for mapping client memory.

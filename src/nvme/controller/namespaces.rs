@@ -13,7 +13,7 @@ use super::super::info::NamespaceInfo;
 use super::super::spec::command::{Completion, Status};
 use super::super::spec::identify::LIST_ENTRIES;
 use super::admin::{Job, Page};
-use super::contradiction::Contradiction;
+use super::anomaly::Anomaly;
 use super::identify::{self, Common, Described, NotServed};
 
 /// How the namespaces of a controller are found, and what holds for all of them.
@@ -118,9 +118,9 @@ impl Namespaces {
         after: u32,
         completion: &Completion,
         page: &Page,
-    ) -> Result<Next, Contradiction> {
+    ) -> Result<Next, Anomaly> {
         let (index, most) = (self.index, self.most);
-        let listing = self.listing.as_mut().ok_or(Contradiction::NotListing)?;
+        let listing = self.listing.as_mut().ok_or(Anomaly::NotListing)?;
         let status = completion.status;
         if status.ok() {
             listing.take_list(index, most, page);
@@ -144,8 +144,8 @@ impl Namespaces {
         nsid: u32,
         completion: &Completion,
         page: &Page,
-    ) -> Result<Next, Contradiction> {
-        let listing = self.listing.as_mut().ok_or(Contradiction::NotListing)?;
+    ) -> Result<Next, Anomaly> {
+        let listing = self.listing.as_mut().ok_or(Anomaly::NotListing)?;
         let ok = completion.status.ok();
         let described = if ok { Described::of(&page.read()) } else { Described::default() };
         listing.described = described.unique;
@@ -164,9 +164,9 @@ impl Namespaces {
         nsid: u32,
         completion: &Completion,
         page: &Page,
-    ) -> Result<Next, Contradiction> {
+    ) -> Result<Next, Anomaly> {
         let index = self.index;
-        let listing = self.listing.as_mut().ok_or(Contradiction::NotListing)?;
+        let listing = self.listing.as_mut().ok_or(Anomaly::NotListing)?;
         let namespace = Namespace { controller: index, nsid };
         if completion.status.ok() {
             match identify::namespace(&page.read(), namespace, &listing.rules.common, &listing.described) {
@@ -384,13 +384,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_waits_for_is_a_contradiction() {
+    fn an_answer_that_nobody_waits_for_is_a_anomaly() {
         let mut namespaces = Namespaces::new(0, 10);
         namespaces.begin(rules());
         namespaces.forget();
         let page = namespace(8);
-        assert_eq!(namespaces.listed(0, &OK, &page), Err(Contradiction::NotListing));
-        assert_eq!(namespaces.described(1, &OK, &page), Err(Contradiction::NotListing));
-        assert_eq!(namespaces.identified(1, &OK, &page), Err(Contradiction::NotListing));
+        assert_eq!(namespaces.listed(0, &OK, &page), Err(Anomaly::NotListing));
+        assert_eq!(namespaces.described(1, &OK, &page), Err(Anomaly::NotListing));
+        assert_eq!(namespaces.identified(1, &OK, &page), Err(Anomaly::NotListing));
     }
 }

@@ -18,7 +18,7 @@ use super::super::quiet::{Generation, QueueQuiet};
 use super::super::spec::command::{CQE_BYTES, SQE_SHIFT, Status};
 use super::super::transfer::BOUNCE_CHUNK;
 use super::admin::Job;
-use super::contradiction::Contradiction;
+use super::anomaly::Anomaly;
 
 /// Fewest and most entries of a queue: one can never be used.
 const DEPTH_MIN: u16 = 2;
@@ -281,8 +281,8 @@ impl Pairs {
         Ok(Job::CreateCq { id, depth, vector, at })
     }
 
-    fn record(&mut self, id: u16) -> Result<&mut Record, Contradiction> {
-        self.records.get_mut(&id).ok_or(Contradiction::NoPair(id))
+    fn record(&mut self, id: u16) -> Result<&mut Record, Anomaly> {
+        self.records.get_mut(&id).ok_or(Anomaly::NoPair(id))
     }
 
     /// The completion queue was created, or not.
@@ -291,10 +291,10 @@ impl Pairs {
         pool: &mut dyn DmaPool,
         id: u16,
         status: Status,
-    ) -> Result<Effect, Contradiction> {
+    ) -> Result<Effect, Anomaly> {
         let medium = self.granted.medium;
         let record = self.record(id)?;
-        let Stage::Creating { again } = record.stage else { return Err(Contradiction::NotWaiting(id)) };
+        let Stage::Creating { again } = record.stage else { return Err(Anomaly::NotWaiting(id)) };
         if status.ok() {
             return Ok(Effect::Ask(Job::CreateSq { id, depth: record.config.depth, at: record.sq, medium }));
         }
@@ -308,10 +308,10 @@ impl Pairs {
         id: u16,
         status: Status,
         now: Time,
-    ) -> Result<Effect, Contradiction> {
+    ) -> Result<Effect, Anomaly> {
         let (index, stride) = (self.index, self.granted.stride);
         let record = self.record(id)?;
-        let Stage::Creating { again } = record.stage else { return Err(Contradiction::NotWaiting(id)) };
+        let Stage::Creating { again } = record.stage else { return Err(Anomaly::NotWaiting(id)) };
         if !status.ok() {
             record.stage = Stage::Undoing { again, status: status.0 };
             return Ok(Effect::Ask(Job::DeleteCq { id }));
@@ -346,7 +346,7 @@ impl Pairs {
         id: u16,
         again: bool,
         why: PairError,
-    ) -> Result<Effect, Contradiction> {
+    ) -> Result<Effect, Anomaly> {
         warn!("controller {}: queue pair {id}: {why}", self.index);
         let record = self.record(id)?;
         if again {
@@ -376,15 +376,15 @@ impl Pairs {
     }
 
     /// Begins to delete the pair of the control role's own reads.
-    pub(super) fn delete_reads(&mut self) -> Result<Job, Contradiction> {
+    pub(super) fn delete_reads(&mut self) -> Result<Job, Anomaly> {
         if !self.is_for_reads(READS_PAIR) {
-            return Err(Contradiction::NoReadsPair);
+            return Err(Anomaly::NoReadsPair);
         }
-        self.delete(READS_PAIR).map_err(|_| Contradiction::NoReadsPair)
+        self.delete(READS_PAIR).map_err(|_| Anomaly::NoReadsPair)
     }
 
     /// The submission queue was deleted, or not.
-    pub(super) fn sq_deleted(&mut self, id: u16, status: Status) -> Result<Effect, Contradiction> {
+    pub(super) fn sq_deleted(&mut self, id: u16, status: Status) -> Result<Effect, Anomaly> {
         let index = self.index;
         let record = self.record(id)?;
         match record.stage {
@@ -396,7 +396,7 @@ impl Pairs {
                 record.stage = Stage::DeletingCq { quiet };
             }
             Stage::Undoing { .. } => {}
-            _ => return Err(Contradiction::NotWaiting(id)),
+            _ => return Err(Anomaly::NotWaiting(id)),
         }
         Ok(Effect::Ask(Job::DeleteCq { id }))
     }
@@ -407,7 +407,7 @@ impl Pairs {
         pool: &mut dyn DmaPool,
         id: u16,
         status: Status,
-    ) -> Result<Effect, Contradiction> {
+    ) -> Result<Effect, Anomaly> {
         let record = self.record(id)?;
         match record.stage {
             // The controller may still write there, so the memory is not given back.
@@ -423,7 +423,7 @@ impl Pairs {
                 }
                 Ok(Effect::Say(Event::PairDeleted { id, quiet }))
             }
-            _ => Err(Contradiction::NotWaiting(id)),
+            _ => Err(Anomaly::NotWaiting(id)),
         }
     }
 

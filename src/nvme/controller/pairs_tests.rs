@@ -43,15 +43,15 @@ impl Rig {
         self.pairs.create(&mut self.device, 8, 5).unwrap()
     }
 
-    fn cq_created(&mut self, id: u16, status: Status) -> Result<Effect, Contradiction> {
+    fn cq_created(&mut self, id: u16, status: Status) -> Result<Effect, Anomaly> {
         self.pairs.cq_created(self.device.pool(), id, status)
     }
 
-    fn sq_created(&mut self, id: u16, status: Status) -> Result<Effect, Contradiction> {
+    fn sq_created(&mut self, id: u16, status: Status) -> Result<Effect, Anomaly> {
         self.pairs.sq_created(&mut self.device, id, status, NOW)
     }
 
-    fn cq_deleted(&mut self, id: u16, status: Status) -> Result<Effect, Contradiction> {
+    fn cq_deleted(&mut self, id: u16, status: Status) -> Result<Effect, Anomaly> {
         self.pairs.cq_deleted(self.device.pool(), id, status)
     }
 
@@ -126,22 +126,22 @@ fn queues_that_cannot_be_deleted_need_a_reset_and_keep_their_memory() {
 }
 
 #[test]
-fn an_answer_that_nobody_waits_for_is_a_contradiction() {
+fn an_answer_that_nobody_waits_for_is_a_anomaly() {
     let mut rig = rig(4);
-    let none = Some(Contradiction::NoPair(2));
+    let none = Some(Anomaly::NoPair(2));
     assert_eq!(rig.cq_created(2, OK).err(), none);
     assert_eq!(rig.sq_created(2, OK).err(), none);
     assert_eq!(rig.pairs.sq_deleted(2, OK).err(), none);
     assert_eq!(rig.cq_deleted(2, OK).err(), none);
     rig.live();
-    let waits = Some(Contradiction::NotWaiting(2));
+    let waits = Some(Anomaly::NotWaiting(2));
     for status in [OK, NO] {
         assert_eq!(rig.cq_created(2, status).err(), waits);
         assert_eq!(rig.sq_created(2, status).err(), waits);
         assert_eq!(rig.pairs.sq_deleted(2, status).err(), waits);
         assert_eq!(rig.cq_deleted(2, status).err(), waits);
     }
-    assert_eq!(rig.pairs.delete_reads(), Err(Contradiction::NoReadsPair));
+    assert_eq!(rig.pairs.delete_reads(), Err(Anomaly::NoReadsPair));
 }
 
 /// A controller that fails is ended twice: without proof, and with it once it was cut off.

@@ -10,8 +10,8 @@ use super::super::quiet::QueueQuiet;
 use super::super::spec::command::Status;
 use super::Controller;
 use super::admin::{AdminQueue, Answer, DEPTH, Job, Patience};
+use super::anomaly::Anomaly;
 use super::bringup::{Step, Turn};
-use super::contradiction::Contradiction;
 use super::notices::{News, Notice};
 use super::pairs::{Effect, Granted, recycle};
 use super::reads::{self, Ended};
@@ -99,7 +99,7 @@ impl Controller {
     fn advance_admin(&mut self, now: Time) -> bool {
         let submitted = match &mut self.admin {
             Some(admin) => admin.submit(self.device.registers(), now),
-            None => Err(Contradiction::NoAdminQueue),
+            None => Err(Anomaly::NoAdminQueue),
         };
         self.check(submitted);
         let mut any = false;
@@ -111,7 +111,7 @@ impl Controller {
             match self.admin.as_mut().map_or(Ok(None), |admin| admin.pop(now)) {
                 Ok(None) => break,
                 Ok(Some(answer)) => self.answered(answer, now),
-                Err(what) => self.contradict(what),
+                Err(what) => self.anomaly(what),
             }
             any = true;
         }
@@ -223,11 +223,11 @@ impl Controller {
         }
     }
 
-    fn look(&mut self, next: Result<namespaces::Next, Contradiction>) {
+    fn look(&mut self, next: Result<namespaces::Next, Anomaly>) {
         match next {
             Ok(namespaces::Next::Ask(job)) => self.ask(job),
             Ok(namespaces::Next::Done { whole }) => self.looked(whole),
-            Err(what) => self.contradict(what),
+            Err(what) => self.anomaly(what),
         }
     }
 
@@ -260,10 +260,10 @@ impl Controller {
         }
     }
 
-    fn pair_step(&mut self, effect: Result<Effect, Contradiction>) {
+    fn pair_step(&mut self, effect: Result<Effect, Anomaly>) {
         match effect {
             Ok(effect) => self.effect(effect),
-            Err(what) => self.contradict(what),
+            Err(what) => self.anomaly(what),
         }
     }
 
@@ -305,11 +305,11 @@ impl Controller {
                     let ended = self.reads.not_made();
                     self.tell_reads(ended);
                 }
-                Err(_) => self.contradict(Contradiction::NoReadsPair),
+                Err(_) => self.anomaly(Anomaly::NoReadsPair),
             },
             reads::Step::Delete => match self.pairs.delete_reads() {
                 Ok(job) => self.ask(job),
-                Err(what) => self.contradict(what),
+                Err(what) => self.anomaly(what),
             },
         }
         true
@@ -353,25 +353,25 @@ impl Controller {
     pub(super) fn ask(&mut self, job: Job) {
         let asked = match &mut self.admin {
             Some(admin) => admin.ask(job),
-            None => Err(Contradiction::NoAdminQueue),
+            None => Err(Anomaly::NoAdminQueue),
         };
         self.check(asked);
     }
 
-    fn check(&mut self, result: Result<(), Contradiction>) {
+    fn check(&mut self, result: Result<(), Anomaly>) {
         if let Err(what) = result {
-            self.contradict(what);
+            self.anomaly(what);
         }
     }
 
     /// Something happened that cannot happen: what is known of the controller is not so.
-    fn contradict(&mut self, what: Contradiction) {
-        self.contradictions = self.contradictions.saturating_add(1);
-        error!("controller {}: this cannot be: {what} ({} so far)", self.index, self.contradictions);
+    fn anomaly(&mut self, what: Anomaly) {
+        self.anomalies = self.anomalies.saturating_add(1);
+        error!("controller {}: this cannot be: {what} ({} so far)", self.index, self.anomalies);
         if self.bringup.is_setting_up() {
-            self.bringup.stop(&mut *self.device, Failure::Contradiction, self.now);
+            self.bringup.stop(&mut *self.device, Failure::Anomaly, self.now);
         } else {
-            self.stuck(ResetReason::Contradiction);
+            self.stuck(ResetReason::Anomaly);
         }
     }
 

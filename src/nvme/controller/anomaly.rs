@@ -7,7 +7,7 @@ use core::fmt;
 
 /// One thing that cannot happen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Contradiction {
+pub(super) enum Anomaly {
     /// Something is asked while there is no admin queue.
     NoAdminQueue,
     /// More is asked than may wait.
@@ -26,7 +26,7 @@ pub(super) enum Contradiction {
     NoReadsPair,
 }
 
-impl fmt::Display for Contradiction {
+impl fmt::Display for Anomaly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAdminQueue => f.write_str("something was asked without an admin queue"),
@@ -41,4 +41,4 @@ impl fmt::Display for Contradiction {
     }
 }
 
-impl core::error::Error for Contradiction {}
+impl core::error::Error for Anomaly {}
