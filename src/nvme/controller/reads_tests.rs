@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
+
 use core::time::Duration;
 
 use alloc::sync::Arc;
