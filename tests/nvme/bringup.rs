@@ -1,7 +1,10 @@
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nvme_core::nvme::{Event, Failure, Options, PairError, SglSupport};
+use nvme_core::nvme::{Event, Failure, Options, PairError, PciId, SglSupport};
 use nvme_policy::BlockSize;
+use nvme_session::factory::Identifiers;
 use nvme_session::memory::QuietBy;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
 use nvme_soft::wire::Status;
@@ -262,4 +265,60 @@ fn the_health_log_is_told_when_asked_for() {
     rig.controller.ask_smart();
     let Event::Smart(smart) = rig.event() else { panic!() };
     assert!(smart.temperature > 200 && smart.critical == 0);
+}
+
+/// A controller that the home says is this device.
+fn device(vendor: u16, device: u16) -> Rig {
+    Rig::raw(config(512), Options { pci: Some(PciId { vendor, device }), ..options() })
+}
+
+fn ready(mut rig: Rig) -> Rig {
+    assert!(matches!(rig.event(), Event::Ready));
+    rig
+}
+
+#[test]
+fn a_device_with_broken_write_zeroes_is_not_asked_for_it() {
+    assert!(ready(device(0x2646, 0x5017)).namespace(1).limits.write_zeroes_blocks > 0);
+    let limits = ready(device(0x2646, 0x502f)).namespace(1).limits;
+    assert!(limits.write_zeroes_blocks == 0 && limits.discard_blocks > 0);
+}
+
+#[test]
+fn a_device_is_not_asked_for_identify_data_that_it_does_not_bear() {
+    let asked = |vendor, product| {
+        let rig = device(vendor, product);
+        let asked = Arc::new(Mutex::new(BTreeSet::new()));
+        let seen = Arc::clone(&asked);
+        let lie = move |cns, _, _: &mut [u8; 4096]| _ = seen.lock().unwrap().insert(cns);
+        rig.handle.faults().unwrap().lie_in_identify(Box::new(lie));
+        let rig = ready(rig);
+        assert_eq!(rig.controller.namespaces().len(), 1);
+        asked.lock().unwrap().iter().copied().collect::<Vec<_>>()
+    };
+    assert_eq!(asked(1, 1), [0, 1, 2, 3]);
+    assert_eq!(asked(0x1c5f, 0x0555), [0, 1, 2], "no list of descriptors");
+    assert_eq!(asked(0x8086, 0x5845), [0, 1], "nothing but the first two");
+}
+
+#[test]
+fn garbage_for_identifiers_is_not_believed() {
+    let known = ready(device(1, 1)).namespace(1).unique;
+    assert_ne!(known.eui64, [0; 8]);
+    assert_eq!(ready(device(0x1e4b, 0x1602)).namespace(1).unique, Identifiers::default());
+}
+
+#[test]
+fn a_device_that_bears_one_command_at_a_time_gets_one() {
+    let mut rig = ready(device(0x106b, 0x2001));
+    assert_eq!(rig.controller.pairs_free(), 1);
+    let pair = rig.pair(64);
+    assert_eq!((pair.capacity(), pair.vector(), rig.controller.pairs_free()), (1, 0, 0));
+}
+
+#[test]
+fn a_device_of_another_interface_is_refused_untouched() {
+    let mut rig = device(0x106b, 0x2005);
+    let event = rig.event();
+    assert!(matches!(event, Event::Failed { why: Failure::QueueShape, quiet: Some(_) }), "{event:?}");
 }

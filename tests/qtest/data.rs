@@ -164,7 +164,7 @@ fn the_write_cache_is_turned_on_and_a_flush_goes_through_it() {
     needs_qemu!();
     // Off before, so that each write would be flushed and fail; the driver turns it on, as it then sends flushes itself.
     let disk = Disk { debug: Some(NO_FLUSH), more: ",write-cache=off", ..Disk::new(512) };
-    let shape = Shape { disks: vec![disk], controllers: vec!["", ""] };
+    let shape = Shape { disks: vec![disk], controllers: vec!["", ""], ..Shape::default() };
     let mut rig = Rig::new(&shape, Options::default());
     assert!(rig.controller.info().volatile_cache);
     let mut pair = rig.pair(8);

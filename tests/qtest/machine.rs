@@ -45,14 +45,17 @@ impl Disk {
 pub(crate) struct Shape {
     /// Namespaces 1, 2, … of the first controller.
     pub(crate) disks: Vec<Disk>,
-    /// More properties of `nvme`, each after a comma, one entry for each controller. More than one share a subsystem.
+    /// More properties of `nvme`, each after a comma, one entry for each controller. More than one share a subsystem, and the first
+    /// has all namespaces.
     pub(crate) controllers: Vec<&'static str>,
+    /// But these are drives of their own, with a namespace each, and one serial number.
+    pub(crate) apart: bool,
 }
 
 impl Default for Shape {
     /// One controller, namespaces with blocks of 512 and 4096 bytes.
     fn default() -> Self {
-        Self { disks: vec![Disk::new(512), Disk::new(4096)], controllers: vec![""] }
+        Self { disks: vec![Disk::new(512), Disk::new(4096)], controllers: vec![""], apart: false }
     }
 }
 
@@ -137,7 +140,7 @@ impl Machine {
         // Root ports that need no ACPI to let go of what is plugged there.
         say("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off".into());
         say("-device", "intel-iommu,intremap=off,aw-bits=39".into());
-        let shared = shape.controllers.len() > 1;
+        let shared = shape.controllers.len() > 1 && !shape.apart;
         if shared {
             say("-device", "nvme-subsys,id=subsystem,nqn=qtest".into());
         }
@@ -165,10 +168,9 @@ impl Machine {
             say("-blockdev", node);
             let Disk { block, more, .. } = disk;
             let size = format!("logical_block_size={block},physical_block_size={block}");
-            say(
-                "-device",
-                format!("nvme-ns,id=ns{n},drive=disk{i},nsid={n},bus=nvme0,{size}{more}", n = i + 1),
-            );
+            let (bus, nsid) = if shape.apart { (i, 1) } else { (0, i + 1) };
+            let at = format!("nsid={nsid},bus=nvme{bus}");
+            say("-device", format!("nvme-ns,id=ns{},drive=disk{i},{at},{size}{more}", i + 1));
         }
         let mut child = Command::new(QEMU)
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])

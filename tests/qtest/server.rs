@@ -10,7 +10,7 @@ use nvme_core::server::message::{QueueKey, SessionKey};
 use nvme_core::server::worker::Worker;
 use nvme_platform::fake::FakeNotify;
 use nvme_platform::{PAGE, Time};
-use nvme_policy::Policy;
+use nvme_policy::{PciPlace, Policy};
 use nvme_session::Transport;
 use nvme_session::blk::features;
 use nvme_session::factory::CreateError;
@@ -54,9 +54,10 @@ impl Server {
             recovery: RecoveryTimes { grace, ..RecoveryTimes::default() },
             drain: Duration::from_secs(30),
         });
-        control.add_device("qtest", Box::new(device));
+        let place = |index: u8| PciPlace::parse(&format!("0000:{:02x}:00.0", index + 1));
+        control.add_pci_device("qtest", Box::new(device), None, place(0));
         for index in 1..controllers {
-            control.add_device("another", Box::new(machine.device(index)));
+            control.add_pci_device("another", Box::new(machine.device(index)), None, place(index));
         }
         let worker = Worker::new(Duration::ZERO);
         let mut server = Self { machine, watch, control, worker, events: Vec::new(), start: Instant::now() };

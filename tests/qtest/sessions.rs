@@ -148,7 +148,7 @@ fn a_controller_that_is_unplugged_in_mid_io_costs_its_sessions_and_the_server_en
 fn a_namespace_that_two_controllers_share_is_one_disk_and_is_had_by_one_way_at_a_time() {
     needs_qemu!();
     let private = Disk { more: ",shared=off", ..Disk::new(4096) };
-    let shape = Shape { disks: vec![Disk::new(512), private], controllers: vec!["", ""] };
+    let shape = Shape { disks: vec![Disk::new(512), private], controllers: vec!["", ""], ..Shape::default() };
     let mut server = Server::over(2, &shape, Options::default(), GRACE);
     let ways = |server: &Server| -> Vec<(u16, u32)> {
         let all = server.control.catalogue().devices();
@@ -175,5 +175,36 @@ fn a_namespace_that_two_controllers_share_is_one_disk_and_is_had_by_one_way_at_a
     assert_eq!(server.status(&mut reader, 0), OK);
     let want: Vec<u8> = (1..9).flat_map(|seed| pattern(seed, 4096)).collect();
     assert!(reader.bytes(Client::place(0), want.len()) == want);
+    server.clean();
+}
+
+/// Two drives with one serial number, and so with one name of their subsystem, as QEMU makes it of that.
+#[test]
+fn two_drives_of_one_serial_number_are_two_disks_and_are_named_by_their_places() {
+    needs_qemu!();
+    let shape = Shape { disks: vec![Disk::new(512), Disk::new(512)], controllers: vec!["", ""], apart: true };
+    let mut server = Server::over(2, &shape, Options::default(), GRACE);
+    let named =
+        server.control.controllers().map(|(_, c, _)| (c.info().serial.clone(), c.info().subsystem.clone()));
+    let named: Vec<_> = named.collect();
+    assert_eq!(named[0], named[1]);
+    let why = server.create(&["device=qtest 0:n1"]).unwrap_err();
+    let places = "pci:0000:01:00.0:n1, pci:0000:02:00.0:n1";
+    assert_eq!(why.to_string(), format!("qtest 0:n1 names 2 devices; say which: {places}"));
+    let mut first = server.client(&["device=pci:0000:01:00.0:n1"]);
+    let mut second = server.client(&["device=pci:0000:02:00.0:n1"]);
+    for (client, seed) in [(&mut first, 1), (&mut second, 50)] {
+        server.ask_writes(client, 8, seed);
+        server.answered(client, 8);
+        assert!((0..8).all(|slot| client.status(0, slot) == OK));
+    }
+    for (disk, seed) in [(1, 1), (2, 50)] {
+        let want: Vec<u8> = (seed..seed + 8).flat_map(|seed| pattern(seed, 4096)).collect();
+        assert!(server.machine.on_disk(disk, 0, want.len()) == want, "disk {disk}");
+    }
+    // One does not stand in for the other.
+    server.watch.port.power_off();
+    server.expect("the loss", |e| matches!(e, Event::Lost(key) if *key == first.key));
+    assert!(matches!(server.create(&["device=pci:0000:01:00.0:n1"]), Err(CreateError::NoDevice(_))));
     server.clean();
 }

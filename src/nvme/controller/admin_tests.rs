@@ -143,7 +143,7 @@ fn aborts_are_given_up_once() {
 }
 
 #[test]
-fn too_much_that_waits_is_a_anomaly() {
+fn too_much_that_waits_is_an_anomaly() {
     let (mut admin, _) = queue();
     (0..WAITING_MAX).for_each(|_| admin.ask(Job::AsyncEvent).unwrap());
     assert_eq!(admin.ask(Job::AsyncEvent), Err(Anomaly::TooMuchAsked));

@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_waits_for_is_a_anomaly() {
+    fn an_answer_that_nobody_waits_for_is_an_anomaly() {
         let mut namespaces = Namespaces::new(0, 10);
         namespaces.begin(rules());
         namespaces.forget();

@@ -126,7 +126,7 @@ fn queues_that_cannot_be_deleted_need_a_reset_and_keep_their_memory() {
 }
 
 #[test]
-fn an_answer_that_nobody_waits_for_is_a_anomaly() {
+fn an_answer_that_nobody_waits_for_is_an_anomaly() {
     let mut rig = rig(4);
     let none = Some(Anomaly::NoPair(2));
     assert_eq!(rig.cq_created(2, OK).err(), none);

@@ -48,6 +48,9 @@ CAPABILITIES
 DEVICES
     SN:nNSID            a whole namespace, by the controller's serial number
     SN:nNSID:PART       its partition by number
+    pci:DDDD:BB:DD.F:nNSID[:PART]
+                        the same by the controller's place, for drives of one
+                        serial number
     UUID, partuuid:UUID a partition by its UUID (or the 8-2 digit form of MBR disks)
     LABEL, partlabel:LABEL
                         a partition by its GPT name
