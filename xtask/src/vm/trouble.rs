@@ -70,6 +70,8 @@ impl Bed {
         self.start(&format!("{} --cap vbus=pci:{SECOND}", server()));
         let both = "blkcheck /tmp/svr device=5678:n1 --mib 4 && blkcheck /tmp/svr device=1234:n1 --mib 4";
         self.check("two controllers", both, 0, "ok 1234:n1");
+        let place = format!("blkcheck /tmp/svr device=pci:{SECOND}:n1 --mib 4");
+        self.check("a disk by its controller's place", &place, 0, "ok 5678:n1");
         self.guest
             .run("blkbench /tmp/svr --create device=5678:n1 --write --time 60 >/tmp/bench 2>&1 & sleep 2");
         self.guest.run("blkwatch /tmp/svr device=5678:n2 >/tmp/watch 2>&1 & sleep 1");
