@@ -20,7 +20,7 @@ use nvme_mem::Window;
 use nvme_platform::{DmaRights, Notify, Time};
 use nvme_policy::{Access, Grant};
 use nvme_session::blk::features;
-use nvme_session::memory::{Held, MemoryTable, Quiet, QuietBy, Region, Rights};
+use nvme_session::memory::{Account, MemoryTable, Quiet, QuietBy, Region, Rights};
 use nvme_session::queue::{AddressSpace, BlkQueue, Direction, QueueConfig, RingAddresses};
 use nvme_soft::{Config, MemoryMedium, NamespaceConfig, SoftDevice};
 
@@ -293,16 +293,16 @@ fn warm(worker: &mut Worker, token: usize, now: Time) {
 /// One batch's mediation alone: each buffer is looked up, proven, and released. The account is a fresh one, made
 /// outside of what is counted.
 fn mediation(table: &MemoryTable, buffers: &[u64]) {
-    let mut held = Held::new(table);
-    counted_mediation(&mut held, table, buffers);
+    let mut account = Account::new(table, 1);
+    counted_mediation(&mut account, table, buffers);
 }
 
 #[inline(never)]
-fn counted_mediation(held: &mut Held, table: &MemoryTable, buffers: &[u64]) {
+fn counted_mediation(account: &mut Account, table: &MemoryTable, buffers: &[u64]) {
     let proof = Quiet::seen(QuietBy::Completed);
     for addr in buffers {
-        if let Ok(Some(range)) = black_box(held.mediate_one(table, *addr, BLOCK as u32, Rights::Write)) {
-            held.release(range, &proof);
+        if let Ok(Some(range)) = black_box(account.mediate_one(table, *addr, BLOCK as u32, Rights::Write)) {
+            let _ = account.release(range, &proof);
         }
     }
 }

@@ -170,7 +170,7 @@ fn each_proof_is_made_in_one_place() {
     assert_eq!(places("Ok(LbaRange {"), ["policy/src/extent.rs×1"]);
     // The struct itself, and the one literal.
     assert_eq!(places("WritePermit { namespace:"), ["policy/src/grant.rs×2"]);
-    assert_eq!(places("DmaRange::mediated("), ["session/src/memory/held.rs×1"]);
+    assert_eq!(places("DmaRange::mediated("), ["session/src/memory/account.rs×1"]);
     assert_eq!(places("fn mediated("), ["session/src/memory/range.rs×1"]);
     // What the session itself kept back.
     assert_eq!(places("Self(QuietBy::"), ["session/src/memory/range.rs×1"]);

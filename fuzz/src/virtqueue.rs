@@ -8,7 +8,7 @@ use nvme_platform::{Iova, Window};
 use nvme_policy::{Access, BlockSize, Extent, Grant, Namespace};
 use nvme_session::memory::{MemoryTable, Quiet, QuietBy, Region, Spares};
 use nvme_session::operation::{Limits, Operation, Outcome};
-use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, RingAddresses};
+use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, Request, RingAddresses};
 
 const LEN: usize = 0x4000;
 
@@ -43,13 +43,14 @@ enum Step {
 struct World {
     queue: BlkQueue,
     spares: Spares,
-    flying: Vec<(u16, Operation)>,
+    flying: Vec<Request>,
     regions: Vec<Region>,
     extent: Extent,
 }
 
 impl World {
-    fn check(&self, operation: &Operation) {
+    fn check(&self, request: &Request) {
+        let operation = request.operation();
         let (memory, place) = match operation {
             Operation::Read(t) | Operation::Write { transfer: t, .. } => (t.memory(), t.place()),
             Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => (&[][..], place),
@@ -71,11 +72,11 @@ impl World {
         if self.flying.is_empty() {
             return;
         }
-        let (head, operation) = self.flying.swap_remove(which % self.flying.len());
-        self.check(&operation);
-        let quiet = Quiet::seen(QuietBy::Completed);
-        if let Some(next) = self.queue.complete(head, operation, outcome, quiet, &mut self.spares) {
-            self.flying.push((head, next));
+        let request = self.flying.swap_remove(which % self.flying.len());
+        self.check(&request);
+        let ended = request.end(outcome, Quiet::seen(QuietBy::Completed));
+        if let Some(next) = self.queue.complete(ended, &mut self.spares) {
+            self.flying.push(next);
         }
         self.queue.publish();
     }
@@ -83,9 +84,9 @@ impl World {
     fn step(&mut self, step: Step, ram: &Window, avail: &mut u16) {
         match step {
             Step::Serve => match self.queue.next(&mut self.spares) {
-                Next::Operation(head, operation) => {
-                    self.check(&operation);
-                    self.flying.push((head, operation));
+                Next::Request(request) => {
+                    self.check(&request);
+                    self.flying.push(request);
                 }
                 Next::Again | Next::Idle | Next::Broken(_) => {
                     self.queue.listen();
@@ -96,25 +97,16 @@ impl World {
                 self.end(which.into(), outcomes[usize::from(outcome) % 3]);
             }
             Step::PutBack(which) if !self.flying.is_empty() => {
-                let (head, operation) = self.flying.swap_remove(usize::from(which) % self.flying.len());
-                self.queue.put_back(head, operation);
+                let request = self.flying.swap_remove(usize::from(which) % self.flying.len());
+                self.queue.put_back(request);
             }
             Step::Split(which) if !self.flying.is_empty() => {
-                let (head, operation) = self.flying.swap_remove(usize::from(which) % self.flying.len());
-                let operation = match operation {
-                    Operation::Read(t) => match t.split_at(1, self.spares.take()) {
-                        Ok((a, b)) => {
-                            self.queue.rest(head, Operation::Read(b));
-                            Operation::Read(a)
-                        }
-                        Err((t, spare)) => {
-                            self.spares.give(spare);
-                            Operation::Read(t)
-                        }
-                    },
-                    other => other,
-                };
-                self.flying.push((head, operation));
+                let request = self.flying.swap_remove(usize::from(which) % self.flying.len());
+                let (request, rest) = request.split_at(1, &mut self.spares);
+                if let Some(rest) = rest {
+                    self.queue.divided(rest);
+                }
+                self.flying.push(request);
             }
             Step::PutBack(_) | Step::Split(_) => {}
             Step::Poke(at, value) => {
@@ -181,5 +173,6 @@ pub fn virtqueue(data: &[u8]) {
         world.end(0, Outcome::Done);
     }
     world.queue.cancel(&mut world.spares);
+    assert_eq!(world.queue.strays(), 0);
     assert_eq!((world.queue.in_flight(), world.queue.bytes_held()), (0, 0));
 }

@@ -19,8 +19,8 @@ const ROUNDS: u16 = 1000;
 /// A request, from the available ring to the used ring.
 #[inline(never)]
 fn serve(queue: &mut BlkQueue, spares: &mut Spares) -> bool {
-    let Next::Operation(head, operation) = queue.next(spares) else { return false };
-    queue.complete(head, black_box(operation), Outcome::Done, Quiet::seen(QuietBy::Completed), spares);
+    let Next::Request(request) = queue.next(spares) else { return false };
+    queue.complete(black_box(request).end(Outcome::Done, Quiet::seen(QuietBy::Completed)), spares);
     queue.publish()
 }
 

@@ -2,16 +2,7 @@
 
 use nvme_policy::{LbaRange, WritePermit};
 
-use crate::memory::{DmaRange, Ranges, Segments};
-
-/// Which request an operation belongs to. The driver keeps it and hands it back; it means nothing to it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Tag {
-    /// The virtqueue, as the worker that owns it numbers it.
-    pub queue: u32,
-    /// The head of the descriptor chain.
-    pub head: u16,
-}
+use crate::memory::{DmaRange, Ranges, Segments, Spares};
 
 /// Blocks on disk and as many bytes of memory: a transfer whose two sides agree.
 #[derive(Debug)]
@@ -142,6 +133,50 @@ pub enum Operation {
         /// Whether it must be durable when it completes.
         fua: bool,
     },
+}
+
+impl Operation {
+    /// Divides it after `blocks` blocks, when it is longer. A flush is never divided.
+    pub fn split_at(self, blocks: u64, spares: &mut Spares) -> (Self, Option<Self>) {
+        let mut halve = |transfer: Transfer| match transfer.split_at(blocks, spares.take()) {
+            Ok((head, rest)) => (head, Some(rest)),
+            Err((whole, spare)) => {
+                spares.give(spare);
+                (whole, None)
+            }
+        };
+        match self {
+            Self::Read(transfer) => {
+                let (head, rest) = halve(transfer);
+                (Self::Read(head), rest.map(Self::Read))
+            }
+            Self::Write { transfer, permit, fua } => match halve(transfer) {
+                (transfer, None) => (Self::Write { transfer, permit, fua }, None),
+                (head, Some(rest)) => {
+                    let (a, b) = permit.split();
+                    let rest = Self::Write { transfer: rest, permit: b, fua };
+                    (Self::Write { transfer: head, permit: a, fua }, Some(rest))
+                }
+            },
+            Self::Discard { place, permit } => match place.split_at(blocks) {
+                Err(place) => (Self::Discard { place, permit }, None),
+                Ok((head, rest)) => {
+                    let (a, b) = permit.split();
+                    let rest = Self::Discard { place: rest, permit: b };
+                    (Self::Discard { place: head, permit: a }, Some(rest))
+                }
+            },
+            Self::WriteZeroes { place, permit, fua } => match place.split_at(blocks) {
+                Err(place) => (Self::WriteZeroes { place, permit, fua }, None),
+                Ok((head, rest)) => {
+                    let (a, b) = permit.split();
+                    let rest = Self::WriteZeroes { place: rest, permit: b, fua };
+                    (Self::WriteZeroes { place: head, permit: a, fua }, Some(rest))
+                }
+            },
+            flush @ Self::Flush { .. } => (flush, None),
+        }
+    }
 }
 
 /// How an operation ended.

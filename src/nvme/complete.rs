@@ -1,91 +1,87 @@
-//! Completions: an operation's way back.
+//! Completions: a request's way back.
 
 use nvme_platform::{Window, trace, warn};
-use nvme_session::memory::{DmaRange, Quiet};
-use nvme_session::operation::{Operation, Outcome, Tag};
+use nvme_session::memory::DmaRange;
+use nvme_session::operation::{Operation, Outcome};
+use nvme_session::queue::{Ended, Tag};
 
-use super::pair::{Done, Issued, QueuePair, State};
+use super::pair::{Issued, QueuePair, State};
 use super::quiet;
 use super::spec::command::{Completion, Status};
 
 impl QueuePair {
-    /// Takes up to `budget` operations that ended, then rings the completion queue's doorbell. Answers how many.
+    /// Takes up to `budget` requests that ended, then rings the completion queue's doorbell. Answers how many.
     pub fn poll(
         &mut self,
         budget: u32,
         windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
-        each: &mut dyn FnMut(Done),
+        each: &mut dyn FnMut(Ended),
     ) -> u32 {
         let mut taken = 0;
         while taken < budget
-            && let Some(done) = self.next_done(windows)
+            && let Some(ended) = self.next_ended(windows)
         {
-            each(done);
+            each(ended);
             taken += 1;
         }
         self.finish_poll();
         taken
     }
 
-    /// The short way of [`next_done`](Self::next_done): takes an operation that a good completion ends and that was not
+    /// The fast way of [`next_ended`](Self::next_ended): takes a request that a good completion ends and that was not
     /// bounced. `None`: to be asked there, where the entry is loaded anew and checked by itself.
     #[inline(always)]
-    pub fn next_usual(&mut self) -> Option<(Tag, Operation, Quiet)> {
+    pub fn next_fast(&mut self) -> Option<Ended> {
         if !self.ended.is_empty() || self.state != State::Running {
             return None;
         }
         let completion = self.cq.peek()?;
-        if completion.status.code() != Status::SUCCESS || !self.fits(&completion) {
+        if completion.status.code() != Status::SUCCESS {
             return None;
         }
-        let issued = self.flight.take_if(completion.cid, |issued| issued.bounce.is_none())?;
+        let issued = self.claim(&completion, |issued| issued.bounce.is_none())?;
         self.cq.advance();
-        trace!(
-            "pair {}: command {:#06x} status {:#06x}",
-            self.config.id, completion.cid, completion.status.0
-        );
-        let Issued { operation, tag, .. } = issued;
-        Some((tag, operation, quiet::completed()))
+        Some(ended(issued, Outcome::Done))
     }
 
-    /// Whether an entry can be about this pair's queues.
-    #[inline(always)]
-    fn fits(&self, completion: &Completion) -> bool {
-        completion.sqid == self.config.id && completion.sqhd < self.config.depth
-    }
-
-    /// The next operation that ended. `windows` finds client memory for data that was bounced.
+    /// The next request that ended. `windows` finds client memory for data that was bounced.
     /// After the last one of a pass, [`finish_poll`](Self::finish_poll).
-    pub fn next_done(&mut self, windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>) -> Option<Done> {
+    #[inline(never)]
+    pub fn next_ended(&mut self, windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>) -> Option<Ended> {
         if !self.ended.is_empty() || self.state != State::Running {
             return self.ended.pop();
         }
         // A controller that fills the queue with strays as fast as they are taken is not listened to for ever.
         for _ in 0..self.config.depth {
             let completion = self.cq.pop()?;
-            if let Some(issued) = self.matching(&completion) {
-                trace!(
-                    "pair {}: command {:#06x} status {:#06x}",
-                    self.config.id, completion.cid, completion.status.0
-                );
-                return Some(self.end(issued, completion.status, windows));
+            let status = completion.status;
+            if status.code() == Status::SQ_DELETED {
+                // The queue is being deleted: its commands end, or are issued again, when that is proven.
+                continue;
             }
+            let Some(issued) = self.claim(&completion, |_| true) else {
+                self.stray(&completion);
+                continue;
+            };
+            let outcome = self.outcome(&issued, status, windows);
+            return Some(ended(issued, outcome));
         }
         None
     }
 
-    /// The command that a completion is about. Nothing that the controller says here is believed: an entry that does
-    /// not fit is counted and dropped.
-    fn matching(&mut self, completion: &Completion) -> Option<Issued> {
-        if completion.status.code() == Status::SQ_DELETED {
-            // The queue is being deleted: its commands end, or are issued again, when that is proven.
+    /// The command that a completion is about, if it is what `which` says. Nothing that the controller says here is
+    /// believed: an entry about another queue, or about no command in flight, claims nothing.
+    #[inline(always)]
+    fn claim(&mut self, completion: &Completion, which: impl FnOnce(&Issued) -> bool) -> Option<Issued> {
+        if completion.sqid != self.config.id || completion.sqhd >= self.config.depth {
             return None;
         }
-        let issued = if self.fits(completion) { self.flight.take(completion.cid) } else { None };
-        if issued.is_none() {
-            self.stray(completion);
-        }
-        issued
+        let issued = self.flight.take_if(completion.cid, which)?;
+        trace!(
+            "pair {}: command {:#06x} status {:#06x}",
+            self.config.id, completion.cid, completion.status.0
+        );
+        Some(issued)
     }
 
     #[cold]
@@ -99,38 +95,26 @@ impl QueuePair {
         }
     }
 
-    fn end(
+    /// How a command ended that has this status.
+    fn outcome(
         &mut self,
-        issued: Issued,
-        status: Status,
-        windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
-    ) -> Done {
-        let Issued { operation, tag, bounce, .. } = issued;
-        let outcome = match bounce {
-            None if status.ok() => Outcome::Done,
-            None => self.failed(&operation, status),
-            Some(chunk) => self.end_bounced(chunk, &operation, tag, status, windows),
-        };
-        Done { tag, operation, outcome, quiet: quiet::completed() }
-    }
-
-    /// Copies what a read brought, and lets go of the chunk.
-    #[cold]
-    fn end_bounced(
-        &mut self,
-        chunk: u16,
-        operation: &Operation,
-        tag: Tag,
+        issued: &Issued,
         status: Status,
         windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
     ) -> Outcome {
-        let mut outcome = if status.ok() { Outcome::Done } else { self.failed(operation, status) };
-        if let (Operation::Read(transfer), Outcome::Done) = (operation, outcome)
-            && self.bounce.scatter(chunk, transfer.memory(), &mut |range| windows(tag, range)).is_err()
-        {
-            outcome = Outcome::Failed;
+        let mut outcome =
+            if status.ok() { Outcome::Done } else { self.failed(issued.request.operation(), status) };
+        if let Some(chunk) = issued.bounce {
+            // What a read brought is copied.
+            if let (Operation::Read(transfer), Outcome::Done) = (issued.request.operation(), outcome) {
+                let tag = issued.request.tag();
+                let find = &mut |range: &DmaRange| windows(tag, range);
+                if self.bounce.scatter(chunk, transfer.memory(), find).is_err() {
+                    outcome = Outcome::Failed;
+                }
+            }
+            self.bounce.put(chunk);
         }
-        self.bounce.put(chunk);
         outcome
     }
 
@@ -162,4 +146,10 @@ impl QueuePair {
             self.doorbells.completion_head(head);
         }
     }
+}
+
+/// What is given back of a command that was completed.
+#[inline(always)]
+fn ended(issued: Issued, outcome: Outcome) -> Ended {
+    issued.request.end(outcome, quiet::completed())
 }

@@ -2,14 +2,12 @@
 
 use nvme_platform::{Iova, OutOfBounds};
 use nvme_policy::LbaRange;
-use nvme_session::memory::Spares;
 use nvme_session::operation::{Operation, Transfer};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
-use super::spec::PAGE;
 use super::spec::command::{Command, DEALLOCATE, DsmRange, FUA, PSDT_SGL, io};
-use super::transfer::{How, ListPage, prps, sgl};
+use super::transfer::{How, ListPage, prps, sgl, two_prps};
 
 /// How much one command of a kind may cover.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -58,100 +56,69 @@ pub(super) fn is_longer(operation: &Operation, blocks: u64) -> bool {
     }
 }
 
-/// The command, without its identifier, of a read or a write of one range of memory that its two PRP entries can
-/// name: what most are. `None` for any other, which goes by [`plan`](super::transfer::plan). `limit` is the most bytes of
-/// one command.
+/// What a command does, beside its place and its memory.
+#[derive(Clone, Copy)]
+pub(super) struct Verb {
+    opcode: u8,
+    fua: bool,
+}
+
+/// Decides about an operation: what command it is. `None` when it is not for this controller, or its permit is for another
+/// namespace than its place.
 #[inline(always)]
-pub(super) fn usual(operation: &Operation, controller: u16, limit: u32) -> Option<Command> {
-    let (opcode, transfer, fua) = match operation {
-        Operation::Read(transfer) => (io::READ, transfer, false),
-        Operation::Write { transfer, permit, fua } if permit.namespace() == transfer.place().namespace() => {
-            (io::WRITE, transfer, *fua)
+pub(super) fn decide(operation: &Operation, controller: u16) -> Option<Verb> {
+    let (opcode, fua, namespace, permit) = match operation {
+        Operation::Read(transfer) => (io::READ, false, transfer.place().namespace(), None),
+        Operation::Write { transfer, permit, fua } => {
+            (io::WRITE, *fua, transfer.place().namespace(), Some(permit))
         }
-        _ => return None,
-    };
-    let (place, range) = (transfer.place(), transfer.one()?);
-    let (addr, len) = (range.iova().0, range.len());
-    let room = PAGE - (addr & u64::from(PAGE - 1)) as u32;
-    if addr & 3 != 0 || len > room + PAGE || len > limit || place.namespace().controller != controller {
-        return None;
-    }
-    let second = if len > room { addr.wrapping_add(room.into()) } else { 0 };
-    Some(with_place(opcode, place, fua, 0, [addr.into(), second.into()]))
-}
-
-/// Divides an operation after `blocks` blocks, when it is longer.
-pub(super) fn split(
-    operation: Operation,
-    blocks: u64,
-    spares: &mut Spares,
-) -> (Operation, Option<Operation>) {
-    if is_longer(&operation, blocks) { divide(operation, blocks, spares) } else { (operation, None) }
-}
-
-fn divide(operation: Operation, blocks: u64, spares: &mut Spares) -> (Operation, Option<Operation>) {
-    let mut halve = |transfer: Transfer| match transfer.split_at(blocks, spares.take()) {
-        Ok((head, rest)) => (head, Some(rest)),
-        Err((whole, spare)) => {
-            spares.give(spare);
-            (whole, None)
+        Operation::Flush { permit } => (io::FLUSH, false, permit.namespace(), None),
+        Operation::Discard { place, permit } => {
+            (io::DATASET_MANAGEMENT, false, place.namespace(), Some(permit))
+        }
+        Operation::WriteZeroes { place, permit, fua } => {
+            (io::WRITE_ZEROES, *fua, place.namespace(), Some(permit))
         }
     };
-    match operation {
-        Operation::Read(transfer) => {
-            let (head, rest) = halve(transfer);
-            (Operation::Read(head), rest.map(Operation::Read))
-        }
-        Operation::Write { transfer, permit, fua } => match halve(transfer) {
-            (transfer, None) => (Operation::Write { transfer, permit, fua }, None),
-            (head, Some(rest)) => {
-                let (a, b) = permit.split();
-                let rest = Operation::Write { transfer: rest, permit: b, fua };
-                (Operation::Write { transfer: head, permit: a, fua }, Some(rest))
-            }
-        },
-        Operation::Discard { place, permit } => match place.split_at(blocks) {
-            Err(place) => (Operation::Discard { place, permit }, None),
-            Ok((head, rest)) => {
-                let (a, b) = permit.split();
-                let rest = Operation::Discard { place: rest, permit: b };
-                (Operation::Discard { place: head, permit: a }, Some(rest))
-            }
-        },
-        Operation::WriteZeroes { place, permit, fua } => match place.split_at(blocks) {
-            Err(place) => (Operation::WriteZeroes { place, permit, fua }, None),
-            Ok((head, rest)) => {
-                let (a, b) = permit.split();
-                let rest = Operation::WriteZeroes { place: rest, permit: b, fua };
-                (Operation::WriteZeroes { place: head, permit: a, fua }, Some(rest))
-            }
-        },
-        flush @ Operation::Flush { .. } => (flush, None),
-    }
+    let fits = namespace.controller == controller && permit.is_none_or(|p| p.namespace() == namespace);
+    fits.then_some(Verb { opcode, fua })
 }
 
-/// The command for an operation that one command can do (after [`split`]), without its identifier.
+/// The command, without its identifier, for what [`decide`] decided, when it is a transfer of one range of memory that its
+/// two PRP entries can name: what most are. `None` for any other, which goes by [`plan`](super::transfer::plan). `limit` is
+/// the most bytes of one command.
+#[inline(always)]
+pub(super) fn fast(operation: &Operation, verb: Verb, limit: u32) -> Option<Command> {
+    let (Operation::Read(transfer) | Operation::Write { transfer, .. }) = operation else { return None };
+    let range = transfer.one().filter(|range| range.len() <= limit)?;
+    Some(with_place(verb, transfer.place(), 0, two_prps(range.iova().0, range.len())?))
+}
+
+/// The command for an operation that one command can do (after it was divided), without its identifier.
 #[inline]
-pub(super) fn command(operation: &Operation, how: How, memory: &Memory<'_>) -> Result<Command, OutOfBounds> {
+pub(super) fn command(
+    operation: &Operation,
+    verb: Verb,
+    how: How,
+    memory: &Memory<'_>,
+) -> Result<Command, OutOfBounds> {
     match operation {
-        Operation::Read(transfer) => transfer_command(io::READ, transfer, false, how, memory),
-        Operation::Write { transfer, fua, .. } => transfer_command(io::WRITE, transfer, *fua, how, memory),
+        Operation::Read(transfer) | Operation::Write { transfer, .. } => {
+            transfer_command(verb, transfer, how, memory)
+        }
         Operation::Flush { permit } => {
-            Ok(Command { opcode: io::FLUSH, nsid: permit.namespace().nsid.into(), ..Command::default() })
+            Ok(Command { opcode: verb.opcode, nsid: permit.namespace().nsid.into(), ..Command::default() })
         }
-        Operation::Discard { place, .. } => discard(place, memory),
+        Operation::Discard { place, .. } => discard(verb, place, memory),
         // Neither DEAC nor anything else: the blocks read as zeroes afterwards (NVM 3.2.8).
-        Operation::WriteZeroes { place, fua, .. } => {
-            Ok(with_place(io::WRITE_ZEROES, place, *fua, 0, [U64::ZERO; 2]))
-        }
+        Operation::WriteZeroes { place, .. } => Ok(with_place(verb, place, 0, [U64::ZERO; 2])),
     }
 }
 
 #[inline]
 fn transfer_command(
-    opcode: u8,
+    verb: Verb,
     transfer: &Transfer,
-    fua: bool,
     how: How,
     memory: &Memory<'_>,
 ) -> Result<Command, OutOfBounds> {
@@ -166,11 +133,12 @@ fn transfer_command(
         (How::Prp, None) => (0, prps(data(transfer), bytes, &memory.list)?),
         _ => return Err(OutOfBounds),
     };
-    Ok(with_place(opcode, place, fua, flags, dptr))
+    Ok(with_place(verb, place, flags, dptr))
 }
 
 #[inline(always)]
-fn with_place(opcode: u8, place: &LbaRange, fua: bool, flags: u8, dptr: [U64; 2]) -> Command {
+fn with_place(verb: Verb, place: &LbaRange, flags: u8, dptr: [U64; 2]) -> Command {
+    let Verb { opcode, fua } = verb;
     let nsid = place.namespace().nsid;
     let blocks = place.blocks() as u32;
     Command {
@@ -201,12 +169,12 @@ pub(super) fn read_blocks(nsid: u32, first: u64, blocks: u32, dptr: [U64; 2]) ->
     }
 }
 
-fn discard(place: &LbaRange, memory: &Memory<'_>) -> Result<Command, OutOfBounds> {
+fn discard(verb: Verb, place: &LbaRange, memory: &Memory<'_>) -> Result<Command, OutOfBounds> {
     let blocks = u32::try_from(place.blocks()).map_err(|_| OutOfBounds)?;
     let range = DsmRange { attributes: 0.into(), blocks: blocks.into(), first: place.first().into() };
     memory.list.write(0, range.as_bytes())?;
     Ok(Command {
-        opcode: io::DATASET_MANAGEMENT,
+        opcode: verb.opcode,
         nsid: place.namespace().nsid.into(),
         dptr: [memory.list.at.0.into(), U64::ZERO],
         // One range: NR is less one.

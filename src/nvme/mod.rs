@@ -9,7 +9,7 @@
 //! * [`quirks`]: controllers that need something special. [`options`], [`info`]: choices and findings.
 //!
 //! **The worker's side**
-//! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: an operation as a command; `transfer`: how it says where the data is;
+//! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: a request as a command; `transfer`: how it says where the data is;
 //!   `bounce`: data that must go through memory of ours.
 //! * `inflight`: the commands in flight by identifier; `ring`: the two queues; `recovery`: commands that do not end.
 //! * `retry`: whether a command that failed is tried again.
@@ -38,7 +38,7 @@ pub use controller::{Controller, SCAN_MAX};
 pub use event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};
 pub use options::{Options, PciId};
-pub use pair::{Counters, Done, Doorbells, Expired, QueuePair, Submit};
+pub use pair::{Counters, Doorbells, Expired, QueuePair, Submit};
 pub use quiet::QueueQuiet;
 pub use recovery::NotQuiet;
 pub use transfer::{BOUNCE_CHUNK, TRANSFER_MAX};

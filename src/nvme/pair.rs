@@ -1,8 +1,12 @@
 //! An I/O queue pair: the data path's end at the controller. It belongs to one worker.
 //!
-//! [`submit`](QueuePair::submit) turns an operation into a command and keeps it, with its proofs, until
-//! [`next_done`](QueuePair::next_done) (in `complete`) hands it back with a [`Quiet`]. What to do when a command never
-//! ends is in `recovery`.
+//! [`submit`](QueuePair::submit) turns a request into a command and keeps it, with its proofs, until
+//! [`next_ended`](QueuePair::next_ended) (in `complete`) hands it back with a [`Quiet`](nvme_session::memory::Quiet). What
+//! to do when a command never ends is in `recovery`.
+//!
+//! Both have a fast way, for what most requests are, and a slow one for all. Whether a request may be done, and by which
+//! command, is `encode::decide`; how a command begins and ends is [`begin`](QueuePair::begin) and `ended`: each is one
+//! function, inlined into both ways.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -10,11 +14,12 @@ use core::fmt;
 use core::time::Duration;
 
 use nvme_platform::{DriverMemory, Iova, OutOfBounds, PAGE, QueueDoorbells, Time, trace};
-use nvme_session::memory::{Quiet, Spares, Windows};
-use nvme_session::operation::{Operation, Outcome, Tag, Transfer};
+use nvme_session::memory::{Spares, Windows};
+use nvme_session::operation::{Operation, Outcome, Transfer};
+use nvme_session::queue::{Ended, Request, Tag};
 
 use super::bounce::Bounce;
-use super::encode::{Limited, Memory, command, data, is_longer, split, usual};
+use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longer};
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::quiet::{self, Generation};
@@ -81,24 +86,11 @@ pub enum Submit {
     /// It is in the submission queue.
     Issued,
     /// A part of it is; this is what remains to be submitted.
-    Part(Operation),
+    Part(Request),
     /// No room: to be submitted again after completions.
-    Full(Operation),
+    Full(Request),
     /// It can never be done.
-    Refused(Done),
-}
-
-/// An operation that has ended.
-#[derive(Debug)]
-pub struct Done {
-    /// As given to `submit`.
-    pub tag: Tag,
-    /// The operation, with its proofs.
-    pub operation: Operation,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Proof that its memory is not used any more.
-    pub quiet: Quiet,
+    Refused(Ended),
 }
 
 /// A command that is late.
@@ -133,8 +125,7 @@ pub(super) enum State {
 /// A command in flight.
 #[derive(Debug)]
 pub(super) struct Issued {
-    pub(super) operation: Operation,
-    pub(super) tag: Tag,
+    pub(super) request: Request,
     pub(super) deadline: Time,
     pub(super) how: How,
     pub(super) bounce: Option<u16>,
@@ -152,7 +143,7 @@ pub struct QueuePair {
     pub(super) bounce: Bounce,
     memory: [DriverMemory; 3],
     /// Ended without a completion; handed out first.
-    pub(super) ended: Vec<Done>,
+    pub(super) ended: Vec<Ended>,
     /// No command's deadline is before this.
     pub(super) earliest: Time,
     pub(super) counters: Counters,
@@ -200,7 +191,7 @@ impl QueuePair {
         self.config.depth - 1
     }
 
-    /// Operations that were submitted and not handed back yet.
+    /// Requests that were submitted and not handed back yet.
     #[inline]
     pub fn in_flight(&self) -> u32 {
         (self.flight.len() + self.ended.len()) as u32
@@ -216,164 +207,135 @@ impl QueuePair {
         self.counters
     }
 
-    /// Issues an operation, or as much of it as one command can do. The controller sees it after
-    /// [`ring`](Self::ring). `windows` is the queue that the operation came from: data that neither PRPs nor SGLs can
+    /// Issues a request, or as much of it as one command can do. The controller sees it after
+    /// [`ring`](Self::ring). `windows` is the queue that the request came from: data that neither PRPs nor SGLs can
     /// describe is copied through it.
     pub fn submit<W: Windows + ?Sized>(
         &mut self,
-        operation: Operation,
-        tag: Tag,
+        request: Request,
         now: Time,
         windows: &W,
         spares: &mut Spares,
     ) -> Submit {
-        match self.submit_usual(operation, tag, now) {
+        match self.submit_fast(request, now) {
             Ok(()) => Submit::Issued,
-            Err(operation) => self.submit_any(operation, tag, now, windows, spares),
+            Err(request) => self.submit_slow(request, now, windows, spares),
         }
     }
 
-    /// The short way of [`submit`](Self::submit): a read or write of one range of memory that the two PRP entries of a
-    /// command can name. Hands back any other operation, or one for which there is no room.
+    /// The fast way of [`submit`](Self::submit): a read or write of one range of memory that the two PRP entries of a
+    /// command can name. Hands back any other request, or one for which there is no room.
     #[inline(always)]
-    pub fn submit_usual(&mut self, operation: Operation, tag: Tag, now: Time) -> Result<(), Operation> {
-        let usual = usual(&operation, self.config.controller, self.config.caps.transfer);
-        let (Some(mut sqe), Some((_, cid)), State::Running) = (usual, self.flight.next(), self.state) else {
-            return Err(operation);
-        };
-        sqe.cid = cid.into();
-        if self.sq.push(&sqe).is_err() {
-            return Err(operation);
-        }
-        self.keep(&sqe, cid, operation, How::Prp, tag, now);
-        Ok(())
+    pub fn submit_fast(&mut self, request: Request, now: Time) -> Result<(), Request> {
+        let operation = request.operation();
+        let sqe = decide(operation, self.config.controller)
+            .and_then(|verb| fast(operation, verb, self.config.caps.transfer));
+        let (Some(sqe), Some((_, cid))) = (sqe, self.next_command()) else { return Err(request) };
+        self.begin(cid, sqe, request, How::Prp, None, now)
     }
 
-    /// Issues an operation of any shape.
+    /// Issues a request of any form.
     #[inline(never)]
-    fn submit_any<W: Windows + ?Sized>(
+    pub fn submit_slow<W: Windows + ?Sized>(
         &mut self,
-        operation: Operation,
-        tag: Tag,
+        request: Request,
         now: Time,
         windows: &W,
         spares: &mut Spares,
     ) -> Submit {
-        let Some((slot, cid)) = self.flight.next().filter(|_| self.state == State::Running) else {
-            return Submit::Full(operation);
+        let Some((slot, cid)) = self.next_command() else { return Submit::Full(request) };
+        let Some(verb) = decide(request.operation(), self.config.controller) else {
+            return refused(request, Outcome::Failed);
         };
-        let Some((how, blocks)) = self.first_part(&operation) else {
-            return refused(operation, tag, Outcome::Failed);
-        };
-        if how == How::Bounce || is_longer(&operation, blocks) {
-            return self.submit_part(operation, (how, blocks), (slot, cid), tag, now, windows, spares);
-        }
-        let Ok(mut sqe) = self.encode(slot, &operation, how, None) else {
-            return refused(operation, tag, Outcome::Failed);
-        };
-        sqe.cid = cid.into();
-        if self.sq.push(&sqe).is_err() {
-            return refused(operation, tag, Outcome::Failed);
-        }
-        self.keep(&sqe, cid, operation, how, tag, now);
-        Submit::Issued
-    }
-
-    /// Keeps an operation whose command was written whole.
-    #[inline(always)]
-    fn keep(&mut self, sqe: &Command, cid: u16, operation: Operation, how: How, tag: Tag, now: Time) {
-        let deadline = now + self.config.timeout;
-        self.earliest = self.earliest.min(deadline);
-        self.counters.issued += 1;
-        self.flight.put(cid, Issued { operation, tag, deadline, how, bounce: None });
-        trace!("pair {}: command {:#06x} opcode {:#04x}", self.config.id, cid, sqe.opcode);
-    }
-
-    /// Issues the first part of an operation, or one that goes through bounce memory.
-    #[cold]
-    #[expect(clippy::too_many_arguments, reason = "what submit knows by then")]
-    fn submit_part<W: Windows + ?Sized>(
-        &mut self,
-        operation: Operation,
-        (how, blocks): (How, u64),
-        (slot, cid): (usize, u16),
-        tag: Tag,
-        now: Time,
-        windows: &W,
-        spares: &mut Spares,
-    ) -> Submit {
+        let (how, blocks) = self.first_part(request.operation());
         if blocks == 0 {
-            return refused(operation, tag, Outcome::Unsupported);
+            return refused(request, Outcome::Unsupported);
         }
         let mut bounce = None;
         if how == How::Bounce {
             bounce = self.bounce.take();
             if bounce.is_none() {
-                return Submit::Full(operation);
+                return Submit::Full(request);
             }
         }
-        let (operation, rest) = split(operation, blocks, spares);
-        let filled = bounce.is_none_or(|chunk| self.fill_bounce(chunk, &operation, windows).is_ok());
-        let sqe = self.encode(slot, &operation, how, bounce).ok().filter(|_| filled);
-        let pushed = sqe.is_some_and(|mut sqe| {
-            sqe.cid = cid.into();
-            self.sq.push(&sqe).is_ok()
-        });
-        if pushed {
-            let deadline = now + self.config.timeout;
-            self.earliest = self.earliest.min(deadline);
-            self.counters.issued += 1;
-            self.flight.put(cid, Issued { operation, tag, deadline, how, bounce });
-            return match rest {
-                None => Submit::Issued,
-                Some(rest) => Submit::Part(rest),
-            };
-        }
-        // Only when the client's memory cannot be copied from.
-        self.release_bounce(bounce);
-        match rest {
-            None => refused(operation, tag, Outcome::Failed),
-            Some(rest) => {
-                let quiet = quiet::never_submitted();
-                self.ended.push(Done { tag, operation, outcome: Outcome::Failed, quiet });
-                Submit::Part(rest)
+        let (request, rest) = if is_longer(request.operation(), blocks) {
+            request.split_at(blocks, spares)
+        } else {
+            (request, None)
+        };
+        let filled = bounce.is_none_or(|chunk| self.fill_bounce(chunk, request.operation(), windows).is_ok());
+        let sqe = self.encode(slot, request.operation(), verb, how, bounce).ok().filter(|_| filled);
+        let begun = match sqe {
+            Some(sqe) => self.begin(cid, sqe, request, how, bounce, now),
+            None => Err(request),
+        };
+        match (begun, rest) {
+            (Ok(()), None) => Submit::Issued,
+            (Ok(()), Some(rest)) => Submit::Part(rest),
+            // Only when the client's memory cannot be copied from.
+            (Err(request), rest) => {
+                self.release_bounce(bounce);
+                let ended = request.end(Outcome::Failed, quiet::never_submitted());
+                match rest {
+                    None => Submit::Refused(ended),
+                    Some(rest) => {
+                        self.ended.push(ended);
+                        Submit::Part(rest)
+                    }
+                }
             }
         }
+    }
+
+    /// The slot and the identifier of the next command, when one can be issued.
+    #[inline(always)]
+    fn next_command(&self) -> Option<(usize, u16)> {
+        if self.state == State::Running { self.flight.next() } else { None }
+    }
+
+    /// Begins a command: writes it, and keeps its request until it ends. Hands that back when it could not be written.
+    #[inline(always)]
+    fn begin(
+        &mut self,
+        cid: u16,
+        mut sqe: Command,
+        request: Request,
+        how: How,
+        bounce: Option<u16>,
+        now: Time,
+    ) -> Result<(), Request> {
+        sqe.cid = cid.into();
+        if self.sq.push(&sqe).is_err() {
+            return Err(request);
+        }
+        let deadline = now + self.config.timeout;
+        self.earliest = self.earliest.min(deadline);
+        self.counters.issued += 1;
+        self.flight.put(cid, Issued { request, deadline, how, bounce });
+        trace!("pair {}: command {:#06x} opcode {:#04x}", self.config.id, cid, sqe.opcode);
+        Ok(())
     }
 
     /// How the next command for this operation goes, and how many blocks it covers: 0 when the controller cannot do
-    /// it at all. `None` when the operation is not for this controller, or its permit for another namespace.
+    /// it at all.
     #[inline]
-    fn first_part(&self, operation: &Operation) -> Option<(How, u64)> {
+    fn first_part(&self, operation: &Operation) -> (How, u64) {
         let caps = &self.config.caps;
-        let ours = |c: u16| c == self.config.controller;
-        let (place, permit, blocks) = match operation {
-            Operation::Read(transfer) => {
-                return self.part_of(transfer).filter(|_| ours(transfer.place().namespace().controller));
-            }
-            Operation::Write { transfer, permit, .. } => {
-                let namespace = transfer.place().namespace();
-                return self
-                    .part_of(transfer)
-                    .filter(|_| ours(namespace.controller) && permit.namespace() == namespace);
-            }
-            Operation::Flush { permit } => {
-                return ours(permit.namespace().controller).then_some((How::Prp, 1));
-            }
-            Operation::Discard { place, permit } => (place, permit, caps.discard.blocks(place)),
-            Operation::WriteZeroes { place, permit, .. } => (place, permit, caps.zeroes.blocks(place)),
-        };
-        let fits = ours(place.namespace().controller) && permit.namespace() == place.namespace();
-        fits.then_some((How::Prp, blocks))
+        match operation {
+            Operation::Read(transfer) | Operation::Write { transfer, .. } => self.part_of(transfer),
+            Operation::Flush { .. } => (How::Prp, 1),
+            Operation::Discard { place, .. } => (How::Prp, caps.discard.blocks(place)),
+            Operation::WriteZeroes { place, .. } => (How::Prp, caps.zeroes.blocks(place)),
+        }
     }
 
     #[inline(always)]
-    fn part_of(&self, transfer: &Transfer) -> Option<(How, u64)> {
+    fn part_of(&self, transfer: &Transfer) -> (How, u64) {
         let place = transfer.place();
         let shift = place.block_size().shift();
         let limit = place.bytes().min(u64::from(self.config.caps.transfer)) as u32;
         let plan = plan(data(transfer), limit, 1 << shift, self.config.caps.sgl);
-        Some((plan.how, u64::from(plan.bytes >> shift)))
+        (plan.how, u64::from(plan.bytes >> shift))
     }
 
     /// The command for an operation in this slot, without its identifier.
@@ -382,13 +344,14 @@ impl QueuePair {
         &self,
         slot: usize,
         operation: &Operation,
+        verb: Verb,
         how: How,
         bounce: Option<u16>,
     ) -> Result<Command, OutOfBounds> {
         let [_, _, lists] = &self.memory;
         let offset = slot * PAGE;
         let list = ListPage { memory: lists.window(), offset, at: Iova(lists.iova().0 + offset as u64) };
-        command(operation, how, &Memory { list, bounce: bounce.map(|chunk| self.bounce.at(chunk)) })
+        command(operation, verb, how, &Memory { list, bounce: bounce.map(|chunk| self.bounce.at(chunk)) })
     }
 
     fn fill_bounce<W: Windows + ?Sized>(
@@ -447,8 +410,8 @@ impl QueuePair {
 }
 
 #[cold]
-fn refused(operation: Operation, tag: Tag, outcome: Outcome) -> Submit {
-    Submit::Refused(Done { tag, operation, outcome, quiet: quiet::never_submitted() })
+fn refused(request: Request, outcome: Outcome) -> Submit {
+    Submit::Refused(request.end(outcome, quiet::never_submitted()))
 }
 
 impl fmt::Debug for QueuePair {

@@ -11,9 +11,11 @@ use core::fmt;
 
 use nvme_platform::Time;
 use nvme_session::memory::Quiet;
-use nvme_session::operation::{Outcome, Tag};
+use nvme_session::operation::Outcome;
+use nvme_session::queue::Tag;
 
-use super::pair::{Done, Doorbells, Expired, Issued, QueuePair, State};
+use super::encode::decide;
+use super::pair::{Doorbells, Expired, Issued, QueuePair, State};
 use super::quiet::{PairQuiet, QueueQuiet};
 
 /// The proof is not about this pair, or about an earlier one with its number.
@@ -47,7 +49,7 @@ impl QueuePair {
         for (cid, issued) in self.flight.iter_mut() {
             if issued.deadline <= now && found.is_none() {
                 issued.deadline = again;
-                found = Some(Expired { cid, tag: issued.tag });
+                found = Some(Expired { cid, tag: issued.request.tag() });
             }
             earliest = earliest.min(issued.deadline);
         }
@@ -57,7 +59,7 @@ impl QueuePair {
 
     /// The requests that are in flight, with their commands.
     pub fn commands(&self) -> impl Iterator<Item = Expired> {
-        self.flight.iter().map(|(cid, issued)| Expired { cid, tag: issued.tag })
+        self.flight.iter().map(|(cid, issued)| Expired { cid, tag: issued.request.tag() })
     }
 
     /// Whether `quiet` covers the queues that this pair has or had last.
@@ -92,7 +94,7 @@ impl QueuePair {
         let all = self.take_all();
         let mut again = Vec::with_capacity(all.len());
         for issued in all {
-            if fail(issued.tag) { self.fail(issued, proof.command()) } else { again.push(issued) }
+            if fail(issued.request.tag()) { self.fail(issued, proof.command()) } else { again.push(issued) }
         }
         let Doorbells { doorbells, generation, made, .. } = doorbells;
         self.generation = generation;
@@ -108,9 +110,10 @@ impl QueuePair {
     fn issue_again(&mut self, issued: Issued, proof: PairQuiet) {
         let Some(slot) = self.flight.next_slot() else { return self.fail(issued, proof.command()) };
         // Bounced data is still in its chunk; a list page is written anew for the slot that the command has now.
-        let Ok(mut sqe) = self.encode(slot, &issued.operation, issued.how, issued.bounce) else {
-            return self.fail(issued, proof.command());
-        };
+        let operation = issued.request.operation();
+        let sqe = decide(operation, self.config.controller)
+            .and_then(|verb| self.encode(slot, operation, verb, issued.how, issued.bounce).ok());
+        let Some(mut sqe) = sqe else { return self.fail(issued, proof.command()) };
         let deadline = issued.deadline;
         match self.flight.insert(issued) {
             Err(issued) => self.fail(issued, proof.command()),
@@ -131,9 +134,9 @@ impl QueuePair {
     }
 
     fn fail(&mut self, issued: Issued, quiet: Quiet) {
-        let Issued { operation, tag, bounce, .. } = issued;
+        let Issued { request, bounce, .. } = issued;
         self.release_bounce(bounce);
-        self.ended.push(Done { tag, operation, outcome: Outcome::Failed, quiet });
+        self.ended.push(request.end(Outcome::Failed, quiet));
     }
 
     /// Before its queues are created anew: empties the rings. The controller does not know the old queues any more.

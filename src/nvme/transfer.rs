@@ -167,6 +167,17 @@ fn bounce_reach(segments: impl Iterator<Item = (u64, u32)>, limit: u32, block: u
     most
 }
 
+/// PRP1 and PRP2, where the two can name all of `bytes` bytes from `addr` on.
+#[inline(always)]
+pub(super) fn two_prps(addr: u64, bytes: u32) -> Option<[U64; 2]> {
+    let room = PAGE - (addr & IN_PAGE) as u32;
+    if addr & 3 != 0 || bytes > room + PAGE {
+        return None;
+    }
+    let second = if bytes > room { addr.wrapping_add(room.into()) } else { 0 };
+    Some([addr.into(), second.into()])
+}
+
 /// Writes the PRPs for the first `bytes` bytes of segments that [`plan`] found expressible. `list` is
 /// used when two entries are not enough. Answers PRP1 and PRP2.
 #[inline]
@@ -177,10 +188,10 @@ pub(super) fn prps(
 ) -> Result<[U64; 2], OutOfBounds> {
     let mut segments = segments;
     let Some((addr, len)) = segments.next() else { return Err(OutOfBounds) };
-    let room = PAGE - (addr & IN_PAGE) as u32;
-    if len >= bytes && bytes <= room + PAGE {
-        let second = if bytes > room { addr.wrapping_add(u64::from(room)) } else { 0 };
-        return Ok([addr.into(), second.into()]);
+    if len >= bytes
+        && let Some(both) = two_prps(addr, bytes)
+    {
+        return Ok(both);
     }
     prp_list(core::iter::once((addr, len)).chain(segments), bytes, list)
 }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use nvme_platform::{Notify, Time};
 use nvme_policy::Grant;
 use nvme_session::memory::MemoryTable;
-use nvme_session::queue::BlkQueue;
+use nvme_session::queue::{BlkQueue, QueueTag};
 use nvme_session::virtqueue::Broken;
 
 use crate::nvme::QueuePair;
@@ -96,8 +96,8 @@ pub struct StuckCommand {
     pub pair: PairId,
     /// Its command identifier.
     pub cid: u16,
-    /// The worker's token of the virtqueue that it belongs to.
-    pub token: u32,
+    /// The virtqueue that it belongs to, as the worker numbers it.
+    pub token: QueueTag,
 }
 
 /// From a worker to control.

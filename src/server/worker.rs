@@ -14,14 +14,13 @@ use core::time::Duration;
 
 use nvme_platform::{Notify, Time};
 use nvme_session::memory::{Spares, Windows};
-use nvme_session::operation::{Operation, Outcome, Tag};
-use nvme_session::queue::{BlkQueue, Next};
+use nvme_session::queue::{BlkQueue, Next, Request, Tag};
 use nvme_session::virtqueue::Broken;
 use slab::Slab;
 
 use self::drains::Drain;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
-use crate::nvme::{Done, QueuePair, Submit};
+use crate::nvme::{QueuePair, Submit};
 
 /// Most requests taken from one virtqueue in one pass. A pass rings one doorbell for all of them, so many make it cheap.
 const TAKE: u32 = 32;
@@ -79,6 +78,8 @@ pub struct Worker {
     /// Virtqueues that hold memory which nothing proves free.
     quarantined: Vec<(SessionKey, Box<BlkQueue>)>,
     outbox: VecDeque<FromWorker>,
+    /// How many virtqueues there have been: what tells the next from those.
+    lives: u32,
     poll_for: Duration,
     next_check: Time,
 }
@@ -96,6 +97,7 @@ impl Worker {
             stopping: 0,
             quarantined: Vec::new(),
             outbox: VecDeque::new(),
+            lives: 0,
             poll_for,
             next_check: Time::default(),
         }
@@ -246,11 +248,10 @@ impl Worker {
         let mut took = false;
         let most = if pair.pair.runs_here() { TAKE_HERE } else { TAKE };
         for _ in 0..most {
-            let unusual = match queue.queue.next_usual() {
-                Ok((head, operation)) => {
-                    let tag = Tag { queue: token as u32, head };
-                    if let Err(operation) = pair.pair.submit_usual(operation, tag, now)
-                        && !submit(queue, token, &mut pair.pair, head, operation, now, &mut self.spares)
+            let slow = match queue.queue.next_fast() {
+                Ok(request) => {
+                    if let Err(request) = pair.pair.submit_fast(request, now)
+                        && !submit(queue, &mut pair.pair, request, now, &mut self.spares)
                     {
                         stand_in_line(queue, token, &mut pair.line);
                         break;
@@ -258,11 +259,11 @@ impl Worker {
                     took = true;
                     continue;
                 }
-                Err(unusual) => unusual,
+                Err(slow) => slow,
             };
-            match queue.queue.next_rest(unusual, &mut self.spares) {
-                Next::Operation(head, operation) => {
-                    if !submit(queue, token, &mut pair.pair, head, operation, now, &mut self.spares) {
+            match queue.queue.next_slow(slow, &mut self.spares) {
+                Next::Request(request) => {
+                    if !submit(queue, &mut pair.pair, request, now, &mut self.spares) {
                         stand_in_line(queue, token, &mut pair.line);
                         break;
                     }
@@ -288,8 +289,8 @@ impl Worker {
         let mut took = false;
         for _ in 0..TAKE {
             match queue.queue.next(&mut self.spares) {
-                Next::Operation(head, operation) => {
-                    queue.queue.put_back(head, operation);
+                Next::Request(request) => {
+                    queue.queue.put_back(request);
                     queue.queue.cancel(&mut self.spares);
                 }
                 Next::Again => {}
@@ -315,19 +316,19 @@ impl Worker {
         let again = pair.run(BATCH, now);
         let mut worked = again.is_some_and(|t| t <= now);
         for _ in 0..BATCH {
-            let (tag, operation, outcome, quiet) = match pair.next_usual() {
-                Some((tag, operation, quiet)) => (tag, operation, Outcome::Done, quiet),
+            let ended = match pair.next_fast() {
+                Some(ended) => ended,
                 None => {
-                    let Some(done) = pair.next_done(&mut |tag: Tag, range| {
-                        self.queues.get(tag.queue as usize).and_then(|q| q.queue.window(range))
+                    let Some(ended) = pair.next_ended(&mut |tag: Tag, range| {
+                        self.queues.get(tag.queue().token as usize).and_then(|q| q.queue.window(range))
                     }) else {
                         break;
                     };
-                    (done.tag, done.operation, done.outcome, done.quiet)
+                    ended
                 }
             };
             worked = true;
-            let token = tag.queue as usize;
+            let token = ended.tag().queue().token as usize;
             let Some(queue) = self.queues.get_mut(token) else { continue };
             queue.news = true;
             if !queue.active {
@@ -335,9 +336,8 @@ impl Worker {
                 queue.queue.ignore_kicks();
                 self.active.push(token);
             }
-            let next = queue.queue.complete(tag.head, operation, outcome, quiet, &mut self.spares);
-            if let Some(operation) = next {
-                submit(queue, token, pair, tag.head, operation, now, &mut self.spares);
+            if let Some(next) = queue.queue.complete(ended, &mut self.spares) {
+                submit(queue, pair, next, now, &mut self.spares);
             }
         }
         pair.finish_poll();
@@ -369,7 +369,7 @@ impl Worker {
     fn check(&mut self, now: Time) {
         for Pair { id, pair, .. } in &mut self.pairs {
             while let Some(expired) = pair.expired(now) {
-                let command = StuckCommand { pair: *id, cid: expired.cid, token: expired.tag.queue };
+                let command = StuckCommand { pair: *id, cid: expired.cid, token: expired.tag.queue() };
                 self.outbox.push_back(FromWorker::Expired(command));
             }
         }
@@ -418,30 +418,21 @@ fn stand_in_line(queue: &mut Queue, token: usize, line: &mut VecDeque<usize>) {
     }
 }
 
-/// Submits one operation of a queue. False when the pair is full.
-fn submit(
-    queue: &mut Queue,
-    token: usize,
-    pair: &mut QueuePair,
-    head: u16,
-    operation: Operation,
-    now: Time,
-    spares: &mut Spares,
-) -> bool {
-    let tag = Tag { queue: token as u32, head };
-    match pair.submit(operation, tag, now, &*queue.queue, spares) {
+/// Submits one request of a queue. False when the pair is full.
+fn submit(queue: &mut Queue, pair: &mut QueuePair, request: Request, now: Time, spares: &mut Spares) -> bool {
+    match pair.submit_slow(request, now, &*queue.queue, spares) {
         Submit::Issued => true,
         Submit::Part(rest) => {
-            queue.queue.rest(head, rest);
+            queue.queue.divided(rest);
             true
         }
-        Submit::Full(operation) => {
-            queue.queue.put_back(head, operation);
+        Submit::Full(request) => {
+            queue.queue.put_back(request);
             false
         }
-        Submit::Refused(Done { operation, outcome, quiet, .. }) => {
+        Submit::Refused(ended) => {
             queue.news = true;
-            let next = queue.queue.complete(head, operation, outcome, quiet, spares);
+            let next = queue.queue.complete(ended, spares);
             // What cannot be done has nothing to follow it.
             debug_assert!(next.is_none());
             true

@@ -1,5 +1,5 @@
 use nvme_core::nvme::{Options, Submit};
-use nvme_session::operation::{Outcome, Tag};
+use nvme_session::operation::Outcome;
 use nvme_soft::{Config, NamespaceConfig};
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn what_was_written_is_read_back_for_every_kind_of_controller() {
         assert_eq!(outcome, Outcome::Done);
         assert_eq!(commands, ((256 << 10) / (4096_u32 << mdts)).max(1), "{block} {sgl} {mdts}");
         assert!(rig.client.read(at, 256 << 10) == bytes);
-        assert_eq!((rig.client.held.bytes(), rig.handle.statistics().dma_faults), (0, 0));
+        assert_eq!((rig.client.desk.bytes_held(), rig.handle.statistics().dma_faults), (0, 0));
     }
 }
 
@@ -88,7 +88,7 @@ proptest! {
             from += *len as usize;
         }
         prop_assert!(rig.client.read(GUEST, 2 * REGION as usize) == want);
-        prop_assert_eq!((rig.client.held.bytes(), rig.handle.statistics().dma_faults), (0, 0));
+        prop_assert_eq!((rig.client.desk.bytes_held(), rig.handle.statistics().dma_faults), (0, 0));
     }
 }
 
@@ -129,7 +129,7 @@ fn what_the_controller_cannot_do_is_refused_before_it_is_asked() {
     let mut pair = rig.pair(8);
     for operation in [rig.discard(0, 4096), rig.zeroes(0, 4096)] {
         let Submit::Refused(done) = rig.submit(&mut pair, operation, 3) else { panic!() };
-        assert_eq!((done.outcome, done.tag.head, pair.in_flight()), (Outcome::Unsupported, 3, 0));
+        assert_eq!((done.outcome, done.tag().head(), pair.in_flight()), (Outcome::Unsupported, 3, 0));
     }
 }
 
@@ -178,9 +178,9 @@ fn several_commands_in_flight_end_each_with_its_own_tag() {
         let mut heads: Vec<u16> = Vec::new();
         while pair.in_flight() > 0 {
             for done in rig.pass(&mut pair) {
-                heads.push(done.tag.head);
-                assert_eq!((done.outcome, done.tag), (Outcome::Done, Tag { queue: 0, head: done.tag.head }));
-                rig.client.release(done);
+                heads.push(done.tag().head());
+                assert_eq!(done.outcome, Outcome::Done);
+                rig.complete(done);
             }
         }
         heads.sort_unstable();

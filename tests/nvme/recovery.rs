@@ -38,7 +38,7 @@ fn each_late_command_is_named_and_named_again_when_nothing_came_of_it() {
     assert_eq!(pair.expired(rig.now), None);
     let deadline = pair.next_deadline().unwrap();
     assert_eq!(deadline, rig.now + Duration::from_secs(1));
-    let mut heads: Vec<u16> = core::iter::from_fn(|| pair.expired(deadline)).map(|e| e.tag.head).collect();
+    let mut heads: Vec<u16> = core::iter::from_fn(|| pair.expired(deadline)).map(|e| e.tag.head()).collect();
     heads.sort_unstable();
     assert_eq!(heads, [0, 1, 2]);
     let again = deadline + Duration::from_secs(1);
@@ -137,11 +137,11 @@ fn deleting_the_queue_proves_it_quiet_and_the_others_are_issued_again() {
     // Not before the doorbells are there.
     let read = rig.read(0, &[(GUEST, 512)]);
     assert!(matches!(rig.submit(&mut pair, read, 99), Submit::Full(_)));
-    pair.restart(quiet, doorbells, &mut |tag| tag.head == 2).unwrap();
+    pair.restart(quiet, doorbells, &mut |tag| tag.head() == 2).unwrap();
     let mut ended = rig.pass(&mut pair);
     ended.extend(rig.pass(&mut pair));
-    ended.sort_by_key(|done| done.tag.head);
-    let got: Vec<_> = ended.iter().map(|done| (done.tag.head, done.outcome, done.quiet.by())).collect();
+    ended.sort_by_key(|done| done.tag().head());
+    let got: Vec<_> = ended.iter().map(|done| (done.tag().head(), done.outcome, done.quiet.by())).collect();
     let done = |head| (head, Outcome::Done, QuietBy::Completed);
     assert_eq!(
         got,
@@ -260,8 +260,10 @@ fn a_device_that_does_not_stop_is_cut_off_and_that_is_the_proof() {
     let ended = rig.pass(&mut pair);
     assert_eq!(ended.len(), 2);
     assert!(ended.iter().all(|d| d.outcome == Outcome::Failed && d.quiet.by() == QuietBy::CutOff));
-    ended.into_iter().for_each(|done| rig.client.release(done));
-    assert_eq!(rig.client.held.bytes(), 0);
+    for one in ended {
+        rig.complete(one);
+    }
+    assert_eq!(rig.client.desk.bytes_held(), 0);
     rig.controller.retire_pair(Box::new(pair)).unwrap();
 }
 

@@ -1,12 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_core::nvme::{Controller, Done, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_mem::heap;
 use nvme_platform::{DmaRights, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
-use nvme_session::memory::{DmaRange, Held, MemoryTable, Region, Rights, Segments, Spares, Windows};
-use nvme_session::operation::{Operation, Outcome, Tag, Transfer};
+use nvme_session::memory::{MemoryTable, Region, Spares, Windows};
+use nvme_session::operation::{Operation, Outcome};
+use nvme_session::queue::fake::Desk;
+use nvme_session::queue::{Ended, QueueTag, Request};
 use nvme_soft::{Config, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
 
 /// Where the client's memory begins, as the client says.
@@ -16,15 +18,8 @@ pub const REGION: u64 = 4 << 20;
 
 /// The client's memory. Its two regions adjoin in guest addresses and nowhere else.
 pub struct Client {
-    pub table: MemoryTable,
-    pub held: Held,
+    pub desk: Desk,
     windows: Vec<Window>,
-}
-
-impl Windows for Client {
-    fn window(&self, range: &DmaRange) -> Option<Window> {
-        self.held.window(range)
-    }
 }
 
 impl Client {
@@ -52,22 +47,6 @@ impl Client {
     fn at(&self, at: u64, len: usize) -> (&Window, usize, usize) {
         let (slot, offset) = ((at - GUEST) / REGION, ((at - GUEST) % REGION) as usize);
         (&self.windows[slot as usize], offset, len.min(REGION as usize - offset))
-    }
-
-    fn memory(&mut self, parts: &[(u64, u32)], need: Rights) -> Segments {
-        let mut segments = Segments::new();
-        for (at, len) in parts {
-            self.held.mediate(&self.table, *at, *len, need, &mut segments).unwrap();
-        }
-        segments
-    }
-
-    /// Takes back what an operation held.
-    pub fn release(&mut self, done: Done) {
-        let Done { operation, quiet, .. } = done;
-        if let Operation::Read(transfer) | Operation::Write { transfer, .. } = operation {
-            transfer.into_parts().1.into_iter().for_each(|range| self.held.release(range, &quiet));
-        }
     }
 }
 
@@ -122,8 +101,7 @@ impl Rig {
             regions.push(Region { guest, user: guest, len: REGION, slot, window, iova, writable: true });
         }
         let table = MemoryTable::new(regions).unwrap();
-        let held = Held::new(&table);
-        let client = Client { table, held, windows };
+        let client = Client { desk: Desk::new(table, QueueTag { token: 5, life: 7 }), windows };
         Self { controller, handle, client, spares: Spares::new(), now: Time::from_nanos(1) }
     }
 
@@ -176,14 +154,14 @@ impl Rig {
     pub fn read(&mut self, sector: u64, parts: &[(u64, u32)]) -> Operation {
         let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
         let place = self.grant().confine(sector, bytes).unwrap();
-        Operation::Read(Transfer::new(place, self.client.memory(parts, Rights::Write)).unwrap())
+        self.client.desk.read(place, parts)
     }
 
     pub fn write(&mut self, sector: u64, parts: &[(u64, u32)]) -> Operation {
         let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
         let place = self.grant().confine(sector, bytes).unwrap();
-        let transfer = Transfer::new(place, self.client.memory(parts, Rights::Read)).unwrap();
-        Operation::Write { transfer, permit: self.grant().write_permit().unwrap(), fua: false }
+        let permit = self.grant().write_permit().unwrap();
+        self.client.desk.write(place, permit, false, parts)
     }
 
     pub fn flush(&self) -> Operation {
@@ -202,7 +180,13 @@ impl Rig {
 
     /// Submits one command.
     pub fn submit(&mut self, pair: &mut QueuePair, operation: Operation, head: u16) -> Submit {
-        pair.submit(operation, Tag { queue: 0, head }, self.now, &self.client, &mut self.spares)
+        let request = self.client.desk.request(head, operation);
+        self.submit_again(pair, request)
+    }
+
+    /// Submits what came back from a pair that was full.
+    pub fn submit_again(&mut self, pair: &mut QueuePair, request: Request) -> Submit {
+        pair.submit(request, self.now, &self.client.desk, &mut self.spares)
     }
 
     /// Submits one command, which must be all of the operation.
@@ -211,41 +195,48 @@ impl Rig {
     }
 
     /// One pass: what ended.
-    pub fn pass(&mut self, pair: &mut QueuePair) -> Vec<Done> {
+    pub fn pass(&mut self, pair: &mut QueuePair) -> Vec<Ended> {
         let mut all = Vec::new();
         pair.ring();
         pair.run(64, self.now);
-        let client = &self.client;
-        pair.poll(64, &mut |_, range| client.window(range), &mut |done| all.push(done));
+        let desk = &self.client.desk;
+        pair.poll(64, &mut |_, range| desk.window(range), &mut |ended| all.push(ended));
         all
+    }
+
+    /// Takes back what a request held; how it ended.
+    pub fn complete(&mut self, ended: Ended) -> Outcome {
+        self.client.desk.complete(ended, &mut self.spares)
     }
 
     /// Does an operation to its end, however many commands that takes; answers how many, and the worst outcome.
     pub fn run(&mut self, pair: &mut QueuePair, operation: Operation) -> (u32, Outcome) {
-        let (mut commands, mut outcome, mut next) = (0, Outcome::Done, Some(operation));
+        let (mut commands, mut outcome) = (0, Outcome::Done);
+        let mut next = Some(self.client.desk.request(0, operation));
         for _ in 0..100_000 {
             let mut ended = Vec::new();
             match next.take() {
                 None if pair.in_flight() == 0 => return (commands, outcome),
                 None => ended = self.pass(pair),
-                Some(operation) => match self.submit(pair, operation, 0) {
+                Some(request) => match self.submit_again(pair, request) {
                     Submit::Issued => commands += 1,
                     Submit::Part(rest) => {
                         commands += 1;
+                        self.client.desk.divided(rest.tag());
                         next = Some(rest);
                     }
-                    Submit::Full(operation) => {
-                        next = Some(operation);
+                    Submit::Full(request) => {
+                        next = Some(request);
                         ended = self.pass(pair);
                     }
-                    Submit::Refused(done) => ended.push(done),
+                    Submit::Refused(one) => ended.push(one),
                 },
             }
-            for done in ended {
-                if done.outcome != Outcome::Done {
-                    outcome = done.outcome;
+            for one in ended {
+                match self.complete(one) {
+                    Outcome::Done => {}
+                    other => outcome = other,
                 }
-                self.client.release(done);
             }
         }
         panic!("the operation does not end");

@@ -60,8 +60,10 @@ fn all_queue_pairs_that_were_granted_work_at_once_each_with_its_own_interrupt() 
             assert!(Instant::now() < end, "no interrupt for pair {}", pair.id());
         }
         let ended = rig.pass(pair);
-        assert!(matches!(&ended[..], [done] if done.tag.head == n && done.outcome == Outcome::Done));
-        ended.into_iter().for_each(|done| rig.client.release(done));
+        assert!(matches!(&ended[..], [done] if done.tag().head() == n && done.outcome == Outcome::Done));
+        for one in ended {
+            rig.complete(one);
+        }
         assert_eq!(pair.vector(), pair.id());
         assert!(rig.machine.on_disk(1, u64::from(n) * 4096, 4096) == pattern(n.into(), 4096));
     }
@@ -119,7 +121,7 @@ fn a_queue_that_is_deleted_in_mid_io_is_made_again_and_goes_on_where_it_was() {
     rig.machine.throttle(0);
     rig.controller.recreate_pair(&mut pair).unwrap();
     let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
-    pair.restart(quiet, doorbells, &mut |tag| tag.head == 2).unwrap();
+    pair.restart(quiet, doorbells, &mut |tag| tag.head() == 2).unwrap();
     let ended = rig.drain(&mut pair);
     let want = |head| (head, if head == 2 { Outcome::Failed } else { Outcome::Done });
     assert!(ended.into_iter().eq((0..6).map(want)));

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_core::nvme::{Controller, Done, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_platform::{DmaRights, PAGE, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
-use nvme_session::memory::{DmaRange, Held, MemoryTable, Region, Rights, Segments, Spares, Windows};
-use nvme_session::operation::{Operation, Outcome, Tag, Transfer};
+use nvme_session::memory::{MemoryTable, Region, Spares, Windows};
+use nvme_session::operation::{Operation, Outcome};
+use nvme_session::queue::fake::Desk;
+use nvme_session::queue::{Ended, QueueTag, Request};
 
 use crate::device::Watch;
 use crate::machine::{Machine, Shape};
@@ -19,15 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The client's memory: one region.
 pub(crate) struct Client {
-    table: MemoryTable,
-    pub(crate) held: Held,
+    pub(crate) desk: Desk,
     memory: Window,
-}
-
-impl Windows for Client {
-    fn window(&self, range: &DmaRange) -> Option<Window> {
-        self.held.window(range)
-    }
 }
 
 impl Client {
@@ -39,22 +34,6 @@ impl Client {
         let mut bytes = vec![0; len];
         self.memory.read((at - GUEST) as usize, &mut bytes).unwrap();
         bytes
-    }
-
-    fn memory(&mut self, parts: &[(u64, u32)], need: Rights) -> Segments {
-        let mut segments = Segments::new();
-        for (at, len) in parts {
-            self.held.mediate(&self.table, *at, *len, need, &mut segments).unwrap();
-        }
-        segments
-    }
-
-    /// Takes back what an operation held.
-    pub(crate) fn release(&mut self, done: Done) {
-        let Done { operation, quiet, .. } = done;
-        if let Operation::Read(transfer) | Operation::Write { transfer, .. } = operation {
-            transfer.into_parts().1.into_iter().for_each(|range| self.held.release(range, &quiet));
-        }
     }
 }
 
@@ -93,7 +72,7 @@ impl Rig {
             writable: true,
         };
         let table = MemoryTable::new(vec![region]).unwrap();
-        let client = Client { held: Held::new(&table), table, memory: window };
+        let client = Client { desk: Desk::new(table, QueueTag { token: 5, life: 7 }), memory: window };
         Self { machine, controller, watch, client, spares: Spares::new(), start: Instant::now() }
     }
 
@@ -170,14 +149,14 @@ impl Rig {
     pub(crate) fn read(&mut self, nsid: u32, sector: u64, parts: &[(u64, u32)]) -> Operation {
         let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
         let place = self.grant(nsid).confine(sector, bytes).unwrap();
-        Operation::Read(Transfer::new(place, self.client.memory(parts, Rights::Write)).unwrap())
+        self.client.desk.read(place, parts)
     }
 
     pub(crate) fn write(&mut self, nsid: u32, sector: u64, parts: &[(u64, u32)], fua: bool) -> Operation {
         let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
         let place = self.grant(nsid).confine(sector, bytes).unwrap();
-        let transfer = Transfer::new(place, self.client.memory(parts, Rights::Read)).unwrap();
-        Operation::Write { transfer, permit: self.grant(nsid).write_permit().unwrap(), fua }
+        let permit = self.grant(nsid).write_permit().unwrap();
+        self.client.desk.write(place, permit, fua, parts)
     }
 
     pub(crate) fn flush(&self, nsid: u32) -> Operation {
@@ -195,8 +174,14 @@ impl Rig {
     }
 
     pub(crate) fn submit(&mut self, pair: &mut QueuePair, operation: Operation, head: u16) -> Submit {
+        let request = self.client.desk.request(head, operation);
+        self.submit_again(pair, request)
+    }
+
+    /// Submits what came back from a pair that was full.
+    fn submit_again(&mut self, pair: &mut QueuePair, request: Request) -> Submit {
         let now = self.now();
-        pair.submit(operation, Tag { queue: 0, head }, now, &self.client, &mut self.spares)
+        pair.submit(request, now, &self.client.desk, &mut self.spares)
     }
 
     /// Submits one command, which must be all of the operation.
@@ -205,12 +190,17 @@ impl Rig {
     }
 
     /// One pass: what ended.
-    pub(crate) fn pass(&mut self, pair: &mut QueuePair) -> Vec<Done> {
+    pub(crate) fn pass(&mut self, pair: &mut QueuePair) -> Vec<Ended> {
         let mut all = Vec::new();
         pair.ring();
-        let client = &self.client;
-        pair.poll(64, &mut |_, range| client.window(range), &mut |done| all.push(done));
+        let desk = &self.client.desk;
+        pair.poll(64, &mut |_, range| desk.window(range), &mut |ended| all.push(ended));
         all
+    }
+
+    /// Takes back what a request held; how it ended.
+    pub(crate) fn complete(&mut self, ended: Ended) -> Outcome {
+        self.client.desk.complete(ended, &mut self.spares)
     }
 
     /// Waits until nothing is in flight: what ended, by rising head. The memory is released.
@@ -224,8 +214,8 @@ impl Rig {
                 std::thread::sleep(Duration::from_micros(20));
             }
             for done in done {
-                ended.push((done.tag.head, done.outcome));
-                self.client.release(done);
+                ended.push((done.tag().head(), done.outcome));
+                self.complete(done);
             }
         }
         ended.sort_unstable_by_key(|(head, _)| *head);
@@ -234,27 +224,26 @@ impl Rig {
 
     /// Does an operation to its end, however many commands that takes; answers how many, and the worst outcome.
     pub(crate) fn run(&mut self, pair: &mut QueuePair, operation: Operation) -> (u32, Outcome) {
-        let (mut commands, mut outcome, mut next) = (0, Outcome::Done, Some(operation));
+        let (mut commands, mut outcome) = (0, Outcome::Done);
+        let mut next = Some(self.client.desk.request(0, operation));
         let mut note = |ended: Vec<(u16, Outcome)>| {
             for (_, one) in ended.into_iter().filter(|(_, one)| *one != Outcome::Done) {
                 outcome = one;
             }
         };
-        while let Some(operation) = next.take() {
-            match self.submit(pair, operation, 0) {
+        while let Some(request) = next.take() {
+            match self.submit_again(pair, request) {
                 Submit::Issued => commands += 1,
                 Submit::Part(rest) => {
                     commands += 1;
+                    self.client.desk.divided(rest.tag());
                     next = Some(rest);
                 }
-                Submit::Full(operation) => {
-                    next = Some(operation);
+                Submit::Full(request) => {
+                    next = Some(request);
                     note(self.drain(pair));
                 }
-                Submit::Refused(done) => {
-                    note(vec![(0, done.outcome)]);
-                    self.client.release(done);
-                }
+                Submit::Refused(ended) => note(vec![(0, self.complete(ended))]),
             }
         }
         note(self.drain(pair));
@@ -288,7 +277,7 @@ impl Rig {
     /// The end of a test: nothing was blocked, nothing is held.
     pub(crate) fn clean(self) {
         assert_eq!(self.machine.iommu.fault(), None);
-        assert_eq!(self.client.held.bytes(), 0);
+        assert_eq!(self.client.desk.bytes_held(), 0);
     }
 }
 

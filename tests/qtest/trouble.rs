@@ -124,7 +124,7 @@ fn a_device_that_is_unplugged_in_mid_io_is_gone_and_cut_off() {
     assert_eq!(quiet.by(), QuietBy::CutOff);
     pair.fail_all(quiet).unwrap();
     assert_eq!(rig.drain(&mut pair).len(), 6);
-    assert_eq!(rig.client.held.bytes(), 0);
+    assert_eq!(rig.client.desk.bytes_held(), 0);
     rig.controller.retire_pair(Box::new(pair)).unwrap();
     rig.clean();
 }

@@ -2,6 +2,7 @@
 
 use nvme_core::server::control::{Anomaly, Config, ControllerState, Event, MemoryChange};
 use nvme_core::server::message::{FromWorker, PairId, StuckCommand};
+use nvme_session::queue::QueueTag;
 use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};
 
@@ -188,7 +189,7 @@ fn what_a_worker_cannot_have_said_is_counted_and_everybody_is_served() {
     // One of these is the client's; none was asked for.
     let known = (1..=4).map(|queue| PairId { controller: 0, queue });
     for id in known.chain([nowhere, unknown]) {
-        let command = StuckCommand { pair: id, cid: 1, token: 0 };
+        let command = StuckCommand { pair: id, cid: 1, token: QueueTag::default() };
         rig.control.from_worker(0, FromWorker::PairTaken(id, None), rig.now);
         rig.anomalies += 1;
         assert_eq!(rig.control.anomalies().count(), rig.anomalies);

@@ -1,15 +1,15 @@
 //! Client memory: what was registered, and the proof that a transfer stays inside it.
 //!
 //! [`MemoryTable`] is one immutable state of a session's registered regions. A virtqueue holds the current one and
-//! looks buffers up in it ([`Held::mediate`]): the only way to a [`DmaRange`].
+//! looks buffers up in it ([`Account::mediate`]): the only way to a [`DmaRange`].
 
+mod account;
 mod copy;
-mod held;
 mod range;
 mod spares;
 mod table;
 
-pub use held::{Held, NotMediated, Pinned, Rights};
+pub use account::{Account, NotMediated, Pinned, Rights};
 pub use range::{DmaRange, Quiet, QuietBy, Ranges, Segments, Windows};
 pub(crate) use spares::Lists;
 pub use spares::Spares;

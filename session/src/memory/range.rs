@@ -13,14 +13,14 @@ use nvme_platform::{Iova, Window};
 pub struct DmaRange {
     iova: Iova,
     len: u32,
-    slot: u16,
+    mark: u32,
 }
 
 impl DmaRange {
-    /// For [`Held::mediate`](super::Held::mediate) only.
+    /// For [`Account::mediate`](super::Account::mediate) only.
     #[inline]
-    pub(super) fn mediated(iova: Iova, len: u32, slot: u16) -> Self {
-        Self { iova, len, slot }
+    pub(super) fn mediated(iova: Iova, len: u32, mark: u32) -> Self {
+        Self { iova, len, mark }
     }
 
     /// Where the controller finds it.
@@ -36,10 +36,10 @@ impl DmaRange {
         self.len
     }
 
-    /// Which of the session's regions it lies in.
+    /// Whose it is, and in which of the session's regions it lies.
     #[inline]
-    pub(super) fn slot(&self) -> u16 {
-        self.slot
+    pub(super) fn mark(&self) -> u32 {
+        self.mark
     }
 
     /// Divides it after `bytes` bytes; hands it back when a side would be empty.
@@ -47,10 +47,10 @@ impl DmaRange {
         if bytes == 0 || bytes >= self.len {
             return Err(self);
         }
-        let Self { iova, len, slot } = self;
+        let Self { iova, len, mark } = self;
         Ok((
-            Self { iova, len: bytes, slot },
-            Self { iova: Iova(iova.0 + u64::from(bytes)), len: len - bytes, slot },
+            Self { iova, len: bytes, mark },
+            Self { iova: Iova(iova.0 + u64::from(bytes)), len: len - bytes, mark },
         ))
     }
 }

@@ -1,11 +1,14 @@
 //! Requests that were taken and not answered yet.
 
+use super::request::Tag;
 use crate::memory::Pinned;
 use crate::operation::Outcome;
 
 /// One request.
 #[derive(Debug)]
 struct Flight {
+    /// Which use of the head.
+    generation: u32,
     /// Operations that have not ended. At 0 the request is answered.
     parts: u32,
     /// The worst outcome of those that have.
@@ -17,25 +20,39 @@ struct Flight {
     status: Pinned,
 }
 
+/// What a request in flight comes to.
+pub(super) struct Plan {
+    /// Of how many operations it is.
+    pub(super) parts: u32,
+    /// Whether a flush follows when all went well.
+    pub(super) flush_after: bool,
+    /// Bytes of data written to the chain when all went well.
+    pub(super) data: u32,
+}
+
 /// What became of a request when one of its operations ended.
-pub(super) enum Ended {
-    /// Others are under way, or the head is not in flight.
-    NotYet,
+pub(super) enum Left {
+    /// Others are under way.
+    Others,
     /// All went well, and a flush has to follow.
     Flush,
     /// It can be answered: the outcome, where its status goes, and how many bytes of data were written.
     Answer(Outcome, Pinned, u32),
+    /// No such request is in flight.
+    Stray,
 }
 
 /// The requests in flight, by head.
 pub(super) struct Flights {
     by_head: alloc::boxed::Box<[Option<Flight>]>,
     count: u32,
+    /// Of the request that comes next.
+    generation: u32,
 }
 
 impl Flights {
     pub(super) fn new(size: u16) -> Self {
-        Self { by_head: (0..size).map(|_| None).collect(), count: 0 }
+        Self { by_head: (0..size).map(|_| None).collect(), count: 0, generation: 0 }
     }
 
     /// How many requests there are.
@@ -49,45 +66,56 @@ impl Flights {
         matches!(self.by_head.get(usize::from(head)), Some(None))
     }
 
-    /// A request of `parts` operations starts. The head is free.
-    #[inline]
-    pub(super) fn start(&mut self, head: u16, parts: u32, flush_after: bool, data: u32, status: Pinned) {
+    /// A request starts. The head is free. Answers its generation.
+    #[inline(always)]
+    pub(super) fn start(&mut self, head: u16, plan: Plan, status: Pinned) -> u32 {
+        let generation = self.generation;
         if let Some(slot) = self.by_head.get_mut(usize::from(head)) {
             debug_assert!(slot.is_none(), "the head is free");
-            *slot = Some(Flight { parts, outcome: Outcome::Done, flush_after, data, status });
+            let Plan { parts, flush_after, data } = plan;
+            *slot = Some(Flight { generation, parts, outcome: Outcome::Done, flush_after, data, status });
             self.count += 1;
+            self.generation = generation.wrapping_add(1);
         }
+        generation
     }
 
-    /// One of its operations was divided, so there is one more.
-    pub(super) fn divide(&mut self, head: u16) {
-        if let Some(Some(flight)) = self.by_head.get_mut(usize::from(head)) {
-            flight.parts = flight.parts.saturating_add(1);
+    /// One of its operations was divided, so there is one more. False when there is no such request.
+    pub(super) fn divide(&mut self, tag: Tag) -> bool {
+        match self.by_head.get_mut(usize::from(tag.head())) {
+            Some(Some(flight)) if flight.generation == tag.generation() => {
+                flight.parts = flight.parts.saturating_add(1);
+                true
+            }
+            _ => false,
         }
     }
 
     /// One of its operations ended.
-    #[inline]
-    pub(super) fn end(&mut self, head: u16, outcome: Outcome) -> Ended {
-        let Some(slot) = self.by_head.get_mut(usize::from(head)) else { return Ended::NotYet };
-        let Some(flight) = slot else { return Ended::NotYet };
+    #[inline(always)]
+    pub(super) fn end(&mut self, tag: Tag, outcome: Outcome) -> Left {
+        let Some(slot) = self.by_head.get_mut(usize::from(tag.head())) else { return Left::Stray };
+        let Some(flight) = slot else { return Left::Stray };
+        if flight.generation != tag.generation() {
+            return Left::Stray;
+        }
         if outcome != Outcome::Done {
             flight.outcome = worse(flight.outcome, outcome);
         }
         if flight.parts > 1 {
             flight.parts -= 1;
-            return Ended::NotYet;
+            return Left::Others;
         }
         if flight.flush_after && flight.outcome == Outcome::Done {
             flight.flush_after = false;
-            return Ended::Flush;
+            return Left::Flush;
         }
         match slot.take() {
             Some(Flight { outcome, status, data, .. }) => {
                 self.count -= 1;
-                Ended::Answer(outcome, status, data)
+                Left::Answer(outcome, status, data)
             }
-            None => Ended::NotYet,
+            None => Left::Stray,
         }
     }
 }

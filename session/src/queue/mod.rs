@@ -2,7 +2,10 @@
 //! entries.
 //!
 //! * `config`: what control decided.
-//! * `request`: a chain is parsed, confined and mediated.
+//! * `take`: a chain is taken from the ring, in a fast way as far as it is a read or write as most are, else in a slow way.
+//! * `decide`: what both ways ask about a read or write: kind, rights, direction, place; and how one begins.
+//! * `other`: requests that are neither.
+//! * `request`: a [`Request`] on its way, and [`Ended`] on its way back.
 //! * `flight`: which requests are under way, of how many operations each.
 //!
 //! What ends the queue and what fails one request: the *structure* of the ring ([`Broken`]) ends the queue. A request
@@ -12,27 +15,33 @@
 //! could never be answered: its driver would wait for ever, so it counts as broken structure.
 //!
 //! A request may become several operations: a discard of several segments, or a transfer that the driver divided
-//! ([`BlkQueue::rest`]). Its used entry is written when the last has ended, with the worst outcome.
+//! ([`BlkQueue::divided`]). Its used entry is written when the last has ended, with the worst outcome.
 
 mod config;
+mod decide;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod flight;
+mod other;
 mod request;
+mod take;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 
-use nvme_platform::{Window, debug};
+use nvme_platform::{Window, debug, warn};
 use nvme_policy::Grant;
 
 pub use config::{Direction, QueueConfig};
-use flight::{Ended, Flights};
-use request::Rest;
-pub use request::Unusual;
+use flight::{Flights, Left};
+pub use request::{Ended, QueueTag, Request, Tag};
+pub use take::Slow;
+use take::Why;
 
 use crate::blk::features;
 use crate::blk::request::Status;
 pub use crate::memory::Spares;
-use crate::memory::{DmaRange, Held, Lists, MemoryTable, Pinned, Quiet, Ranges, Windows};
+use crate::memory::{Account, DmaRange, Lists, MemoryTable, Pinned, Quiet, Ranges, Windows};
 use crate::operation::{Operation, Outcome};
 use crate::virtqueue::Ring;
 pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
@@ -40,8 +49,8 @@ pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
 /// What a queue has to do next.
 #[derive(Debug)]
 pub enum Next {
-    /// Do this for the request of that head, then [`complete`](BlkQueue::complete) it.
-    Operation(u16, Operation),
+    /// Do this, then [`complete`](BlkQueue::complete) it.
+    Request(Request),
     /// A request was answered at once; ask again.
     Again,
     /// Nothing is available.
@@ -52,12 +61,16 @@ pub enum Next {
 
 /// One virtqueue of a session.
 pub struct BlkQueue {
+    /// What its requests say whose they are.
+    tag: QueueTag,
     ring: Ring,
-    held: Held,
+    account: Account,
     table: Arc<MemoryTable>,
     flights: Flights,
-    /// Operations of requests in flight that are to be submitted before anything new.
-    ready: VecDeque<(u16, Operation)>,
+    /// Requests in flight that are to be submitted before anything new.
+    ready: VecDeque<Request>,
+    /// What came back though this queue does not wait for it.
+    strays: u64,
     state: State,
     broken: Option<Broken>,
     indirect: bool,
@@ -83,12 +96,15 @@ impl BlkQueue {
             "ring of {} entries starts at {}, features {:#x}",
             config.size, config.next_avail, config.features
         );
+        let tag = QueueTag::default();
         Ok(Self {
+            tag,
             ring,
-            held: Held::new(&table),
+            account: Account::new(&table, tag.life),
             table,
             flights: Flights::new(config.size),
             ready: VecDeque::new(),
+            strays: 0,
             state: State::Running,
             broken: None,
             indirect: has(features::INDIRECT_DESC),
@@ -97,38 +113,45 @@ impl BlkQueue {
         })
     }
 
+    /// From now on its requests say that they are this queue's. To be called before the first is taken.
+    pub fn enrol(&mut self, tag: QueueTag) {
+        debug_assert!(self.flights.count() == 0, "what is in flight would not be known any more");
+        self.tag = tag;
+        self.account.set_number(tag.life);
+    }
+
     /// The next thing to do. What was put back or divided comes first, even in a queue that is broken or stopped.
     pub fn next(&mut self, spares: &mut Spares) -> Next {
-        match self.next_usual() {
-            Ok((head, operation)) => Next::Operation(head, operation),
-            Err(unusual) => self.next_rest(unusual, spares),
+        match self.next_fast() {
+            Ok(request) => Next::Request(request),
+            Err(slow) => self.next_slow(slow, spares),
         }
     }
 
-    /// The short way of [`next`](Self::next): a read or write as most are. Anything else is for
-    /// [`next_rest`](Self::next_rest), at once. They are two so that the usual operation stays in registers.
+    /// The fast way of [`next`](Self::next): a read or write as most are. Anything else is for
+    /// [`next_slow`](Self::next_slow), at once. They are two so that what most requests are stays in registers.
     #[inline(always)]
-    pub fn next_usual(&mut self) -> Result<(u16, Operation), Unusual> {
+    pub fn next_fast(&mut self) -> Result<Request, Slow> {
         if !self.ready.is_empty() || self.broken.is_some() || self.state == State::Stopped {
-            return Err(Unusual(Rest::Old));
+            return Err(Slow(Why::Old));
         }
-        self.take().map_err(Unusual)
+        self.take_fast().map_err(Slow)
     }
 
-    /// Goes on where [`next_usual`](Self::next_usual) stopped.
+    /// Goes on where [`next_fast`](Self::next_fast) stopped.
     #[inline]
-    pub fn next_rest(&mut self, unusual: Unusual, spares: &mut Spares) -> Next {
-        let Unusual(rest) = unusual;
-        if matches!(rest, Rest::Idle) {
+    pub fn next_slow(&mut self, slow: Slow, spares: &mut Spares) -> Next {
+        let Slow(why) = slow;
+        if matches!(why, Why::Idle) {
             return Next::Idle;
         }
-        self.take_rest(rest, spares)
+        self.take_slow(why, spares)
     }
 
     #[cold]
     fn next_old(&mut self) -> Next {
         match (self.ready.pop_front(), self.broken) {
-            (Some((head, operation)), _) => Next::Operation(head, operation),
+            (Some(request), _) => Next::Request(request),
             (None, Some(why)) => Next::Broken(why),
             (None, None) => Next::Idle,
         }
@@ -141,28 +164,27 @@ impl BlkQueue {
         Next::Broken(why)
     }
 
-    /// Takes back an operation that was not submitted; [`next`](Self::next) offers it again, before anything else.
-    pub fn put_back(&mut self, head: u16, operation: Operation) {
-        self.ready.push_front((head, operation));
+    /// Takes back a request that was not submitted; [`next`](Self::next) offers it again, before anything else.
+    pub fn put_back(&mut self, request: Request) {
+        if request.tag().queue() == self.tag { self.ready.push_front(request) } else { self.stray() }
     }
 
-    /// Takes what remains of an operation of which a part was submitted. Both parts have to be completed.
-    pub fn rest(&mut self, head: u16, operation: Operation) {
-        self.flights.divide(head);
-        self.ready.push_front((head, operation));
+    /// Takes what remains of a request of which a part was submitted. Both parts have to be completed.
+    pub fn divided(&mut self, rest: Request) {
+        if rest.tag().queue() == self.tag && self.flights.divide(rest.tag()) {
+            self.ready.push_front(rest);
+        } else {
+            self.stray();
+        }
     }
 
-    /// Ends an operation. When it was the request's last, the request is answered, or its follow-up is returned, to be
-    /// submitted (or [`put_back`](Self::put_back)) for the same head.
+    /// Takes back what has ended. When it was the request's last part, the request is answered, or its follow-up is
+    /// returned, to be submitted (or [`put_back`](Self::put_back)). What this queue does not wait for is counted and
+    /// dropped: another queue's, or an earlier request's with the same head.
     #[inline(always)]
-    pub fn complete(
-        &mut self,
-        head: u16,
-        operation: Operation,
-        outcome: Outcome,
-        quiet: Quiet,
-        spares: &mut Spares,
-    ) -> Option<Operation> {
+    pub fn complete(&mut self, ended: Ended, spares: &mut Spares) -> Option<Request> {
+        let Ended { request, outcome, quiet } = ended;
+        let (tag, operation) = request.into_parts();
         match operation {
             Operation::Read(transfer) | Operation::Write { transfer, .. } => {
                 let (_, memory) = transfer.into_parts();
@@ -170,37 +192,61 @@ impl BlkQueue {
             }
             Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {}
         }
-        match self.flights.end(head, outcome) {
-            Ended::NotYet => None,
-            Ended::Answer(outcome, status, data) => {
+        if tag.queue() != self.tag {
+            self.stray();
+            return None;
+        }
+        match self.flights.end(tag, outcome) {
+            Left::Others => None,
+            Left::Answer(outcome, status, data) => {
                 let data = if outcome == Outcome::Done { data } else { 0 };
-                self.answer(head, status, outcome.into(), data);
+                self.answer(tag.head(), status, outcome.into(), data);
                 None
             }
-            Ended::Flush => self.flush_after(head),
+            Left::Flush => self.flush_after(tag),
+            Left::Stray => {
+                self.stray();
+                None
+            }
         }
     }
 
     #[cold]
-    fn flush_after(&mut self, head: u16) -> Option<Operation> {
+    fn flush_after(&mut self, tag: Tag) -> Option<Request> {
         match self.config.grant.write_permit() {
-            Ok(permit) => Some(Operation::Flush { permit }),
+            Ok(permit) => Some(Request::new(tag, Operation::Flush { permit })),
             // A discard had a permit, so this is never reached; failing is what is left.
             Err(_) => {
-                if let Ended::Answer(_, status, _) = self.flights.end(head, Outcome::Failed) {
-                    self.answer(head, status, Status::IoErr, 0);
+                if let Left::Answer(_, status, _) = self.flights.end(tag, Outcome::Failed) {
+                    self.answer(tag.head(), status, Status::IoErr, 0);
                 }
                 None
             }
         }
     }
 
+    #[cold]
+    fn stray(&mut self) {
+        self.strays = self.strays.saturating_add(1);
+        if self.strays.is_power_of_two() {
+            warn!(
+                "virtqueue {} ({}): dropped {} answers that it did not wait for",
+                self.tag.token, self.tag.life, self.strays
+            );
+        }
+    }
+
+    /// How often something came back that this queue did not wait for, or memory that is another queue's.
+    pub fn strays(&self) -> u64 {
+        self.strays.saturating_add(self.account.refused())
+    }
+
     /// Ends whatever [`next`](Self::next) would still have offered of requests in flight: it was never submitted, and
     /// fails. For a queue whose device is gone or whose session ends.
     pub fn cancel(&mut self, spares: &mut Spares) {
-        while let Some((head, operation)) = self.ready.pop_front() {
+        while let Some(request) = self.ready.pop_front() {
             // A failed request has no follow-up.
-            self.complete(head, operation, Outcome::Failed, Quiet::never_submitted(), spares);
+            self.complete(request.end(Outcome::Failed, Quiet::never_submitted()), spares);
         }
     }
 
@@ -243,7 +289,7 @@ impl BlkQueue {
 
     /// From now on, memory is looked up in `table`, the rings too. On an error the queue is broken.
     pub fn set_table(&mut self, table: Arc<MemoryTable>) -> Result<(), RingError> {
-        self.held.set_table(&table);
+        self.account.set_table(&table);
         self.table = table;
         let resolved = self.ring.resolve(&self.config.rings, &self.table);
         if resolved.is_err() {
@@ -254,12 +300,12 @@ impl BlkQueue {
 
     /// Whether anything in flight lies in the region of that slot.
     pub fn holds(&self, slot: u16) -> bool {
-        self.held.holds(slot)
+        self.account.holds(slot)
     }
 
     /// Bytes of client memory in flight, status bytes included.
     pub fn bytes_held(&self) -> u64 {
-        self.held.bytes()
+        self.account.bytes()
     }
 
     /// Changes the cache mode; true: write-back. Holds for requests that are taken from now on.
@@ -290,7 +336,7 @@ impl BlkQueue {
 
     #[inline(always)]
     fn answer(&mut self, head: u16, at: Pinned, status: Status, data: u32) {
-        self.held.write_pinned(at, status as u8);
+        self.account.write_pinned(at, status as u8);
         if self.broken.is_none() {
             // `data` left room for the status byte.
             self.ring.give(head, data.saturating_add(1));
@@ -300,10 +346,11 @@ impl BlkQueue {
     #[inline(always)]
     fn release(&mut self, memory: Ranges, quiet: &Quiet, lists: &mut Lists) {
         match memory {
-            Ranges::One(range) => self.held.release(range, quiet),
+            // One of another queue's is counted there and held for ever: nothing proves more about it.
+            Ranges::One(range) => drop(self.account.release(range, quiet)),
             Ranges::Many(mut memory) => {
                 while let Some(range) = memory.pop() {
-                    self.held.release(range, quiet);
+                    drop(self.account.release(range, quiet));
                 }
                 lists.give(memory);
             }
@@ -313,6 +360,6 @@ impl BlkQueue {
 
 impl Windows for BlkQueue {
     fn window(&self, range: &DmaRange) -> Option<Window> {
-        self.held.window(range)
+        self.account.window(range)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nvme_session::memory::{MemoryTable, QuietBy};
 use nvme_session::memory::{Quiet, Windows};
 use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::{BlkQueue, Direction, Next};
+use nvme_session::queue::{BlkQueue, Direction, Next, Request};
 use proptest::prelude::*;
 
 use crate::driver::*;
@@ -90,12 +90,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 struct World {
     driver: Driver,
-    flying: Vec<(u16, Operation)>,
+    flying: Vec<Request>,
 }
 
 impl World {
     /// What a controller would be given lies inside what is registered and has the right; and the queue can see it.
-    fn check(&self, op: &Operation) {
+    fn check(&self, request: &Request) {
+        let op = request.operation();
         let writes = matches!(op, Operation::Read(_));
         let memory = match op {
             Operation::Read(t) | Operation::Write { transfer: t, .. } => {
@@ -113,7 +114,7 @@ impl World {
             assert!(self.driver.queue.holds(home.slot));
             assert_eq!(self.driver.queue.window(range).map(|w| w.len() as u64), Some(len));
         }
-        let (first, blocks) = place(op);
+        let (first, blocks) = place(request);
         if blocks > 0 {
             assert!(first >= 100 && first + blocks <= 164, "inside the partition");
         }
@@ -142,9 +143,9 @@ impl World {
             Step::Serve => {
                 for _ in 0..2 * SIZE {
                     match d.queue.next(&mut d.spares) {
-                        Next::Operation(head, op) => {
-                            self.check(&op);
-                            self.flying.push((head, op));
+                        Next::Request(request) => {
+                            self.check(&request);
+                            self.flying.push(request);
                             return;
                         }
                         Next::Again => {}
@@ -159,27 +160,17 @@ impl World {
             Step::End(which, outcome) => self.end(which, outcome),
             Step::PutBack(which) => {
                 if !self.flying.is_empty() {
-                    let (head, op) = self.flying.swap_remove(which % self.flying.len());
-                    d.queue.put_back(head, op);
+                    d.queue.put_back(self.flying.swap_remove(which % self.flying.len()));
                 }
             }
             Step::Split(which) => {
                 if !self.flying.is_empty() {
-                    let (head, op) = self.flying.swap_remove(which % self.flying.len());
-                    let (op, rest) = match op {
-                        Operation::Read(t) => match t.split_at(1, d.spares.take()) {
-                            Ok((a, b)) => (Operation::Read(a), Some(Operation::Read(b))),
-                            Err((t, spare)) => {
-                                d.spares.give(spare);
-                                (Operation::Read(t), None)
-                            }
-                        },
-                        other => (other, None),
-                    };
+                    let request = self.flying.swap_remove(which % self.flying.len());
+                    let (request, rest) = request.split_at(1, &mut d.spares);
                     if let Some(rest) = rest {
-                        d.queue.rest(head, rest);
+                        d.queue.divided(rest);
                     }
-                    self.flying.push((head, op));
+                    self.flying.push(request);
                 }
             }
             Step::Table(bits) => {
@@ -194,12 +185,12 @@ impl World {
         if self.flying.is_empty() {
             return;
         }
-        let (head, op) = self.flying.swap_remove(which % self.flying.len());
-        self.check(&op);
+        let request = self.flying.swap_remove(which % self.flying.len());
+        self.check(&request);
         let d = &mut self.driver;
         let quiet = Quiet::seen(QuietBy::Completed);
-        if let Some(next) = d.queue.complete(head, op, outcome, quiet, &mut d.spares) {
-            self.flying.push((head, next));
+        if let Some(next) = d.queue.complete(request.end(outcome, quiet), &mut d.spares) {
+            self.flying.push(next);
         }
         d.queue.publish();
     }
@@ -252,7 +243,7 @@ fn the_steps_above_reach_what_they_are_about() {
             let before = world.flying.len();
             world.run(step, &all);
             if world.flying.len() > before {
-                *seen.entry(std::mem::discriminant(&world.flying[before].1)).or_insert(0) += 1;
+                *seen.entry(std::mem::discriminant(world.flying[before].operation())).or_insert(0) += 1;
             }
         }
         world.repair(&all);
@@ -266,17 +257,17 @@ fn regions_come_and_go_while_requests_fly() {
     let all = regions_of(&d);
     for round in 0..200_u16 {
         d.request(0, IN, 0, &[(DATA + u64::from(round) * 8, 512, WRITE)]);
-        let (head, op) = d.operation();
+        let op = d.taken();
         // The region goes while the controller writes into it; its memory is kept.
         let without: Vec<_> = all.iter().filter(|r| r.slot != 1).cloned().collect();
         d.queue.set_table(Arc::new(MemoryTable::new(without).unwrap())).unwrap();
         assert!(d.queue.holds(1));
-        let Operation::Read(t) = &op else { panic!("not a read") };
+        let Operation::Read(t) = op.operation() else { panic!("not a read") };
         assert!(d.queue.window(&t.memory()[0]).is_some());
         d.request(4, IN, 0, &[(DATA, 512, WRITE)]);
         assert!(matches!(d.next(), Next::Again), "no new request reaches it");
         assert_eq!(d.status(4), IOERR);
-        d.complete(head, op, Outcome::Done);
+        d.complete(op, Outcome::Done);
         assert!(!d.queue.holds(1));
         d.queue.set_table(Arc::new(MemoryTable::new(all.clone()).unwrap())).unwrap();
         assert_eq!(d.used(), [(4, 1), (0, 513)]);

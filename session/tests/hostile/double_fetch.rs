@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::Next;
+use nvme_session::operation::Outcome;
+use nvme_session::queue::{Next, Request};
 
 use crate::driver::*;
 
 /// Serves one request while another thread flips `bytes` at `addr` between the two values as fast as it can; the
 /// closure looks at each operation.
-fn race(kind: u32, flip: u64, good: &[u8], bad: &[u8], each: impl Fn(&Operation)) -> (u32, u32) {
+fn race(kind: u32, flip: u64, good: &[u8], bad: &[u8], each: impl Fn(&Request)) -> (u32, u32) {
     let mut d = Driver::new();
     let stop = Arc::new(AtomicBool::new(false));
     let flipper = {
@@ -49,10 +49,10 @@ fn race(kind: u32, flip: u64, good: &[u8], bad: &[u8], each: impl Fn(&Operation)
         d.offer(0);
         loop {
             match d.next() {
-                Next::Operation(head, op) => {
+                Next::Request(request) => {
                     served += 1;
-                    each(&op);
-                    d.complete(head, op, Outcome::Done);
+                    each(&request);
+                    d.complete(request, Outcome::Done);
                 }
                 Next::Again if d.queue.in_flight() > 0 => {}
                 Next::Again => refused += u32::from(d.status(0) == IOERR),
@@ -68,7 +68,7 @@ fn race(kind: u32, flip: u64, good: &[u8], bad: &[u8], each: impl Fn(&Operation)
     (served, refused)
 }
 
-fn is_ours(op: &Operation) {
+fn is_ours(op: &Request) {
     let (first, blocks) = place(op);
     assert!(first >= 100 && first + blocks <= 164);
     for (at, len) in ranges(op) {
@@ -114,8 +114,9 @@ fn operations_keep_what_was_checked_when_the_memory_changes_afterwards() {
     d.put(DATA, &[0xff; 16]);
     d.put(DESC, &[0xff; 64]);
     d.put(HEAD, &[0xff; 16]);
-    let (head, op) = d.operation();
+    let op = d.taken();
+    let head = op.tag().head();
     assert_eq!((head, place(&op)), (0, (100, 8)));
-    d.complete(head, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!((d.status(0), d.used()), (OK, vec![(0, 1)]));
 }

@@ -8,7 +8,9 @@ use nvme_policy::{Access, BlockSize, Extent, Grant, Namespace};
 use nvme_session::blk::features;
 use nvme_session::memory::{MemoryTable, Quiet, QuietBy, Region, Spares};
 use nvme_session::operation::{Limits, Operation, Outcome};
-use nvme_session::queue::{AddressSpace, BlkQueue, Broken, Direction, Next, QueueConfig, RingAddresses};
+use nvme_session::queue::{
+    AddressSpace, BlkQueue, Broken, Direction, Next, QueueConfig, Request, RingAddresses,
+};
 
 pub(crate) const SIZE: u16 = 16;
 /// Guest memory: rings and headers in the first region, data in the second, which adjoins it; then a gap, then a region
@@ -214,24 +216,19 @@ impl Driver {
         self.queue.next(&mut self.spares)
     }
 
-    /// The next operation, which there has to be.
-    pub(crate) fn operation(&mut self) -> (u16, Operation) {
+    /// The next request, which there has to be.
+    pub(crate) fn taken(&mut self) -> Request {
         loop {
             match self.next() {
-                Next::Operation(head, operation) => return (head, operation),
+                Next::Request(request) => return request,
                 Next::Again => {}
-                other => panic!("no operation but {other:?}"),
+                other => panic!("no request but {other:?}"),
             }
         }
     }
 
-    pub(crate) fn complete(
-        &mut self,
-        head: u16,
-        operation: Operation,
-        outcome: Outcome,
-    ) -> Option<Operation> {
-        self.queue.complete(head, operation, outcome, Quiet::seen(QuietBy::Completed), &mut self.spares)
+    pub(crate) fn complete(&mut self, request: Request, outcome: Outcome) -> Option<Request> {
+        self.queue.complete(request.end(outcome, Quiet::seen(QuietBy::Completed)), &mut self.spares)
     }
 
     /// New used entries: head and length.
@@ -272,18 +269,19 @@ impl Driver {
     /// It serves an ordinary read.
     pub(crate) fn serves(&mut self) {
         self.request(0, IN, 0, &[(DATA, 512, WRITE)]);
-        let (head, op) = self.operation();
-        assert!(matches!(op, Operation::Read(_)) && head == 0);
-        assert!(self.complete(head, op, Outcome::Done).is_none());
+        let op = self.taken();
+        let head = op.tag().head();
+        assert!(matches!(op.operation(), Operation::Read(_)) && head == 0);
+        assert!(self.complete(op, Outcome::Done).is_none());
         assert_eq!(self.status(0), OK);
         assert_eq!(self.used(), [(0, 513)]);
         assert_eq!((self.queue.in_flight(), self.queue.bytes_held()), (0, 0));
     }
 }
 
-/// Addresses and lengths of an operation's memory.
-pub(crate) fn ranges(op: &Operation) -> Vec<(u64, u32)> {
-    match op {
+/// Addresses and lengths of a request's memory.
+pub(crate) fn ranges(request: &Request) -> Vec<(u64, u32)> {
+    match request.operation() {
         Operation::Read(t) | Operation::Write { transfer: t, .. } => {
             t.memory().iter().map(|r| (r.iova().0, r.len())).collect()
         }
@@ -291,9 +289,9 @@ pub(crate) fn ranges(op: &Operation) -> Vec<(u64, u32)> {
     }
 }
 
-/// First block and blocks of an operation.
-pub(crate) fn place(op: &Operation) -> (u64, u64) {
-    let p = match op {
+/// First block and blocks of a request.
+pub(crate) fn place(request: &Request) -> (u64, u64) {
+    let p = match request.operation() {
         Operation::Read(t) | Operation::Write { transfer: t, .. } => t.place(),
         Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => place,
         Operation::Flush { .. } => return (0, 0),

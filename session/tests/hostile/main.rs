@@ -5,6 +5,7 @@ mod churn;
 mod double_fetch;
 mod driver;
 mod durability;
+mod forms;
 mod notify;
 mod requests;
 mod rings;

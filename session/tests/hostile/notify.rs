@@ -22,8 +22,8 @@ fn load(d: &Driver, at: u64) -> u16 {
 
 fn serve(d: &mut Driver) {
     d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
-    let (head, op) = d.operation();
-    d.complete(head, op, Outcome::Done);
+    let op = d.taken();
+    d.complete(op, Outcome::Done);
 }
 
 const USED_EVENT: u64 = AVAIL + 4 + 2 * SIZE as u64;
@@ -98,8 +98,8 @@ fn what_came_while_nobody_listened_is_not_lost() {
         assert!(matches!(d.next(), Next::Idle));
         d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
         assert!(d.queue.listen());
-        let (head, op) = d.operation();
-        d.complete(head, op, Outcome::Done);
+        let op = d.taken();
+        d.complete(op, Outcome::Done);
         assert!(!d.queue.listen());
     }
 }

@@ -6,7 +6,7 @@ use nvme_policy::{Access, BlockSize, Extent, Grant};
 use nvme_session::blk::{RANGE_SECTORS_MAX, RANGES_MAX, SEG_MAX, features};
 use nvme_session::memory::MemoryTable;
 use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::Direction;
+use nvme_session::queue::{Direction, QueueTag};
 
 use crate::driver::*;
 
@@ -54,9 +54,9 @@ fn a_buffer_over_a_gap_or_outside_is_refused_and_what_came_before_it_is_released
 fn a_buffer_over_two_adjoining_regions_is_served_in_two_ranges() {
     let mut d = Driver::new();
     d.request(0, IN, 0, &[(DATA - 100, 512, WRITE)]);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!(ranges(&op), [(iova(0).0 + DATA - RAM - 100, 100), (iova(1).0, 412)]);
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!(d.queue.bytes_held(), 0);
 }
 
@@ -80,9 +80,9 @@ fn a_request_of_segments_times_regions_is_refused() {
     // At the bound it is served.
     let mut d = driver();
     d.request(0, IN, 0, &[buffer; 8]);
-    let (head, op) = d.operation();
+    let op = d.taken();
     assert_eq!(ranges(&op).len(), 2048);
-    d.complete(head, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!((d.status(0), d.queue.bytes_held()), (OK, 0));
 }
 
@@ -94,9 +94,9 @@ fn a_region_without_the_right_to_be_written_is_only_read() {
         refused(driver(), GET_ID, 0, &[(ROM, 20, WRITE)], IOERR);
         let mut d = driver();
         d.request(0, OUT, 0, &[(ROM, 512, 0)]);
-        let (_, op) = d.operation();
+        let op = d.taken();
         assert_eq!(ranges(&op), [(iova(2).0, 512)]);
-        d.complete(0, op, Outcome::Done);
+        d.complete(op, Outcome::Done);
     }
 }
 
@@ -115,13 +115,13 @@ fn by_request_the_flags_of_a_payload_say_nothing() {
     for flags in [0, WRITE] {
         let mut d = Driver::with(|c| c.direction = Direction::ByRequest);
         d.request(0, IN, 0, &[(DATA, 512, flags)]);
-        let (_, op) = d.operation();
-        assert!(matches!(op, Operation::Read(_)));
-        d.complete(0, op, Outcome::Done);
+        let op = d.taken();
+        assert!(matches!(op.operation(), Operation::Read(_)));
+        d.complete(op, Outcome::Done);
         d.request(0, OUT, 0, &[(DATA, 512, flags)]);
-        let (_, op) = d.operation();
-        assert!(matches!(op, Operation::Write { .. }));
-        d.complete(0, op, Outcome::Done);
+        let op = d.taken();
+        assert!(matches!(op.operation(), Operation::Write { .. }));
+        d.complete(op, Outcome::Done);
     }
 }
 
@@ -139,18 +139,18 @@ fn a_header_may_be_split_over_descriptors_and_share_one_with_data() {
     d.set_desc(2, desc(two, 11 + 512, NEXT, 3));
     d.set_desc(3, desc(HEAD + 16, 1, WRITE, 0));
     d.offer(0);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!((place(&op), ranges(&op)), ((107, 1), vec![(iova(0).0 + two + 11 - RAM, 512)]));
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!((d.status(0), d.used()), (OK, vec![(0, 1)]));
 
     d.header(HEAD, IN, 3);
     d.set_desc(0, desc(HEAD, 16, NEXT, 1));
     d.set_desc(1, desc(DATA, 513, WRITE, 0));
     d.offer(0);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!((place(&op), ranges(&op)), ((103, 1), vec![(iova(1).0, 512)]));
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!((d.get(DATA + 512, 1), d.used()), (vec![OK], vec![(0, 513)]));
 }
 
@@ -201,9 +201,9 @@ fn a_transfer_at_over_or_across_the_partition_s_end_is_refused() {
     }
     let mut d = Driver::new();
     d.request(0, IN, 63, &[(DATA, 512, WRITE)]);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!(place(&op), (163, 1), "the last sector is there");
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
 }
 
 #[test]
@@ -221,9 +221,9 @@ fn a_transfer_that_is_misaligned_to_4096_byte_blocks_is_refused() {
     refused(big(), OUT, 0, &[(DATA, 512, 0)], IOERR);
     let mut d = big();
     d.request(0, IN, 8, &[(DATA, 512, WRITE), (DATA + 0x1000, 3584, WRITE)]);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!((place(&op), ranges(&op).len()), ((101, 1), 2));
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
 }
 
 #[test]
@@ -306,9 +306,9 @@ fn one_segment_too_many_is_refused() {
     };
     ask(SEG_MAX + 1).refused(0, IOERR);
     let mut d = ask(SEG_MAX);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!(ranges(&op).len(), SEG_MAX as usize);
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!(d.queue.bytes_held(), 0);
 }
 
@@ -352,12 +352,12 @@ fn discards_of_several_segments_are_one_request() {
     let (mut d, len) = with_ranges(&all);
     // Split where no segment ends.
     d.request(0, DISCARD, u64::MAX, &[(DATA, 10, 0), (DATA + 10, len - 10, 0)]);
-    let ops: Vec<_> = (0..4).map(|_| d.operation().1).collect();
+    let ops: Vec<_> = (0..4).map(|_| d.taken()).collect();
     assert_eq!(ops.iter().map(place).collect::<Vec<_>>(), [(100, 8), (116, 8), (132, 8), (148, 8)]);
     for (i, op) in ops.into_iter().enumerate() {
         assert_eq!(d.used(), [], "not before the last");
         let outcome = if i == 2 { Outcome::Failed } else { Outcome::Done };
-        assert!(d.complete(0, op, outcome).is_none());
+        assert!(d.complete(op, outcome).is_none());
     }
     assert_eq!((d.status(0), d.used()), (IOERR, vec![(0, 1)]));
 }
@@ -394,9 +394,9 @@ fn flags_that_a_discard_must_not_have_are_not_served() {
     // To be allowed to unmap is not to be told to.
     let (mut d, len) = with_ranges(&[range(0, 8, 1)]);
     d.request(0, WRITE_ZEROES, 0, &[(DATA, len, 0)]);
-    let (_, op) = d.operation();
-    assert!(matches!(op, Operation::WriteZeroes { .. }));
-    d.complete(0, op, Outcome::Done);
+    let op = d.taken();
+    assert!(matches!(op.operation(), Operation::WriteZeroes { .. }));
+    d.complete(op, Outcome::Done);
 }
 
 #[test]
@@ -409,8 +409,8 @@ fn a_discard_of_no_too_many_or_broken_segments_is_refused() {
     let (mut d, len) = with_ranges(&vec![range(0, 1, 0); most]);
     d.request(0, DISCARD, 0, &[(DATA, len, 0)]);
     for _ in 0..most {
-        let (_, op) = d.operation();
-        d.complete(0, op, Outcome::Done);
+        let op = d.taken();
+        d.complete(op, Outcome::Done);
     }
     assert_eq!((d.status(0), d.used()), (OK, vec![(0, 1)]));
 }
@@ -420,15 +420,14 @@ fn the_worst_outcome_is_answered_and_a_failed_read_claims_no_data() {
     for (outcome, status) in [(Outcome::Failed, IOERR), (Outcome::Unsupported, UNSUPP)] {
         let mut d = Driver::new();
         d.request(0, IN, 0, &[(DATA, 1024, WRITE)]);
-        let (head, op) = d.operation();
-        let Operation::Read(t) = op else { panic!("not a read") };
-        let (a, b) = t.split_at(1, d.spares.take()).unwrap();
-        d.queue.rest(head, Operation::Read(b));
-        let (again, b) = d.operation();
-        assert_eq!(again, head);
-        d.complete(head, b, outcome);
+        let op = d.taken();
+        let (a, b) = op.split_at(1, &mut d.spares);
+        d.queue.divided(b.unwrap());
+        let b = d.taken();
+        assert_eq!((a.tag(), place(&a), place(&b)), (b.tag(), (100, 1), (101, 1)));
+        d.complete(b, outcome);
         assert_eq!(d.used(), []);
-        d.complete(head, Operation::Read(a), Outcome::Done);
+        d.complete(a, Outcome::Done);
         assert_eq!((d.status(0), d.used()), (status, vec![(0, 1)]));
         assert_eq!((d.queue.bytes_held(), d.queue.in_flight()), (0, 0));
     }
@@ -439,13 +438,13 @@ fn what_was_put_back_is_offered_again_in_order_and_can_be_cancelled() {
     let mut d = Driver::new();
     d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
     d.request(4, IN, 1, &[(DATA, 512, WRITE)]);
-    let first = d.operation();
-    d.queue.put_back(first.0, first.1);
+    let first = d.taken();
+    d.queue.put_back(first);
     assert!(d.queue.listen(), "there is something to do");
-    let (a, b) = (d.operation(), d.operation());
-    assert_eq!((a.0, b.0), (0, 4));
-    d.queue.put_back(b.0, b.1);
-    d.queue.put_back(a.0, a.1);
+    let (a, b) = (d.taken(), d.taken());
+    assert_eq!((a.tag().head(), b.tag().head()), (0, 4));
+    d.queue.put_back(b);
+    d.queue.put_back(a);
     d.queue.cancel(&mut d.spares);
     assert_eq!((d.status(0), d.status(4)), (IOERR, IOERR));
     assert_eq!(d.used(), [(0, 1), (4, 1)]);
@@ -453,11 +452,58 @@ fn what_was_put_back_is_offered_again_in_order_and_can_be_cancelled() {
 }
 
 #[test]
-fn an_outcome_for_a_head_that_is_not_in_flight_changes_nothing() {
+fn an_answer_to_an_earlier_use_of_a_head_is_not_taken_for_the_present_one() {
     let mut d = Driver::new();
-    d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
-    let (_, op) = d.operation();
-    // The memory is released all the same: it is the controller's no more.
-    assert!(d.complete(9, op, Outcome::Done).is_none());
-    assert_eq!((d.used(), d.queue.in_flight()), (vec![], 1));
+    d.request(0, IN, 0, &[(DATA, 1024, WRITE)]);
+    // The queue is not told of the second part, so the first one answers the request.
+    let (a, b) = d.taken().split_at(1, &mut d.spares);
+    d.complete(a, Outcome::Done);
+    assert_eq!(d.used(), [(0, 1025)]);
+    d.request(0, IN, 8, &[(DATA + 0x1000, 512, WRITE)]);
+    let present = d.taken();
+    let b = b.unwrap();
+    assert_eq!(b.tag().head(), present.tag().head());
+    assert!(d.complete(b, Outcome::Failed).is_none());
+    assert_eq!((d.status(0), d.used(), d.queue.in_flight(), d.queue.strays()), (UNSET, vec![], 1, 1));
+    d.complete(present, Outcome::Done);
+    assert_eq!((d.status(0), d.used()), (OK, vec![(0, 513)]));
+    assert_eq!((d.queue.bytes_held(), d.queue.in_flight(), d.queue.strays()), (0, 0, 1));
+}
+
+#[test]
+fn what_a_former_virtqueue_at_the_same_place_took_is_refused_and_its_memory_is_not_counted() {
+    let (mut former, mut d) = (Driver::new(), Driver::new());
+    former.queue.enrol(QueueTag { token: 3, life: 1 });
+    d.queue.enrol(QueueTag { token: 3, life: 2 });
+    for driver in [&mut former, &mut d] {
+        driver.request(0, OUT, 0, &[(DATA, 512, 0)]);
+        driver.request(4, OUT, 0, &[(DATA - 256, 512, 0)]);
+        driver.request(8, FLUSH, 0, &[]);
+    }
+    let old: Vec<_> = (0..3).map(|_| former.taken()).collect();
+    let new: Vec<_> = (0..3).map(|_| d.taken()).collect();
+    let held = d.queue.bytes_held();
+    for request in old {
+        assert!(d.complete(request, Outcome::Done).is_none());
+    }
+    // Three requests, and the three ranges of two of them.
+    assert_eq!((d.used(), d.queue.in_flight(), d.queue.bytes_held(), d.queue.strays()), (vec![], 3, held, 6));
+    for request in new {
+        d.complete(request, Outcome::Done);
+    }
+    assert_eq!((d.used().len(), d.queue.bytes_held(), d.queue.strays()), (3, 0, 6));
+    assert_eq!((former.queue.in_flight(), former.queue.bytes_held()), (3, held), "kept for ever");
+}
+
+#[test]
+fn a_queue_offers_nothing_that_another_one_took() {
+    let (mut other, mut d) = (Driver::new(), Driver::new());
+    d.queue.enrol(QueueTag { token: 0, life: 9 });
+    other.request(0, IN, 0, &[(DATA, 1024, WRITE)]);
+    let (a, b) = other.taken().split_at(1, &mut other.spares);
+    d.queue.put_back(a);
+    d.queue.divided(b.unwrap());
+    assert!(matches!(d.next(), nvme_session::queue::Next::Idle));
+    assert_eq!(d.queue.strays(), 2);
+    d.serves();
 }

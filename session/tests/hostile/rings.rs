@@ -136,9 +136,10 @@ fn an_indirect_table_may_be_longer_than_the_queue_and_lie_across_regions() {
     put(n + 1, (at + 16, 1, WRITE, 0));
     d.set_desc(5, desc(table, 16 * (u32::from(n) + 2), INDIRECT, 0));
     d.offer(5);
-    let (head, op) = d.operation();
+    let op = d.taken();
+    let head = op.tag().head();
     assert_eq!((head, ranges(&op).len()), (5, usize::from(n)));
-    d.complete(head, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!(d.used(), [(5, u32::from(n) * 512 + 1)]);
 }
 
@@ -151,9 +152,9 @@ fn direct_descriptors_may_be_followed_by_an_indirect_one() {
     d.set_indirect(0, desc(DATA, 512, NEXT | WRITE, 1));
     d.set_indirect(1, desc(HEAD + 16, 1, WRITE, 0));
     d.offer(0);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!(ranges(&op), [(iova(1).0, 512)]);
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
 }
 
 #[test]
@@ -188,9 +189,9 @@ fn a_head_that_is_still_in_flight_is_refused_and_the_first_use_of_it_ends_well()
     let mut d = Driver::new();
     d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
     d.offer(0);
-    let (head, op) = d.operation();
+    let op = d.taken();
     assert!(matches!(d.next(), Next::Broken(Broken::HeadInFlight)));
-    assert!(d.complete(head, op, Outcome::Done).is_none());
+    assert!(d.complete(op, Outcome::Done).is_none());
     assert_eq!((d.queue.in_flight(), d.queue.bytes_held()), (0, 0));
     assert_eq!(d.used(), [], "a broken ring is not written to");
 }
@@ -229,10 +230,10 @@ fn a_ring_inside_a_data_buffer_breaks_only_that_ring() {
     let mut d = Driver::new();
     // A read whose data goes over the available ring.
     d.request(0, IN, 0, &[(AVAIL, 512, WRITE)]);
-    let (head, op) = d.operation();
+    let op = d.taken();
     assert_eq!(ranges(&op), [(iova(0).0 + 0x1000, 512)]);
     d.put(AVAIL, &[0x77; 512]);
-    d.complete(head, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert_eq!(d.queue.bytes_held(), 0);
     d.queue.publish();
     assert!(matches!(d.next(), Next::Broken(Broken::AvailableJump)));
@@ -297,7 +298,7 @@ fn a_ring_at_an_odd_place_of_our_own_memory_is_refused() {
 fn a_ring_whose_memory_is_unregistered_stops_and_what_is_in_flight_is_kept() {
     let mut d = Driver::new();
     d.request(0, IN, 0, &[(DATA, 512, WRITE)]);
-    let (head, op) = d.operation();
+    let op = d.taken();
     let without = regions().split_off(1);
     assert_eq!(
         d.queue.set_table(Arc::new(MemoryTable::new(without).unwrap())),
@@ -305,7 +306,7 @@ fn a_ring_whose_memory_is_unregistered_stops_and_what_is_in_flight_is_kept() {
     );
     assert!(matches!(d.next(), Next::Broken(Broken::RingsGone)));
     assert!(d.queue.holds(0), "the status byte is in flight");
-    d.complete(head, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
     assert!(!d.queue.holds(0) && !d.queue.holds(1));
 }
 
@@ -350,8 +351,8 @@ fn a_queue_that_is_set_up_again_goes_on_where_it_was() {
     assert!(matches!(d.next(), Next::Idle) && d.queue.in_flight() == 0);
     let again = nvme_session::queue::QueueConfig { next_avail: d.queue.next_avail(), ..config() };
     d.queue = BlkQueue::new(again, d.table.clone()).unwrap();
-    let (head, op) = d.operation();
-    d.complete(head, op, Outcome::Done);
+    let op = d.taken();
+    d.complete(op, Outcome::Done);
     assert_eq!(d.used(), [(0, 513)]);
 }
 
@@ -370,7 +371,7 @@ fn a_used_index_that_the_driver_made_up_hurts_only_the_driver() {
 fn ranges_are_never_guest_addresses() {
     let mut d = Driver::with(|c| c.direction = Direction::ByRequest);
     d.request(0, OUT, 0, &[(DATA + 3, 512, 0)]);
-    let (_, op) = d.operation();
+    let op = d.taken();
     assert_eq!(ranges(&op), [(Iova(iova(1).0 + 3).0, 512)]);
-    d.complete(0, op, Outcome::Done);
+    d.complete(op, Outcome::Done);
 }

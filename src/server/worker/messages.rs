@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use nvme_platform::Time;
+use nvme_session::queue::QueueTag;
 
 use super::super::message::{
     FromWorker, NewQueue, NewTable, PairId, QueueKey, SessionKey, StuckCommand, ToWorker,
@@ -107,7 +108,11 @@ impl Worker {
     fn add_queue(&mut self, new: NewQueue, now: Time) {
         let NewQueue { key, mut queue, pair, notify } = new;
         queue.ignore_kicks();
-        let token = self.queues.insert(Queue {
+        let entry = self.queues.vacant_entry();
+        let token = entry.key();
+        self.lives = self.lives.wrapping_add(1);
+        queue.enrol(QueueTag { token: token as u32, life: self.lives });
+        entry.insert(Queue {
             key,
             queue,
             pair,

@@ -1,7 +1,7 @@
 //! What the recovery wants of the controller and of its pairs. What concerns sessions is `Control`'s (`control/effects.rs`).
 
 use nvme_platform::Time;
-use nvme_session::operation::Tag;
+use nvme_session::queue::Tag;
 
 use super::super::super::message::{StuckCommand, ToWorker};
 use super::super::anomaly::Anomaly;
@@ -138,7 +138,7 @@ impl Unit {
         };
         let fail = &mut |tag: Tag| match fails {
             Fails::None => false,
-            Fails::Of(token) => tag.queue == token,
+            Fails::Of(token) => tag.queue() == token,
             Fails::All => true,
         };
         let restarted = match (here.quiet, here.doorbells.take()) {

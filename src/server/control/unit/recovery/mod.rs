@@ -24,6 +24,7 @@ use alloc::collections::BTreeMap;
 use core::time::Duration;
 
 use nvme_platform::Time;
+use nvme_session::queue::QueueTag;
 
 pub(super) use self::terms::Step;
 pub(in super::super) use self::terms::{Effect, Effects, Fails, Input};
@@ -58,8 +59,8 @@ pub(in super::super) struct Recovery {
     /// Commands that were reported late while something else was going on, by pair and identifier: no more than the
     /// pairs can hold, for each is there once.
     late: BTreeMap<(u16, u16), StuckCommand>,
-    /// The virtqueue (pair and token) whose commands fail when its pair restarts.
-    guilty: Option<(u16, u32)>,
+    /// The virtqueue (with its pair) whose commands fail when that restarts.
+    guilty: Option<(u16, QueueTag)>,
     /// The resets within the window: when they began.
     resets: heapless::Vec<Time, { RESETS_MAX + 1 }>,
 }

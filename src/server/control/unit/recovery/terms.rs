@@ -1,6 +1,7 @@
 //! The terms in which a recovery is spoken of: its steps, what happens to it, and what it wants to be done.
 
 use nvme_platform::Time;
+use nvme_session::queue::QueueTag;
 
 use super::super::super::super::message::StuckCommand;
 
@@ -110,8 +111,8 @@ impl Input {
 pub(in super::super::super) enum Fails {
     /// Nobody's.
     None,
-    /// Those of the virtqueue with this token.
-    Of(u32),
+    /// Those of this virtqueue.
+    Of(QueueTag),
     /// All.
     All,
 }

@@ -20,7 +20,7 @@ const NOW: Time = Time::from_nanos(1_000_000_000_000);
 const LATER: Time = Time::from_nanos(NOW.as_nanos() + 1);
 
 const fn command(queue: u16, cid: u16, token: u32) -> StuckCommand {
-    StuckCommand { pair: PairId { controller: 0, queue }, cid, token }
+    StuckCommand { pair: PairId { controller: 0, queue }, cid, token: QueueTag { token, life: 1 } }
 }
 
 fn times() -> RecoveryTimes {
@@ -339,7 +339,7 @@ fn effect_said(effect: Effect) -> String {
         Effect::Delete(queue) => format!("delete {queue}"),
         Effect::Recreate(queue) => format!("recreate {queue}"),
         Effect::Restart(queue, Fails::None) => format!("restart {queue}"),
-        Effect::Restart(queue, Fails::Of(token)) => format!("restart {queue} but {token}"),
+        Effect::Restart(queue, Fails::Of(tag)) => format!("restart {queue} but {}", tag.token),
         Effect::Restart(queue, Fails::All) => format!("restart {queue} with nothing"),
         Effect::Drop(queue) => format!("drop {queue}"),
         Effect::Give(queue) => format!("give {queue}"),
@@ -361,7 +361,7 @@ fn said(before: &Recovery, after: &Recovery, effects: Effects) -> String {
     said.extend(effects.into_iter().map(effect_said));
     match after.guilty {
         guilty if guilty == before.guilty => {}
-        Some((queue, token)) => said.push(format!("blame {token} on {queue}")),
+        Some((queue, tag)) => said.push(format!("blame {} on {queue}", tag.token)),
         None => said.push("blame nobody".into()),
     }
     if before.late != after.late {

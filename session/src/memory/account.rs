@@ -54,19 +54,46 @@ pub struct Pinned {
     slot: u16,
 }
 
+/// Bits of a range's mark that are its slot; those above are its account's number.
+const SLOT_BITS: u32 = SLOTS_MAX.trailing_zeros();
+const _: () = assert!(SLOTS_MAX == 1 << SLOT_BITS);
+
 /// One virtqueue's account of client memory: how many bytes of each region are in flight. A region whose count is
 /// not zero stays mapped, even when the table no longer has it.
+///
+/// A range goes back to the account that made it. The account's number is in the range's mark above the slot, so in any
+/// other account the mark names a slot that cannot be: the range is refused there, and counted.
 #[derive(Debug, Default)]
-pub struct Held {
+pub struct Account {
     slots: Vec<Slot>,
+    /// Its number, where a mark has it.
+    number: u32,
+    refused: u64,
 }
 
-impl Held {
-    /// Nothing is held.
-    pub fn new(table: &MemoryTable) -> Self {
-        let mut held = Self::default();
-        held.set_table(table);
-        held
+impl Account {
+    /// Nothing is held. Of the number, 22 bits tell this account from others.
+    pub fn new(table: &MemoryTable, number: u32) -> Self {
+        let mut account = Self::default();
+        account.set_number(number);
+        account.set_table(table);
+        account
+    }
+
+    /// Has another number from now on. What is in flight is refused when it comes back, so nothing should be.
+    pub(crate) fn set_number(&mut self, number: u32) {
+        self.number = number << SLOT_BITS;
+    }
+
+    /// How many ranges were refused: another account's.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// The slot of a range of this account. A mark of another one is beyond all slots.
+    #[inline(always)]
+    fn slot_of(&self, range: &DmaRange) -> usize {
+        (range.mark() ^ self.number) as usize
     }
 
     /// From now on, lookups go to `table`; what is in flight stays.
@@ -123,7 +150,7 @@ impl Held {
         let now = (region.len - offset).min(u64::from(len)) as u32;
         let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
         slot.bytes += u64::from(now);
-        Ok(DmaRange::mediated(Iova(region.iova.0 + offset), now, region.slot))
+        Ok(DmaRange::mediated(Iova(region.iova.0 + offset), now, self.number | u32::from(region.slot)))
     }
 
     /// Checks guest memory of `len` bytes at `addr` against `table` and appends the ranges to `into`: one for each
@@ -166,29 +193,32 @@ impl Held {
         if range.len() == len {
             return Ok(Some(range));
         }
-        self.take_back(range);
+        // It is this account's.
+        let _ = self.release(range, &Quiet::never_submitted());
         Ok(None)
     }
 
-    /// Takes a range back that the controller was proven to be done with.
+    /// Takes a range back that the controller was proven to be done with. Another account's comes back, and is counted.
     #[inline(always)]
-    pub fn release(&mut self, range: DmaRange, _proof: &Quiet) {
-        self.take_back(range);
-    }
-
-    #[inline(always)]
-    fn take_back(&mut self, range: DmaRange) {
-        if let Some(slot) = self.slots.get_mut(usize::from(range.slot())) {
-            slot.bytes = slot.bytes.saturating_sub(u64::from(range.len()));
-            if !slot.listed {
-                slot.forget_unless_needed();
-            }
+    pub fn release(&mut self, range: DmaRange, _proof: &Quiet) -> Result<(), DmaRange> {
+        let at = self.slot_of(&range);
+        let Some(slot) = self.slots.get_mut(at) else { return Err(self.refuse(range)) };
+        slot.bytes = slot.bytes.saturating_sub(u64::from(range.len()));
+        if !slot.listed {
+            slot.forget_unless_needed();
         }
+        Ok(())
     }
 
-    /// Our own view of a range that is in flight, for bounce copies.
+    #[cold]
+    fn refuse(&mut self, range: DmaRange) -> DmaRange {
+        self.refused = self.refused.saturating_add(1);
+        range
+    }
+
+    /// Our own view of a range of this account that is in flight, for bounce copies.
     pub fn window(&self, range: &DmaRange) -> Option<Window> {
-        let slot = self.slots.get(usize::from(range.slot()))?;
+        let slot = self.slots.get(self.slot_of(range))?;
         let offset = range.iova().0.checked_sub(slot.iova)?;
         slot.window.as_ref()?.sub(usize::try_from(offset).ok()?, usize::try_from(range.len()).ok()?).ok()
     }
@@ -248,6 +278,10 @@ mod tests {
         Quiet::seen(QuietBy::Completed)
     }
 
+    fn slot(range: &DmaRange) -> u16 {
+        (range.mark() & (SLOTS_MAX as u32 - 1)) as u16
+    }
+
     fn table() -> MemoryTable {
         let read_only = Region { writable: false, ..region(2, 0x9000, 0x1000) };
         MemoryTable::new(vec![region(0, 0x1000, 0x1000), region(5, 0x2000, 0x2000), read_only]).unwrap()
@@ -256,13 +290,13 @@ mod tests {
     #[test]
     fn a_buffer_over_two_adjoining_regions_becomes_two_ranges() {
         let (t, mut into) = (table(), Segments::new());
-        let mut h = Held::new(&t);
+        let mut h = Account::new(&t, 7);
         h.mediate(&t, 0x1800, 0x1000, Rights::Write, &mut into).unwrap();
-        let got: Vec<_> = into.iter().map(|r| (r.iova().0 & 0xffff, r.len(), r.slot())).collect();
+        let got: Vec<_> = into.iter().map(|r| (r.iova().0 & 0xffff, r.len(), slot(r))).collect();
         assert_eq!(got, [(0x800, 0x800, 0), (0, 0x800, 5)]);
         assert_eq!((h.holds(0), h.holds(5), h.holds(2), h.bytes()), (true, true, false, 0x1000));
         for r in into.drain(..) {
-            h.release(r, &quiet());
+            h.release(r, &quiet()).unwrap();
         }
         assert_eq!(h.bytes(), 0);
     }
@@ -270,7 +304,7 @@ mod tests {
     #[test]
     fn gaps_wraps_and_missing_rights_are_refused() {
         let (t, mut into) = (table(), Segments::new());
-        let mut h = Held::new(&t);
+        let mut h = Account::new(&t, 7);
         let mut ask = |addr, len, need| h.mediate(&t, addr, len, need, &mut into).err();
         assert_eq!(ask(0x3800, 0x1000, Rights::Read), Some(NotMediated::NotRegistered));
         assert_eq!(ask(0xfff, 2, Rights::Read), Some(NotMediated::NotRegistered));
@@ -285,13 +319,13 @@ mod tests {
     #[test]
     fn a_removed_region_is_kept_until_its_last_byte_is_released() {
         let (t, mut into) = (table(), Segments::new());
-        let mut h = Held::new(&t);
+        let mut h = Account::new(&t, 7);
         h.mediate(&t, 0x1000, 0x800, Rights::Read, &mut into).unwrap();
         let status = h.pin(&t, 0x1fff).unwrap();
         h.set_table(&MemoryTable::default());
         let range = into.pop().unwrap();
         assert!(h.window(&range).is_some() && h.holds(0) && !h.holds(5));
-        h.release(range, &quiet());
+        h.release(range, &quiet()).unwrap();
         assert!(h.holds(0), "the status byte is still to be written");
         h.write_pinned(status, 7);
         let mut byte = [0];
@@ -303,16 +337,37 @@ mod tests {
     #[test]
     fn memory_in_one_region_is_one_range_and_any_other_holds_nothing() {
         let t = table();
-        let mut h = Held::new(&t);
+        let mut h = Account::new(&t, 7);
         let one = h.mediate_one(&t, 0x1800, 0x800, Rights::Write).unwrap().unwrap();
-        assert_eq!((one.iova().0 & 0xffff, one.len(), one.slot(), h.bytes()), (0x800, 0x800, 0, 0x800));
-        h.release(one, &quiet());
+        assert_eq!((one.iova().0 & 0xffff, one.len(), slot(&one), h.bytes()), (0x800, 0x800, 0, 0x800));
+        h.release(one, &quiet()).unwrap();
         assert_eq!(h.mediate_one(&t, 0x1800, 0x801, Rights::Write), Ok(None));
         let mut ask = |addr, len| h.mediate_one(&t, addr, len, Rights::Write).err();
         assert_eq!(ask(0x9000, 16), Some(NotMediated::NotWritable));
         assert_eq!(ask(0xfff, 2), Some(NotMediated::NotRegistered));
         assert_eq!([ask(0x1000, 0), ask(u64::MAX, 2)], [Some(NotMediated::BadRange); 2]);
         assert_eq!(h.bytes(), 0);
+    }
+
+    #[test]
+    fn another_accounts_range_is_refused_and_counted_whatever_its_slot_is() {
+        let last = SLOTS_MAX as u16 - 1;
+        let t = MemoryTable::new(vec![region(0, 0x1000, 0x1000), region(last, 0x9000, 0x1000)]).unwrap();
+        let (mut ours, mut theirs) = (Account::new(&t, 6), Account::new(&t, 7));
+        for (round, addr) in [(1, 0x1000), (2, 0x9000)] {
+            let mine = ours.mediate_one(&t, addr, 64, Rights::Read).unwrap().unwrap();
+            let range = theirs.mediate_one(&t, addr, 64, Rights::Read).unwrap().unwrap();
+            assert!(ours.window(&range).is_none() && theirs.window(&range).is_some());
+            let range = ours.release(range, &quiet()).unwrap_err();
+            assert_eq!((ours.bytes(), ours.refused(), theirs.bytes()), (64, round, 64));
+            theirs.release(range, &quiet()).unwrap();
+            ours.release(mine, &quiet()).unwrap();
+            assert_eq!((ours.bytes(), theirs.bytes(), theirs.refused()), (0, 0, 0));
+        }
+        // A part of a range has its account's mark too.
+        let range = ours.mediate_one(&t, 0x1000, 64, Rights::Read).unwrap().unwrap();
+        let (a, b) = range.split_at(16).unwrap();
+        assert!(theirs.release(b, &quiet()).is_err() && ours.release(a, &quiet()).is_ok());
     }
 
     proptest! {
@@ -330,7 +385,7 @@ mod tests {
                 Region { writable: *writable, ..region(i as u16, guest, pages * 0x1000) }
             });
             let t = MemoryTable::new(regions.collect()).unwrap();
-            let (mut h, mut all, mut bytes) = (Held::new(&t), Segments::new(), 0);
+            let (mut h, mut all, mut bytes) = (Account::new(&t, 7), Segments::new(), 0);
             for (page, offset, len, write) in asks {
                 let (addr, before) = (page * 0x1000 + offset, all.len());
                 let need = if write { Rights::Write } else { Rights::Read };
@@ -343,7 +398,7 @@ mod tests {
                 prop_assert_eq!(got.is_ok(), allowed);
                 if got.is_err() {
                     for r in all.drain(before..) {
-                        h.release(r, &quiet());
+                        h.release(r, &quiet()).unwrap();
                     }
                     continue;
                 }
@@ -352,14 +407,14 @@ mod tests {
                 for r in &all[before..] {
                     let region = home(at).unwrap();
                     prop_assert_eq!(r.iova().0, region.iova.0 + (at - region.guest));
-                    prop_assert!(at + u64::from(r.len()) <= region.guest + region.len && r.slot() == region.slot);
+                    prop_assert!(at + u64::from(r.len()) <= region.guest + region.len && slot(r) == region.slot);
                     at += u64::from(r.len());
                 }
                 prop_assert_eq!(at, addr + u64::from(len));
             }
             prop_assert_eq!(h.bytes(), bytes);
             for r in all.drain(..) {
-                h.release(r, &quiet());
+                h.release(r, &quiet()).unwrap();
             }
             prop_assert_eq!(h.bytes(), 0);
         }
