@@ -89,7 +89,16 @@ pub(super) fn decide(operation: &Operation, controller: u16) -> Option<Verb> {
 /// the most bytes of one command.
 #[inline(always)]
 pub(super) fn fast(operation: &Operation, verb: Verb, limit: u32) -> Option<Command> {
-    let (Operation::Read(transfer) | Operation::Write { transfer, .. }) = operation else { return None };
+    // Each by itself, though they do the same: a reference to either of the two would keep the operation in memory.
+    match operation {
+        Operation::Read(transfer) => fast_transfer(transfer, verb, limit),
+        Operation::Write { transfer, .. } => fast_transfer(transfer, verb, limit),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn fast_transfer(transfer: &Transfer, verb: Verb, limit: u32) -> Option<Command> {
     let range = transfer.one().filter(|range| range.len() <= limit)?;
     Some(with_place(verb, transfer.place(), 0, two_prps(range.iova().0, range.len())?))
 }

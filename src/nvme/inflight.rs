@@ -4,17 +4,29 @@
 //! wraps. So a completion that is stale, repeated or made up finds nothing, as a rule, and can never index outside.
 
 use alloc::boxed::Box;
-use alloc::vec;
+use core::mem;
 
-use slab::Slab;
+/// No slot.
+const NONE: u16 = u16::MAX;
+
+/// Room for one command.
+#[derive(Debug)]
+struct Slot<T> {
+    /// The identifier of the command here, or of the next one.
+    cid: u16,
+    /// While it is free: the slot that is free next.
+    next: u16,
+    command: Option<T>,
+}
 
 /// In-flight commands, at most as many as it was made for.
 #[derive(Debug)]
 pub(super) struct InFlight<T> {
-    slots: Slab<(u16, T)>,
-    sequence: Box<[u16]>,
+    slots: Box<[Slot<T>]>,
+    /// The slot that was free last.
+    free: u16,
+    count: usize,
     slot_bits: u32,
-    max: usize,
 }
 
 impl<T> InFlight<T> {
@@ -24,44 +36,41 @@ impl<T> InFlight<T> {
         // Wide enough for `max` itself, so that no slot is all ones: the identifier FFFFh, which means "no particular
         // command" in the error log (Base 5.16.1.2), is never given.
         let slot_bits = u16::BITS - max.leading_zeros();
-        Self {
-            slots: Slab::with_capacity(usize::from(max)),
-            sequence: vec![0; usize::from(max)].into_boxed_slice(),
-            slot_bits,
-            max: usize::from(max),
-        }
+        let next = |slot| if slot + 1 < max { slot + 1 } else { NONE };
+        let slots = (0..max).map(|slot| Slot { cid: slot, next: next(slot), command: None }).collect();
+        Self { slots, free: 0, count: 0, slot_bits }
     }
 
     #[inline]
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    #[inline]
-    pub(super) fn is_full(&self) -> bool {
-        self.slots.len() >= self.max
+        self.count
     }
 
     /// The slot that the next command takes; below the most that there can be. `None` when full.
     #[inline(always)]
     pub(super) fn next_slot(&self) -> Option<usize> {
-        (!self.is_full()).then(|| self.slots.vacant_key())
+        (self.free != NONE).then_some(usize::from(self.free))
     }
 
     /// The slot and the identifier that [`put`](Self::put) takes next. `None` when full.
     #[inline(always)]
     pub(super) fn next(&self) -> Option<(usize, u16)> {
-        let slot = self.next_slot()?;
-        let sequence = self.sequence.get(slot)?;
-        Some((slot, (*sequence << self.slot_bits) | slot as u16))
+        let slot = usize::from(self.free);
+        self.slots.get(slot).map(|free| (slot, free.cid))
     }
 
     /// Keeps a command under the identifier that [`next`](Self::next) just gave.
     #[inline(always)]
-    pub(super) fn put(&mut self, cid: u16, command: T) {
-        let slot = self.slots.insert((cid, command));
-        if let Some(sequence) = self.sequence.get_mut(slot) {
-            *sequence = sequence.wrapping_add(1);
+    pub(super) fn put(&mut self, command: T) {
+        if let Some(slot) = self.slots.get_mut(usize::from(self.free)) {
+            self.free = slot.next;
+            self.count += 1;
+            match &mut slot.command {
+                // Nothing was there that would have to be dropped.
+                empty @ None => mem::forget(empty.replace(command)),
+                // Never: a free slot is empty.
+                Some(full) => *full = command,
+            }
         }
     }
 
@@ -69,7 +78,7 @@ impl<T> InFlight<T> {
     pub(super) fn insert(&mut self, command: T) -> Result<u16, T> {
         match self.next() {
             Some((_, cid)) => {
-                self.put(cid, command);
+                self.put(command);
                 Ok(cid)
             }
             None => Err(command),
@@ -91,28 +100,32 @@ impl<T> InFlight<T> {
     /// As [`take`](Self::take), if the command is what `which` says.
     #[inline(always)]
     pub(super) fn take_if(&mut self, cid: u16, which: impl FnOnce(&T) -> bool) -> Option<T> {
-        let slot = self.slot(cid);
-        match self.slots.get(slot) {
-            Some((own, command)) if *own == cid && which(command) => {
-                self.slots.try_remove(slot).map(|(_, command)| command)
-            }
-            _ => None,
+        let at = self.slot(cid);
+        let slot = self.slots.get_mut(at)?;
+        if slot.cid != cid || !slot.command.as_ref().is_some_and(which) {
+            return None;
         }
+        // The next sequence number, above the slot's own bits.
+        slot.cid = cid.wrapping_add(1 << self.slot_bits);
+        slot.next = self.free;
+        self.free = at as u16;
+        self.count -= 1;
+        slot.command.take()
     }
 
     /// The command with this identifier, if it is in flight.
     pub(super) fn get(&self, cid: u16) -> Option<&T> {
-        self.slots.get(self.slot(cid)).filter(|(own, _)| *own == cid).map(|(_, command)| command)
+        self.slots.get(self.slot(cid)).filter(|slot| slot.cid == cid)?.command.as_ref()
     }
 
     /// All of them, in any order.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u16, &mut T)> {
-        self.slots.iter_mut().map(|(_, (cid, command))| (*cid, command))
+        self.slots.iter_mut().filter_map(|slot| slot.command.as_mut().map(|command| (slot.cid, command)))
     }
 
     /// All of them, in any order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u16, &T)> {
-        self.slots.iter().map(|(_, (cid, command))| (*cid, command))
+        self.slots.iter().filter_map(|slot| slot.command.as_ref().map(|command| (slot.cid, command)))
     }
 }
 

@@ -5,8 +5,8 @@
 //! to do when a command never ends is in `recovery`.
 //!
 //! Both have a fast way, for what most requests are, and a slow one for all. Whether a request may be done, and by which
-//! command, is `encode::decide`; how a command begins and ends is [`begin`](QueuePair::begin) and `ended`: each is one
-//! function, inlined into both ways.
+//! command, is `encode::decide`; how a command begins and ends is [`begin`](QueuePair::begin), [`keep`](QueuePair::keep)
+//! and `ended`: each is one function, inlined into both ways.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -217,21 +217,35 @@ impl QueuePair {
         windows: &W,
         spares: &mut Spares,
     ) -> Submit {
-        match self.submit_fast(request, now) {
-            Ok(()) => Submit::Issued,
-            Err(request) => self.submit_slow(request, now, windows, spares),
-        }
+        self.submit_fast(request, now, |pair, request| pair.submit_slow(request, now, windows, spares))
+            .unwrap_or(Submit::Issued)
     }
 
     /// The fast way of [`submit`](Self::submit): a read or write of one range of memory that the two PRP entries of a
-    /// command can name. Hands back any other request, or one for which there is no room.
+    /// command can name. Any other request, or one for which there is no room, is given to `slow`, whose answer this is.
     #[inline(always)]
-    pub fn submit_fast(&mut self, request: Request, now: Time) -> Result<(), Request> {
-        let operation = request.operation();
+    pub fn submit_fast<R>(
+        &mut self,
+        request: Request,
+        now: Time,
+        slow: impl FnOnce(&mut Self, Request) -> R,
+    ) -> Option<R> {
+        if self.begin_fast(request.operation()) {
+            self.keep(request, How::Prp, None, now);
+            return None;
+        }
+        // Moved only here: so a request of the other kind goes from the virtqueue to its slot without a copy between.
+        Some(aside(move || slow(self, request)))
+    }
+
+    #[inline(always)]
+    fn begin_fast(&mut self, operation: &Operation) -> bool {
         let sqe = decide(operation, self.config.controller)
             .and_then(|verb| fast(operation, verb, self.config.caps.transfer));
-        let (Some(sqe), Some((_, cid))) = (sqe, self.next_command()) else { return Err(request) };
-        self.begin(cid, sqe, request, How::Prp, None, now)
+        match (sqe, self.next_command()) {
+            (Some(sqe), Some((_, cid))) => self.begin(cid, sqe),
+            _ => false,
+        }
     }
 
     /// Issues a request of any form.
@@ -265,24 +279,18 @@ impl QueuePair {
         };
         let filled = bounce.is_none_or(|chunk| self.fill_bounce(chunk, request.operation(), windows).is_ok());
         let sqe = self.encode(slot, request.operation(), verb, how, bounce).ok().filter(|_| filled);
-        let begun = match sqe {
-            Some(sqe) => self.begin(cid, sqe, request, how, bounce, now),
-            None => Err(request),
-        };
-        match (begun, rest) {
-            (Ok(()), None) => Submit::Issued,
-            (Ok(()), Some(rest)) => Submit::Part(rest),
-            // Only when the client's memory cannot be copied from.
-            (Err(request), rest) => {
-                self.release_bounce(bounce);
-                let ended = request.end(Outcome::Failed, quiet::never_submitted());
-                match rest {
-                    None => Submit::Refused(ended),
-                    Some(rest) => {
-                        self.ended.push(ended);
-                        Submit::Part(rest)
-                    }
-                }
+        if sqe.is_some_and(|sqe| self.begin(cid, sqe)) {
+            self.keep(request, how, bounce, now);
+            return rest.map_or(Submit::Issued, Submit::Part);
+        }
+        // Only when the client's memory cannot be copied from.
+        self.release_bounce(bounce);
+        let ended = request.end(Outcome::Failed, quiet::never_submitted());
+        match rest {
+            None => Submit::Refused(ended),
+            Some(rest) => {
+                self.ended.push(ended);
+                Submit::Part(rest)
             }
         }
     }
@@ -293,27 +301,21 @@ impl QueuePair {
         if self.state == State::Running { self.flight.next() } else { None }
     }
 
-    /// Begins a command: writes it, and keeps its request until it ends. Hands that back when it could not be written.
+    /// Begins the next command: writes it. False when it could not be written.
     #[inline(always)]
-    fn begin(
-        &mut self,
-        cid: u16,
-        mut sqe: Command,
-        request: Request,
-        how: How,
-        bounce: Option<u16>,
-        now: Time,
-    ) -> Result<(), Request> {
+    fn begin(&mut self, cid: u16, mut sqe: Command) -> bool {
         sqe.cid = cid.into();
-        if self.sq.push(&sqe).is_err() {
-            return Err(request);
-        }
+        trace!("pair {}: command {:#06x} opcode {:#04x}", self.config.id, cid, sqe.opcode);
+        self.sq.push(&sqe).is_ok()
+    }
+
+    /// Keeps the request of the command that was begun, until it ends.
+    #[inline(always)]
+    fn keep(&mut self, request: Request, how: How, bounce: Option<u16>, now: Time) {
         let deadline = now + self.config.timeout;
         self.earliest = self.earliest.min(deadline);
         self.counters.issued += 1;
-        self.flight.put(cid, Issued { request, deadline, how, bounce });
-        trace!("pair {}: command {:#06x} opcode {:#04x}", self.config.id, cid, sqe.opcode);
-        Ok(())
+        self.flight.put(Issued { request, deadline, how, bounce });
     }
 
     /// How the next command for this operation goes, and how many blocks it covers: 0 when the controller cannot do
@@ -407,6 +409,13 @@ impl QueuePair {
         let [sq, cq, lists] = self.memory;
         [sq, cq, lists, self.bounce.into_memory()]
     }
+}
+
+/// Does what is done seldom, out of the way of what is done often.
+#[cold]
+#[inline(never)]
+fn aside<R>(what: impl FnOnce() -> R) -> R {
+    what()
 }
 
 #[cold]

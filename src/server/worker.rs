@@ -1,24 +1,30 @@
 //! The worker role: whole virtqueues and whole NVMe queue pairs, and the passes that move requests between them.
 //!
-//! A pass takes a bounded number of requests from each active virtqueue, submits them, rings each doorbell once, takes
-//! completions, and publishes each used ring once. Nothing is allocated and nothing is locked while there is work.
-//! A queue is *active* while it is polled; without work for a while it asks for kicks and becomes inactive.
+//! In a pass each session that has something to do has a turn (`roster`): a bounded number of requests is taken from its
+//! virtqueues and submitted. Then each doorbell is rung once, completions are taken, and each used ring is published once.
+//! Nothing is allocated and nothing is locked while there is work. Without work for a while a virtqueue asks for kicks and
+//! has no turns.
+//!
+//! * `roster`: sessions, their virtqueues, and whose turn it is.
+//! * `messages`: what control tells a worker.
+//! * `drains`: changes of memory.
 
 mod drains;
 mod messages;
+mod roster;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::{Notify, Time};
+use nvme_platform::Time;
 use nvme_session::memory::{Spares, Windows};
 use nvme_session::queue::{BlkQueue, Next, Request, Tag};
 use nvme_session::virtqueue::Broken;
-use slab::Slab;
 
 use self::drains::Drain;
+use self::roster::{Activity, Duty, Queue, Roster, Turn};
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
 use crate::nvme::{QueuePair, Submit};
 
@@ -27,59 +33,43 @@ const TAKE: u32 = 32;
 /// The same where the controller runs on this worker, and a doorbell costs nothing. Few, so that a driver that offers many
 /// hears of the first while the others are still worked on: the two overlap instead of waiting for each other.
 const TAKE_HERE: u32 = 8;
+/// Most requests taken from one session in one pass, as many virtqueues as it may have: what four of them may offer.
+const TURN: u32 = 4 * TAKE;
 /// Most commands that a software controller executes, and most completions taken, for one pair in one pass.
 const BATCH: u32 = 64;
 /// How often deadlines and idle queues are looked at while there is work.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Serving,
-    /// Finishing what was taken.
-    Stopping,
-    /// Its ring is broken: nothing is taken any more.
-    Broken,
-}
-
-struct Queue {
-    key: QueueKey,
-    queue: Box<BlkQueue>,
-    pair: PairId,
-    notify: Box<dyn Notify>,
-    state: State,
-    /// Its device is lost: every request fails.
-    lost: bool,
-    /// Its pair is not here: nothing can be submitted.
-    away: bool,
-    /// It stands in its pair's line.
-    in_line: bool,
-    active: bool,
-    /// Whether the used ring has entries that were not published.
-    news: bool,
-    last_work: Time,
-}
-
 struct Pair {
     id: PairId,
-    pair: Box<QueuePair>,
-    /// Virtqueues that found it full, the one that waits longest first.
+    queues: Box<QueuePair>,
+    /// Sessions whose virtqueues found it full, the one that waits longest first.
     line: VecDeque<usize>,
+}
+
+impl Pair {
+    fn has_room(&self) -> bool {
+        self.queues.in_flight() < u32::from(self.queues.capacity())
+    }
+
+    /// Most requests for it from one virtqueue at once.
+    #[inline]
+    fn most(&self) -> u32 {
+        if self.queues.runs_here() { TAKE_HERE } else { TAKE }
+    }
 }
 
 /// One worker. The home gives it time, messages and kicks.
 pub struct Worker {
-    queues: Slab<Queue>,
+    roster: Roster,
     pairs: Vec<Pair>,
-    active: Vec<usize>,
-    turn: usize,
     spares: Spares,
     drains: Vec<Drain>,
-    stopping: usize,
+    /// Tokens of virtqueues that finish what was taken.
+    stopping: Vec<usize>,
     /// Virtqueues that hold memory which nothing proves free.
     quarantined: Vec<(SessionKey, Box<BlkQueue>)>,
     outbox: VecDeque<FromWorker>,
-    /// How many virtqueues there have been: what tells the next from those.
-    lives: u32,
     poll_for: Duration,
     next_check: Time,
 }
@@ -88,16 +78,13 @@ impl Worker {
     /// A worker without queues. A virtqueue is polled for `poll_for` after its last work.
     pub fn new(poll_for: Duration) -> Self {
         Self {
-            queues: Slab::new(),
+            roster: Roster::default(),
             pairs: Vec::new(),
-            active: Vec::new(),
-            turn: 0,
             spares: Spares::new(),
             drains: Vec::new(),
-            stopping: 0,
+            stopping: Vec::new(),
             quarantined: Vec::new(),
             outbox: VecDeque::new(),
-            lives: 0,
             poll_for,
             next_check: Time::default(),
         }
@@ -110,56 +97,48 @@ impl Worker {
 
     /// The token of a virtqueue, for [`Worker::kick`]. The home watches the driver's kicks under it.
     pub fn token(&self, key: QueueKey) -> Option<usize> {
-        self.queues.iter().find(|(_, q)| q.key == key).map(|(token, _)| token)
+        self.roster.token(key)
     }
 
     /// The pairs that have something in flight: whose interrupts are worth waiting for.
     pub fn busy_pairs(&self) -> impl Iterator<Item = PairId> + '_ {
-        self.pairs.iter().filter(|p| p.pair.in_flight() > 0).map(|p| p.id)
+        self.pairs.iter().filter(|p| p.queues.in_flight() > 0).map(|p| p.id)
     }
 
     /// The driver of a virtqueue says that there is something in its available ring.
     pub fn kick(&mut self, token: usize, now: Time) {
-        if let Some(queue) = self.queues.get_mut(token)
-            && !queue.active
-            && queue.state == State::Serving
+        if let Some(queue) = self.roster.get_mut(token)
+            && queue.activity == Activity::Asleep
+            && queue.duty == Duty::Serve
         {
             queue.last_work = now;
-            self.activate(token);
+            self.roster.wake(token);
         }
     }
 
-    fn activate(&mut self, token: usize) {
-        if let Some(queue) = self.queues.get_mut(token)
-            && !queue.active
-        {
-            queue.queue.ignore_kicks();
-            queue.active = true;
-            self.active.push(token);
-        }
-    }
-
-    /// Before a token is given to another virtqueue.
+    /// Before a token is given to another virtqueue, or when it need not wait any more.
     fn leave_line(&mut self, token: usize) {
-        for pair in &mut self.pairs {
-            pair.line.retain(|t| *t != token);
+        if let Some(session) = self.roster.leave_line(token) {
+            for pair in &mut self.pairs {
+                pair.line.retain(|place| *place != session);
+            }
         }
     }
 
     /// Whether that is news.
     fn break_queue(&mut self, token: usize, why: Broken) -> bool {
-        let Some(queue) = self.queues.get_mut(token) else { return false };
-        queue.queue.break_off(why);
-        let news = queue.state == State::Serving;
+        let Some(queue) = self.roster.get_mut(token) else { return false };
+        queue.virtqueue.break_off(why);
+        let news = queue.duty == Duty::Serve;
         if news {
-            queue.state = State::Broken;
+            queue.duty = Duty::Broken;
             queue.notify.broken();
             self.outbox.push_back(FromWorker::QueueBroken(queue.key, why));
         }
         news
     }
 
-    /// One pass over everything that is active. To be called again at once while it [worked](Pass::worked).
+    /// One pass over everything that has work. To be called again at once while it [worked](Pass::worked).
     pub fn pass(&mut self, now: Time) -> Pass {
         let mut worked = false;
         for at in 0..self.pairs.len() {
@@ -167,14 +146,12 @@ impl Worker {
                 worked |= self.serve_line(at, now);
             }
         }
-        for i in 0..self.active.len() {
-            let at = (self.turn + i) % self.active.len();
-            if let Some(&token) = self.active.get(at) {
-                worked |= self.take(token, now, false);
+        for at in 0..self.roster.turns() {
+            if let Some(session) = self.roster.turn(at) {
+                worked |= self.serve(session, now);
             }
         }
-        // Another queue is first next time, so that a full pair starves nobody.
-        self.turn = if self.turn + 1 < self.active.len() { self.turn + 1 } else { 0 };
+        self.roster.end_turns();
 
         let mut wake = None;
         for at in 0..self.pairs.len() {
@@ -182,18 +159,8 @@ impl Worker {
             worked |= more;
             wake = earlier(wake, again);
         }
-        for &token in &self.active {
-            if let Some(queue) = self.queues.get_mut(token)
-                && queue.news
-            {
-                queue.news = false;
-                queue.last_work = now;
-                if queue.queue.publish() {
-                    queue.notify.used();
-                }
-            }
-        }
-        if self.stopping > 0 {
+        self.roster.publish(now);
+        if !self.stopping.is_empty() {
             worked |= self.finish_stopping();
         }
         if !self.drains.is_empty() {
@@ -205,110 +172,160 @@ impl Worker {
         }
         if !worked {
             for pair in &self.pairs {
-                wake = earlier(wake, pair.pair.next_deadline());
+                wake = earlier(wake, pair.queues.next_deadline());
             }
         }
         Pass { worked, wake }
     }
 
-    /// Lets virtqueues that found their pair full have their turn, in the order in which they came.
+    /// A session's turn: what its virtqueues offer, until the turn is spent.
+    fn serve(&mut self, session: usize, now: Time) -> bool {
+        let mut turn = Turn::of(TURN);
+        let mut worked = false;
+        let mut until = 1;
+        for at in 0..self.roster.polled(session) {
+            let Some(token) = self.roster.polled_at(session, at) else { break };
+            let taken = self.take(token, &turn, now, false);
+            worked |= taken > 0;
+            if turn.spend(taken) {
+                until = at + 1;
+                break;
+            }
+        }
+        self.roster.end_turn(session, until);
+        worked
+    }
+
+    /// Lets sessions that found their pair full have their turn, in the order in which they came.
     fn serve_line(&mut self, at: usize, now: Time) -> bool {
         let mut worked = false;
         let waiting = self.pairs.get(at).map_or(0, |p| p.line.len());
         for _ in 0..waiting {
-            let Some(pair) = self.pairs.get_mut(at) else { break };
-            if pair.pair.in_flight() >= u32::from(pair.pair.capacity()) {
-                break;
+            let Some(pair) = self.pairs.get_mut(at).filter(|p| p.has_room()) else { break };
+            let Some(session) = pair.line.pop_front() else { break };
+            // A smaller turn than where there is room for all.
+            let mut turn = Turn::of(pair.most());
+            while let Some(token) = self.roster.next_waiting(session) {
+                let taken = self.take(token, &turn, now, true);
+                worked |= taken > 0;
+                let waits = self.roster.get(token).is_some_and(|q| q.activity == Activity::InLine);
+                if !waits {
+                    self.roster.wake(token);
+                }
+                if turn.spend(taken) || waits {
+                    break;
+                }
             }
-            let Some(token) = pair.line.pop_front() else { break };
-            if let Some(queue) = self.queues.get_mut(token) {
-                queue.in_line = false;
+            if let Some(pair) = self.pairs.get_mut(at)
+                && self.roster.waits(session)
+                && !pair.line.contains(&session)
+            {
+                pair.line.push_back(session);
             }
-            self.activate(token);
-            worked |= self.take(token, now, true);
         }
         worked
     }
 
-    /// Takes requests from one virtqueue and submits them. While others stand in line for its pair, only if it is
-    /// its turn.
-    fn take(&mut self, token: usize, now: Time, its_turn: bool) -> bool {
-        let Some(queue) = self.queues.get_mut(token) else { return false };
-        if queue.lost {
+    /// Takes requests from one virtqueue and submits them, as many as the turn allows. While others stand in line for its
+    /// pair, only if it is its turn there. How many.
+    fn take(&mut self, token: usize, turn: &Turn, now: Time, its_turn: bool) -> u32 {
+        let Some((queue, served)) = self.roster.with_session(token) else { return 0 };
+        if served.lost {
             return self.fail_requests(token, now);
         }
         let Some(pair) = self.pairs.iter_mut().find(|p| p.id == queue.pair) else {
-            queue.away = true;
-            return false;
+            queue.activity = Activity::Away;
+            return 0;
         };
         if !pair.line.is_empty() && !its_turn {
-            stand_in_line(queue, token, &mut pair.line);
-            return false;
+            queue.stand_in_line(token, served, &mut pair.line);
+            return 0;
         }
-        let mut took = false;
-        let most = if pair.pair.runs_here() { TAKE_HERE } else { TAKE };
-        for _ in 0..most {
-            let slow = match queue.queue.next_fast() {
+        let most = turn.allows(pair.most());
+        let mut taken = 0;
+        let mut news = false;
+        let mut full = false;
+        let mut broken = None;
+        while taken < most {
+            let slow = match queue.virtqueue.next_fast() {
                 Ok(request) => {
-                    if let Err(request) = pair.pair.submit_fast(request, now)
-                        && !submit(queue, &mut pair.pair, request, now, &mut self.spares)
-                    {
-                        stand_in_line(queue, token, &mut pair.line);
+                    let spares = &mut self.spares;
+                    let (queue, news) = (&mut *queue, &mut news);
+                    let slow =
+                        |pair: &mut QueuePair, request| submit(queue, pair, request, news, now, spares);
+                    if pair.queues.submit_fast(request, now, slow) == Some(false) {
+                        full = true;
                         break;
                     }
-                    took = true;
+                    taken += 1;
                     continue;
                 }
                 Err(slow) => slow,
             };
-            match queue.queue.next_slow(slow, &mut self.spares) {
+            match queue.virtqueue.next_slow(slow, &mut self.spares) {
                 Next::Request(request) => {
-                    if !submit(queue, &mut pair.pair, request, now, &mut self.spares) {
-                        stand_in_line(queue, token, &mut pair.line);
+                    if !submit(queue, &mut pair.queues, request, &mut news, now, &mut self.spares) {
+                        full = true;
                         break;
                     }
-                    took = true;
                 }
-                Next::Again => {
-                    took = true;
-                    queue.news = true;
-                }
+                Next::Again => news = true,
                 Next::Idle => break,
-                Next::Broken(why) => return self.break_queue(token, why) || took,
+                Next::Broken(why) => {
+                    broken = Some(why);
+                    break;
+                }
             }
+            taken += 1;
         }
-        if took {
+        if full {
+            queue.stand_in_line(token, served, &mut pair.line);
+        }
+        if taken > 0 {
             queue.last_work = now;
         }
-        took
+        if news {
+            self.roster.has_news(token);
+        }
+        match broken {
+            Some(why) => taken + u32::from(self.break_queue(token, why)),
+            None => taken,
+        }
     }
 
-    /// Ends the requests of a virtqueue whose device is lost.
-    fn fail_requests(&mut self, token: usize, now: Time) -> bool {
-        let Some(queue) = self.queues.get_mut(token) else { return false };
-        let mut took = false;
-        for _ in 0..TAKE {
-            match queue.queue.next(&mut self.spares) {
+    /// Ends the requests of a virtqueue whose device is lost. How many.
+    fn fail_requests(&mut self, token: usize, now: Time) -> u32 {
+        let Some(queue) = self.roster.get_mut(token) else { return 0 };
+        let mut taken = 0;
+        let mut broken = None;
+        while taken < TAKE {
+            match queue.virtqueue.next(&mut self.spares) {
                 Next::Request(request) => {
-                    queue.queue.put_back(request);
-                    queue.queue.cancel(&mut self.spares);
+                    queue.virtqueue.put_back(request);
+                    queue.virtqueue.cancel(&mut self.spares);
                 }
                 Next::Again => {}
                 Next::Idle => break,
-                Next::Broken(why) => return self.break_queue(token, why) || took,
+                Next::Broken(why) => {
+                    broken = Some(why);
+                    break;
+                }
             }
-            took = true;
-            queue.news = true;
+            taken += 1;
         }
-        if took {
+        if taken > 0 {
             queue.last_work = now;
+            self.roster.has_news(token);
         }
-        took
+        match broken {
+            Some(why) => taken + u32::from(self.break_queue(token, why)),
+            None => taken,
+        }
     }
 
     /// Rings, runs and polls one pair.
     fn turn_pair(&mut self, at: usize, now: Time) -> (bool, Option<Time>) {
-        let Some(Pair { pair, .. }) = self.pairs.get_mut(at) else { return (false, None) };
+        let Some(Pair { queues: pair, .. }) = self.pairs.get_mut(at) else { return (false, None) };
         if pair.in_flight() == 0 {
             return (false, None);
         }
@@ -320,7 +337,7 @@ impl Worker {
                 Some(ended) => ended,
                 None => {
                     let Some(ended) = pair.next_ended(&mut |tag: Tag, range| {
-                        self.queues.get(tag.queue().token as usize).and_then(|q| q.queue.window(range))
+                        self.roster.get(tag.queue().token()).and_then(|q| q.virtqueue.window(range))
                     }) else {
                         break;
                     };
@@ -328,16 +345,15 @@ impl Worker {
                 }
             };
             worked = true;
-            let token = ended.tag().queue().token as usize;
-            let Some(queue) = self.queues.get_mut(token) else { continue };
-            queue.news = true;
-            if !queue.active {
-                queue.active = true;
-                queue.queue.ignore_kicks();
-                self.active.push(token);
+            let token = ended.tag().queue().token();
+            let Some(queue) = self.roster.get_mut(token) else { continue };
+            let next = queue.virtqueue.complete(ended, &mut self.spares);
+            if let Some(next) = next {
+                submit(queue, pair, next, &mut false, now, &mut self.spares);
             }
-            if let Some(next) = queue.queue.complete(ended, &mut self.spares) {
-                submit(queue, pair, next, now, &mut self.spares);
+            // Its driver hears of that, and as a rule has more.
+            if queue.activity == Activity::Asleep || !queue.news {
+                self.roster.has_ended(token);
             }
         }
         pair.finish_poll();
@@ -346,20 +362,19 @@ impl Worker {
 
     fn finish_stopping(&mut self) -> bool {
         let mut stopped = false;
-        for i in (0..self.active.len()).rev() {
-            let Some(&token) = self.active.get(i) else { continue };
-            let Some(queue) = self.queues.get_mut(token) else { continue };
-            if queue.state != State::Stopping || queue.queue.in_flight() > 0 {
+        for i in (0..self.stopping.len()).rev() {
+            let Some(&token) = self.stopping.get(i) else { continue };
+            let Some(queue) = self.roster.get_mut(token) else { continue };
+            if queue.virtqueue.in_flight() > 0 {
                 continue;
             }
-            if queue.queue.publish() {
+            if queue.virtqueue.publish() {
                 queue.notify.used();
             }
-            self.outbox.push_back(FromWorker::QueueStopped(queue.key, queue.queue.next_avail()));
-            self.queues.remove(token);
-            self.active.swap_remove(i);
+            self.outbox.push_back(FromWorker::QueueStopped(queue.key, queue.virtqueue.next_avail()));
+            self.stopping.swap_remove(i);
             self.leave_line(token);
-            self.stopping -= 1;
+            self.roster.remove(token);
             stopped = true;
         }
         stopped
@@ -367,72 +382,53 @@ impl Worker {
 
     /// Reports commands that are late, and lets queues without work ask for kicks though others are busy.
     fn check(&mut self, now: Time) {
-        for Pair { id, pair, .. } in &mut self.pairs {
-            while let Some(expired) = pair.expired(now) {
+        for Pair { id, queues, .. } in &mut self.pairs {
+            while let Some(expired) = queues.expired(now) {
                 let command = StuckCommand { pair: *id, cid: expired.cid, token: expired.tag.queue() };
                 self.outbox.push_back(FromWorker::Expired(command));
             }
         }
-        if self.active.len() > 1 {
-            self.rest(|queue, poll_for| now - queue.last_work > poll_for);
+        // Whether the only one goes on polling is the home's to say.
+        if self.roster.is_crowded() {
+            let poll_for = self.poll_for;
+            self.roster.let_sleep(|queue| now - queue.last_work > poll_for);
         }
     }
 
     /// Lets every virtqueue ask for kicks. True when nothing came meanwhile: the home may sleep until a kick, an
     /// interrupt, a message or the pass's [wake time](Pass::wake).
     pub fn sleep(&mut self) -> bool {
-        self.rest(|_, _| true);
-        self.active.is_empty()
+        self.roster.let_sleep(|_| true)
     }
 
     /// How long the home should go on polling after the last work.
     pub fn poll_for(&self) -> Duration {
         self.poll_for
     }
-
-    fn rest(&mut self, which: impl Fn(&Queue, Duration) -> bool) {
-        let poll_for = self.poll_for;
-        let queues = &mut self.queues;
-        self.active.retain(|token| {
-            let Some(queue) = queues.get_mut(*token) else { return false };
-            // It can do nothing before its pair comes back or has room, which makes it active again.
-            let parked = (queue.away || queue.in_line) && !queue.lost;
-            let resting = match queue.state {
-                State::Serving if !which(queue, poll_for) => false,
-                // True from `listen` means that something came before the driver could know that we want kicks.
-                State::Serving | State::Broken => parked || !queue.queue.listen(),
-                // Its completions make it active again.
-                State::Stopping => {
-                    queue.queue.in_flight() > 0 && which(queue, poll_for) && (parked || !queue.queue.listen())
-                }
-            };
-            queue.active = !resting;
-            !resting
-        });
-    }
 }
 
-fn stand_in_line(queue: &mut Queue, token: usize, line: &mut VecDeque<usize>) {
-    if !core::mem::replace(&mut queue.in_line, true) {
-        line.push_back(token);
-    }
-}
-
-/// Submits one request of a queue. False when the pair is full.
-fn submit(queue: &mut Queue, pair: &mut QueuePair, request: Request, now: Time, spares: &mut Spares) -> bool {
-    match pair.submit_slow(request, now, &*queue.queue, spares) {
+/// Submits one request of a queue. False when the pair is full. `news` becomes true when something is to be published.
+fn submit(
+    queue: &mut Queue,
+    pair: &mut QueuePair,
+    request: Request,
+    news: &mut bool,
+    now: Time,
+    spares: &mut Spares,
+) -> bool {
+    match pair.submit_slow(request, now, &*queue.virtqueue, spares) {
         Submit::Issued => true,
         Submit::Part(rest) => {
-            queue.queue.divided(rest);
+            queue.virtqueue.divided(rest);
             true
         }
         Submit::Full(request) => {
-            queue.queue.put_back(request);
+            queue.virtqueue.put_back(request);
             false
         }
         Submit::Refused(ended) => {
-            queue.news = true;
-            let next = queue.queue.complete(ended, spares);
+            *news = true;
+            let next = queue.virtqueue.complete(ended, spares);
             // What cannot be done has nothing to follow it.
             debug_assert!(next.is_none());
             true

@@ -101,7 +101,7 @@ impl Rig {
             regions.push(Region { guest, user: guest, len: REGION, slot, window, iova, writable: true });
         }
         let table = MemoryTable::new(regions).unwrap();
-        let client = Client { desk: Desk::new(table, QueueTag { token: 5, life: 7 }), windows };
+        let client = Client { desk: Desk::new(table, QueueTag::new(5, 7)), windows };
         Self { controller, handle, client, spares: Spares::new(), now: Time::from_nanos(1) }
     }
 

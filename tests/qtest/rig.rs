@@ -72,7 +72,7 @@ impl Rig {
             writable: true,
         };
         let table = MemoryTable::new(vec![region]).unwrap();
-        let client = Client { desk: Desk::new(table, QueueTag { token: 5, life: 7 }), memory: window };
+        let client = Client { desk: Desk::new(table, QueueTag::new(5, 7)), memory: window };
         Self { machine, controller, watch, client, spares: Spares::new(), start: Instant::now() }
     }
 

@@ -139,6 +139,65 @@ fn six_sessions_on_one_pair_starve_nobody_wherever_they_stand() {
     assert!(*least > 0 && most <= &(least + least / 10 + 128), "{served:?}");
 }
 
+/// Keeps all virtqueues of two sessions full for some passes; how many requests each session had answered.
+fn contend_by_session(rig: &mut Rig, clients: &mut [Client; 2], passes: usize) -> [u32; 2] {
+    let ask = |client: &mut Client, queue: usize, slot: u16| {
+        client.ask(queue, slot, IN, u64::from(slot) * 8, Client::place(slot), 4096);
+    };
+    for client in clients.iter_mut() {
+        for queue in 0..client.rings.len() {
+            (0..60).for_each(|slot| ask(client, queue, slot));
+            rig.kick(client, queue);
+        }
+    }
+    let mut served = [0; 2];
+    for _ in 0..passes {
+        rig.workers[0].pass(rig.now);
+        for (client, served) in clients.iter_mut().zip(&mut served) {
+            for queue in 0..client.rings.len() {
+                for slot in client.used(queue) {
+                    *served += 1;
+                    ask(client, queue, slot);
+                }
+            }
+        }
+    }
+    served
+}
+
+#[test]
+fn a_session_with_many_virtqueues_has_the_same_share_of_a_pair_as_one_with_a_single_one() {
+    let mut device = soft("d0");
+    device.queues = 2;
+    let mut rig = Rig::with(Config { queues: 32, ..config() }, vec![device]);
+    let mut clients = [0; 2].map(|_| rig.client(&["device=d0:n1", "read-only"]));
+    (1..32).for_each(|_| rig.start(&mut clients[0]).unwrap());
+    rig.step();
+    let [many, one] = contend_by_session(&mut rig, &mut clients, 400);
+    assert!(one > 2000 && many <= one + one / 10 + 128 && one <= many + many / 10 + 128, "{many} and {one}");
+    // And none of the many was forgotten.
+    assert!(clients[0].rings.iter().all(|ring| ring.notify.times_used() > 0));
+}
+
+#[test]
+fn a_session_stops_and_ends_while_its_virtqueues_stand_in_line() {
+    let mut device = soft("d0");
+    device.queues = 2;
+    let mut rig = Rig::with(Config { queues: 32, ..config() }, vec![device]);
+    let mut clients = [0; 2].map(|_| rig.client(&["device=d0:n1", "read-only"]));
+    (1..32).for_each(|_| rig.start(&mut clients[0]).unwrap());
+    rig.step();
+    contend_by_session(&mut rig, &mut clients, 3);
+    let [mut many, one] = clients;
+    rig.control.stop_queue(many.key, 5).unwrap();
+    rig.end(&one);
+    rig.until("the rest", |_| (0..32).all(|queue| many.used(queue).is_empty()));
+    rig.restart(&many, 5).unwrap();
+    rig.step();
+    rig.kick(&many, 5);
+    rig.until("an answer", |_| !many.used(5).is_empty());
+}
+
 #[test]
 fn pairs_are_kept_for_reserved_devices() {
     let mut device = soft("d0");

@@ -113,7 +113,7 @@ impl BlkQueue {
     /// A request is in flight from now on. The tag of all its parts.
     #[inline(always)]
     pub(super) fn take_off(&mut self, head: u16, plan: Plan, status: Pinned) -> Tag {
-        Tag::new(self.tag, head, self.flights.start(head, plan, status))
+        Tag::new(self.tag, self.flights.start(head, plan, status))
     }
 
     /// Whatever the driver acknowledged: a read-only session changes nothing.

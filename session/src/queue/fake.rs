@@ -6,6 +6,7 @@ use alloc::collections::BTreeMap;
 use nvme_platform::Window;
 use nvme_policy::{LbaRange, WritePermit};
 
+use super::request::Take;
 use super::{Ended, QueueTag, Request, Spares, Tag};
 use crate::memory::{Account, DmaRange, MemoryTable, Rights, Segments, Windows};
 use crate::operation::{Operation, Outcome, Transfer};
@@ -15,16 +16,16 @@ pub struct Desk {
     tag: QueueTag,
     account: Account,
     table: MemoryTable,
-    /// The parts of each request, by generation.
-    parts: BTreeMap<u32, u32>,
-    generation: u32,
+    /// The parts of each request.
+    parts: BTreeMap<Take, u32>,
+    before: u64,
 }
 
 impl Desk {
     /// Over this memory.
     pub fn new(table: MemoryTable, tag: QueueTag) -> Self {
-        let account = Account::new(&table, tag.life);
-        Self { tag, account, table, parts: BTreeMap::new(), generation: 0 }
+        let account = Account::new(&table, tag.life());
+        Self { tag, account, table, parts: BTreeMap::new(), before: 0 }
     }
 
     /// Memory at guest addresses, with their lengths.
@@ -60,9 +61,10 @@ impl Desk {
 
     /// A request.
     pub fn request(&mut self, head: u16, operation: Operation) -> Request {
-        self.generation += 1;
-        self.parts.insert(self.generation, 1);
-        Request::new(Tag::new(self.tag, head, self.generation), operation)
+        let take = Take::new(head, self.before);
+        self.before += 1;
+        self.parts.insert(take, 1);
+        Request::new(Tag::new(self.tag, take), operation)
     }
 
     /// It was divided, so there is one more part.
@@ -70,7 +72,7 @@ impl Desk {
     /// # Panics
     /// When it is not in flight.
     pub fn divided(&mut self, tag: Tag) {
-        *self.parts.get_mut(&tag.generation()).expect("it is in flight") += 1;
+        *self.parts.get_mut(&tag.take()).expect("it is in flight") += 1;
     }
 
     /// Takes back what ended; how.
@@ -81,10 +83,10 @@ impl Desk {
         let Ended { request, outcome, quiet } = ended;
         let (tag, operation) = request.into_parts();
         assert_eq!(tag.queue(), self.tag, "another queue's");
-        let left = self.parts.get_mut(&tag.generation()).expect("it is in flight");
+        let left = self.parts.get_mut(&tag.take()).expect("it is in flight");
         *left -= 1;
         if *left == 0 {
-            self.parts.remove(&tag.generation());
+            self.parts.remove(&tag.take());
         }
         if let Operation::Read(transfer) | Operation::Write { transfer, .. } = operation {
             let mut memory = transfer.into_parts().1.into_segments(spares.take());

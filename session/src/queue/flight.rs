@@ -1,6 +1,6 @@
 //! Requests that were taken and not answered yet.
 
-use super::request::Tag;
+use super::request::{Tag, Take};
 use crate::memory::Pinned;
 use crate::operation::Outcome;
 
@@ -8,7 +8,7 @@ use crate::operation::Outcome;
 #[derive(Debug)]
 struct Flight {
     /// Which use of the head.
-    generation: u32,
+    take: Take,
     /// Operations that have not ended. At 0 the request is answered.
     parts: u32,
     /// The worst outcome of those that have.
@@ -46,13 +46,13 @@ pub(super) enum Left {
 pub(super) struct Flights {
     by_head: alloc::boxed::Box<[Option<Flight>]>,
     count: u32,
-    /// Of the request that comes next.
-    generation: u32,
+    /// How many there were.
+    before: u64,
 }
 
 impl Flights {
     pub(super) fn new(size: u16) -> Self {
-        Self { by_head: (0..size).map(|_| None).collect(), count: 0, generation: 0 }
+        Self { by_head: (0..size).map(|_| None).collect(), count: 0, before: 0 }
     }
 
     /// How many requests there are.
@@ -66,24 +66,24 @@ impl Flights {
         matches!(self.by_head.get(usize::from(head)), Some(None))
     }
 
-    /// A request starts. The head is free. Answers its generation.
+    /// A request starts. The head is free. Answers which use of it this is.
     #[inline(always)]
-    pub(super) fn start(&mut self, head: u16, plan: Plan, status: Pinned) -> u32 {
-        let generation = self.generation;
+    pub(super) fn start(&mut self, head: u16, plan: Plan, status: Pinned) -> Take {
+        let take = Take::new(head, self.before);
         if let Some(slot) = self.by_head.get_mut(usize::from(head)) {
             debug_assert!(slot.is_none(), "the head is free");
             let Plan { parts, flush_after, data } = plan;
-            *slot = Some(Flight { generation, parts, outcome: Outcome::Done, flush_after, data, status });
+            *slot = Some(Flight { take, parts, outcome: Outcome::Done, flush_after, data, status });
             self.count += 1;
-            self.generation = generation.wrapping_add(1);
+            self.before += 1;
         }
-        generation
+        take
     }
 
     /// One of its operations was divided, so there is one more. False when there is no such request.
     pub(super) fn divide(&mut self, tag: Tag) -> bool {
         match self.by_head.get_mut(usize::from(tag.head())) {
-            Some(Some(flight)) if flight.generation == tag.generation() => {
+            Some(Some(flight)) if flight.take == tag.take() => {
                 flight.parts = flight.parts.saturating_add(1);
                 true
             }
@@ -96,7 +96,7 @@ impl Flights {
     pub(super) fn end(&mut self, tag: Tag, outcome: Outcome) -> Left {
         let Some(slot) = self.by_head.get_mut(usize::from(tag.head())) else { return Left::Stray };
         let Some(flight) = slot else { return Left::Stray };
-        if flight.generation != tag.generation() {
+        if flight.take != tag.take() {
             return Left::Stray;
         }
         if outcome != Outcome::Done {

@@ -67,6 +67,8 @@ pub struct BlkQueue {
     account: Account,
     table: Arc<MemoryTable>,
     flights: Flights,
+    /// How far the request was taken with which the slow way goes on.
+    stopped: Why,
     /// Requests in flight that are to be submitted before anything new.
     ready: VecDeque<Request>,
     /// What came back though this queue does not wait for it.
@@ -100,9 +102,10 @@ impl BlkQueue {
         Ok(Self {
             tag,
             ring,
-            account: Account::new(&table, tag.life),
+            account: Account::new(&table, tag.life()),
             table,
             flights: Flights::new(config.size),
+            stopped: Why::Idle,
             ready: VecDeque::new(),
             strays: 0,
             state: State::Running,
@@ -117,7 +120,7 @@ impl BlkQueue {
     pub fn enrol(&mut self, tag: QueueTag) {
         debug_assert!(self.flights.count() == 0, "what is in flight would not be known any more");
         self.tag = tag;
-        self.account.set_number(tag.life);
+        self.account.set_number(tag.life());
     }
 
     /// The next thing to do. What was put back or divided comes first, even in a queue that is broken or stopped.
@@ -133,19 +136,18 @@ impl BlkQueue {
     #[inline(always)]
     pub fn next_fast(&mut self) -> Result<Request, Slow> {
         if !self.ready.is_empty() || self.broken.is_some() || self.state == State::Stopped {
-            return Err(Slow(Why::Old));
+            return Err(self.stop(Why::Old));
         }
-        self.take_fast().map_err(Slow)
+        self.take_fast()
     }
 
     /// Goes on where [`next_fast`](Self::next_fast) stopped.
     #[inline]
-    pub fn next_slow(&mut self, slow: Slow, spares: &mut Spares) -> Next {
-        let Slow(why) = slow;
-        if matches!(why, Why::Idle) {
+    pub fn next_slow(&mut self, _: Slow, spares: &mut Spares) -> Next {
+        if matches!(self.stopped, Why::Idle) {
             return Next::Idle;
         }
-        self.take_slow(why, spares)
+        self.take_slow(spares)
     }
 
     #[cold]
@@ -231,7 +233,9 @@ impl BlkQueue {
         if self.strays.is_power_of_two() {
             warn!(
                 "virtqueue {} ({}): dropped {} answers that it did not wait for",
-                self.tag.token, self.tag.life, self.strays
+                self.tag.token(),
+                self.tag.life(),
+                self.strays
             );
         }
     }

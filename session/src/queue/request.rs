@@ -1,31 +1,69 @@
 //! A request as one value: what was asked, and whose it is.
 
+use core::fmt;
+
 use super::Spares;
 use crate::memory::Quiet;
 use crate::operation::{Operation, Outcome};
 
 /// A virtqueue as the worker that owns it numbers it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub struct QueueTag {
-    /// Its place; another virtqueue gets it later.
-    pub token: u32,
-    /// Which virtqueue at that place. No other of the worker has the same.
-    pub life: u32,
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct QueueTag(u64);
+
+impl QueueTag {
+    /// At place `token`, which another virtqueue gets later; of all that the worker ever has, this one is `life`.
+    #[inline(always)]
+    pub const fn new(token: u32, life: u32) -> Self {
+        Self((life as u64) << 32 | token as u64)
+    }
+
+    /// The place.
+    #[inline(always)]
+    pub fn token(&self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    /// Which virtqueue of all.
+    #[inline(always)]
+    pub fn life(&self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+impl fmt::Debug for QueueTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.token(), self.life())
+    }
 }
 
 /// Which request of which virtqueue. It means nothing to the driver, and nobody but the virtqueue makes one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tag {
     queue: QueueTag,
-    /// Which use of the head.
-    generation: u32,
-    head: u16,
+    take: Take,
+}
+
+/// Which use of which head: 16 bits are the head, 48 count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub(super) struct Take(u64);
+
+impl Take {
+    /// Of a head, after so many of the queue's requests.
+    #[inline(always)]
+    pub(super) fn new(head: u16, before: u64) -> Self {
+        Self(before << 16 | u64::from(head))
+    }
+
+    #[inline(always)]
+    pub(super) fn head(self) -> u16 {
+        self.0 as u16
+    }
 }
 
 impl Tag {
     #[inline(always)]
-    pub(super) fn new(queue: QueueTag, head: u16, generation: u32) -> Self {
-        Self { queue, generation, head }
+    pub(super) fn new(queue: QueueTag, take: Take) -> Self {
+        Self { queue, take }
     }
 
     /// The virtqueue.
@@ -37,12 +75,12 @@ impl Tag {
     /// The head of the descriptor chain.
     #[inline(always)]
     pub fn head(&self) -> u16 {
-        self.head
+        self.take.head()
     }
 
     #[inline(always)]
-    pub(super) fn generation(&self) -> u32 {
-        self.generation
+    pub(super) fn take(&self) -> Take {
+        self.take
     }
 }
 

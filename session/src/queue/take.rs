@@ -15,14 +15,17 @@ use crate::blk::request::{HEADER, Header, Status};
 use crate::memory::{Lists, Pinned, Ranges, Spares};
 use crate::virtqueue::{Broken, Buffer, Read, Three};
 
-/// Why [`BlkQueue::next_fast`] has no request. To be given to [`BlkQueue::next_slow`], which goes on from there.
+/// [`BlkQueue::next_fast`] has no request. To be given to [`BlkQueue::next_slow`], which goes on where that stopped: what is
+/// known is kept in the queue, so that nothing of it is carried along where all is well.
 #[derive(Debug)]
-pub struct Slow(pub(super) Why);
+#[must_use = "what was taken is lost if nobody goes on with it"]
+pub struct Slow(());
 
 /// How far a request was taken.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 pub(super) enum Why {
     /// Nothing is available.
+    #[default]
     Idle,
     /// The ring is broken.
     Fail(Broken),
@@ -39,50 +42,57 @@ pub(super) enum Why {
 impl BlkQueue {
     /// Takes the next available chain, as far as it is a read or write as most are.
     #[inline(always)]
-    pub(super) fn take_fast(&mut self) -> Result<Request, Why> {
+    pub(super) fn take_fast(&mut self) -> Result<Request, Slow> {
         let head = match self.ring.take() {
             Ok(Some(head)) => head,
-            Ok(None) => return Err(Why::Idle),
-            Err(why) => return Err(Why::Fail(why)),
+            Ok(None) => return Err(self.stop(Why::Idle)),
+            Err(why) => return Err(self.stop(Why::Fail(why))),
         };
         if !self.flights.is_free(head) {
-            return Err(Why::Fail(Broken::HeadInFlight));
+            return Err(self.stop(Why::Fail(Broken::HeadInFlight)));
         }
         let Three { header, data, status, near } = match self.ring.three(head, self.indirect, &self.table) {
             Ok(three) => three,
-            Err(read) => return Err(Why::Chain(head, read)),
+            Err(read) => return Err(self.stop(Why::Chain(head, read))),
         };
         let Ok(status) = self.account.pin_near(&self.table, near, status) else {
-            return Err(Why::Fail(Broken::NoStatus));
+            return Err(self.stop(Why::Fail(Broken::NoStatus)));
         };
         let Ok(words) = self.table.read_words_near(near, header) else {
-            return Err(Why::Answer(head, status, Status::IoErr));
+            return Err(self.stop(Why::Answer(head, status, Status::IoErr)));
         };
         let header = Header::from_words(words);
         let decision = match self.decide(&header, || Ok(Flow::of(&data))) {
             Ok(Some(decision)) => decision,
-            Ok(None) => return Err(Why::Start(head, header, status, data)),
-            Err(Refused(answer)) => return Err(Why::Answer(head, status, answer)),
+            Ok(None) => return Err(self.stop(Why::Start(head, header, status, data))),
+            Err(Refused(answer)) => return Err(self.stop(Why::Answer(head, status, answer))),
         };
         let memory = match self.account.mediate_one(&self.table, data.addr, data.len, decision.need()) {
             Ok(Some(range)) => Ranges::One(range),
-            Ok(None) => return Err(Why::Start(head, header, status, data)),
-            Err(_) => return Err(Why::Answer(head, status, Status::IoErr)),
+            Ok(None) => return Err(self.stop(Why::Start(head, header, status, data))),
+            Err(_) => return Err(self.stop(Why::Answer(head, status, Status::IoErr))),
         };
         match self.begin(head, status, decision, memory) {
             Ok(request) => Ok(request),
             Err((status, memory)) => {
                 self.undo(memory);
-                Err(Why::Answer(head, status, Status::IoErr))
+                Err(self.stop(Why::Answer(head, status, Status::IoErr)))
             }
         }
     }
 
+    /// Keeps how far a request was taken.
+    #[inline(always)]
+    pub(super) fn stop(&mut self, why: Why) -> Slow {
+        self.stopped = why;
+        Slow(())
+    }
+
     /// What is to be done when [`take_fast`](Self::take_fast) does not know the request's form.
     #[inline(never)]
-    pub(super) fn take_slow(&mut self, why: Why, spares: &mut Spares) -> Next {
+    pub(super) fn take_slow(&mut self, spares: &mut Spares) -> Next {
         let Spares { lists, chain } = spares;
-        match why {
+        match mem::take(&mut self.stopped) {
             Why::Idle => Next::Idle,
             Why::Fail(why) => self.fail(why),
             Why::Old => self.next_old(),

@@ -473,8 +473,8 @@ fn an_answer_to_an_earlier_use_of_a_head_is_not_taken_for_the_present_one() {
 #[test]
 fn what_a_former_virtqueue_at_the_same_place_took_is_refused_and_its_memory_is_not_counted() {
     let (mut former, mut d) = (Driver::new(), Driver::new());
-    former.queue.enrol(QueueTag { token: 3, life: 1 });
-    d.queue.enrol(QueueTag { token: 3, life: 2 });
+    former.queue.enrol(QueueTag::new(3, 1));
+    d.queue.enrol(QueueTag::new(3, 2));
     for driver in [&mut former, &mut d] {
         driver.request(0, OUT, 0, &[(DATA, 512, 0)]);
         driver.request(4, OUT, 0, &[(DATA - 256, 512, 0)]);
@@ -498,7 +498,7 @@ fn what_a_former_virtqueue_at_the_same_place_took_is_refused_and_its_memory_is_n
 #[test]
 fn a_queue_offers_nothing_that_another_one_took() {
     let (mut other, mut d) = (Driver::new(), Driver::new());
-    d.queue.enrol(QueueTag { token: 0, life: 9 });
+    d.queue.enrol(QueueTag::new(0, 9));
     other.request(0, IN, 0, &[(DATA, 1024, WRITE)]);
     let (a, b) = other.taken().split_at(1, &mut other.spares);
     d.queue.put_back(a);

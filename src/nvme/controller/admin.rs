@@ -319,7 +319,7 @@ impl AdminQueue {
             }
             // It is kept, whatever became of it: its deadline finds it.
             let tries = failed.map_or(0, |failed| failed.tries);
-            self.flight.put(cid, Asked { job, opcode: command.opcode, deadline, late: false, tries });
+            self.flight.put(Asked { job, opcode: command.opcode, deadline, late: false, tries });
         }
         if let Some(tail) = self.sq.take_tail() {
             registers.write32(DOORBELLS, tail.into());

@@ -4,13 +4,12 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::super::message::{FromWorker, QueueKey, SessionKey};
+use super::Worker;
+use super::roster::Roster;
 use nvme_session::memory::MemoryTable;
 use nvme_session::queue::BlkQueue;
 use nvme_session::virtqueue::Broken;
-use slab::Slab;
-
-use super::super::message::{FromWorker, QueueKey, SessionKey};
-use super::{Queue, Worker};
 
 /// Regions that are looked at for a change of table in one pass, so that others are served meanwhile.
 pub(super) const TABLE_STEP: usize = 4096;
@@ -36,7 +35,7 @@ impl Worker {
         for at in 0..self.drains.len() {
             worked |= self.update_tables(at, TABLE_STEP);
         }
-        let (queues, kept, outbox) = (&self.queues, &self.quarantined, &mut self.outbox);
+        let (queues, kept, outbox) = (&self.roster, &self.quarantined, &mut self.outbox);
         self.drains.retain_mut(|drain| {
             if drain.updated < drain.queues.len() {
                 return true;
@@ -61,8 +60,8 @@ impl Worker {
         drain.updated += some.len();
         let table = Arc::clone(&drain.table);
         for (token, key) in &some {
-            let queue = self.queues.get_mut(*token).filter(|q| q.key == *key);
-            if let Some(Err(_)) = queue.map(|q| q.queue.set_table(Arc::clone(&table))) {
+            let queue = self.roster.get_mut(*token).filter(|q| q.key == *key);
+            if let Some(Err(_)) = queue.map(|q| q.virtqueue.set_table(Arc::clone(&table))) {
                 self.break_queue(*token, Broken::RingsGone);
             }
         }
@@ -73,14 +72,13 @@ impl Worker {
 impl Drain {
     /// Whether no queue holds anything of what is gone. A slot that nobody holds is not asked for again: with the new
     /// table nobody can come to hold it.
-    fn is_over(&mut self, queues: &Slab<Queue>, kept: &[(SessionKey, Box<BlkQueue>)]) -> bool {
+    fn is_over(&mut self, queues: &Roster, kept: &[(SessionKey, Box<BlkQueue>)]) -> bool {
         let slots = (TABLE_STEP / self.queues.len().max(1)).max(1);
         for _ in 0..slots {
             let Some(&slot) = self.removed.last() else { return true };
-            let served = self
-                .queues
-                .iter()
-                .filter_map(|(token, key)| queues.get(*token).filter(|q| q.key == *key).map(|q| &q.queue));
+            let served = self.queues.iter().filter_map(|(token, key)| {
+                queues.get(*token).filter(|q| q.key == *key).map(|q| &q.virtqueue)
+            });
             let kept = kept.iter().filter(|(session, _)| *session == self.session).map(|(_, queue)| queue);
             if served.chain(kept).any(|queue| queue.holds(slot)) {
                 return false;

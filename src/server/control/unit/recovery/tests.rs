@@ -20,7 +20,7 @@ const NOW: Time = Time::from_nanos(1_000_000_000_000);
 const LATER: Time = Time::from_nanos(NOW.as_nanos() + 1);
 
 const fn command(queue: u16, cid: u16, token: u32) -> StuckCommand {
-    StuckCommand { pair: PairId { controller: 0, queue }, cid, token: QueueTag { token, life: 1 } }
+    StuckCommand { pair: PairId { controller: 0, queue }, cid, token: QueueTag::new(token, 1) }
 }
 
 fn times() -> RecoveryTimes {
@@ -305,7 +305,7 @@ fn at(step: Step, late: &[StuckCommand]) -> Recovery {
     recovery.late = late.iter().map(|c| ((c.pair.queue, c.cid), *c)).collect();
     // From the moment on at which the pair of a late command is here, it is known who is to blame.
     if matches!(kind_of_step(step), 6..=10) {
-        recovery.guilty = Some((1, 7));
+        recovery.guilty = Some((1, QueueTag::new(7, 1)));
     }
     recovery
 }
@@ -339,7 +339,7 @@ fn effect_said(effect: Effect) -> String {
         Effect::Delete(queue) => format!("delete {queue}"),
         Effect::Recreate(queue) => format!("recreate {queue}"),
         Effect::Restart(queue, Fails::None) => format!("restart {queue}"),
-        Effect::Restart(queue, Fails::Of(tag)) => format!("restart {queue} but {}", tag.token),
+        Effect::Restart(queue, Fails::Of(tag)) => format!("restart {queue} but {}", tag.token()),
         Effect::Restart(queue, Fails::All) => format!("restart {queue} with nothing"),
         Effect::Drop(queue) => format!("drop {queue}"),
         Effect::Give(queue) => format!("give {queue}"),
@@ -361,7 +361,7 @@ fn said(before: &Recovery, after: &Recovery, effects: Effects) -> String {
     said.extend(effects.into_iter().map(effect_said));
     match after.guilty {
         guilty if guilty == before.guilty => {}
-        Some((queue, tag)) => said.push(format!("blame {} on {queue}", tag.token)),
+        Some((queue, tag)) => said.push(format!("blame {} on {queue}", tag.token())),
         None => said.push("blame nobody".into()),
     }
     if before.late != after.late {
@@ -460,7 +460,7 @@ fn after_a_reset_only_the_guilty_virtqueue_of_its_own_pair_fails() {
     let effects = recovery.on(Input::Recreated { queue: 2, next: Some(1) }, NOW);
     assert_eq!(effects, Effects::two(Effect::Restart(2, Fails::None), Effect::Recreate(1)));
     let effects = recovery.on(Input::Recreated { queue: 1, next: None }, NOW);
-    assert_eq!(effects, Effects::two(Effect::Restart(1, Fails::Of(7)), Effect::Settle));
+    assert_eq!(effects, Effects::two(Effect::Restart(1, Fails::Of(QueueTag::new(7, 1))), Effect::Settle));
 }
 
 #[test]
