@@ -1,15 +1,19 @@
 //! Instructions for one 4 KiB read, counted by callgrind: from the available ring through virtqueue, mediation, NVMe
 //! queue pair and software controller to the used ring, in one thread, by the worker that the server runs.
 //!
-//! Without arguments it runs itself under valgrind for 1 and 512 regions and for 1 and 256 sessions, and prints a table.
+//! Without arguments it runs itself under valgrind for 1 and 512 regions and for 1 and 256 sessions, and prints a table, and
+//! the path by stage (`stages`): first all of it, then what a hardware controller would leave.
 //! Only the functions named `counted_…` are counted; the driver's side of the ring is not. Requests come 32 at a time, each time for the next
 //! session, each into the next region.
 #![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 #![forbid(unsafe_code)]
 
+mod stages;
+
 use std::hint::black_box;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nvme_client::{Format, Io, Memory, Queue, Segment, Status, kind};
@@ -46,6 +50,8 @@ enum What {
     Mediation,
     /// Its copy of the data, done again by itself.
     Copy,
+    /// No instructions: how often a pass was made and a driver told.
+    Events,
 }
 
 fn main() -> Result<()> {
@@ -55,6 +61,7 @@ fn main() -> Result<()> {
             let what = match what {
                 "mediation" => What::Mediation,
                 "copy" => What::Copy,
+                "events" => What::Events,
                 _ => What::Path,
             };
             count(what, regions.parse()?, sessions.parse()?)
@@ -63,11 +70,12 @@ fn main() -> Result<()> {
     }
 }
 
-/// Counts one case under valgrind; instructions per request.
-fn instructions(what: &str, regions: u32, sessions: u32) -> Result<f64> {
+/// Profiles one case under valgrind.
+fn profile(what: &str, regions: u32, sessions: u32) -> Result<String> {
     let out = std::env::temp_dir().join(format!("nvme-drv-callgrind-{}", std::process::id()));
     let status = Command::new("valgrind")
         .args(["-q", "--tool=callgrind", "--collect-atstart=no", "--toggle-collect=path::counted_*"])
+        .args(["--dump-instr=yes", "--dump-line=no", "--compress-pos=no", "--compress-strings=no"])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(std::env::current_exe()?)
         .args(["count", what, &regions.to_string(), &sessions.to_string()])
@@ -80,7 +88,12 @@ fn instructions(what: &str, regions: u32, sessions: u32) -> Result<f64> {
     if !status.success() {
         return Err(format!("{what}, {regions} regions, {sessions} sessions: {status}").into());
     }
-    let line = text.lines().find_map(|line| line.strip_prefix("totals:").or(line.strip_prefix("summary:")));
+    Ok(text)
+}
+
+/// All instructions of a profile, for each request.
+fn total(profile: &str) -> Result<f64> {
+    let line = profile.lines().find_map(|l| l.strip_prefix("totals:").or(l.strip_prefix("summary:")));
     let total: f64 = line.ok_or("callgrind counted nothing")?.trim().parse()?;
     Ok(total / (BATCH * BATCHES) as f64)
 }
@@ -99,10 +112,13 @@ fn table() -> Result<()> {
     println!("| --- | --- | --- | --- | --- |");
     let mut whole = Vec::new();
     let mut mediation: f64 = 0.0;
+    let mut first = None;
     for (regions, sessions) in [(1, 1), (512, 1), (1, 256)] {
-        let copy = instructions("copy", regions, sessions)?;
-        let path = instructions("path", regions, sessions)? - copy;
-        let part = instructions("mediation", regions, sessions)?;
+        let copy = total(&profile("copy", regions, sessions)?)?;
+        let counted = profile("path", regions, sessions)?;
+        let path = total(&counted)? - copy;
+        let part = total(&profile("mediation", regions, sessions)?)?;
+        first.get_or_insert((counted, copy));
         println!("| {regions} | {sessions} | {path:.0} | {part:.0} | {copy:.0} |");
         whole.push(path);
         mediation = mediation.max(part);
@@ -114,6 +130,41 @@ fn table() -> Result<()> {
     println!("of which mediation at most 100: {mediation:.0}, {}", verdict(mediation <= 100.0));
     let spread = largest / smallest - 1.0;
     println!("flat within 10 %: {:.1} %, {}", spread * 100.0, verdict(spread <= 0.1));
+    let (counted, copy) = first.ok_or("nothing counted")?;
+    by_stage(&counted, copy)
+}
+
+/// The path by stage, for one region and one session.
+fn by_stage(profile: &str, copy: f64) -> Result<()> {
+    let requests = (BATCH * BATCHES) as f64;
+    let stages = stages::divide(profile, &std::env::current_exe()?, requests)?;
+    let output = Command::new(std::env::current_exe()?).args(["count", "events", "1", "1"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let events: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [passes, told] = events[..] else { return Err("no events were counted".into()) };
+    println!("\n| stage, 1 region and 1 session | instructions per request |\n| --- | --- |");
+    let (mut all, mut controller, mut once) = (0.0, 0.0, 0.0);
+    for (stage, name) in stages::Stage::ALL {
+        let mut count = stages.get(&stage).copied().unwrap_or(0.0) / requests;
+        if stage == stages::Stage::Controller {
+            count -= copy;
+            controller = count;
+        }
+        if stage == stages::Stage::Pass {
+            once = count;
+        }
+        all += count;
+        println!("| {name} | {count:.0} |");
+    }
+    println!("| all | {all:.0} |");
+    println!("| what a hardware controller would leave of it | {:.0} |", all - controller);
+    let batches = BATCHES as f64;
+    let (passes, told) = (passes / batches, told / batches);
+    println!(
+        "\nFor a batch of {BATCH}: {passes:.1} passes, of {:.0} instructions each beside the requests; as many reads of \
+         the clock by the home; {told:.1} writes into the driver's eventfd.",
+        once * BATCH as f64 / passes
+    );
     Ok(())
 }
 
@@ -122,6 +173,17 @@ struct Silent;
 
 impl Notify for Silent {
     fn used(&self) {}
+    fn broken(&self) {}
+}
+
+/// A driver of which it is counted how often it is told.
+struct Counting(Arc<AtomicU64>);
+
+impl Notify for Counting {
+    fn used(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn broken(&self) {}
 }
 
@@ -223,11 +285,15 @@ fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
     let mut now = Time::from_nanos(1_000_000_000);
     let id = PairId { controller: 0, queue: pair.id() };
     worker.handle(ToWorker::AddPair(id, pair), now);
-    let mut all = Vec::new();
+    let (mut all, told, mut passes) = (Vec::new(), Arc::new(AtomicU64::new(0)), 0);
     for number in 0..sessions {
         let (mut session, queue) = session(&mut controller, &namespace, regions)?;
         let key = QueueKey { session: SessionKey(number), index: 0 };
-        worker.handle(ToWorker::AddQueue(NewQueue { key, queue, pair: id, notify: Box::new(Silent) }), now);
+        let notify: Box<dyn Notify> = match what {
+            What::Events => Box::new(Counting(Arc::clone(&told))),
+            _ => Box::new(Silent),
+        };
+        worker.handle(ToWorker::AddQueue(NewQueue { key, queue, pair: id, notify }), now);
         session.token = worker.token(key).ok_or("the worker has no such queue")?;
         all.push(session);
     }
@@ -260,10 +326,13 @@ fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
                 .submit(Io { kind: kind::IN, sector, segments: &segments, to_device: false }, i as u64)?;
         }
         session.driver.publish()?;
-        if matches!(what, What::Path) && counted {
-            counted_passes(&mut worker, session.token, now);
-        } else {
-            warm(&mut worker, session.token, now);
+        match what {
+            What::Path if counted => counted_passes(&mut worker, session.token, now),
+            What::Events if counted => passes += warm(&mut worker, session.token, now),
+            _ => drop(warm(&mut worker, session.token, now)),
+        }
+        if !counted {
+            told.store(0, Ordering::Relaxed);
         }
         for _ in 0..BATCH {
             let done = session.driver.poll()?.ok_or("a request was not served")?;
@@ -272,6 +341,9 @@ fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
             }
         }
         worker.sleep();
+    }
+    if let What::Events = what {
+        println!("{passes} {}", told.load(Ordering::Relaxed));
     }
     Ok(())
 }
@@ -283,11 +355,15 @@ fn counted_passes(worker: &mut Worker, token: usize, now: Time) {
     while worker.pass(now).worked {}
 }
 
-/// The same, not counted. It must not be the same code: identical functions may become one.
+/// The same, not counted; how many passes it took. It must not be the same code: identical functions may become one.
 #[inline(never)]
-fn warm(worker: &mut Worker, token: usize, now: Time) {
+fn warm(worker: &mut Worker, token: usize, now: Time) -> u64 {
     worker.kick(black_box(token), now);
-    while black_box(worker.pass(now)).worked {}
+    let mut passes = 1;
+    while black_box(worker.pass(now)).worked {
+        passes += 1;
+    }
+    passes
 }
 
 /// One batch's mediation alone: each buffer is looked up, proven, and released. The account is a fresh one, made
