@@ -154,3 +154,63 @@ fn a_document_longer_than_a_datagram_arrives_whole() {
     // More than the kernel takes as one datagram (net.core.wmem_max, 208 KiB unless somebody raised it).
     assert!(inventory.to_json().unwrap().len() > 212_992);
 }
+
+/// A disk with a GPT of partitions by label and attributes, of which there may be none.
+fn with_attributes(partitions: &[(&str, u64)]) -> Vec<u8> {
+    let mut device = Cursor::new(vec![0; 1 << 20]);
+    ProtectiveMBR::with_lb_size((1 << 20) / 512 - 1).overwrite_lba0(&mut device).unwrap();
+    let mut disk = GptConfig::new().writable(true).create_from_device(device, None).unwrap();
+    for (number, (label, attributes)) in (1..).zip(partitions) {
+        let first = 64 * u64::from(number);
+        disk.add_partition_at(label, number, first, 64, partition_types::LINUX_FS, *attributes).unwrap();
+    }
+    disk.write().unwrap().into_inner()
+}
+
+#[test]
+fn a_partition_that_its_table_marks_read_only_is_listed_and_had_so() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("marked"), with_attributes(&[("gold", 1 << 60), ("plain", 1)])).unwrap();
+    let disk = format!("--cap=vbus=soft:{},serial=marked", bench.path("marked").display());
+    let clients = ["--client", "cl1", "--device", "partlabel:gold"];
+    let more = ["--client", "cl2", "--device", "partlabel:gold", "--readonly"];
+    let sockets = [bench.socket("ctl"), bench.socket("cl1"), bench.socket("cl2")];
+    let mut words = vec![disk.as_str()];
+    words.extend(clients.iter().chain(&more));
+    words.extend(sockets.iter().map(String::as_str));
+    let server = bench.serve(&words);
+    let inventory = scanned(&bench);
+    let marked = inventory.controllers.iter().find(|c| c.serial == "marked").unwrap();
+    let read_only: Vec<bool> = marked.namespaces[0].partitions.iter().map(|p| p.read_only).collect();
+    assert_eq!((read_only, marked.namespaces[0].read_only), (vec![true, false], false));
+    let tree = text(&run(&bench, &["ls"]).stdout);
+    let lines: Vec<_> = tree.lines().filter(|line| line.contains("device=marked:n1:")).collect();
+    assert!(lines[0].ends_with("\"gold\"  read-only") && lines[1].ends_with("\"plain\""), "{tree}");
+    // Whoever wants to write is told what to add, be it a word or an option.
+    let said = "marked:n1:1 is marked read-only in its partition table; add ";
+    assert_eq!(bench.refused(&["device=partlabel:gold"]), (13, format!("{said}read-only")));
+    server.says(&format!("client cl1: {said}--readonly"));
+    assert!(!inventory.clients[0].present && inventory.clients[1].present, "{inventory:?}");
+    let mut client =
+        Client::from_fd(bench.create(&["device=partlabel:gold", "read-only"]), &Options::default()).unwrap();
+    assert!(client.write(0, &[0; 512]).is_err());
+    drop(bench.create(&["device=partlabel:plain"]));
+}
+
+#[test]
+fn a_table_without_partitions_is_listed_by_its_kind() {
+    let bench = Bench::new();
+    let mut mbr = vec![0; 1 << 20];
+    mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let mut words = vec![bench.socket("ctl")];
+    for (name, bytes) in [("gpt", with_attributes(&[])), ("mbr", mbr), ("none", vec![0; 1 << 20])] {
+        std::fs::write(bench.path(name), bytes).unwrap();
+        words.push(format!("--cap=vbus=soft:{},serial={name}", bench.path(name).display()));
+    }
+    let _server = bench.serve(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let inventory = scanned(&bench);
+    for (serial, table) in [("gpt", Some("gpt")), ("mbr", Some("mbr")), ("none", None)] {
+        let controller = inventory.controllers.iter().find(|c| c.serial == serial).unwrap();
+        assert_eq!(controller.namespaces[0].table.as_deref(), table);
+    }
+}

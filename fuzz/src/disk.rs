@@ -48,7 +48,8 @@ fn check(table: &Table, disk: &Extent) {
     assert!(table.partitions.len() <= PARTITIONS_MAX);
     for (i, partition) in table.partitions.iter().enumerate() {
         let extent = &partition.extent;
-        assert!(extent.first() > 0 && extent.blocks() <= disk.blocks() - extent.first());
+        assert!(extent.first() > 0 || partition.read_only.is_some());
+        assert!(extent.blocks() <= disk.blocks() - extent.first());
         assert!(
             table.partitions[i + 1..]
                 .iter()

@@ -10,6 +10,8 @@ pub enum Errno {
     Again = 11,
     /// `ENOMEM`: no room, or more than is allowed.
     NoMemory = 12,
+    /// `EACCES`: it is not allowed that way.
+    Access = 13,
     /// `EBUSY`: somebody else, or an earlier request, is in the way.
     Busy = 16,
     /// `ENODEV`: there is no such device, or no more.
@@ -31,6 +33,7 @@ impl fmt::Display for Errno {
         f.write_str(match self {
             Self::Again => "EAGAIN",
             Self::NoMemory => "ENOMEM",
+            Self::Access => "EACCES",
             Self::Busy => "EBUSY",
             Self::NoDevice => "ENODEV",
             Self::Invalid => "EINVAL",

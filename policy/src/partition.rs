@@ -14,6 +14,9 @@ pub const LABEL_UNITS_MAX: usize = 36;
 /// The length of a label in bytes of UTF-8, at most: a UTF-16 code unit is never more than three.
 pub const LABEL_BYTES_MAX: usize = 3 * LABEL_UNITS_MAX;
 
+/// The white space that libblkid strips from the end of a label.
+const PADDING: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
+
 /// A serial number without its padding: 1 to 20 printable ASCII characters, no space at either end.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Serial(heapless::String<SERIAL_MAX, u8>);
@@ -59,6 +62,8 @@ pub enum NoLabel {
     Control,
     /// It holds half of a surrogate pair.
     Surrogate,
+    /// It ends in white space.
+    Padding,
 }
 
 impl fmt::Display for NoLabel {
@@ -67,14 +72,15 @@ impl fmt::Display for NoLabel {
             Self::TooLong => "a label has 36 UTF-16 code units at most",
             Self::Control => "a label holds no control characters",
             Self::Surrogate => "a label is well-formed UTF-16",
+            Self::Padding => "a label does not end in white space (what a disk has there is left out)",
         })
     }
 }
 
 impl core::error::Error for NoLabel {}
 
-/// A partition's name: up to 36 UTF-16 code units, as UTF-8, without control characters. May be empty, and then it
-/// names nothing.
+/// A partition's name: up to 36 UTF-16 code units, as UTF-8, without control characters and without white space at its end,
+/// which Linux does not show either (libblkid, and so udev, strip it). May be empty, and then it names nothing.
 ///
 /// What is on a disk was written by a client. A label that cannot be shown as it is never becomes one of these, so
 /// that it neither reaches a log nor matches a name that somebody typed.
@@ -90,10 +96,13 @@ impl Label {
         if text.chars().any(char::is_control) {
             return Err(NoLabel::Control);
         }
+        if text.ends_with(PADDING) {
+            return Err(NoLabel::Padding);
+        }
         heapless::String::try_from(text).map(Self).map_err(|_full| NoLabel::TooLong)
     }
 
-    /// From UTF-16 code units, up to the first zero.
+    /// From UTF-16 code units, up to the first zero, without the white space at their end.
     pub fn from_utf16(units: impl IntoIterator<Item = u16>) -> Result<Self, NoLabel> {
         let mut text = heapless::String::<LABEL_BYTES_MAX, u8>::new();
         let units = units.into_iter().take_while(|&unit| unit != 0);
@@ -101,7 +110,7 @@ impl Label {
             let c = c.map_err(|_unpaired| NoLabel::Surrogate)?;
             text.push(c).map_err(|_full| NoLabel::TooLong)?;
         }
-        Self::new(&text)
+        Self::new(text.trim_end_matches(PADDING))
     }
 
     /// As text.
@@ -281,6 +290,14 @@ mod tests {
     }
 
     #[test]
+    fn a_label_does_not_end_in_white_space() {
+        let units: Vec<u16> = " a b \t\n\x0b\x0c\r \0x".encode_utf16().collect();
+        assert_eq!(Label::from_utf16(units).unwrap().as_str(), " a b");
+        assert_eq!(Label::new("a "), Err(NoLabel::Padding));
+        assert_eq!(Label::new("a\n"), Err(NoLabel::Control));
+    }
+
+    #[test]
     fn a_label_that_cannot_be_shown_is_none() {
         assert_eq!(Label::from_utf16([0x61, 0xd800, 0x62]), Err(NoLabel::Surrogate));
         assert_eq!(Label::from_utf16([0xdc00]), Err(NoLabel::Surrogate));
@@ -294,7 +311,7 @@ mod tests {
         fn labels_come_back_from_utf16(text in "\\PC{0,40}") {
             let units: Vec<u16> = text.encode_utf16().collect();
             match Label::from_utf16(units.iter().copied()) {
-                Ok(label) => prop_assert_eq!(label.as_str(), &text),
+                Ok(label) => prop_assert_eq!(label.as_str(), text.trim_end_matches(PADDING)),
                 Err(why) => prop_assert!(why == NoLabel::TooLong && units.len() > 36),
             }
         }

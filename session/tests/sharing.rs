@@ -32,6 +32,7 @@ fn part(ns: Namespace, number: u32, id: u8, label: &str, first: u64, blocks: u64
         id: PartitionId::parse(&uuid(id)).unwrap(),
         label: Label::new(label).unwrap(),
         extent: whole(ns).part(first, blocks).unwrap(),
+        read_only: None,
     }
 }
 

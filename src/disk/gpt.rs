@@ -1,20 +1,23 @@
 //! One copy of a GUID partition table: a header, then its array of entries.
 
-use alloc::vec::Vec;
-
 use crc::{CRC_32_ISO_HDLC, Crc, Digest};
 use nvme_policy::{Extent, Label, PartitionId};
 use uuid::Uuid;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use super::warning::{Broken, GptCopy, Warning};
-use super::{PARTITIONS_MAX, Partition, READ_MAX, overlap};
+use super::READ_MAX;
+use super::entries::{Entries, Entry, Run};
+use super::warning::{Broken, GptCopy};
 
 /// The longest array of entries, in bytes: 64 times what is usual.
 const ARRAY_MAX: u64 = 1 << 20;
 /// The largest entry. It divides [`READ_MAX`], and so never lies in two reads.
 const ENTRY_MAX: u64 = 4096;
+
+/// Bit 60 of the attributes is "read-only" for the types that define it (UEFI 2.10, 5.3.3, leaves bits 48 to 63 to the types;
+/// Microsoft's basic data and the Discoverable Partitions Specification agree on it). It is believed whatever the type.
+const READ_ONLY: u64 = 1 << 60;
 
 /// The block of the primary header (UEFI 2.10, 5.3.2).
 pub(super) const PRIMARY: u64 = 1;
@@ -50,12 +53,13 @@ struct RawEntry {
     id: [u8; 16],
     first: U64,
     last: U64,
-    _attributes: U64,
+    attributes: U64,
     name: [U16; 36],
 }
 const _: () = assert!(size_of::<RawEntry>() == 128);
 
-/// A header that was checked: array and usable blocks lie inside the disk and apart, and the array's length is bounded.
+/// A header that was checked as UEFI 2.10, 5.3.2 asks, but for the checksum of the array, which lies inside the disk and is
+/// of bounded length. What it says of usable blocks and of its other copy may be anything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Header {
     /// Where the other copy's header is; outside the disk, if that became shorter.
@@ -71,7 +75,7 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads the header that lies in block `at`.
-    pub(super) fn parse(block: &[u8], at: u64, copy: GptCopy, disk: &Extent) -> Result<Self, Broken> {
+    pub(super) fn parse(block: &[u8], at: u64, disk: &Extent) -> Result<Self, Broken> {
         let (raw, _) = RawHeader::ref_from_prefix(block).map_err(|_| Broken::HeaderSize)?;
         if raw.signature != *b"EFI PART" {
             return Err(Broken::Signature);
@@ -99,15 +103,11 @@ impl Header {
         if raw.my_lba.get() != at {
             return Err(Broken::MyLba);
         }
-        header.check_places(at, copy, disk)?;
+        header.check_array(at, disk)?;
         Ok(header)
     }
 
-    fn check_places(&self, at: u64, copy: GptCopy, disk: &Extent) -> Result<(), Broken> {
-        let Self { first_usable: first, last_usable: last, .. } = *self;
-        if first <= PRIMARY || first > last || last >= disk.blocks() {
-            return Err(Broken::UsableRange);
-        }
+    fn check_array(&self, at: u64, disk: &Extent) -> Result<(), Broken> {
         if self.entry_size < 128 || self.entry_size > ENTRY_MAX || !self.entry_size.is_power_of_two() {
             return Err(Broken::EntrySize);
         }
@@ -116,15 +116,27 @@ impl Header {
         }
         let blocks = self.array_bytes().div_ceil(disk.block_size().bytes());
         let end = self.array.checked_add(blocks).ok_or(Broken::ArrayPlace)?;
-        // Header, array, usable blocks; for the backup the other way round. So no partition covers its own table.
-        let (alternate, array) = match copy {
-            GptCopy::Primary => (self.alternate > last, self.array > at && end <= first),
-            GptCopy::Backup => (self.alternate == PRIMARY, self.array > last && end <= at),
-        };
-        if !alternate {
-            return Err(Broken::AlternateLba);
-        }
-        if array { Ok(()) } else { Err(Broken::ArrayPlace) }
+        let apart = self.array > PRIMARY && !(self.array..end).contains(&at);
+        if apart && end <= disk.blocks() { Ok(()) } else { Err(Broken::ArrayPlace) }
+    }
+
+    /// The blocks in which partitions lie, as it says.
+    pub(super) fn usable(&self) -> Run {
+        (self.first_usable, self.last_usable)
+    }
+
+    /// Whether that is a range inside the disk.
+    pub(super) fn has_usable(&self, disk: &Extent) -> bool {
+        PRIMARY < self.first_usable
+            && self.first_usable <= self.last_usable
+            && self.last_usable < disk.blocks()
+    }
+
+    /// The blocks of the array.
+    pub(super) fn array(&self, disk: &Extent) -> Run {
+        // At least one; it was checked.
+        let blocks = self.array_bytes().div_ceil(disk.block_size().bytes());
+        (self.array, self.array + (blocks - 1))
     }
 
     fn array_bytes(&self) -> u64 {
@@ -150,11 +162,9 @@ fn header_crc(header: &[u8]) -> u32 {
 }
 
 /// What a copy says, once all its checksums were found right.
-#[derive(Debug)]
 pub(super) struct Found {
     pub(super) header: Header,
-    pub(super) partitions: Vec<Partition>,
-    pub(super) warnings: Vec<Warning>,
+    pub(super) entries: Entries,
 }
 
 /// Reads one copy.
@@ -175,9 +185,16 @@ impl Reader {
         self.copy
     }
 
-    /// Where the header says that the other copy is, once it was read.
+    /// The block of the header.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// Where the header says that the other copy is, once it was read. Not where clients write: one of them could put a
+    /// table there.
     pub(super) fn alternate(&self) -> Option<u64> {
-        self.array.as_ref().map(|array| array.header.alternate)
+        let header = &self.array.as_ref()?.header;
+        (header.alternate > header.last_usable).then_some(header.alternate)
     }
 
     /// What to read next: block and number of blocks.
@@ -196,15 +213,15 @@ impl Reader {
     /// Takes what [`Reader::next`] asked for. `Some` ends it.
     pub(super) fn supply(&mut self, data: &[u8]) -> Option<Result<Found, Broken>> {
         match &mut self.array {
-            None => match Header::parse(data, self.at, self.copy, &self.disk) {
+            None => match Header::parse(data, self.at, &self.disk) {
                 Ok(header) => {
-                    self.array = Some(Array::new(header));
+                    self.array = Some(Array::new(header, &self.disk));
                     None
                 }
                 Err(why) => Some(Err(why)),
             },
             Some(array) => {
-                array.add(data, &self.disk);
+                array.add(data);
                 if array.read < array.header.array_bytes() {
                     return None;
                 }
@@ -220,21 +237,16 @@ struct Array {
     /// In bytes.
     read: u64,
     digest: Digest<'static, u32>,
-    partitions: Vec<Partition>,
-    /// Partitions with labels that cannot be shown: how many, the first, and why.
-    labels: Option<Warning>,
-    too_many: bool,
-    broken: Option<Broken>,
+    entries: Entries,
 }
 
 impl Array {
-    fn new(header: Header) -> Self {
-        let (digest, partitions) = (CRC32.digest(), Vec::new());
-        Self { header, read: 0, digest, partitions, labels: None, too_many: false, broken: None }
+    fn new(header: Header, disk: &Extent) -> Self {
+        Self { header, read: 0, digest: CRC32.digest(), entries: Entries::new(disk) }
     }
 
     /// Adds the next bytes; those behind the end of the array do not count.
-    fn add(&mut self, data: &[u8], disk: &Extent) {
+    fn add(&mut self, data: &[u8]) {
         let left = self.header.array_bytes() - self.read;
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
         let data = data.get(..length).unwrap_or_default();
@@ -244,66 +256,27 @@ impl Array {
         self.read += data.len() as u64;
         for entry in data.chunks_exact(entry_size as usize) {
             number += 1;
-            if let Ok((raw, _)) = RawEntry::ref_from_prefix(entry) {
-                // The array is a mebibyte at most.
-                self.entry(raw, number as u32, disk);
+            if let Ok((raw, _)) = RawEntry::ref_from_prefix(entry)
+                && raw.kind != [0; 16]
+            {
+                self.entries.add(Entry {
+                    // The array is a mebibyte at most.
+                    number: number as u32,
+                    run: (raw.first.get(), raw.last.get()),
+                    usable: self.header.usable(),
+                    id: PartitionId::Gpt(Uuid::from_bytes_le(raw.id)),
+                    label: Label::from_utf16(raw.name.iter().map(|unit| unit.get())),
+                    read_only: raw.attributes.get() & READ_ONLY != 0,
+                });
             }
         }
     }
 
-    fn entry(&mut self, raw: &RawEntry, number: u32, disk: &Extent) {
-        if raw.kind == [0; 16] {
-            return;
-        }
-        let (first, last) = (raw.first.get(), raw.last.get());
-        let inside = first >= self.header.first_usable && first <= last && last <= self.header.last_usable;
-        let extent = inside.then(|| disk.part(first, last - first + 1)).flatten();
-        let Some(extent) = extent else {
-            self.broken.get_or_insert(Broken::Outside(number));
-            return;
-        };
-        if self.partitions.len() == PARTITIONS_MAX {
-            self.too_many = true;
-            return;
-        }
-        let label = Label::from_utf16(raw.name.iter().map(|unit| unit.get())).unwrap_or_else(|why| {
-            match &mut self.labels {
-                Some(Warning::Labels { count, .. }) => *count += 1,
-                none => *none = Some(Warning::Labels { count: 1, first: number, why }),
-            }
-            Label::default()
-        });
-        let id = PartitionId::Gpt(Uuid::from_bytes_le(raw.id));
-        self.partitions.push(Partition { number, id, label, extent });
-    }
-
-    /// What the whole array says: a wrong checksum first, since it explains everything else.
     fn finish(self) -> Result<Found, Broken> {
-        let Self { header, digest, partitions, labels, too_many, broken, .. } = self;
+        let Self { header, digest, entries, .. } = self;
         if digest.finalize() != header.array_crc {
             return Err(Broken::ArrayChecksum);
         }
-        if let Some(broken) = broken {
-            return Err(broken);
-        }
-        let last = |extent: &Extent| extent.first() + (extent.blocks() - 1);
-        let mut runs: Vec<_> =
-            partitions.iter().map(|p| (p.extent.first(), last(&p.extent), p.number)).collect();
-        if let Some((a, b)) = overlap(&mut runs) {
-            return Err(Broken::Overlap(a.min(b), a.max(b)));
-        }
-        let mut warnings: Vec<_> = labels.into_iter().collect();
-        if too_many {
-            warnings.push(Warning::TooMany);
-        }
-        warnings.extend(same_id(&partitions));
-        Ok(Found { header, partitions, warnings })
+        Ok(Found { header, entries })
     }
-}
-
-fn same_id(partitions: &[Partition]) -> Option<Warning> {
-    partitions.iter().enumerate().find_map(|(i, a)| {
-        let b = partitions.iter().skip(i + 1).find(|b| a.id == b.id)?;
-        Some(Warning::SameId(a.number, b.number))
-    })
 }

@@ -6,11 +6,13 @@
 //!
 //! * `scan`: the state machine.
 //! * `gpt`: a header, then its array of entries, checksums as they go by.
-//! * `mbr`: the master boot record, and the chain of extended boot records.
+//! * `mbr`: the master boot record, and the chains of extended boot records.
+//! * `entries`: which entries are served; one odd entry costs no other.
 //! * `warning`: what was found wrong, as values.
 //!
 //! What is broken gives fewer partitions, and a [`Warning`]; never an error. The disk as a whole is served all the same.
 
+mod entries;
 mod gpt;
 mod mbr;
 mod scan;
@@ -20,8 +22,9 @@ use alloc::vec::Vec;
 
 use nvme_policy::{Extent, Identity, Label, PartitionId, PartitionIdentity};
 
+pub use nvme_session::factory::{Protection, TableKind as Kind};
 pub use scan::{READS_MAX, ReadFailed, Scan, Step};
-pub use warning::{Broken, GptCopy, Warning};
+pub use warning::{Broken, GptCopy, Odd, Warning};
 
 /// The longest read that is asked for, in bytes: one page, so that any controller can do it in one command.
 pub const READ_MAX: u64 = 4096;
@@ -29,18 +32,6 @@ pub const READ_MAX: u64 = 4096;
 /// How many partitions of one disk are served, at most. The GPT may have more entries; those behind are left out, with a
 /// warning.
 pub const PARTITIONS_MAX: usize = 256;
-
-/// What kind of partition table a disk has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Kind {
-    /// None that is known here: the disk may hold a file system as it is, or nothing.
-    #[default]
-    None,
-    /// A GUID partition table (behind a protective MBR).
-    Gpt,
-    /// A master boot record.
-    Mbr,
-}
 
 /// What a disk says about its parts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -64,6 +55,8 @@ pub struct Partition {
     pub label: Label,
     /// Where it is.
     pub extent: Extent,
+    /// Why it is served for reading only, if so.
+    pub read_only: Option<Protection>,
 }
 
 impl Partition {
@@ -72,10 +65,4 @@ impl Partition {
         let partition = PartitionIdentity { number: self.number, id: self.id, label: self.label.as_str() };
         Identity { serial, place: None, nsid: self.extent.namespace().nsid, partition: Some(partition) }
     }
-}
-
-/// The first two of these runs of blocks (first, last, number) that have a block in common.
-fn overlap(runs: &mut [(u64, u64, u32)]) -> Option<(u32, u32)> {
-    runs.sort_unstable();
-    runs.iter().zip(runs.get(1..)?).find(|(a, b)| b.0 <= a.1).map(|(a, b)| (a.2, b.2))
 }

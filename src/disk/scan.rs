@@ -4,8 +4,9 @@ use core::fmt;
 
 use nvme_policy::Extent;
 
-use super::gpt::{self, Header, Reader};
-use super::mbr::{self, CHAIN_MAX, First};
+use super::entries::{Entries, Run};
+use super::gpt::{self, Found, Header, Reader};
+use super::mbr::{self, CHAIN_MAX, First, Mbr};
 use super::warning::{Broken, GptCopy, Warning};
 use super::{Kind, Table};
 
@@ -48,6 +49,8 @@ pub struct Scan {
     disk: Extent,
     table: Table,
     state: State,
+    /// The first block may be no table at all: it is none unless a GPT is there.
+    doubtful: bool,
 }
 
 enum State {
@@ -59,17 +62,17 @@ enum State {
     },
     /// The primary GPT serves; the header of its backup, in block `at`, is compared.
     Compare {
-        header: Header,
+        found: Found,
         at: u64,
     },
-    Chain(mbr::Chain),
+    Mbr(Mbr),
     Done,
 }
 
 impl Scan {
     /// Of a whole namespace.
     pub fn new(disk: &Extent) -> Self {
-        Self { disk: *disk, table: Table::default(), state: State::FirstBlock }
+        Self { disk: *disk, table: Table::default(), state: State::FirstBlock, doubtful: false }
     }
 
     /// What is wanted now; the same again until it was supplied. The table is handed out once.
@@ -87,7 +90,7 @@ impl Scan {
             State::FirstBlock => Some((0, 1)),
             State::Gpt { reader, .. } => Some(reader.next()),
             State::Compare { at, .. } => Some((*at, 1)),
-            State::Chain(chain) => Some((chain.next(), 1)),
+            State::Mbr(mbr) => mbr.next().map(|block| (block, 1)),
             State::Done => None,
         }
     }
@@ -103,8 +106,11 @@ impl Scan {
         self.state = match core::mem::replace(&mut self.state, State::Done) {
             State::FirstBlock => self.first_block(data),
             State::Gpt { reader, elsewhere } => self.gpt(reader, elsewhere, data),
-            State::Compare { header, at } => self.compare(&header, at, data),
-            State::Chain(chain) => self.chain(chain, data),
+            State::Compare { found, at } => self.compare(found, at, data),
+            State::Mbr(mut mbr) => {
+                mbr.supply(data);
+                self.mbr(mbr)
+            }
             State::Done => State::Done,
         };
     }
@@ -124,30 +130,35 @@ impl Scan {
         };
         match mbr::first_block(data, &self.disk) {
             First::NoTable => State::Done,
-            First::Protective(warnings) => {
+            First::Protective { warnings, doubtful } => {
                 self.table.kind = Kind::Gpt;
                 self.table.warnings = warnings;
+                self.doubtful = doubtful;
                 // A disk of one block has no room for a header.
                 if gpt::PRIMARY > self.last_block() {
                     self.warn(Warning::Gpt(GptCopy::Primary, Broken::Signature));
-                    return State::Done;
+                    return self.no_gpt();
                 }
                 State::Gpt {
                     reader: Reader::new(&self.disk, GptCopy::Primary, gpt::PRIMARY),
                     elsewhere: None,
                 }
             }
-            First::Mbr(partitions, chain) => {
+            First::Mbr(mbr) => {
                 self.table.kind = Kind::Mbr;
-                self.table.partitions = partitions;
-                chain.map_or(State::Done, State::Chain)
-            }
-            First::Broken(why) => {
-                self.table.kind = Kind::Mbr;
-                self.warn(Warning::Mbr(why));
-                State::Done
+                self.mbr(mbr)
             }
         }
+    }
+
+    fn mbr(&mut self, mbr: Mbr) -> State {
+        if mbr.next().is_some() {
+            return State::Mbr(mbr);
+        }
+        let (partitions, warnings) = mbr.finish();
+        self.table.partitions = partitions;
+        self.table.warnings.extend(warnings);
+        State::Done
     }
 
     fn gpt(&mut self, mut reader: Reader, elsewhere: Option<u64>, data: Option<&[u8]>) -> State {
@@ -156,30 +167,66 @@ impl Scan {
         match data.map_or(Some(Err(Broken::Unreadable)), |data| reader.supply(data)) {
             None => State::Gpt { reader, elsewhere },
             Some(Ok(found)) => {
-                self.table.partitions = found.partitions;
-                self.table.warnings.extend(found.warnings);
+                if !found.header.has_usable(&self.disk) {
+                    self.warn(Warning::UsableRange);
+                }
                 match reader.copy() {
-                    GptCopy::Primary => self.find_backup(found.header),
+                    GptCopy::Primary => self.find_backup(found),
                     GptCopy::Backup => {
                         self.warn(Warning::BackupServes);
-                        State::Done
+                        // Where the primary's entries would be is not known for sure. They are not among its usable blocks.
+                        let (header, (first, last)) = (&found.header, found.header.usable());
+                        let at = reader.at();
+                        let table = [
+                            (0, first.saturating_sub(1)),
+                            (last.saturating_add(1), u64::MAX),
+                            header.array(&self.disk),
+                            (at, at),
+                        ];
+                        self.serve(found.entries, &table)
                     }
                 }
             }
             Some(Err(why)) => {
                 self.warn(Warning::Gpt(reader.copy(), why));
+                if why != Broken::Signature {
+                    self.doubtful = false;
+                }
                 match reader.copy() {
                     GptCopy::Primary => self.backup(self.last_block(), alternate),
-                    GptCopy::Backup => elsewhere.map_or(State::Done, |at| self.backup(at, None)),
+                    GptCopy::Backup => match elsewhere {
+                        Some(at) => self.backup(at, None),
+                        None => self.no_gpt(),
+                    },
                 }
             }
         }
     }
 
+    /// Serves these entries of a GPT whose place is in those blocks, beside the usual ones.
+    fn serve(&mut self, entries: Entries, table: &[Run]) -> State {
+        let last = self.last_block();
+        // A backup is looked for in the last block.
+        let mut all = alloc::vec![(0, gpt::PRIMARY), (last, last)];
+        all.extend(table);
+        let (partitions, warnings) = entries.serve(&all);
+        self.table.partitions = partitions;
+        self.table.warnings.extend(warnings);
+        State::Done
+    }
+
+    /// No copy is usable.
+    fn no_gpt(&mut self) -> State {
+        if self.doubtful {
+            self.table = Table::default();
+        }
+        State::Done
+    }
+
     /// The backup in block `at`, which serves in place of the primary.
     fn backup(&mut self, at: u64, elsewhere: Option<u64>) -> State {
         if at <= gpt::PRIMARY || at > self.last_block() {
-            return State::Done;
+            return self.no_gpt();
         }
         let reader = Reader::new(&self.disk, GptCopy::Backup, at);
         let elsewhere = elsewhere.filter(|&other| other != at);
@@ -187,36 +234,43 @@ impl Scan {
     }
 
     /// The backup of a primary that serves.
-    fn find_backup(&mut self, header: Header) -> State {
-        let at = header.alternate;
+    fn find_backup(&mut self, found: Found) -> State {
+        let at = found.header.alternate;
+        let array = found.header.array(&self.disk);
         if at > self.last_block() {
             self.warn(Warning::BackupOutside);
-            return State::Done;
+            return self.serve(found.entries, &[array]);
+        }
+        if at <= gpt::PRIMARY || at <= found.header.usable().1 {
+            self.warn(Warning::NoBackup);
+            return self.serve(found.entries, &[array]);
         }
         if at < self.last_block() {
             self.warn(Warning::BackupNotAtEnd);
         }
-        State::Compare { header, at }
+        State::Compare { found, at }
     }
 
-    fn compare(&mut self, primary: &Header, at: u64, data: Option<&[u8]>) -> State {
-        let backup = data
-            .ok_or(Broken::Unreadable)
-            .and_then(|data| Header::parse(data, at, GptCopy::Backup, &self.disk));
+    fn compare(&mut self, found: Found, at: u64, data: Option<&[u8]>) -> State {
+        let Found { header: primary, entries } = found;
+        let read = data.ok_or(Broken::Unreadable);
+        let backup = read.and_then(|data| Header::parse(data, at, &self.disk));
+        let mut table = alloc::vec![primary.array(&self.disk), (at, at)];
         match backup {
-            Ok(backup) if backup.same_table(primary) => {}
-            Ok(_) => self.warn(Warning::BackupDiffers),
-            Err(why) => self.warn(Warning::Gpt(GptCopy::Backup, why)),
+            Ok(backup) => {
+                table.push(backup.array(&self.disk));
+                if !backup.same_table(&primary) {
+                    self.warn(Warning::BackupDiffers);
+                }
+            }
+            Err(why) => {
+                if why == Broken::Unreadable {
+                    // Where its entries are is not known.
+                    table.push((primary.usable().1.saturating_add(1), u64::MAX));
+                }
+                self.warn(Warning::Gpt(GptCopy::Backup, why));
+            }
         }
-        State::Done
-    }
-
-    fn chain(&mut self, mut chain: mbr::Chain, data: Option<&[u8]>) -> State {
-        match data.map_or(Some(Err(Broken::Unreadable)), |data| chain.supply(data, &self.disk)) {
-            None => return State::Chain(chain),
-            Some(Ok(logical)) => self.table.partitions.extend(logical),
-            Some(Err(why)) => self.warn(Warning::Logical(why)),
-        }
-        State::Done
+        self.serve(entries, &table)
     }
 }

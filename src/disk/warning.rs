@@ -28,30 +28,20 @@ pub enum Broken {
     HeaderChecksum,
     /// The header says that it is somewhere else (MyLBA).
     MyLba,
-    /// The header's other copy is at an impossible place (AlternateLBA).
-    AlternateLba,
-    /// The range of usable blocks is empty, outside the disk, or covers the table itself.
-    UsableRange,
     /// The size of an entry is not 128 × 2ⁿ bytes, or too much.
     EntrySize,
     /// There are no entries, or too many.
     EntryCount,
-    /// The array of entries lies outside the disk, or among the usable blocks.
+    /// The array of entries lies outside the disk, or covers its own header.
     ArrayPlace,
     /// The checksum of the array of entries is wrong.
     ArrayChecksum,
-    /// That partition lies outside the disk or its usable blocks.
-    Outside(u32),
-    /// Those two partitions overlap.
-    Overlap(u32, u32),
-    /// There is more than one extended partition.
-    TwoExtended,
     /// The chain of extended boot records comes back to one of them.
     Loop,
     /// The chain of extended boot records is too long.
     TooLong,
-    /// An extended boot record has more than one partition.
-    Record,
+    /// A record of the chain would lie outside the disk.
+    Link,
 }
 
 impl fmt::Display for Broken {
@@ -63,23 +53,44 @@ impl fmt::Display for Broken {
             Self::HeaderSize => "header size out of range",
             Self::HeaderChecksum => "wrong checksum of the header",
             Self::MyLba => "the header belongs to another place",
-            Self::AlternateLba => "the other copy would be at an impossible place",
-            Self::UsableRange => "impossible range of usable blocks",
             Self::EntrySize => "impossible size of an entry",
             Self::EntryCount => "no entries, or too many",
             Self::ArrayPlace => "the entries would be at an impossible place",
             Self::ArrayChecksum => "wrong checksum of the entries",
-            Self::Outside(number) => return write!(f, "partition {number} lies outside the usable blocks"),
-            Self::Overlap(a, b) => return write!(f, "partitions {a} and {b} overlap"),
-            Self::TwoExtended => "more than one extended partition",
             Self::Loop => "the chain of extended boot records loops",
             Self::TooLong => "the chain of extended boot records is too long",
-            Self::Record => "an extended boot record has more than one partition",
+            Self::Link => "the chain of extended boot records leaves the disk",
         })
     }
 }
 
 impl core::error::Error for Broken {}
+
+/// What is odd about one entry of a table. The others are served all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Odd {
+    /// It is not inside the disk, or ends before it begins: it is not served.
+    Outside,
+    /// It has a block in common with that other one: neither is served.
+    Overlaps(u32),
+    /// It lies inside the disk, but not among the blocks that the table says are for partitions: it is served.
+    NotUsable,
+    /// It covers blocks that say where partitions are: it is served for reading only.
+    CoversTable,
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Outside => "is not inside the disk; it is not served",
+            Self::Overlaps(other) => {
+                return write!(f, "overlaps partition {other}; it can be had with the whole disk only");
+            }
+            Self::NotUsable => "lies outside the usable blocks; it is served",
+            Self::CoversTable => "covers the partition table; it is served read-only",
+        })
+    }
+}
 
 /// What an operator should know about a disk. Prints as one line, without the name of the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,6 +107,10 @@ pub enum Warning {
     BackupOutside,
     /// The primary GPT serves; its backup is not in the last block, perhaps because the disk has grown.
     BackupNotAtEnd,
+    /// The primary GPT serves; the place that it names for its backup is none.
+    NoBackup,
+    /// The range of usable blocks that the GPT says is empty, or not inside the disk.
+    UsableRange,
     /// The protective MBR's partition does not start at block 1.
     ProtectiveStart,
     /// The protective MBR has other partitions too; they are not served.
@@ -113,10 +128,12 @@ pub enum Warning {
     },
     /// Those two partitions have the same identifier; it names neither.
     SameId(u32, u32),
-    /// The MBR is unusable; no partitions.
-    Mbr(Broken),
-    /// The chain of logical partitions is unusable; the primary ones are served.
+    /// A chain of logical partitions is broken; those before the break are served.
     Logical(Broken),
+    /// That partition is odd.
+    Entry(u32, Odd),
+    /// So many more partitions are odd, which are not named.
+    MoreEntries(u32),
 }
 
 impl fmt::Display for Warning {
@@ -129,6 +146,8 @@ impl fmt::Display for Warning {
             Self::BackupDiffers => f.write_str("the backup GPT differs from the primary, which is used"),
             Self::BackupOutside => f.write_str("the backup GPT would be behind the end of the disk"),
             Self::BackupNotAtEnd => f.write_str("the backup GPT is not at the end of the disk"),
+            Self::NoBackup => f.write_str("the primary GPT names no place where a backup can be"),
+            Self::UsableRange => f.write_str("the GPT's range of usable blocks is impossible"),
             Self::ProtectiveStart => f.write_str("the protective MBR does not start at block 1"),
             Self::Hybrid => {
                 f.write_str("the partitions of the hybrid MBR are not served, those of the GPT are")
@@ -145,8 +164,9 @@ impl fmt::Display for Warning {
             Self::SameId(a, b) => {
                 write!(f, "partitions {a} and {b} have the same UUID; name them by number")
             }
-            Self::Mbr(why) => write!(f, "MBR unusable, its partitions are not served: {why}"),
-            Self::Logical(why) => write!(f, "logical partitions are not served: {why}"),
+            Self::Logical(why) => write!(f, "logical partitions from there on are not served: {why}"),
+            Self::Entry(number, odd) => write!(f, "partition {number} {odd}"),
+            Self::MoreEntries(count) => write!(f, "{count} more partitions are as odd"),
         }
     }
 }

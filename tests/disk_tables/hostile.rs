@@ -33,6 +33,7 @@ fn entries() -> impl Strategy<Value = Vec<Option<Entry>>> {
         first,
         last,
         name,
+        attributes: 0,
     });
     prop::collection::vec(prop::option::of(entry), 0..6)
 }

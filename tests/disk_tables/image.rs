@@ -74,7 +74,8 @@ pub(crate) fn check(table: &Table, disk: &Extent) {
     assert!(partitions.is_sorted_by(|a, b| a.number < b.number) && partitions.iter().all(|p| p.number > 0));
     for (i, p) in partitions.iter().enumerate() {
         let end = p.extent.first().checked_add(p.extent.blocks()).unwrap();
-        assert!(p.extent.first() > 0 && end <= disk.blocks() && p.extent.namespace() == disk.namespace());
+        assert!(end <= disk.blocks() && p.extent.namespace() == disk.namespace());
+        assert!(p.extent.first() > 0 || p.read_only.is_some(), "the first block can be written");
         assert!(partitions[i + 1..].iter().all(|other| !p.extent.overlaps(&other.extent)));
         assert!(!p.label.as_str().chars().any(char::is_control));
     }
@@ -90,11 +91,12 @@ pub(crate) struct Entry {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) name: Vec<u16>,
+    pub(crate) attributes: u64,
 }
 
 impl Entry {
     pub(crate) fn new(id: u8, first: u64, last: u64, name: &str) -> Self {
-        Self { id: [id; 16], first, last, name: name.encode_utf16().collect() }
+        Self { id: [id; 16], first, last, name: name.encode_utf16().collect(), attributes: 0 }
     }
 }
 
@@ -155,6 +157,7 @@ impl Gpt {
             raw[16..32].copy_from_slice(&entry.id);
             raw[32..40].copy_from_slice(&entry.first.to_le_bytes());
             raw[40..48].copy_from_slice(&entry.last.to_le_bytes());
+            raw[48..56].copy_from_slice(&entry.attributes.to_le_bytes());
             for (unit, value) in raw[56..128].chunks_mut(2).zip(&entry.name) {
                 unit.copy_from_slice(&value.to_le_bytes());
             }

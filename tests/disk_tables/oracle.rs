@@ -34,7 +34,9 @@ fn theirs(image: &Image) -> Said {
     let disk = config(image.size).writable(false).open_from_device(Cursor::new(image.bytes.clone())).unwrap();
     let used = disk.partitions().iter().filter(|(_, p)| p.is_used());
     used.map(|(number, p)| {
-        (*number, (p.part_guid.to_string(), p.name.clone(), p.first_lba, p.last_lba - p.first_lba + 1))
+        // It keeps the white space at the end, which libblkid strips.
+        let name = p.name.trim_end().to_string();
+        (*number, (p.part_guid.to_string(), name, p.first_lba, p.last_lba - p.first_lba + 1))
     })
     .collect()
 }
@@ -93,7 +95,7 @@ proptest! {
 }
 
 /// A program, where it usually is; none, and a line that says so, if it is not installed.
-fn program(name: &str, package: &str) -> Option<PathBuf> {
+pub(crate) fn program(name: &str, package: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
     let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());

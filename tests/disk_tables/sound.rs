@@ -24,6 +24,29 @@ fn the_boot_sector_of_a_file_system_is_no_table() {
 }
 
 #[test]
+fn a_file_system_without_a_table_is_none_and_an_empty_table_is_one() {
+    let mut image = Image::new(100, BlockSize::B512);
+    record(&mut image, 0, 7, &[]);
+    assert_eq!(image.scan().kind, Kind::Mbr);
+    let fat = |media: u8| [(14, 1), (16, 2), (21, media)];
+    for (media, kind) in [(0xf8, Kind::None), (0xf0, Kind::None), (0xff, Kind::None), (0xf1, Kind::Mbr)] {
+        let mut image = image.clone();
+        for (at, byte) in fat(media) {
+            image.put(0, at, &[byte]);
+        }
+        assert_eq!(image.scan().kind, kind, "{media:#x}");
+        // mkfs.vfat --mbr=y: both.
+        record(&mut image, 0, 7, &[(0x06, 0, 100)]);
+        assert_eq!(image.scan().kind, Kind::Mbr);
+    }
+    for name in [b"NTFS    ", b"EXFAT   "] {
+        let mut image = image.clone();
+        image.put(0, 3, name);
+        assert_eq!(image.scan(), nvme_core::disk::Table::default());
+    }
+}
+
+#[test]
 fn a_gpt_is_read_with_its_numbers_labels_and_places() {
     for size in BOTH {
         let (image, _) = sample(size);
@@ -87,6 +110,46 @@ fn a_header_may_be_as_long_as_its_block() {
         let table = image.scan();
         assert_eq!((table.partitions.len(), table.warnings.len()), (3, 0));
     }
+}
+
+#[test]
+fn a_gpt_is_seen_behind_any_boot_indicator() {
+    for size in BOTH {
+        let (mut image, _) = sample(size);
+        image.put(0, 446, &[0x7f]);
+        image.put(0, 478, &[0x41]);
+        let table = image.scan();
+        assert_eq!((table.partitions.len(), &table.warnings[..]), (3, &[][..]));
+        // With the backup alone it is one, too; without either it is the boot sector of a file system.
+        image.put(1, 0, &[0; 92]);
+        assert_eq!(image.scan().partitions.len(), 3);
+        image.put(199, 0, &[0; 92]);
+        assert_eq!(image.scan(), nvme_core::disk::Table::default());
+    }
+}
+
+#[test]
+fn any_of_several_protective_entries_may_be_the_one_at_block_1() {
+    let (mut image, _) = sample(BlockSize::B512);
+    record(&mut image, 0, 0, &[(0xee, 60, 140), (0xee, 1, 49)]);
+    let table = image.scan();
+    assert_eq!((table.kind, table.partitions.len(), &table.warnings[..]), (Kind::Gpt, 3, &[][..]));
+    record(&mut image, 0, 0, &[(0xee, 60, 140), (0xee, 2, 49)]);
+    assert_eq!(image.scan().warnings, [Warning::ProtectiveStart]);
+}
+
+#[test]
+fn labels_lose_the_white_space_at_their_end() {
+    let (mut image, mut gpt) = sample(BlockSize::B512);
+    for (entry, name) in [(0, " a b  "), (1, "tab\t \n"), (4, "   ")] {
+        gpt.entries[entry].as_mut().unwrap().name = name.encode_utf16().collect();
+    }
+    gpt.write(&mut image);
+    gpt.backup().write(&mut image);
+    let table = image.scan();
+    assert_eq!(table.warnings, []);
+    let labels: Vec<_> = table.partitions.iter().map(|p| p.label.as_str()).collect();
+    assert_eq!(labels, [" a b", "tab", ""]);
 }
 
 #[test]

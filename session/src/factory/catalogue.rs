@@ -125,6 +125,13 @@ struct Reserved {
     home: Option<Home>,
 }
 
+impl Reserved {
+    /// Whether its device is a whole namespace, and not a partition of it.
+    fn is_whole(&self) -> bool {
+        self.home.as_ref().is_some_and(|home| home.part.is_none())
+    }
+}
+
 /// What tells a device that went and came back from another of its name. (The controller may have another index.)
 #[derive(Debug)]
 struct Home {
@@ -191,9 +198,11 @@ impl Catalogue {
         let refused = self.disks.scanned(namespace, table, &held, self.scanned);
         // Partitions that are held stay; a whole namespace whose size changed is another device.
         for index in 0..self.reserved.len() {
-            let extent = self.reserved.get(index).and_then(|r| r.extent).filter(|e| e.namespace() == scanned);
+            let here = |r: &&Reserved| r.extent.is_some_and(|e| e.namespace() == scanned);
             let is_live = self.live.iter().any(|l| l.reservation == Some(ReservationId(index)));
-            if extent.is_some_and(|e| !is_live && self.device_at(&e).is_none())
+            let bound = self.reserved.get(index).filter(here);
+            let place = bound.and_then(|r| Some((r.extent?, r.is_whole())));
+            if place.is_some_and(|(e, whole)| !is_live && self.device_at(&e, whole).is_none())
                 && let Some(reserved) = self.reserved.get_mut(index)
             {
                 reserved.extent = None;
@@ -233,7 +242,8 @@ impl Catalogue {
         if self.scanned {
             match self.resolve(policy.device()) {
                 Ok(device) => {
-                    self.may(&device, policy.access(), None)?;
+                    let next = ReservationId(self.reserved.len());
+                    self.may(&device, policy.access(), Some(next))?;
                     (extent, home) = (Some(device.extent()), Some(Home::of(&device)));
                 }
                 Err(CreateError::NoDevice(_) | CreateError::Scanning) => {}
@@ -267,11 +277,12 @@ impl Catalogue {
             let id = ReservationId(index);
             match (self.live.iter().find(|l| l.reservation == Some(id)), reserved.extent) {
                 (Some(live), _) => {
-                    refused = CreateError::InUse { device: self.name_of(&live.extent), readable: false };
+                    let device = self.device_at(&live.extent, live.whole);
+                    let device = device.map(|d| self.disks.own_name(&d)).unwrap_or_default();
+                    refused = CreateError::InUse { device, readable: false };
                 }
                 (None, Some(extent)) => {
-                    let whole = reserved.home.as_ref().is_some_and(|h| h.part.is_none());
-                    return self.mint(extent, whole, policy.access(), Some(id));
+                    return self.mint(extent, reserved.is_whole(), policy.access(), Some(id));
                 }
                 // It has no device, so there is something to say.
                 (None, None) => refused = self.is_present(id).err().unwrap_or(CreateError::Scanning),
@@ -294,7 +305,7 @@ impl Catalogue {
         }
         // What it held may be something else by now.
         if let Some(id) = live.reservation
-            && self.device_at(&live.extent).is_none()
+            && self.device_at(&live.extent, live.whole).is_none()
             && let Some(reserved) = self.reserved.get_mut(id.0)
         {
             reserved.extent = None;
@@ -353,8 +364,11 @@ impl Catalogue {
         live.chain(reserved)
     }
 
+    /// The partitions that live sessions and static clients have.
     fn held(&self) -> Vec<Extent> {
-        self.claims().map(|h| h.extent).collect()
+        let live = self.live.iter().filter(|l| !l.whole).map(|l| l.extent);
+        let reserved = self.reserved.iter().filter(|r| !r.is_whole()).filter_map(|r| r.extent);
+        live.chain(reserved).collect()
     }
 
     /// The one device of that name.
@@ -397,9 +411,7 @@ impl Catalogue {
         if device.disk.stale {
             return Err(CreateError::Scanning);
         }
-        if access == Access::ReadWrite && device.disk.entry.read_only() {
-            return Err(CreateError::WriteProtected(self.disks.own_name(device)));
-        }
+        self.writable(device, access, own.is_some())?;
         let extent = device.extent();
         let mut others = self.holders(&extent).filter(|h| own.is_none() || h.reservation != own).peekable();
         if others.peek().is_none() {
@@ -412,6 +424,13 @@ impl Catalogue {
                 let readable = readable && access == Access::ReadWrite;
                 Err(CreateError::InUse { device: self.disks.own_name(device), readable })
             }
+        }
+    }
+
+    fn writable(&self, device: &Device<'_>, access: Access, fixed: bool) -> Result<(), CreateError> {
+        match device.read_only().filter(|_| access == Access::ReadWrite) {
+            Some(why) => Err(CreateError::ReadOnly { device: self.disks.own_name(device), why, fixed }),
+            None => Ok(()),
         }
     }
 
@@ -433,12 +452,10 @@ impl Catalogue {
         }
     }
 
-    fn device_at(&self, extent: &Extent) -> Option<Device<'_>> {
-        self.disks.get(extent.namespace())?.devices().find(|d| d.extent() == *extent)
-    }
-
-    fn name_of(&self, extent: &Extent) -> String {
-        self.device_at(extent).map(|d| self.disks.own_name(&d)).unwrap_or_default()
+    /// The device of that place. (A partition may be as large as its namespace.)
+    fn device_at(&self, extent: &Extent, whole: bool) -> Option<Device<'_>> {
+        let mut devices = self.disks.get(extent.namespace())?.devices();
+        devices.find(|d| d.extent() == *extent && d.part.is_none() == whole)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the catalogue has checked that nobody is in the way")]
@@ -449,8 +466,10 @@ impl Catalogue {
         access: Access,
         reservation: Option<ReservationId>,
     ) -> Result<Minted, CreateError> {
-        let found = self.device_at(&extent).filter(|d| !d.disk.stale);
+        let found = self.device_at(&extent, whole).filter(|d| !d.disk.stale);
         let Some(device) = found else { return Err(CreateError::Scanning) };
+        // The table may say so only since it was reserved.
+        self.writable(&device, access, reservation.is_some())?;
         let rewrites = access == Access::ReadWrite && reaches_table(&extent, device.disk.entry.extent());
         let minted = Minted {
             session: SessionId(self.next),

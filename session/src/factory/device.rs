@@ -11,6 +11,29 @@ use nvme_policy::{
 use super::Medium;
 use crate::operation::Limits;
 
+/// What kind of partition table a disk has; also when it is too broken to be used, or empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TableKind {
+    /// None that is known here: the disk may hold a file system as it is, or nothing.
+    #[default]
+    None,
+    /// A GUID partition table (behind a protective MBR).
+    Gpt,
+    /// A master boot record.
+    Mbr,
+}
+
+/// Why a device can only be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protection {
+    /// The namespace is write-protected.
+    Namespace,
+    /// The partition table marks the partition read-only.
+    Attribute,
+    /// The partition covers blocks that say where partitions are: its writer could move those of others.
+    CoversTable,
+}
+
 /// A namespace, as its scan found it.
 #[derive(Clone, Debug)]
 pub struct NamespaceEntry {
@@ -20,13 +43,22 @@ pub struct NamespaceEntry {
     limits: Limits,
     read_only: bool,
     medium: Medium,
+    table: TableKind,
 }
 
 impl NamespaceEntry {
     /// `serial` is the controller's serial number without its padding; `extent` the whole namespace; `read_only` says
     /// that it is write-protected.
     pub fn new(serial: &str, extent: Extent, limits: Limits, read_only: bool) -> Self {
-        Self { serial: serial.into(), place: None, extent, limits, read_only, medium: Medium::default() }
+        Self {
+            serial: serial.into(),
+            place: None,
+            extent,
+            limits,
+            read_only,
+            medium: Medium::default(),
+            table: TableKind::None,
+        }
     }
 
     /// The same, with the place of its controller, where it has one.
@@ -39,6 +71,17 @@ impl NamespaceEntry {
     #[must_use]
     pub fn on(self, medium: Medium) -> Self {
         Self { medium, ..self }
+    }
+
+    /// The same, with that kind of partition table.
+    #[must_use]
+    pub fn with_table(self, table: TableKind) -> Self {
+        Self { table, ..self }
+    }
+
+    /// What kind of partition table it has.
+    pub fn table(&self) -> TableKind {
+        self.table
     }
 
     /// What tells it from others.
@@ -99,6 +142,16 @@ pub struct PartitionEntry {
     pub label: Label,
     /// Where it is.
     pub extent: Extent,
+    /// Why it can only be read, if so.
+    pub read_only: Option<Protection>,
+}
+
+impl PartitionEntry {
+    /// Whether it is that partition, whoever may write to it.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let all = |p: &Self| (p.number, p.id, p.extent);
+        all(self) == all(other) && self.label == other.label
+    }
 }
 
 /// A partition that can be had, and the names that are bound to it.
@@ -155,6 +208,12 @@ impl<'a> Device<'a> {
 
     pub(super) fn extent(&self) -> Extent {
         self.part.map_or(self.disk.entry.extent, |b| b.partition.extent)
+    }
+
+    /// Why it can only be read, if so.
+    pub(super) fn read_only(&self) -> Option<Protection> {
+        let namespace = self.disk.entry.read_only.then_some(Protection::Namespace);
+        namespace.or_else(|| self.part.and_then(|b| b.partition.read_only))
     }
 
     /// A name for it: `SN:nNSID[:PART]`; by its controller's place where that is asked for, or the first is none.

@@ -7,6 +7,8 @@ use core::fmt;
 
 use nvme_policy::{DeviceName, Errno};
 
+use super::device::Protection;
+
 /// Most candidates that a message lists.
 const LISTED_MAX: usize = 8;
 
@@ -32,8 +34,15 @@ pub enum CreateError {
         /// Whether it could be had read-only.
         readable: bool,
     },
-    /// The device cannot be written to.
-    WriteProtected(String),
+    /// The device can only be read.
+    ReadOnly {
+        /// The device.
+        device: String,
+        /// Why.
+        why: Protection,
+        /// Whether a static client asks, whose words are the operator's options.
+        fixed: bool,
+    },
     /// There are as many sessions as are allowed.
     NoRoom {
         /// How many that is.
@@ -49,9 +58,12 @@ impl CreateError {
         match self {
             Self::Scanning => Errno::Again,
             Self::NoRoom { .. } => Errno::NoMemory,
+            Self::ReadOnly { why: Protection::Attribute | Protection::CoversTable, .. } => Errno::Access,
             Self::InUse { .. } => Errno::Busy,
             Self::NoDevice(_) => Errno::NoDevice,
-            Self::Ambiguous { .. } | Self::WriteProtected(_) | Self::NotReserved => Errno::Invalid,
+            Self::Ambiguous { .. }
+            | Self::ReadOnly { why: Protection::Namespace, .. }
+            | Self::NotReserved => Errno::Invalid,
         }
     }
 }
@@ -72,7 +84,14 @@ impl fmt::Display for CreateError {
                 write!(f, "{device} is in use; it can be had read-only")
             }
             Self::InUse { device, readable: false } => write!(f, "{device} is in use"),
-            Self::WriteProtected(device) => write!(f, "{device} is write-protected; add read-only"),
+            Self::ReadOnly { device, why, fixed } => {
+                let why = match why {
+                    Protection::Namespace => "is write-protected",
+                    Protection::Attribute => "is marked read-only in its partition table",
+                    Protection::CoversTable => "covers its disk's partition table",
+                };
+                write!(f, "{device} {why}; add {}", if *fixed { "--readonly" } else { "read-only" })
+            }
             Self::NoRoom { allowed } => write!(f, "too many sessions ({allowed} at most)"),
             Self::NotReserved => f.write_str("no such static client"),
         }

@@ -12,6 +12,8 @@
 //! * an identifier or a label belongs to the partition that had it first: another one that comes up with it later can be
 //!   had by its number only. What the scan at start finds twice is ambiguous, and refused.
 //!
+//! A partition that its table marks read-only, or that covers that table, is minted read-only or not at all.
+//!
 //! A namespace that two controllers share is one disk. It is had by the way that was there first, and by no other.
 
 mod catalogue;
@@ -21,7 +23,7 @@ mod medium;
 mod tables;
 
 pub use catalogue::{Catalogue, CatalogueConfig, Ended, Holder, Minted, ReservationId, SessionId};
-pub use device::{NamespaceEntry, PartitionEntry};
+pub use device::{NamespaceEntry, PartitionEntry, Protection, TableKind};
 pub use error::CreateError;
 pub use medium::{Identifiers, Medium, Subsystem};
 pub use tables::Refused;

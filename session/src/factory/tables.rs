@@ -83,7 +83,7 @@ impl Disks {
         self.0.retain(|d| keep(d.entry.namespace()));
     }
 
-    /// A scan's result. `first_come`: from now on names belong to whoever had them first.
+    /// A scan's result. `held`: of partitions. `first_come`: from now on names belong to whoever had them first.
     pub(super) fn scanned(
         &mut self,
         entry: NamespaceEntry,
@@ -134,12 +134,18 @@ impl Disks {
         let whole = *disk.entry.extent();
         let is_held = |b: &&Bound| held.contains(&b.partition.extent);
         let mut parts: Vec<Bound> = disk.parts.iter().filter(is_held).cloned().collect();
+        // Of what is held, who may write to it next is all that may change.
+        for bound in &mut parts {
+            if let Some(now) = disk.table.iter().find(|p| p.is(&bound.partition)) {
+                bound.partition.read_only = now.read_only;
+            }
+        }
         let in_use = parts.len();
         // What is as it was keeps its names; it goes before what is new.
-        let known = |p: &PartitionEntry| disk.parts.iter().find(|b| b.partition == *p);
+        let known = |p: &PartitionEntry| disk.parts.iter().find(|b| b.partition.is(p));
         let (old, new): (Vec<_>, Vec<_>) = disk.table.iter().partition(|p| known(p).is_some());
         for partition in old.into_iter().chain(new) {
-            if parts.iter().any(|b| b.partition == *partition) {
+            if parts.iter().any(|b| b.partition.is(partition)) {
                 continue;
             }
             let before = parts.get(..in_use).unwrap_or_default();
@@ -152,7 +158,7 @@ impl Disks {
                 continue;
             }
             let bound = match known(partition) {
-                Some(bound) => bound.clone(),
+                Some(bound) => Bound { partition: partition.clone(), ..bound.clone() },
                 None if first_come => {
                     // All that came up before: on other disks, and what stays on this one.
                     let others = self.0.iter().filter(|d| d.entry.namespace() != namespace);

@@ -71,7 +71,7 @@ impl Control {
             nvme_platform::warn!("{serial}:n{nsid}: {warning}");
         }
         let entry = NamespaceEntry::new(&serial, info.extent, info.limits, info.read_only);
-        let entry = entry.on(unit.medium(info)).at(unit.controller().place());
+        let entry = entry.on(unit.medium(info)).at(unit.controller().place()).with_table(table.kind);
         nvme_platform::info!(
             "{serial}:n{nsid}: {} blocks of {} bytes, {} partitions",
             info.extent.blocks(),
@@ -80,10 +80,17 @@ impl Control {
         );
         let entries = table.partitions.into_iter();
         let partitions: Vec<PartitionEntry> = entries
-            .map(|p| PartitionEntry { number: p.number, id: p.id, label: p.label, extent: p.extent })
+            .map(|p| PartitionEntry {
+                number: p.number,
+                id: p.id,
+                label: p.label,
+                extent: p.extent,
+                read_only: p.read_only,
+            })
             .collect();
         for p in &partitions {
-            nvme_platform::info!("{serial}:n{nsid}:{}: {} \"{}\"", p.number, p.id, p.label);
+            let read_only = if p.read_only.is_some() { ", read-only" } else { "" };
+            nvme_platform::info!("{serial}:n{nsid}:{}: {} \"{}\"{read_only}", p.number, p.id, p.label);
         }
         let before = self.catalogue.medium(namespace).cloned();
         for refused in self.catalogue.set_namespace(entry, partitions) {

@@ -73,10 +73,11 @@ fn namespace_rows(
         } else {
             format!("  \"{}\"", clean(&partition.label))
         };
+        let read_only = if partition.read_only { "  read-only" } else { "" };
         rows.push(vec![
             format!("{below} {branch} {}", word(&format!("{device}:{}", partition.number))),
             size(partition.blocks.saturating_mul(block)),
-            format!("{}{label}", word(&partition.uuid)),
+            format!("{}{label}{read_only}", word(&partition.uuid)),
         ]);
     }
 }
@@ -185,6 +186,7 @@ mod tests {
             label: label.into(),
             first: 2048,
             blocks: 2048,
+            read_only: number == 1,
         };
         Inventory {
             version: VERSION,
@@ -228,7 +230,7 @@ mod tests {
 nvme-drv 0.1.0 (process 7)
 soft:disk.img                ready  soft
 └─ 'device=my disk:n1'       2 MiB  4096 blocks of 512, gpt
-   ├─ 'device=my disk:n1:1'  1 MiB  device=88E59675  \"root\"
+   ├─ 'device=my disk:n1:1'  1 MiB  device=88E59675  \"root\"  read-only
    └─ 'device=my disk:n1:2'  1 MiB  device=0a-01  \"\\u{1b}[2Jboo\"
 
 sessions: 1 of 64

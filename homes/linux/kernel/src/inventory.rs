@@ -102,7 +102,7 @@ pub struct Namespace {
     pub block_size: u32,
     /// Whether the medium itself cannot be written.
     pub read_only: bool,
-    /// What its partitions come from: `gpt`, `mbr`, or nothing when there are none.
+    /// What kind of partition table it has, be it empty or broken: `gpt`, `mbr`, or nothing when there is none.
     pub table: Option<String>,
     /// Its partitions, by number.
     pub partitions: Vec<Partition>,
@@ -122,6 +122,8 @@ pub struct Partition {
     pub first: u64,
     /// Its size, in blocks.
     pub blocks: u64,
+    /// Whether a session of it has to be read-only: its table says so, or it covers that table.
+    pub read_only: bool,
 }
 
 /// A session.

@@ -10,7 +10,7 @@ use nvme_linux::inventory::{
 };
 use nvme_linux::memory::Trusted;
 use nvme_linux::socket;
-use nvme_policy::PartitionId;
+use nvme_session::factory::TableKind;
 use nvme_session::memory::REGIONS_MAX;
 
 use crate::client::{Client, Phase};
@@ -57,10 +57,11 @@ fn access(access: nvme_policy::Access) -> Access {
     }
 }
 
-fn table(id: PartitionId) -> &'static str {
-    match id {
-        PartitionId::Gpt(_) => "gpt",
-        PartitionId::Mbr { .. } => "mbr",
+fn table(kind: TableKind) -> Option<String> {
+    match kind {
+        TableKind::None => None,
+        TableKind::Gpt => Some("gpt".into()),
+        TableKind::Mbr => Some("mbr".into()),
     }
 }
 
@@ -82,21 +83,20 @@ pub(crate) fn of(control: &Control, clients: &BTreeMap<u32, Client>, trusted: &T
                 ControllerState::Lost | ControllerState::Down => State::Failed,
             },
             namespaces: namespaces
-                .map(|(namespace, partitions)| (namespace, partitions.collect::<Vec<_>>()))
                 .map(|(namespace, partitions)| Namespace {
                     nsid: namespace.namespace().nsid,
                     blocks: namespace.extent().blocks(),
                     block_size: namespace.extent().block_size().bytes() as u32,
                     read_only: namespace.read_only(),
-                    table: partitions.first().map(|p| table(p.id).into()),
+                    table: table(namespace.table()),
                     partitions: partitions
-                        .into_iter()
                         .map(|p| Partition {
                             number: p.number,
                             uuid: p.id.to_string(),
                             label: p.label.as_str().into(),
                             first: p.extent.first(),
                             blocks: p.extent.blocks(),
+                            read_only: p.read_only.is_some(),
                         })
                         .collect(),
                 })

@@ -52,7 +52,7 @@ impl Catalogue {
             let id = Some(ReservationId(at));
             let Some(reserved) = self.reserved.get(at) else { return };
             let access = reserved.policy.access();
-            let is_whole = reserved.home.as_ref().is_some_and(|h| h.part.is_none());
+            let is_whole = reserved.is_whole();
             let others = self.claims().filter(|h| h.reservation != id);
             if is_whole
                 && reserved.extent.is_some_and(|e| grows(&e, whole))
