@@ -42,6 +42,11 @@ pub trait QueueDoorbells: Send {
     fn runs_here(&self) -> bool {
         false
     }
+    /// Whether a command may take as long as what it waits for: behind this controller is storage that can hang, and that is no
+    /// fault of the controller, so nothing is ever late.
+    fn waits_for_storage(&self) -> bool {
+        false
+    }
 }
 
 /// Why a device did not do what it was told.

@@ -38,6 +38,8 @@ pub enum DmaError {
     BadRange,
     /// The device is gone.
     Gone,
+    /// Commands under way reach it. It is not mapped any more, and may be written all the same.
+    InUse,
 }
 
 impl fmt::Display for DmaError {
@@ -50,6 +52,7 @@ impl fmt::Display for DmaError {
             }
             Self::BadRange => f.write_str("not a range that can be mapped"),
             Self::Gone => f.write_str("the device is gone"),
+            Self::InUse => f.write_str("commands under way reach it"),
         }
     }
 }

@@ -13,20 +13,39 @@ const ALL_NAMESPACES: u32 = u32::MAX;
 /// FUSE in the flags of an entry.
 const FUSED: u8 = 3;
 /// Force Unit Access, in dword 12.
-const FUA: u32 = 1 << 30;
+pub(crate) const FUA: u32 = 1 << 30;
 /// Attribute, Deallocate, in dword 11 of Dataset Management.
-const DEALLOCATE: u32 = 1 << 2;
+pub(crate) const DEALLOCATE: u32 = 1 << 2;
 
 /// A range of Dataset Management (6.7, figure 365).
 #[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct DsmRange {
+pub(crate) struct DsmRange {
     attributes: U32,
     blocks: U32,
     lba: U64,
 }
 
 const _: () = assert!(size_of::<DsmRange>() == 16);
+
+impl DsmRange {
+    /// Reads the ranges of a command.
+    pub(crate) fn load<'r>(
+        dma: &mut Dma<'_>,
+        sqe: &Sqe,
+        ranges: &'r mut [Self; 256],
+    ) -> Result<&'r [Self], Status> {
+        let count = (sqe.dword(10) & 0xff) as usize + 1;
+        let ranges = ranges.get_mut(..count).unwrap_or_default();
+        dma.load_all(sqe, ranges.as_mut_bytes())?;
+        Ok(ranges)
+    }
+
+    /// First block and number of blocks.
+    pub(crate) fn place(&self) -> (u64, u64) {
+        (self.lba.get(), u64::from(self.blocks.get()))
+    }
+}
 
 /// What a batch did.
 #[derive(Default)]
@@ -38,6 +57,17 @@ pub(crate) struct Counts {
     pub(crate) flushes: u64,
     pub(crate) faults: u64,
     pub(crate) media_errors: u64,
+}
+
+impl Counts {
+    /// A command failed.
+    pub(crate) fn failed(&mut self, status: Status) {
+        match status {
+            Status::DATA_TRANSFER => self.faults += 1,
+            Status::READ_ERROR | Status::WRITE_FAULT | Status::CAPACITY_EXCEEDED => self.media_errors += 1,
+            _ => {}
+        }
+    }
 }
 
 /// Executes the commands of one batch.
@@ -53,11 +83,7 @@ impl Executor<'_> {
         match self.io(sqe) {
             Ok(()) => Status::SUCCESS,
             Err(status) => {
-                match status {
-                    Status::DATA_TRANSFER => self.counts.faults += 1,
-                    Status::READ_ERROR | Status::WRITE_FAULT => self.counts.media_errors += 1,
-                    _ => {}
-                }
+                self.counts.failed(status);
                 status
             }
         }
@@ -100,7 +126,8 @@ impl Executor<'_> {
         }
         let mut at = offset as usize;
         let image = &namespace.window;
-        self.dma.walk(sqe, len as usize, Access::Store, |memory, offset, len| {
+        self.dma.walk(sqe, len as usize, Access::Store, |mapping, offset, len| {
+            let memory = &mapping.window;
             image.copy_to(at, memory, offset, len).map_err(|_| Status::INTERNAL)?;
             at += len;
             if memory.failed() { Err(Status::DATA_TRANSFER) } else { Ok(()) }
@@ -126,7 +153,8 @@ impl Executor<'_> {
         }
         let mut at = offset as usize;
         let image = &namespace.window;
-        let copied = self.dma.walk(sqe, len as usize, Access::Load, |memory, offset, len| {
+        let copied = self.dma.walk(sqe, len as usize, Access::Load, |mapping, offset, len| {
+            let memory = &mapping.window;
             memory.copy_to(offset, image, at, len).map_err(|_| Status::INTERNAL)?;
             at += len;
             if memory.failed() { Err(Status::DATA_TRANSFER) } else { Ok(()) }
@@ -181,10 +209,8 @@ impl Executor<'_> {
         if deallocate && namespace.read_only {
             return Err(Status::WRITE_PROTECTED);
         }
-        let count = (sqe.dword(10) & 0xff) as usize + 1;
         let mut ranges = [DsmRange::default(); 256];
-        let ranges = ranges.get_mut(..count).unwrap_or_default();
-        self.dma.load_all(sqe, ranges.as_mut_bytes())?;
+        let ranges = DsmRange::load(&mut self.dma, sqe, &mut ranges)?;
         // All are checked before any is touched.
         for range in ranges.iter() {
             namespace.bytes(range.lba.get(), u64::from(range.blocks.get())).ok_or(Status::LBA_RANGE)?;

@@ -10,6 +10,7 @@ use nvme_platform::Window;
 
 use crate::faulty::Rule;
 use crate::medium::Medium;
+use crate::storage::Storage;
 
 /// Where interrupts go.
 pub trait Interrupts: Send + Sync {
@@ -17,10 +18,19 @@ pub trait Interrupts: Send + Sync {
     fn raise(&self, vector: u16);
 }
 
+/// Where a namespace's blocks are.
+#[derive(Clone)]
+pub enum Backing {
+    /// In a window.
+    Medium(Arc<dyn Medium>),
+    /// In storage that takes its time.
+    Storage(Arc<dyn Storage>),
+}
+
 /// One namespace.
 pub struct NamespaceConfig {
     /// Where its blocks are.
-    pub medium: Arc<dyn Medium>,
+    pub backing: Backing,
     /// Bytes per block: 512 or 4096.
     pub block_size: u32,
     /// Write protected.
@@ -32,7 +42,12 @@ pub struct NamespaceConfig {
 impl NamespaceConfig {
     /// A writable namespace with blocks of 512 bytes.
     pub fn new(medium: Arc<dyn Medium>) -> Self {
-        Self { medium, block_size: 512, read_only: false, uuid: None }
+        Self { backing: Backing::Medium(medium), block_size: 512, read_only: false, uuid: None }
+    }
+
+    /// The same over storage that takes its time.
+    pub fn stored(storage: Arc<dyn Storage>) -> Self {
+        Self { backing: Backing::Storage(storage), block_size: 512, read_only: false, uuid: None }
     }
 
     /// With blocks of `bytes` bytes.

@@ -11,6 +11,7 @@ use crate::faulty::{self, Action, Held};
 use crate::gate::Stuck;
 use crate::queue::{Poster, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
+use crate::shutdown::Shutdown;
 use crate::wire::{Cap, Cc, Cqe, Csts, Sqe, Status, VERSION, admin, reg};
 
 /// What only control touches.
@@ -27,6 +28,10 @@ pub(crate) struct Control {
     pub(crate) features: Features,
     pub(crate) events: Events,
     pub(crate) logs: Logs,
+    /// CC.EN went away while commands were under way: CSTS.RDY goes with the last of them.
+    disabling: bool,
+    /// The flushes of a shutdown.
+    shutdown: Option<Shutdown>,
 }
 
 struct AdminQueue {
@@ -39,6 +44,8 @@ struct AdminQueue {
     cq_head: u32,
     poster: Poster,
     held: Vec<Held>,
+    /// Commands that wait for the end of others.
+    waiting: Vec<Sqe>,
 }
 
 impl Control {
@@ -54,6 +61,8 @@ impl Control {
             admin: None,
             events: Events::default(),
             logs: Logs::default(),
+            disabling: false,
+            shutdown: None,
         }
     }
 
@@ -127,24 +136,31 @@ impl Control {
             (false, true) => self.enable(shared),
             // An engine that does not come out keeps RDY as it is: the driver will not take its memory for free.
             (true, false) => {
-                if self.disable(shared).is_err() {
-                    self.csts.set_fatal(true);
+                match self.disable(shared) {
+                    Ok(true) => {}
+                    Ok(false) => self.disabling = true,
+                    Err(Stuck) => self.csts.set_fatal(true),
                 }
                 return;
             }
             _ => {}
         }
         if new.shutdown() != 0 && old.shutdown() == 0 {
-            let (_, view) = shared.view();
-            let flushed = view
-                .namespaces
-                .iter()
-                .flatten()
-                .filter(|n| !n.read_only)
-                .all(|n| n.medium.flush(0, n.window.len() as u64).is_ok());
-            self.csts.set_shutdown(if flushed { 2 } else { 1 });
+            self.csts.set_shutdown(1);
+            self.shutdown = Some(Shutdown::begin(shared));
+            self.poll_shutdown();
         } else if new.shutdown() == 0 {
             self.csts.set_shutdown(0);
+            self.shutdown = None;
+        }
+    }
+
+    fn poll_shutdown(&mut self) {
+        if let Some(shutdown) = &mut self.shutdown
+            && let Some(flushed) = shutdown.poll()
+        {
+            self.csts.set_shutdown(if flushed { 2 } else { 1 });
+            self.shutdown = None;
         }
     }
 
@@ -156,7 +172,8 @@ impl Control {
             && cc.arbitration() == 0
             && sq_size >= 2
             && cq_size >= 2
-            && !self.csts.fatal();
+            && !self.csts.fatal()
+            && !self.disabling;
         if !good {
             self.csts.set_fatal(true);
             return;
@@ -172,13 +189,18 @@ impl Control {
             cq_head: 0,
             poster: Poster::default(),
             held: Vec::new(),
+            waiting: Vec::new(),
         });
         self.csts.set_ready(true);
     }
 
-    /// Controller reset: queues go, features are as at first; AQA, ASQ and ACQ stay (7.3.2).
-    fn disable(&mut self, shared: &Shared) -> Result<(), Stuck> {
-        self.close_queues(shared)?;
+    /// Controller reset, once no command is under way any more (else: false): queues go, features are as at first; AQA, ASQ and ACQ stay (7.3.2).
+    fn disable(&mut self, shared: &Shared) -> Result<bool, Stuck> {
+        if !self.close_queues(shared)? {
+            return Ok(false);
+        }
+        self.disabling = false;
+        self.shutdown = None;
         self.admin = None;
         self.features = Features::new(&self.nature);
         self.events = Events::default();
@@ -186,15 +208,14 @@ impl Control {
         let _ = shared.take_troubles();
         let write_back = self.nature.write_cache;
         shared.change(|world| world.write_back = write_back);
-        Ok(())
+        Ok(true)
     }
 
     /// All registers as after power-up.
     pub(crate) fn reset(&mut self, shared: &Shared) -> Result<(), Stuck> {
-        let done = self.disable(shared);
-        if done.is_err() {
+        if self.disable(shared) != Ok(true) {
             self.csts.set_fatal(true);
-            return done;
+            return Err(Stuck);
         }
         self.cc = Cc::new();
         (self.attributes, self.submission, self.completion) = (0, 0, 0);
@@ -229,7 +250,12 @@ impl Control {
         if troubles & Trouble::BadDoorbellValue as u32 != 0 {
             self.events.error(1);
         }
-        let due = shared.faults.is_some() && self.admin.as_ref().is_some_and(|q| !q.held.is_empty());
+        if self.disabling && self.disable(shared).is_err() {
+            self.csts.set_fatal(true);
+        }
+        self.poll_shutdown();
+        let held = |q: &AdminQueue| !q.held.is_empty() && shared.faults.is_some() || !q.waiting.is_empty();
+        let due = self.admin.as_ref().is_some_and(held);
         if troubles != 0 || due {
             self.process(shared);
         }
@@ -311,8 +337,9 @@ impl Control {
         let mut posted = 0;
         // Each turn posts, or fetches; the driver cannot move the tail meanwhile. A command sees the world as the one
         // before it left it.
+        let mut waiting = core::mem::take(&mut queue.waiting);
         while queue.poster.room(queue.cq_size, queue.cq_head) {
-            let due = faulty::take_due(&mut queue.held, now);
+            let due = waiting.pop().or_else(|| faulty::take_due(&mut queue.held, now));
             let (sqe, action) = match due {
                 Some(sqe) => (sqe, None),
                 None if queue.head != queue.tail => {
@@ -337,6 +364,10 @@ impl Control {
             };
             let (result, status) = match answer {
                 Ok(Answer::Later) => continue,
+                Ok(Answer::Again) => {
+                    queue.waiting.push(sqe);
+                    continue;
+                }
                 _ if action == Some(Action::Drop) => continue,
                 Ok(Answer::Done(result)) => (result, Status::SUCCESS),
                 Err(status) => {
@@ -362,6 +393,7 @@ impl Control {
                 queue.post(&ring, &mut posted, &cqe);
             }
         }
+        queue.waiting.append(&mut waiting);
         while queue.poster.room(queue.cq_size, queue.cq_head) {
             let Some((cid, result)) = self.events.next() else { break };
             let mut cqe = completion(queue.head, cid, Status::SUCCESS);

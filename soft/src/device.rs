@@ -60,7 +60,7 @@ impl SoftDevice {
         let shared = Shared::new(world, config.queues, Control::new(nature), faults, outside);
         shared.counters.power_cycles.store(1, Ordering::Relaxed);
         let memory = config.memory.unwrap_or_else(|| Box::new(nvme_mem::heap));
-        Ok(Self { shared: Arc::new(shared), memory, vectors })
+        Ok(Self { shared, memory, vectors })
     }
 
     /// What pulls the strings from outside.
@@ -108,8 +108,10 @@ impl DmaSpace for SoftDevice {
 
     fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
         let unmapped = self.shared.change(|world| world.space.unmap(at, len))?;
-        drop(unmapped);
-        self.settle()
+        self.settle()?;
+        // Acquire: pairs with the end of the requests that reached it.
+        let reached = unmapped.iter().any(|(_, uses)| uses.load(Ordering::Acquire) > 0);
+        if reached { Err(DmaError::InUse) } else { Ok(()) }
     }
 }
 
@@ -161,7 +163,8 @@ impl Bus for SoftDevice {
         });
         drop(unmapped);
         self.settle().map_err(|_| DeviceError::Failed)?;
-        Ok(CutOff::seen())
+        // Storage has no power switch: what is under way there goes on.
+        if self.shared.quiet() { Ok(CutOff::seen()) } else { Err(DeviceError::Failed) }
     }
 }
 

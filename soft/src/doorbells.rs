@@ -51,7 +51,7 @@ impl PairDoorbells {
     }
 
     /// Looks for queues that did not exist yet.
-    #[inline]
+    #[inline(always)]
     fn look(&mut self) {
         if self.sq.queue.is_some() && self.cq.queue.is_some() {
             return;
@@ -105,6 +105,10 @@ impl QueueDoorbells for PairDoorbells {
 
     fn runs_here(&self) -> bool {
         self.shared.outside.wake.is_none()
+    }
+
+    fn waits_for_storage(&self) -> bool {
+        self.shared.view().1.namespaces.iter().flatten().any(|n| n.storage.is_some())
     }
 }
 

@@ -19,7 +19,8 @@ const BYTES_SHIFT: u32 = 17;
 #[inline]
 pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time) -> Option<Time> {
     // What is in memory is ordered by the load in the batch; here it only matters whether to go there.
-    if sq.tail.load(Ordering::Relaxed) == sq.head.load(Ordering::Relaxed) && shared.faults.is_none() {
+    let plain = shared.plain.load(Ordering::Relaxed);
+    if sq.tail.load(Ordering::Relaxed) == sq.head.load(Ordering::Relaxed) && plain {
         return None;
     }
     let Some(mut inside) = sq.gate.enter() else {
@@ -28,7 +29,7 @@ pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time)
     let cq = &*sq.completions;
     // Another queue's engine may be posting.
     let Some(mut poster) = cq.poster.try_lock() else { return Some(now) };
-    let Inside { seen, held } = &mut *inside;
+    let Inside { seen, held, flight } = &mut *inside;
     let seen = look(shared, sq, seen)?;
     let Seen { view, entries, completions, hits, .. } = seen;
     let mut batch = Batch {
@@ -42,10 +43,7 @@ pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time)
         budget,
         executor: Executor { dma: Dma { view, hits }, counts: Counts::default() },
     };
-    let next = match &shared.faults {
-        None => batch.run(now),
-        Some(faults) => batch.run_faulty(faults, held, now),
-    };
+    let next = if plain { batch.run(now) } else { batch.run_slow(shared, view, flight, held, now) };
     let Batch { head, posted, executor, .. } = batch;
     sq.head.store(head, Ordering::Relaxed);
     shared.counters.add(&executor.counts);

@@ -266,57 +266,52 @@ pub(crate) fn spoil(action: &Action, cqe: &mut Cqe) {
 }
 
 impl Batch<'_> {
-    pub(crate) fn run_faulty(&mut self, faults: &Faults, held: &mut Vec<Held>, now: Time) -> Option<Time> {
-        while self.go_on() {
-            if let Some(sqe) = take_due(held, now) {
-                let status = self.executor.execute(&sqe);
-                self.post(&self.completion(sqe.cid.get(), status));
-                continue;
+    /// Executes a command of a window, as a rule has it. False: no more fits into the queue.
+    pub(crate) fn meddle(
+        &mut self,
+        sqe: Sqe,
+        action: Option<Action>,
+        held: &mut Vec<Held>,
+        now: Time,
+    ) -> bool {
+        match action {
+            Some(Action::Hang) => {
+                hold(held, sqe, None);
+                self.charge();
+                return true;
             }
-            if !self.pending() {
-                return next_due(held);
+            Some(Action::Delay(time)) => {
+                hold(held, sqe, Some(now + time));
+                self.charge();
+                return true;
             }
-            let sqe = self.fetch()?;
-            let action = faults.decide(self.sq.id, sqe.opcode);
-            match action {
-                Some(Action::Hang) => {
-                    hold(held, sqe, None);
-                    self.charge();
-                    continue;
+            Some(Action::Drop) => {
+                self.executor.execute(&sqe);
+                self.charge();
+                return true;
+            }
+            _ => {}
+        }
+        let status = match action {
+            Some(Action::Fail(status)) => status,
+            _ => self.executor.execute(&sqe),
+        };
+        let mut cqe = self.completion(sqe.cid.get(), status);
+        if let Some(Action::Forge(cids)) = &action {
+            for cid in cids {
+                self.post(&self.completion(*cid, Status::SUCCESS));
+                if !self.room() {
+                    return false;
                 }
-                Some(Action::Delay(time)) => {
-                    hold(held, sqe, Some(now + time));
-                    self.charge();
-                    continue;
-                }
-                Some(Action::Drop) => {
-                    self.executor.execute(&sqe);
-                    self.charge();
-                    continue;
-                }
-                _ => {}
-            }
-            let status = match action {
-                Some(Action::Fail(status)) => status,
-                _ => self.executor.execute(&sqe),
-            };
-            let mut cqe = self.completion(sqe.cid.get(), status);
-            if let Some(Action::Forge(cids)) = &action {
-                for cid in cids {
-                    self.post(&self.completion(*cid, Status::SUCCESS));
-                    if !self.room() {
-                        return Some(now);
-                    }
-                }
-            }
-            if let Some(action) = &action {
-                spoil(action, &mut cqe);
-            }
-            self.post(&cqe);
-            if action == Some(Action::Duplicate) && self.room() {
-                self.post(&cqe);
             }
         }
-        Some(now)
+        if let Some(action) = &action {
+            spoil(action, &mut cqe);
+        }
+        self.post(&cqe);
+        if action == Some(Action::Duplicate) && self.room() {
+            self.post(&cqe);
+        }
+        true
     }
 }

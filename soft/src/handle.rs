@@ -60,12 +60,24 @@ impl SoftHandle {
         self.shared.tell(now);
     }
 
+    /// Looks how large a namespace's storage is by now, and says so to the driver if it grew. How many bytes there are;
+    /// `None`: there is no such namespace.
+    pub fn rescan(&self, nsid: u32) -> Option<u64> {
+        let (_, view) = self.shared.view();
+        let namespace = view.namespace(nsid)?;
+        let bytes = namespace.capacity();
+        if bytes >> namespace.shift > namespace.blocks {
+            self.resize(nsid, bytes);
+        }
+        Some(bytes)
+    }
+
     /// Changes the size of a namespace, within its medium, and says so to the driver. `false`: it cannot be.
     pub fn resize(&self, nsid: u32, bytes: u64) -> bool {
         self.edit(nsid, |slot| {
             let Some(old) = slot else { return false };
             let blocks = bytes >> old.shift;
-            if blocks == 0 || bytes > old.window.len() as u64 {
+            if blocks == 0 || bytes > old.capacity() {
                 return false;
             }
             *slot = Some(Arc::new(Namespace { blocks, ..(**old).clone() }));
@@ -76,6 +88,9 @@ impl SoftHandle {
     /// Adds a namespace, in the place of the one there is, and says so to the driver.
     pub fn add(&self, nsid: u32, namespace: NamespaceConfig) -> Result<(), ConfigError> {
         let namespace = Arc::new(Namespace::new(namespace)?);
+        if namespace.storage.is_some() {
+            self.shared.plain.store(false, Ordering::Relaxed);
+        }
         let added = self.edit(nsid, |slot| {
             *slot = Some(namespace);
             true

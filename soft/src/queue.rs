@@ -8,6 +8,7 @@ use nvme_platform::Window;
 use spin::Mutex;
 
 use crate::faulty::Held;
+use crate::flight::Flight;
 use crate::gate::Gate;
 use crate::wire::{Cqe, Sqe};
 use crate::world::{Hits, View};
@@ -109,6 +110,8 @@ pub(crate) struct Inside {
     pub(crate) seen: Option<Seen>,
     /// Commands that a rule holds up.
     pub(crate) held: Vec<Held>,
+    /// Commands whose storage takes its time.
+    pub(crate) flight: Flight,
 }
 
 /// The world as the engine saw it last.

@@ -4,7 +4,7 @@
 //! `queues` and `world`, which are held for moments only. An engine inside a gate never takes `control`.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -31,6 +31,9 @@ pub(crate) struct Shared {
     pub(crate) control: Mutex<Control>,
     pub(crate) counters: Counters,
     pub(crate) faults: Option<Faults>,
+    /// No rules, and no storage that takes its time.
+    pub(crate) plain: AtomicBool,
+    pub(crate) myself: Weak<Self>,
     pub(crate) outside: Outside,
     /// The home's clock, as far as anybody has told.
     pub(crate) now: AtomicU64,
@@ -136,8 +139,10 @@ impl Shared {
         control: Control,
         faults: Option<Faults>,
         outside: Outside,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        let stored = world.namespaces.iter().flatten().any(|n| n.storage.is_some());
+        let plain = AtomicBool::new(faults.is_none() && !stored);
+        Arc::new_cyclic(|myself| Self {
             generation: AtomicU64::new(0),
             world: Mutex::new(world),
             queues: Mutex::new((0..=queues).map(|_| Slot::default()).collect()),
@@ -145,13 +150,15 @@ impl Shared {
             control: Mutex::new(control),
             counters: Counters::default(),
             faults,
+            plain,
+            myself: myself.clone(),
             outside,
             now: AtomicU64::new(0),
             gone: AtomicBool::new(false),
             masked: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             troubles: AtomicU32::new(0),
-        }
+        })
     }
 
     /// The world as it is, with its generation.
@@ -188,6 +195,16 @@ impl Shared {
             sq.gate.pass(self.outside.pause)?.seen = None;
             Ok(())
         })
+    }
+
+    /// Whether no request of any queue is under way. Engines see by now that the device may do no DMA, and begin nothing.
+    pub(crate) fn quiet(&self) -> bool {
+        let queues: Vec<_> = self.queues.lock().iter().filter_map(|s| s.sq.clone()).collect();
+        let quiet = |sq: &Arc<SubmissionQueue>| {
+            sq.gate.pass(self.outside.pause).is_ok_and(|mut inside| inside.flight.settle())
+        };
+        // All of them, each time: whoever is asked once takes what came back, and tells control of the rest.
+        queues.iter().map(quiet).filter(|quiet| !quiet).count() == 0
     }
 
     /// Fires an interrupt, if there are any and it is not masked.
@@ -258,9 +275,11 @@ impl Shared {
 impl World {
     fn look(&self) -> View {
         let Fixed { transfer_max, sgl, dataset_management, write_zeroes } = self.fixed;
-        let mappings = if self.mastering { self.space.mappings().cloned().collect() } else { Vec::new() };
+        let mapped = self.space.mappings().filter(|_| self.mastering);
+        let (mappings, uses) = mapped.cloned().unzip();
         View {
             mappings,
+            uses,
             namespaces: self.namespaces.clone(),
             mastering: self.mastering,
             write_back: self.write_back,

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 
-use crate::world::Mapping;
+use crate::world::{Mapping, Uses};
 
 /// The first address given out. Not the address of anything else, so that a mix-up faults.
 const FIRST: u64 = 0x51_0000_0000;
@@ -20,7 +20,7 @@ const MAPPINGS_MAX: usize = 1 << 18;
 pub(crate) struct Space {
     /// Start and length.
     reserved: BTreeMap<u64, u64>,
-    mapped: BTreeMap<u64, Mapping>,
+    mapped: BTreeMap<u64, (Mapping, Uses)>,
     /// Where to look next: an address comes back only after all others were given out.
     next: u64,
 }
@@ -70,19 +70,20 @@ impl Space {
         let inside =
             self.reserved.range(..=at.0).next_back().is_some_and(|(start, size)| end <= start + size);
         let below = self.mapped.range(..end).next_back();
-        if !inside || below.is_some_and(|(start, m)| start + m.window.len() as u64 > at.0) {
+        if !inside || below.is_some_and(|(start, (m, _))| start + m.window.len() as u64 > at.0) {
             return Err(DmaError::BadRange);
         }
         if self.mapped.len() >= MAPPINGS_MAX {
             return Err(DmaError::NoMemory);
         }
         let writable = rights == DmaRights::ReadWrite;
-        self.mapped.insert(at.0, Mapping { start: at.0, window: memory.clone(), writable });
+        let mapping = Mapping { start: at.0, window: memory.clone(), writable };
+        self.mapped.insert(at.0, (mapping, Uses::default()));
         Ok(())
     }
 
     /// Hands over what was mapped, to be dropped outside of any lock.
-    pub(crate) fn unmap(&mut self, at: Iova, len: u64) -> Result<Vec<Mapping>, DmaError> {
+    pub(crate) fn unmap(&mut self, at: Iova, len: u64) -> Result<Vec<(Mapping, Uses)>, DmaError> {
         if self.reserved.get(&at.0) != Some(&len) {
             return Err(DmaError::BadRange);
         }
@@ -90,7 +91,7 @@ impl Space {
         Ok(self.mapped.extract_if(at.0..at.0 + len, |_, _| true).map(|(_, mapping)| mapping).collect())
     }
 
-    pub(crate) fn mappings(&self) -> impl Iterator<Item = &Mapping> {
+    pub(crate) fn mappings(&self) -> impl Iterator<Item = &(Mapping, Uses)> {
         self.mapped.values()
     }
 }

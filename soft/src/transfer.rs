@@ -1,12 +1,12 @@
 //! The data pointer of a command: PRP entries, PRP lists and SGLs (NVM Express Base 1.4, 4.3 and 4.4), walked piece
 //! by piece. Everything read here was written by the driver, and may be anything.
 
-use nvme_platform::{PAGE, Window};
+use nvme_platform::PAGE;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::wire::{Sqe, Status};
-use crate::world::{Hits, View};
+use crate::world::{Hits, Mapping, View};
 
 /// Most SGL descriptors of one command, so that empty ones do not go on for ever.
 const DESCRIPTORS_MAX: u32 = 8192;
@@ -56,7 +56,7 @@ impl Dma<'_> {
         iova: u64,
         len: usize,
         access: Access,
-        each: &mut impl FnMut(&Window, usize, usize) -> Result<(), Status>,
+        each: &mut impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let (mut iova, mut len) = (iova, len);
         // Each turn covers at least a byte of a mapping; mappings are whole pages.
@@ -66,7 +66,7 @@ impl Dma<'_> {
                 return Err(Status::DATA_TRANSFER);
             }
             let part = len.min(mapping.window.len() - offset);
-            each(&mapping.window, offset, part)?;
+            each(mapping, offset, part)?;
             len -= part;
             iova = iova.wrapping_add(part as u64);
         }
@@ -76,7 +76,8 @@ impl Dma<'_> {
     /// Reads from memory into our own.
     fn load(&mut self, iova: u64, into: &mut [u8]) -> Result<(), Status> {
         let mut done = 0;
-        self.reach(iova, into.len(), Access::Load, &mut |window, offset, len| {
+        self.reach(iova, into.len(), Access::Load, &mut |mapping, offset, len| {
+            let window = &mapping.window;
             let part = into.get_mut(done..done + len).ok_or(Status::INTERNAL)?;
             done += len;
             window.read(offset, part).map_err(|_| Status::INTERNAL)?;
@@ -91,7 +92,7 @@ impl Dma<'_> {
         sqe: &Sqe,
         len: usize,
         access: Access,
-        mut each: impl FnMut(&Window, usize, usize) -> Result<(), Status>,
+        mut each: impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let [first, second] = sqe.data;
         let (kind, first) = (sqe.flags >> 6, first.get());
@@ -103,7 +104,7 @@ impl Dma<'_> {
             && (access == Access::Load || mapping.writable)
             && len <= mapping.window.len() - offset
         {
-            return each(&mapping.window, offset, len);
+            return each(mapping, offset, len);
         }
         match kind {
             0 => self.prp(first, second.get(), len, access, &mut each),
@@ -119,7 +120,7 @@ impl Dma<'_> {
         prp2: u64,
         len: usize,
         access: Access,
-        each: &mut impl FnMut(&Window, usize, usize) -> Result<(), Status>,
+        each: &mut impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         if prp1 & 3 != 0 {
             return Err(Status::PRP_OFFSET);
@@ -150,7 +151,7 @@ impl Dma<'_> {
         list: u64,
         len: usize,
         access: Access,
-        each: &mut impl FnMut(&Window, usize, usize) -> Result<(), Status>,
+        each: &mut impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let (mut at, mut rest) = (list, len);
         if at & 7 != 0 {
@@ -203,7 +204,7 @@ impl Dma<'_> {
         sqe: &Sqe,
         len: usize,
         access: Access,
-        each: &mut impl FnMut(&Window, usize, usize) -> Result<(), Status>,
+        each: &mut impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let mut now = Descriptor::read_from_bytes(sqe.data.as_bytes()).map_err(|_| Status::INTERNAL)?;
         let mut rest = len;
@@ -251,7 +252,7 @@ impl Dma<'_> {
         count: u32,
         rest: &mut usize,
         access: Access,
-        each: &mut impl FnMut(&Window, usize, usize) -> Result<(), Status>,
+        each: &mut impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let (mut at, mut left) = (at, count as usize);
         while left > 0 {
@@ -278,7 +279,8 @@ impl Dma<'_> {
     /// Writes our own bytes to where a command wants them.
     pub(crate) fn store_all(&mut self, sqe: &Sqe, bytes: &[u8]) -> Result<(), Status> {
         let mut done = 0;
-        self.walk(sqe, bytes.len(), Access::Store, |window, offset, len| {
+        self.walk(sqe, bytes.len(), Access::Store, |mapping, offset, len| {
+            let window = &mapping.window;
             let part = bytes.get(done..done + len).ok_or(Status::INTERNAL)?;
             done += len;
             window.write(offset, part).map_err(|_| Status::INTERNAL)?;
@@ -289,7 +291,8 @@ impl Dma<'_> {
     /// Reads all bytes that a command points to.
     pub(crate) fn load_all(&mut self, sqe: &Sqe, into: &mut [u8]) -> Result<(), Status> {
         let mut done = 0;
-        self.walk(sqe, into.len(), Access::Load, |window, offset, len| {
+        self.walk(sqe, into.len(), Access::Load, |mapping, offset, len| {
+            let window = &mapping.window;
             let part = into.get_mut(done..done + len).ok_or(Status::INTERNAL)?;
             done += len;
             window.read(offset, part).map_err(|_| Status::INTERNAL)?;

@@ -235,6 +235,11 @@ impl Status {
         Self(kind << 8 | code | Self::DO_NOT_RETRY)
     }
 
+    /// The same, and not to be tried again.
+    pub(crate) const fn for_good(self) -> Self {
+        Self(self.0 | Self::DO_NOT_RETRY)
+    }
+
     /// Status code type and status code, without DNR: what tests compare.
     pub const fn code(self) -> u16 {
         self.0 & 0x7ff
@@ -286,6 +291,8 @@ impl Status {
     pub const QUEUE_DELETION: Self = Self::fault(1, 0x0c);
     /// Feature Identifier Not Saveable.
     pub const NOT_SAVEABLE: Self = Self::fault(1, 0x0d);
+    /// Capacity Exceeded (figure 128).
+    pub const CAPACITY_EXCEEDED: Self = Self(0x81);
     /// Write Fault.
     pub const WRITE_FAULT: Self = Self(0x280);
     /// Unrecovered Read Error.

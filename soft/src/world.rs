@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicU32;
 
 use nvme_platform::Window;
 
@@ -14,6 +15,10 @@ pub(crate) struct Mapping {
     pub(crate) window: Window,
     pub(crate) writable: bool,
 }
+
+/// How many requests under way reach a mapping. Shared by all views that have it; apart from it, so that finding a mapping
+/// costs no more.
+pub(crate) type Uses = Arc<AtomicU32>;
 
 impl Mapping {
     /// The offset of `iova` in the window.
@@ -49,6 +54,8 @@ impl Default for Hits {
 pub(crate) struct View {
     /// By address; no two overlap.
     pub(crate) mappings: Vec<Mapping>,
+    /// Of each mapping, in the same order.
+    pub(crate) uses: Vec<Uses>,
     /// By namespace identifier, less one.
     pub(crate) namespaces: Vec<Option<Arc<Namespace>>>,
     /// Whether the device may do DMA at all.
@@ -73,6 +80,12 @@ impl View {
             return Some((mapping, offset));
         }
         self.search(iova, hit)
+    }
+
+    /// The place of one of the view's own mappings.
+    pub(crate) fn place_of(&self, mapping: &Mapping) -> u32 {
+        let offset = core::ptr::from_ref(mapping).addr().wrapping_sub(self.mappings.as_ptr().addr());
+        u32::try_from(offset / size_of::<Mapping>()).unwrap_or(u32::MAX)
     }
 
     #[inline(never)]

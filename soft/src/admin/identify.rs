@@ -86,7 +86,9 @@ struct IdentifyNamespace {
     nsfeat: u8,
     nlbaf: u8,
     flbas: u8,
-    rsvd27: [u8; 72],
+    rsvd27: [u8; 6],
+    dlfeat: u8,
+    rsvd34: [u8; 65],
     nsattr: u8,
     rsvd100: [u8; 20],
     eui64: [u8; 8],
@@ -175,6 +177,10 @@ impl Control {
             id.nsze = U64::new(namespace.blocks);
             id.ncap = U64::new(namespace.blocks);
             id.nuse = U64::new(namespace.blocks);
+            // Write Zeroes may deallocate, and then they read as zeroes.
+            let unmaps =
+                self.nature.write_zeroes && namespace.storage.as_ref().is_some_and(|s| s.unmaps_to_zeroes());
+            id.dlfeat = if unmaps { 0b1001 } else { 0 };
             // Write protected.
             id.nsattr = u8::from(namespace.read_only);
             id.eui64 = eui64(&self.nature, nsid);

@@ -31,6 +31,8 @@ pub(crate) enum Answer {
     Done(u32),
     /// It completes when something happens.
     Later,
+    /// It is to be executed again when something has ended.
+    Again,
 }
 
 /// What the controller is, and stays.

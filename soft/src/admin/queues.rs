@@ -95,14 +95,16 @@ impl Control {
         Ok(Answer::Done(0))
     }
 
-    /// When this completes, no engine touches the queue or the memory of its commands.
+    /// When this completes, and that is when the last of its commands has ended, no engine touches the queue or the memory of its commands.
     pub(super) fn delete_submission_queue(&mut self, shared: &Shared, sqe: &Sqe) -> Result<Answer, Status> {
         let id = sqe.dword(10) as u16;
         let sq = {
             let queues = shared.queues.lock();
             queues.get(usize::from(id)).and_then(|s| s.sq.clone()).ok_or(Status::QUEUE_ID)?
         };
-        end(shared, &sq).map_err(|_| Status::INTERNAL)?;
+        if !end(shared, &sq).map_err(|_| Status::INTERNAL)? {
+            return Ok(Answer::Again);
+        }
         if let Some(slot) = shared.queues.lock().get_mut(usize::from(id)) {
             slot.sq = None;
         }
@@ -127,25 +129,31 @@ impl Control {
         Ok(Answer::Done(0))
     }
 
-    /// Ends all I/O queues.
-    pub(crate) fn close_queues(&mut self, shared: &Shared) -> Result<(), Stuck> {
+    /// Ends all I/O queues. False: some of their commands are under way, and all of the queues are still there.
+    pub(crate) fn close_queues(&mut self, shared: &Shared) -> Result<bool, Stuck> {
         // All are closed before the first is waited for, so that the wait is for one command, not for one each.
         self.freeze(shared);
         let queues: alloc::vec::Vec<_> = shared.queues.lock().iter().filter_map(|s| s.sq.clone()).collect();
-        queues.iter().try_for_each(|sq| end(shared, sq))?;
+        let mut quiet = true;
+        for sq in &queues {
+            quiet &= end(shared, sq)?;
+        }
+        if !quiet {
+            return Ok(false);
+        }
         for slot in shared.queues.lock().iter_mut() {
             (slot.sq, slot.cq) = (None, None);
         }
         shared.queue_generation.fetch_add(1, Ordering::Release);
-        Ok(())
+        Ok(true)
     }
 }
 
-/// Closes a queue's gate, waits for its engine, and takes from it what it kept.
-fn end(shared: &Shared, sq: &SubmissionQueue) -> Result<(), Stuck> {
+/// Closes a queue's gate, waits for its engine, and takes from it what it kept. False: some of its commands are under way.
+fn end(shared: &Shared, sq: &SubmissionQueue) -> Result<bool, Stuck> {
     sq.gate.close();
     let mut inside = sq.gate.pass(shared.outside.pause)?;
     inside.seen = None;
     inside.held.clear();
-    Ok(())
+    Ok(inside.flight.settle())
 }

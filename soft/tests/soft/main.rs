@@ -9,4 +9,5 @@ mod features;
 mod identify;
 mod io;
 mod queues;
+mod stored;
 mod threads;

@@ -326,6 +326,9 @@ impl Pairs {
                 return Ok(Effect::Ask(Job::DeleteSq { id }));
             }
         };
+        if doorbells.doorbells.waits_for_storage() {
+            record.config.timeout = Duration::MAX;
+        }
         debug!("controller {}: queue pair {} of {} entries", index, id, record.config.depth);
         let config = record.config;
         Ok(match (record.memory.take(), record.who) {

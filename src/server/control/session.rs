@@ -52,7 +52,7 @@ impl SessionError {
             Self::Memory(why) => why.errno(),
             Self::Dma(DmaError::NoMemory | DmaError::NoAddresses | DmaError::LockLimit { .. })
             | Self::NoQueuePair => Errno::NoMemory,
-            Self::Dma(DmaError::Gone) | Self::DeviceLost | Self::Ended => Errno::NoDevice,
+            Self::Dma(DmaError::Gone | DmaError::InUse) | Self::DeviceLost | Self::Ended => Errno::NoDevice,
             Self::Busy => Errno::Busy,
             Self::Dma(DmaError::BadRange) | Self::Queue | Self::Ring(_) | Self::Config => Errno::Invalid,
         }
