@@ -158,6 +158,7 @@ pub fn virtqueue(data: &[u8]) {
             discard_blocks: 8,
             write_zeroes_blocks: 8,
             volatile_cache: true,
+            unmaps_to_zeroes: false,
         },
         id: [7; 20],
         write_back: input.write_back,

@@ -52,6 +52,7 @@ fn main() {
             discard_blocks: 0,
             write_zeroes_blocks: 0,
             volatile_cache: true,
+            unmaps_to_zeroes: false,
         },
         id: [0; 20],
         write_back: true,

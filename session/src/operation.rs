@@ -132,6 +132,8 @@ pub enum Operation {
         permit: WritePermit,
         /// Whether it must be durable when it completes.
         fua: bool,
+        /// Whether the storage behind them may be given back. Only where what was given back reads as zeroes.
+        unmap: bool,
     },
 }
 
@@ -166,12 +168,12 @@ impl Operation {
                     (Self::Discard { place: head, permit: a }, Some(rest))
                 }
             },
-            Self::WriteZeroes { place, permit, fua } => match place.split_at(blocks) {
-                Err(place) => (Self::WriteZeroes { place, permit, fua }, None),
+            Self::WriteZeroes { place, permit, fua, unmap } => match place.split_at(blocks) {
+                Err(place) => (Self::WriteZeroes { place, permit, fua, unmap }, None),
                 Ok((head, rest)) => {
                     let (a, b) = permit.split();
-                    let rest = Self::WriteZeroes { place: rest, permit: b, fua };
-                    (Self::WriteZeroes { place: head, permit: a, fua }, Some(rest))
+                    let rest = Self::WriteZeroes { place: rest, permit: b, fua, unmap };
+                    (Self::WriteZeroes { place: head, permit: a, fua, unmap }, Some(rest))
                 }
             },
             flush @ Self::Flush { .. } => (flush, None),
@@ -201,4 +203,6 @@ pub struct Limits {
     pub write_zeroes_blocks: u32,
     /// Whether the controller has a volatile write cache.
     pub volatile_cache: bool,
+    /// Whether a write-zeroes may give the storage of its blocks back, and they read as zeroes then.
+    pub unmaps_to_zeroes: bool,
 }

@@ -17,8 +17,13 @@ fn whole() -> Extent {
 }
 
 fn entry() -> NamespaceEntry {
-    let limits =
-        Limits { transfer_blocks: 256, discard_blocks: 8, write_zeroes_blocks: 8, volatile_cache: true };
+    let limits = Limits {
+        transfer_blocks: 256,
+        discard_blocks: 8,
+        write_zeroes_blocks: 8,
+        volatile_cache: true,
+        unmaps_to_zeroes: false,
+    };
     NamespaceEntry::new("SA", whole(), limits, false)
 }
 

@@ -11,8 +11,13 @@ use proptest::prelude::*;
 
 const A: Namespace = Namespace { controller: 0, nsid: 1 };
 const B: Namespace = Namespace { controller: 1, nsid: 1 };
-const LIMITS: Limits =
-    Limits { transfer_blocks: 256, discard_blocks: 8, write_zeroes_blocks: 8, volatile_cache: true };
+const LIMITS: Limits = Limits {
+    transfer_blocks: 256,
+    discard_blocks: 8,
+    write_zeroes_blocks: 8,
+    volatile_cache: true,
+    unmaps_to_zeroes: false,
+};
 
 fn whole(ns: Namespace) -> Extent {
     Extent::whole(ns, 1000, BlockSize::B512).unwrap()

@@ -6,7 +6,7 @@ use nvme_session::operation::{Operation, Transfer};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
-use super::spec::command::{Command, DEALLOCATE, DsmRange, FUA, PSDT_SGL, io};
+use super::spec::command::{Command, DEAC, DEALLOCATE, DsmRange, FUA, PSDT_SGL, io};
 use super::transfer::{How, ListPage, prps, sgl, two_prps};
 
 /// How much one command of a kind may cover.
@@ -76,7 +76,7 @@ pub(super) fn decide(operation: &Operation, controller: u16) -> Option<Verb> {
         Operation::Discard { place, permit } => {
             (io::DATASET_MANAGEMENT, false, place.namespace(), Some(permit))
         }
-        Operation::WriteZeroes { place, permit, fua } => {
+        Operation::WriteZeroes { place, permit, fua, .. } => {
             (io::WRITE_ZEROES, *fua, place.namespace(), Some(permit))
         }
     };
@@ -119,8 +119,14 @@ pub(super) fn command(
             Ok(Command { opcode: verb.opcode, nsid: permit.namespace().nsid.into(), ..Command::default() })
         }
         Operation::Discard { place, .. } => discard(verb, place, memory),
-        // Neither DEAC nor anything else: the blocks read as zeroes afterwards (NVM 3.2.8).
-        Operation::WriteZeroes { place, .. } => Ok(with_place(verb, place, 0, [U64::ZERO; 2])),
+        // The blocks read as zeroes afterwards (NVM 3.2.8): DEAC is set only where deallocated blocks do (DLFEAT).
+        Operation::WriteZeroes { place, unmap, .. } => {
+            let mut command = with_place(verb, place, 0, [U64::ZERO; 2]);
+            if *unmap {
+                command.cdw12 = (command.cdw12.get() | DEAC).into();
+            }
+            Ok(command)
+        }
     }
 }
 

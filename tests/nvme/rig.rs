@@ -175,7 +175,12 @@ impl Rig {
 
     pub fn zeroes(&self, sector: u64, bytes: u64) -> Operation {
         let place = self.grant().confine(sector, bytes).unwrap();
-        Operation::WriteZeroes { place, permit: self.grant().write_permit().unwrap(), fua: true }
+        Operation::WriteZeroes {
+            place,
+            permit: self.grant().write_permit().unwrap(),
+            fua: true,
+            unmap: false,
+        }
     }
 
     /// Submits one command.

@@ -170,7 +170,12 @@ impl Rig {
 
     pub(crate) fn zeroes(&self, nsid: u32, sector: u64, bytes: u64) -> Operation {
         let place = self.grant(nsid).confine(sector, bytes).unwrap();
-        Operation::WriteZeroes { place, permit: self.grant(nsid).write_permit().unwrap(), fua: true }
+        Operation::WriteZeroes {
+            place,
+            permit: self.grant(nsid).write_permit().unwrap(),
+            fua: true,
+            unmap: false,
+        }
     }
 
     pub(crate) fn submit(&mut self, pair: &mut QueuePair, operation: Operation, head: u16) -> Submit {

@@ -82,7 +82,7 @@ impl ConfigSpace {
             discard_sector_alignment: only(discard, (block / SECTOR) as u32),
             max_write_zeroes_sectors: only(zeroes, range),
             max_write_zeroes_seg: only(zeroes, RANGES_MAX),
-            write_zeroes_may_unmap: 0,
+            write_zeroes_may_unmap: u8::from(zeroes && limits.unmaps_to_zeroes),
             unused1: [0; 3],
         };
         let mut bytes = [0; Self::SIZE];
@@ -133,8 +133,13 @@ mod tests {
 
     fn space() -> ConfigSpace {
         let extent = Extent::whole(Namespace { controller: 0, nsid: 1 }, 1 << 30, BlockSize::B4096).unwrap();
-        let limits =
-            Limits { transfer_blocks: 32, discard_blocks: 8, write_zeroes_blocks: 0, volatile_cache: true };
+        let limits = Limits {
+            transfer_blocks: 32,
+            discard_blocks: 8,
+            write_zeroes_blocks: 0,
+            volatile_cache: true,
+            unmaps_to_zeroes: false,
+        };
         ConfigSpace::new(&Grant::new(extent, Access::ReadWrite), &limits, 256)
     }
 

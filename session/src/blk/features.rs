@@ -106,8 +106,13 @@ mod tests {
     use super::*;
     use crate::queue::Direction;
 
-    const LIMITS: Limits =
-        Limits { transfer_blocks: 256, discard_blocks: 8, write_zeroes_blocks: 8, volatile_cache: true };
+    const LIMITS: Limits = Limits {
+        transfer_blocks: 256,
+        discard_blocks: 8,
+        write_zeroes_blocks: 8,
+        volatile_cache: true,
+        unmaps_to_zeroes: false,
+    };
 
     fn grant(access: Access) -> Grant {
         Grant::new(Extent::whole(Namespace { controller: 0, nsid: 1 }, 64, BlockSize::B512).unwrap(), access)

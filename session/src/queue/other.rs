@@ -26,7 +26,7 @@ enum Step {
     Answer(Status, u32),
 }
 
-type Places = heapless::Vec<LbaRange, { RANGES_MAX as usize }>;
+type Places = heapless::Vec<(LbaRange, u32), { RANGES_MAX as usize }>;
 
 /// What is done to blocks without data.
 #[derive(Clone, Copy)]
@@ -75,7 +75,6 @@ impl BlkQueue {
             }
             Some(Kind::WriteZeroes) => {
                 let permit = self.permit()?;
-                // UNMAP is a permission. It is not made use of: deallocated blocks need not read as zeroes.
                 let limit = self.config.limits.write_zeroes_blocks;
                 let places = self.places(data, features::WRITE_ZEROES, limit, UNMAP)?;
                 Ok(Step::Places(places, permit, What::WriteZeroes))
@@ -90,12 +89,17 @@ impl BlkQueue {
         let flush_after = matches!(what, What::Discard) && fua;
         let tag = self.take_off(head, Plan { parts: places.len() as u32, flush_after, data: 0 }, status);
         let mut permit = permit;
-        for place in places {
+        let zeroes = self.config.limits.unmaps_to_zeroes;
+        for (place, flags) in places {
             let (this, next) = permit.split();
             permit = next;
             let operation = match what {
                 What::Discard => Operation::Discard { place, permit: this },
-                What::WriteZeroes => Operation::WriteZeroes { place, permit: this, fua },
+                // UNMAP is a permission. It is made use of where blocks that were given back read as zeroes.
+                What::WriteZeroes => {
+                    let unmap = zeroes && flags & UNMAP != 0;
+                    Operation::WriteZeroes { place, permit: this, fua, unmap }
+                }
             };
             self.ready.push_back(Request::new(tag, operation));
         }
@@ -118,7 +122,7 @@ impl BlkQueue {
         Ok(Step::Answer(Status::Ok, (id.len() - rest.len()) as u32))
     }
 
-    /// The segments of a discard or write-zeroes request as places on disk: all of them, or none.
+    /// The segments of a discard or write-zeroes request as places on disk, each with its flags: all of them, or none.
     fn places(&self, data: &[Buffer], feature: u64, limit: u32, flags: u32) -> Result<Places, Refused> {
         if self.config.features & feature == 0 || limit == 0 {
             return Err(UNSUPPORTED);
@@ -150,7 +154,7 @@ impl BlkQueue {
             }
             let bytes = u64::from(sectors) * nvme_policy::extent::SECTOR;
             let place = self.config.grant.confine(range.sector.get(), bytes).map_err(|_| BAD)?;
-            places.push(place).map_err(|_| BAD)?;
+            places.push((place, range.flags.get())).map_err(|_| BAD)?;
         }
         Ok(places)
     }

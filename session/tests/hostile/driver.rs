@@ -94,6 +94,7 @@ pub(crate) fn config() -> QueueConfig {
             discard_blocks: 1 << 16,
             write_zeroes_blocks: 1 << 16,
             volatile_cache: true,
+            unmaps_to_zeroes: false,
         },
         id: *b"0123456789abcdefghij",
         write_back: true,

@@ -268,6 +268,8 @@ pub(super) fn namespace(
         discard_blocks: caps.discard.in_blocks(size.shift()),
         write_zeroes_blocks: caps.zeroes.in_blocks(size.shift()),
         volatile_cache: *volatile_cache,
+        // Write Zeroes may deallocate, and what is deallocated reads as zeroes.
+        unmaps_to_zeroes: data.dlfeat & 0b1111 == 0b1001,
     };
     let read_only = data.nsattr & 1 != 0;
     // A namespace may be shared by controllers that there cannot be: some say so of each.

@@ -169,6 +169,8 @@ pub mod io {
 
 /// Command dword 12 of Read, Write and Write Zeroes: Force Unit Access.
 pub const FUA: u32 = 1 << 30;
+/// CDW12 of Write Zeroes: the blocks may be deallocated.
+pub const DEAC: u32 = 1 << 25;
 /// Command dword 11 of Dataset Management: Attribute, Deallocate.
 pub const DEALLOCATE: u32 = 1 << 2;
 

@@ -180,7 +180,11 @@ pub struct Namespace {
     pub dps: u8,
     /// Sharing; bit 0: other controllers may have it, too.
     pub nmic: u8,
-    pub reserved31: [u8; 68],
+    pub rescap: u8,
+    pub fpi: u8,
+    /// What deallocated blocks are; bits 2:0: 1 they read as zeroes, bit 3: Write Zeroes may deallocate.
+    pub dlfeat: u8,
+    pub reserved34: [u8; 65],
     /// Attributes; bit 0: write protected.
     pub nsattr: u8,
     pub reserved100: [u8; 4],
@@ -194,4 +198,8 @@ pub struct Namespace {
 }
 const _: () = assert!(size_of::<Namespace>() == 4096);
 const _: () = assert!(offset_of!(Namespace, nsattr) == 99 && offset_of!(Namespace, lbaf) == 128);
-const _: () = assert!(offset_of!(Namespace, nmic) == 30 && offset_of!(Namespace, nguid) == 104);
+const _: () = assert!(
+    offset_of!(Namespace, nmic) == 30
+        && offset_of!(Namespace, dlfeat) == 33
+        && offset_of!(Namespace, nguid) == 104
+);
