@@ -6,6 +6,8 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(i32)]
 pub enum Errno {
+    /// `ENOENT`: nothing goes by that name.
+    NotFound = 2,
     /// `EAGAIN`: not yet; ask again.
     Again = 11,
     /// `ENOMEM`: no room, or more than is allowed.
@@ -31,6 +33,7 @@ impl Errno {
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NotFound => "ENOENT",
             Self::Again => "EAGAIN",
             Self::NoMemory => "ENOMEM",
             Self::Access => "EACCES",

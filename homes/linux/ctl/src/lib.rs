@@ -1,10 +1,11 @@
 //! `nvme-ctl`: asks a running `nvme-drv` for its inventory and for sessions.
 //!
 //! `options` is the command line, `server` finds the server's sockets, and there is a file for each command: `list`
-//! (with `tree`, which prints), `create` and `run`. `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
+//! (with `tree`, which prints), `create`, `run`, and `admin` for the operator's. `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod create;
 mod failure;
 mod list;
@@ -27,6 +28,8 @@ pub fn main() -> ExitCode {
         Command::Ls { json } => list::list(&options.ctl(), *json),
         Command::Create { words, listen } => create::create(&options.svr(), words, listen),
         Command::Run { devices, command } => run::run(&options.svr(), devices, command),
+        Command::Rescan { serial } => admin::ask(&options.admin(), "rescan", serial.as_deref()),
+        Command::Resume { device } => admin::ask(&options.admin(), "resume", device.as_deref()),
         Command::Bind { address } => vfio::bind(address).map_err(|why| why.to_string().into()),
         Command::Unbind { address } => vfio::unbind(address).map_err(|why| why.to_string().into()),
     };

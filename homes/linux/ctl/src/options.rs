@@ -24,6 +24,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH", global = true)]
     ctl: Option<String>,
 
+    /// The operator's socket, or fd=N for an inherited connection to it
+    ///
+    /// Without it: NVME_DRV_ADMIN, else /run/nvme-drv/admin.
+    #[arg(long, value_name = "PATH", global = true)]
+    admin: Option<String>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -62,6 +68,18 @@ pub(crate) enum Command {
         #[arg(value_name = "COMMAND", last = true, required = true)]
         command: Vec<String>,
     },
+    /// Look again how large images are: those that grew are told to their sessions
+    Rescan {
+        /// The serial number of one; without it, all
+        #[arg(value_name = "SN")]
+        serial: Option<String>,
+    },
+    /// Let an image go on whose write-back failed: flushes succeed again, though what was acknowledged before may be lost
+    Resume {
+        /// The device, SN:n1; without it, all
+        #[arg(value_name = "DEV")]
+        device: Option<String>,
+    },
     /// Give a controller to vfio-pci, for `nvme-drv --cap vbus=pci:ADDRESS`
     ///
     /// Refuses one whose disks are mounted, swap, or part of another device. Needs root, the module vfio-pci, and no server.
@@ -93,6 +111,11 @@ impl Options {
     /// Where the factory is.
     pub(crate) fn svr(&self) -> Place {
         find("svr", self.svr.as_deref(), std::env::var_os("NVME_DRV_SVR"))
+    }
+
+    /// Where the operator's socket is.
+    pub(crate) fn admin(&self) -> Place {
+        find("admin", self.admin.as_deref(), std::env::var_os("NVME_DRV_ADMIN"))
     }
 
     /// Where introspection is.

@@ -19,5 +19,6 @@ pub mod sandbox;
 pub mod socket;
 pub mod spawn;
 pub mod start;
+pub mod storage;
 pub mod vfio;
 pub mod vhost;

@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use nvme_core::nvme::PciId;
-use nvme_linux::caps::{ControllerKind, ControllerSpec, Image};
-use nvme_linux::memory::{ImageAccess, ImageError, ImageFile};
+use nvme_linux::caps::{ControllerKind, ControllerSpec, Image, SoftOptions};
+use nvme_linux::events::Doorbell;
+use nvme_linux::memory::{ImageError, ImageFile};
+use nvme_linux::storage::{self, ImageOptions, OpenError, Rings, RingsError, Seed, Stored};
 use nvme_linux::vfio::{Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions};
 use nvme_platform::{Device, Window};
 use nvme_policy::PciPlace;
-use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice};
+use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice, SoftHandle};
 
 /// Why a controller cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeviceError {
     #[error("{0}: {1}")]
-    Image(String, ImageError),
+    Memory(String, ImageError),
+    #[error("{0}: {1}")]
+    Image(String, OpenError),
     #[error("{0}: {1}")]
     Soft(String, ConfigError),
     #[error("vbus=pci: {0}")]
@@ -32,6 +36,37 @@ pub(crate) struct Opened {
     pub(crate) interrupts: Option<Arc<Interrupts>>,
     pub(crate) pci: Option<PciId>,
     pub(crate) place: Option<PciPlace>,
+    /// The image, and what tells the driver that it changed.
+    pub(crate) image: Option<Served>,
+}
+
+/// An image that is served.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) image: Arc<storage::Image>,
+    pub(crate) handle: SoftHandle,
+}
+
+/// What images need to be opened.
+pub(crate) struct Opener {
+    vfio: VfioOptions,
+    /// Rings for control when a command of a controller's own ends later.
+    bell: Arc<Doorbell>,
+    /// Whether there can be rings.
+    rings: Result<(), String>,
+    /// Images that rings must know.
+    known: Vec<Arc<storage::Image>>,
+}
+
+/// A controller of storage that takes its time tells control of what it has answered.
+struct Rung(Arc<Doorbell>);
+
+impl nvme_soft::Interrupts for Rung {
+    fn raise(&self, vector: u16) {
+        if vector == 0 {
+            self.0.ring();
+        }
+    }
 }
 
 impl Opened {
@@ -41,10 +76,10 @@ impl Opened {
     }
 }
 
-/// An image file, or memory, as a medium.
-struct ImageMedium(ImageFile);
+/// Memory as a medium.
+struct MemoryDisk(ImageFile);
 
-impl Medium for ImageMedium {
+impl Medium for MemoryDisk {
     fn window(&self) -> &Window {
         self.0.window()
     }
@@ -67,43 +102,120 @@ fn failed(why: ImageError) -> MediumFailed {
     MediumFailed
 }
 
-/// Opens a controller.
-pub(crate) fn open(spec: ControllerSpec, vfio: VfioOptions) -> Result<Opened, DeviceError> {
-    let ControllerSpec { kind, origin } = spec;
-    match kind {
-        ControllerKind::Pci(address) => {
-            let OpenedFunction { device, interrupts, id: (vendor, product) } =
-                VfioDevice::open(&address, vfio)?;
-            Ok(Opened {
-                name: origin,
-                device: Box::new(device),
-                interrupts: Some(interrupts),
-                pci: Some(PciId { vendor, device: product }),
-                place: PciPlace::parse(&address),
-            })
+impl Opener {
+    pub(crate) fn new(vfio: VfioOptions, bell: &Arc<Doorbell>) -> Self {
+        let rings = Rings::probe().map_err(|why| why.to_string());
+        Self { vfio, bell: Arc::clone(bell), rings, known: Vec::new() }
+    }
+
+    /// A ring for each worker, if any image needs one.
+    pub(crate) fn rings(&self, workers: usize) -> Result<Vec<Option<Seed>>, RingsError> {
+        if self.known.is_empty() {
+            return Ok((0..workers).map(|_| None).collect());
         }
-        ControllerKind::Soft { image, serial, block_size, read_only } => {
-            let in_memory = matches!(image, Image::Memory(_));
-            let access = if read_only { ImageAccess::ReadOnly } else { ImageAccess::ReadWrite };
-            let image = match image {
-                Image::File(file) => ImageFile::open(file, access),
-                Image::Memory(size) => ImageFile::memory(size),
+        Ok(Rings::make(workers, &self.known)?.into_iter().map(Some).collect())
+    }
+
+    /// Opens a controller.
+    pub(crate) fn open(&mut self, spec: ControllerSpec) -> Result<Opened, DeviceError> {
+        let ControllerSpec { kind, origin } = spec;
+        match kind {
+            ControllerKind::Pci(address) => {
+                let OpenedFunction { device, interrupts, id: (vendor, product) } =
+                    VfioDevice::open(&address, self.vfio)?;
+                Ok(Opened {
+                    name: origin,
+                    device: Box::new(device),
+                    interrupts: Some(interrupts),
+                    pci: Some(PciId { vendor, device: product }),
+                    place: PciPlace::parse(&address),
+                    image: None,
+                })
             }
-            .map_err(|e| DeviceError::Image(origin.clone(), e))?;
-            let namespace = NamespaceConfig::new(Arc::new(ImageMedium(image)))
-                .block_size(block_size)
-                .read_only(read_only);
-            let config = Config {
-                serial,
-                namespaces: vec![namespace],
-                namespaces_max: 1,
-                // What is in memory is as durable as it will ever be.
-                write_cache: !in_memory,
-                pause: std::thread::yield_now,
-                ..Config::default()
-            };
-            let device = SoftDevice::new(config).map_err(|e| DeviceError::Soft(origin.clone(), e))?;
-            Ok(Opened { name: origin, device: Box::new(device), interrupts: None, pci: None, place: None })
+            ControllerKind::Soft { image, serial, name, options, read_only } => match image {
+                Image::Memory(size) => memory(origin, serial, size, &options, read_only),
+                Image::File(file) => {
+                    let SoftOptions { lba, engine, preallocate, .. } = options;
+                    let options = ImageOptions {
+                        name: name.clone(),
+                        serial: serial.clone(),
+                        block_size: lba,
+                        read_only,
+                        engine: engine.unwrap_or_default(),
+                        preallocate,
+                    };
+                    let image = storage::Image::open(file, options, self.known.len(), &self.rings)
+                        .map_err(|why| DeviceError::Image(name.clone(), why))?;
+                    if image.has_ring() {
+                        self.known.push(Arc::clone(&image));
+                    }
+                    self.stored(name, serial, image)
+                }
+            },
         }
     }
+
+    fn stored(
+        &self,
+        name: String,
+        serial: String,
+        image: Arc<storage::Image>,
+    ) -> Result<Opened, DeviceError> {
+        let namespace = NamespaceConfig::stored(Arc::new(Stored(Arc::clone(&image))))
+            .block_size(image.block_size())
+            .read_only(image.read_only());
+        let config = Config {
+            serial,
+            namespaces: vec![namespace],
+            namespaces_max: 1,
+            // What is in memory is as durable as it will ever be.
+            write_cache: !image.in_memory(),
+            dataset_management: image.discards(),
+            interrupts: Some(Box::new(Rung(Arc::clone(&self.bell)))),
+            pause: std::thread::yield_now,
+            ..Config::default()
+        };
+        let device = SoftDevice::new(config).map_err(|why| DeviceError::Soft(name.clone(), why))?;
+        let served = Served { image, handle: device.handle() };
+        Ok(Opened {
+            name,
+            device: Box::new(device),
+            interrupts: None,
+            pci: None,
+            place: None,
+            image: Some(served),
+        })
+    }
+}
+
+/// A controller over memory.
+fn memory(
+    origin: String,
+    serial: String,
+    size: u64,
+    options: &SoftOptions,
+    read_only: bool,
+) -> Result<Opened, DeviceError> {
+    let disk = ImageFile::memory(size).map_err(|why| DeviceError::Memory(origin.clone(), why))?;
+    let namespace = NamespaceConfig::new(Arc::new(MemoryDisk(disk)))
+        .block_size(options.block_size())
+        .read_only(read_only);
+    let config = Config {
+        serial,
+        namespaces: vec![namespace],
+        namespaces_max: 1,
+        // What is in memory is as durable as it will ever be.
+        write_cache: false,
+        pause: std::thread::yield_now,
+        ..Config::default()
+    };
+    let device = SoftDevice::new(config).map_err(|why| DeviceError::Soft(origin.clone(), why))?;
+    Ok(Opened {
+        name: origin,
+        device: Box::new(device),
+        interrupts: None,
+        pci: None,
+        place: None,
+        image: None,
+    })
 }

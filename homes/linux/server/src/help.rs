@@ -32,7 +32,9 @@ CAPABILITIES
                         descriptor in place of a path.
       vbus              a controller (required, may be repeated):
                           soft:IMAGE[,serial=SN][,lba=512|4096][,ro]
+                              [,engine=auto|window|uring|threads][,preallocate]
                                   the software controller over an image file
+                                  or a block device
                           soft:mem:SIZE[,...]
                                   the same over memory
                           pci:DDDD:BB:DD.F
@@ -41,6 +43,7 @@ CAPABILITIES
                         Required unless there is a --client. Whoever can connect to
                         it can ask for any disk.
       ctl               read-only introspection, for nvme-ctl ls: unix:PATH[,...]
+      admin             the operator's, for nvme-ctl rescan and resume: unix:PATH[,...]
       a client's NAME   unix:PATH[,...]
       a dataspace's NAME
                         file:PATH

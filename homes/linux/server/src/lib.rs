@@ -40,6 +40,7 @@ use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Landlock, Options, Sandbox};
 use nvme_linux::socket::Acceptor;
 use nvme_linux::start::Start;
+use nvme_linux::storage::station;
 use nvme_linux::vfio::{self, VfioOptions};
 use nvme_policy::command_line::{Ask, CommandLine, Dialect, Verbosity};
 use nvme_session::Transport;
@@ -143,7 +144,9 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let workers = usize::from(options.extra.workers.unwrap_or(1));
     let sessions = usize::from(options.extra.sessions_max.unwrap_or(SESSIONS_MAX));
     let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix, broken_msi: BROKEN_MSI };
-    let controllers = capabilities.controllers.into_iter().map(|spec| devices::open(spec, vfio));
+    let bell = Arc::new(Doorbell::new()?);
+    let mut opener = devices::Opener::new(vfio, &bell);
+    let controllers = capabilities.controllers.into_iter().map(|spec| opener.open(spec));
     let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
     let held = controllers.iter().map(devices::Opened::descriptors).sum();
     let budget = Budget::of_process(sessions, options.clients.len(), workers, held);
@@ -166,9 +169,11 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     });
     control.limit_regions(budget.regions(options.clients.len()));
     let mut interrupts = Vec::new();
+    let mut images = Vec::new();
     for opened in controllers {
         control.add_pci_device(&opened.name, opened.device, opened.pci, opened.place);
         interrupts.push(opened.interrupts);
+        images.push(opened.image);
     }
     let interrupts: Arc<devices::AllInterrupts> = interrupts.into();
     let mut clients = Vec::new();
@@ -182,12 +187,14 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     }
     let svr = capabilities.svr.map(|l| l.open()).transpose().map_err(|e| format!("svr: {e}"))?;
     let ctl = capabilities.ctl.map(|l| l.open()).transpose().map_err(|e| format!("ctl: {e}"))?;
+    let admin = capabilities.admin.map(|l| l.open()).transpose().map_err(|e| format!("admin: {e}"))?;
 
     let signals = Signals::new()?;
     let epoll = Epoll::new()?;
-    let bell = Arc::new(Doorbell::new()?);
+    let rings = opener.rings(workers).map_err(|why| format!("io_uring: {why}"))?;
     let hardware = interrupts.iter().any(Option::is_some);
-    let ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
+    let mut ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
+    ioctls.extend(images.iter().flatten().flat_map(|served| served.image.ioctls()));
     let prepared = Sandbox::prepare(Options { ioctls })?;
     // These threads take what clients could make wait.
     dispose::start()?;
@@ -195,8 +202,15 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     frames::start()?;
     let acceptor = Acceptor::new()?;
     let poll_for = Duration::from_micros(options.extra.poll_us.unwrap_or(POLL_US).into());
-    let workers = (0..workers)
-        .map(|index| worker::Handle::start(index, poll_for, &bell, &interrupts))
+    for served in images.iter().flatten() {
+        served.image.start()?;
+    }
+    // What control reads and flushes by itself is done by helpers, and rings its bell.
+    station::take(None, &bell)?;
+    let workers = rings
+        .into_iter()
+        .enumerate()
+        .map(|(index, ring)| worker::Handle::start(index, poll_for, &bell, &interrupts, ring))
         .collect::<Result<Vec<_>, _>>()?;
     let report = prepared.seal()?;
     if report.landlock == Landlock::Denied {
@@ -212,9 +226,11 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         signals,
         failures,
         interrupts,
+        images,
         acceptor,
         svr,
         ctl,
+        admin,
         clients,
         trusted,
         budget,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use nvme_linux::events::{
     Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel,
     guard_this_thread, now,
 };
+use nvme_linux::storage::{Seed, station};
 use nvme_platform::Time;
 
 use crate::devices::AllInterrupts;
@@ -63,6 +64,7 @@ impl Handle {
         poll_for: Duration,
         bell: &Arc<Doorbell>,
         interrupts: &Arc<AllInterrupts>,
+        ring: Option<Seed>,
     ) -> io::Result<Self> {
         let own = Arc::new(Doorbell::new()?);
         let (messages, inbox) = channel(MESSAGES, &own);
@@ -81,7 +83,10 @@ impl Handle {
             interrupts: Arc::clone(interrupts),
             vectors: HashMap::new(),
         };
-        thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.run())?;
+        let (ready, is_ready) = mpsc::sync_channel(1);
+        thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.start(ring, &ready))?;
+        // The ring is enabled by the thread that uses it, and before the sandbox closes.
+        is_ready.recv().map_err(|_| io::Error::other("a worker did not start"))??;
         Ok(Self { messages, news })
     }
 
@@ -126,6 +131,19 @@ struct Thread {
 }
 
 impl Thread {
+    fn start(self, ring: Option<Seed>, ready: &mpsc::SyncSender<io::Result<()>>) {
+        let mut taken = station::take(ring, &self.bell);
+        if taken.is_ok()
+            && let Some(event) = station::event()
+        {
+            taken = self.epoll.add(&event, INTERRUPT, Interest::ReadEdge);
+        }
+        let good = taken.is_ok();
+        if ready.send(taken).is_ok() && good {
+            self.run();
+        }
+    }
+
     fn run(mut self) {
         guard_this_thread();
         frames::on_this_thread();
@@ -140,26 +158,33 @@ impl Thread {
             }
             let pass = self.worker.pass(time);
             self.report();
+            // What the pass began goes out, and what came back is the next pass's.
+            let worked = station::turn() || pass.worked;
             time = now();
-            if pass.worked {
+            if worked {
                 last_work = time;
             }
-            if pass.worked || time - last_work < polling.window() {
+            if worked || time - last_work < polling.window() {
                 // Others may have been kicked meanwhile.
                 if time - last_look >= LOOK_EVERY {
                     last_look = time;
                     self.wait(&mut events, Some(Duration::ZERO), time);
-                } else if !pass.worked {
+                } else if !worked {
                     core::hint::spin_loop();
                 }
                 continue;
             }
-            if !self.worker.sleep() || !self.bell.arm() {
+            if !self.worker.sleep() || !station::arm() {
+                continue;
+            }
+            if !self.bell.arm() {
+                station::disarm();
                 continue;
             }
             let sleep = pass.wake.map_or(SLEEP_MAX, |t| (t - time).min(SLEEP_MAX));
             self.wait(&mut events, Some(sleep), time);
             self.bell.disarm();
+            station::disarm();
             time = now();
             last_look = time;
             polling.slept(time - last_work);

@@ -49,6 +49,12 @@ pub enum SpecError {
     /// Neither 512 nor 4096.
     #[error("lba=`{0}`: 512 or 4096")]
     BadLba(String),
+    /// No engine.
+    #[error("engine=`{0}`: auto, window, uring or threads")]
+    BadEngine(String),
+    /// `engine=` or `preallocate` of a disk in memory.
+    #[error("soft:mem: is memory: engine= and preallocate are for images")]
+    NotOfMemory,
     /// Not an octal mode.
     #[error("mode=`{0}`: an octal mode up to 0777")]
     BadMode(String),
@@ -155,6 +161,16 @@ pub enum CapError {
         path: String,
         /// The reason.
         error: io::Error,
+    },
+    /// Somebody else has the device.
+    #[error("capability `{name}`: {path} is in use: {holder}")]
+    InUse {
+        /// The capability's name.
+        name: String,
+        /// The device.
+        path: String,
+        /// Who has it.
+        holder: String,
     },
     /// Two software controllers with one serial number.
     #[error("two controllers have the serial number `{0}`: give one of them another (serial=SN)")]

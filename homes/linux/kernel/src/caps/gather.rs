@@ -1,16 +1,18 @@
 //! All capabilities in one table.
 
 use std::collections::BTreeMap;
-use std::os::fd::{OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::kind::{Access, listening_unix, regular_file};
+use super::kind::{Access, image, listening_unix, regular_file};
 use super::{CapError, CapWord, Inherited, Place, SoftOptions, SoftSource, Spec, UnixOptions};
 use crate::accounts;
+use crate::memory::proc_path;
 use crate::socket::{Kind, ListenError, ListenSpec};
+use crate::storage::facts::holder;
 
 /// The names that the command line asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +36,8 @@ pub struct Capabilities {
     pub dataspaces: Vec<NamedFile>,
     /// Introspection: `SOCK_STREAM`, as its document can be longer than a datagram.
     pub ctl: Option<Listener>,
+    /// The operator's: `SOCK_SEQPACKET`.
+    pub admin: Option<Listener>,
 }
 
 /// One `vbus` capability.
@@ -56,8 +60,10 @@ pub enum ControllerKind {
         image: Image,
         /// Its serial number; no two software controllers have the same.
         serial: String,
-        /// Block size in bytes: 512 or 4096.
-        block_size: u32,
+        /// How an image is called in messages.
+        name: String,
+        /// The options of its SPEC.
+        options: SoftOptions,
         /// Nothing may be written.
         read_only: bool,
     },
@@ -66,7 +72,7 @@ pub enum ControllerKind {
 /// What a software controller serves.
 #[derive(Debug)]
 pub enum Image {
-    /// A regular file, open for reading, and for writing unless the controller is read-only.
+    /// A regular file or a block device, open for reading, and for writing unless the controller is read-only.
     File(OwnedFd),
     /// Memory of so many bytes, zero at the start.
     Memory(u64),
@@ -119,8 +125,11 @@ enum Raw {
     Word(Spec, Option<OwnedFd>, String),
 }
 
+/// Names that are the server's own.
+const OWN_NAMES: [&str; 4] = ["vbus", "svr", "ctl", "admin"];
+
 const FILE: &str = "a file (memfd, tmpfs, hugetlbfs): file:PATH";
-const IMAGE: &str = "a PCI function or an image file: pci:DDDD:BB:DD.F or soft:IMAGE";
+const IMAGE: &str = "a PCI function, an image file or a block device: pci:DDDD:BB:DD.F or soft:IMAGE";
 const STREAM: &str = "a listening AF_UNIX SOCK_STREAM socket: unix:PATH";
 const SEQPACKET: &str = "a listening AF_UNIX SOCK_SEQPACKET socket: unix:PATH";
 
@@ -140,7 +149,7 @@ impl Capabilities {
             }
             Ok(raws.pop())
         };
-        let (svr, ctl) = (one("svr")?, one("ctl")?);
+        let (svr, ctl, admin) = (one("svr")?, one("ctl")?, one("admin")?);
         let clients: Vec<(&String, Option<Raw>)> =
             wanted.clients.iter().map(|name| Ok((name, one(name)?))).collect::<Result<_, CapError>>()?;
         let mut dataspaces: Vec<(&String, Option<Raw>)> = Vec::new();
@@ -173,6 +182,7 @@ impl Capabilities {
             clients: Vec::new(),
             dataspaces: Vec::new(),
             ctl: ctl.map(|raw| listener("ctl", raw, &[Kind::Stream], STREAM)).transpose()?,
+            admin: admin.map(|raw| listener("admin", raw, &[Kind::SeqPacket], SEQPACKET)).transpose()?,
         };
         for (name, raw) in clients {
             let raw = raw.ok_or_else(|| missing(name, "unix:PATH"))?;
@@ -189,13 +199,13 @@ impl Capabilities {
 /// A name is one thing.
 fn check_names(wanted: &Wanted<'_>) -> Result<(), CapError> {
     for (index, name) in wanted.clients.iter().enumerate() {
-        let reserved = ["vbus", "svr", "ctl"].contains(&name.as_str());
+        let reserved = OWN_NAMES.contains(&name.as_str());
         let again = wanted.clients.iter().take(index).any(|other| other == name);
         if reserved || again || wanted.dataspaces.contains(name) {
             return Err(CapError::Ambiguous(name.clone()));
         }
     }
-    match wanted.dataspaces.iter().find(|name| ["vbus", "svr", "ctl"].contains(&name.as_str())) {
+    match wanted.dataspaces.iter().find(|name| OWN_NAMES.contains(&name.as_str())) {
         Some(name) => Err(CapError::Ambiguous(name.clone())),
         None => Ok(()),
     }
@@ -255,7 +265,7 @@ fn controllers(raws: Vec<Raw>) -> Result<Vec<ControllerSpec>, CapError> {
                     return Err(CapError::SameSerial(serial));
                 }
                 serials.push(serial.clone());
-                soft(source, fd, serial, &options)?
+                soft(source, fd, serial, &origin, options)?
             }
             other => return Err(wrong("vbus", described(&other), IMAGE)),
         };
@@ -268,26 +278,33 @@ fn soft(
     source: SoftSource,
     fd: Option<OwnedFd>,
     serial: String,
-    options: &SoftOptions,
+    origin: &str,
+    options: SoftOptions,
 ) -> Result<ControllerKind, CapError> {
-    let block_size = options.block_size();
+    let name = match (&source, &fd) {
+        (SoftSource::Image(Place::Path(path)), None) => path.display().to_string(),
+        _ => origin.to_owned(),
+    };
+    let given = fd.is_some();
     let (file, access) = match (source, fd) {
         (SoftSource::Memory(size), _) => {
             let read_only = options.read_only;
-            return Ok(ControllerKind::Soft { image: Image::Memory(size), serial, block_size, read_only });
+            return Ok(ControllerKind::Soft { image: Image::Memory(size), serial, name, options, read_only });
         }
         (SoftSource::Image(Place::Path(path)), None) => {
             let access = if options.read_only { Access::Read } else { Access::ReadWrite };
-            (open("vbus", &path, access)?, access)
+            (open_image(&path, access)?, access)
         }
         (SoftSource::Image(Place::Fd(number)), None) => {
             return Err(CapError::NotOpen { name: "vbus".to_owned(), fd: number });
         }
         (SoftSource::Image(_), Some(fd)) => (fd, Access::ReadWrite),
     };
-    let allowed = regular_file(&file).map_err(|found| wrong("vbus", found, IMAGE))?;
+    let (allowed, device) = image(&file).map_err(|found| wrong("vbus", found, IMAGE))?;
     let read_only = options.read_only || access == Access::Read || allowed == Access::Read;
-    Ok(ControllerKind::Soft { image: Image::File(file), serial, block_size, read_only })
+    // Whoever opened a device for us may not have claimed it.
+    let file = if given && device && !read_only { claim(file, &name)? } else { file };
+    Ok(ControllerKind::Soft { image: Image::File(file), serial, name, options, read_only })
 }
 
 fn listener(name: &str, raw: Raw, types: &[Kind], wanted: &'static str) -> Result<Listener, CapError> {
@@ -341,6 +358,38 @@ fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
     };
     let access = regular_file(&file).map_err(|found| wrong(name, found, FILE))?;
     Ok(NamedFile { name: name.to_owned(), file, writable: access == Access::ReadWrite })
+}
+
+/// Opens an image that the operator named. A block device that is to be written is this server's alone.
+fn open_image(path: &PathBuf, access: Access) -> Result<OwnedFd, CapError> {
+    let device = rustix::fs::stat(path)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice);
+    if device && access == Access::ReadWrite { claim_path(path, path) } else { open("vbus", path, access) }
+}
+
+/// Opens a device once more, alone. Whoever gave it may have claimed it already, and then nobody else has.
+fn claim(file: OwnedFd, name: &str) -> Result<OwnedFd, CapError> {
+    let path = PathBuf::from(proc_path(file.as_fd()));
+    match claim_path(&path, &PathBuf::from(name)) {
+        Err(CapError::InUse { .. }) if holder(&path).is_none() => Ok(file),
+        other => other,
+    }
+}
+
+/// Opens a block device so that nobody else has it: nothing is mounted from it or lies over it, and nothing will.
+fn claim_path(path: &PathBuf, shown: &Path) -> Result<OwnedFd, CapError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::EXCL;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| {
+        let (name, path_shown) = ("vbus".to_owned(), shown.display().to_string());
+        match error {
+            Errno::BUSY => CapError::InUse {
+                name,
+                path: path_shown,
+                holder: holder(path).unwrap_or_else(|| "another program has it for itself".to_owned()),
+            },
+            error => CapError::Open { name, path: path_shown, error: error.into() },
+        }
+    })
 }
 
 /// Opens a file that the operator named. Never waits for a pipe's other end, never becomes our terminal.

@@ -129,7 +129,7 @@ fn what_is_no_image_is_refused_by_name() {
     let (_reader, writer) = rustix::pipe::pipe().unwrap();
     assert_eq!(
         server().named("vbus", writer).refusal(),
-        "capability `vbus`: it is a pipe, and must be a PCI function or an image file: pci:DDDD:BB:DD.F or soft:IMAGE"
+        "capability `vbus`: it is a pipe, and must be a PCI function, an image file or a block device: pci:DDDD:BB:DD.F or soft:IMAGE"
     );
     assert!(server().cap("vbus=soft:/dev/null").refusal().contains("it is a character device"));
     assert!(

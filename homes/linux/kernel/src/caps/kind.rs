@@ -21,6 +21,10 @@ pub(super) fn regular_file(fd: impl AsFd) -> Result<Access, String> {
     if kind != FileType::RegularFile {
         return Err(describe(kind));
     }
+    access(fd)
+}
+
+fn access(fd: BorrowedFd<'_>) -> Result<Access, String> {
     let flags = fcntl_getfl(fd).map_err(|error| error.to_string())?;
     if flags.contains(OFlags::PATH) {
         return Err("a file opened with O_PATH".to_owned());
@@ -29,6 +33,15 @@ pub(super) fn regular_file(fd: impl AsFd) -> Result<Access, String> {
         OFlags::RDWR => Ok(Access::ReadWrite),
         OFlags::WRONLY => Err("a file open for writing only".to_owned()),
         _ => Ok(Access::Read),
+    }
+}
+
+/// An image: a regular file or a block device, open for reading at least; and whether it is a device. Else: what it is.
+pub(super) fn image(fd: impl AsFd) -> Result<(Access, bool), String> {
+    let fd = fd.as_fd();
+    match file_type(fd)? {
+        FileType::BlockDevice => access(fd).map(|access| (access, true)),
+        _ => regular_file(fd).map(|access| (access, false)),
     }
 }
 

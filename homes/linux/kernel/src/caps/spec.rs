@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pci:DDDD:BB:DD.F
-//! soft:IMAGE[,serial=SN][,lba=512|4096][,ro]
+//! soft:IMAGE[,serial=SN][,lba=512|4096][,ro][,engine=auto|window|uring|threads][,preallocate]
 //! soft:mem:SIZE[,…]
 //! unix:PATH[,mode=0660][,user=U][,group=G]
 //! file:PATH
@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::SpecError;
+use crate::storage::Engine;
 
 /// A `--cap` word.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +62,7 @@ pub enum Place {
 /// What a software controller serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SoftSource {
-    /// An image file.
+    /// An image file or a block device.
     Image(Place),
     /// Memory that is zero at the start, of so many bytes: a whole number of blocks.
     Memory(u64),
@@ -72,10 +73,14 @@ pub enum SoftSource {
 pub struct SoftOptions {
     /// Serial number: 1 to 20 printable ASCII characters, no space at either end.
     pub serial: Option<String>,
-    /// Block size in bytes: 512 (also when not given) or 4096.
+    /// Block size in bytes: 512 or 4096. When not given: that of a block device, else 512.
     pub lba: Option<u32>,
     /// The image is opened for reading only.
     pub read_only: bool,
+    /// Who reaches the image.
+    pub engine: Option<Engine>,
+    /// Space for all of it is taken at start.
+    pub preallocate: bool,
 }
 
 impl SoftOptions {
@@ -210,12 +215,23 @@ fn soft(rest: &str) -> Result<Spec, SpecError> {
             Some(("lba", other)) => return Err(SpecError::BadLba(other.to_owned())),
             None if word == "ro" && options.read_only => return Err(SpecError::Twice("ro")),
             None if word == "ro" => options.read_only = true,
+            Some(("engine", word)) => {
+                let engine = Engine::from_word(word).ok_or_else(|| SpecError::BadEngine(word.to_owned()))?;
+                once(&mut options.engine, "engine", engine)?;
+            }
+            None if word == "preallocate" && options.preallocate => {
+                return Err(SpecError::Twice("preallocate"));
+            }
+            None if word == "preallocate" => options.preallocate = true,
             _ => return Err(SpecError::UnknownOption(word.to_owned())),
         }
     }
     let source = match first.strip_prefix("mem:") {
         Some(size) => {
             let (Size(size), block) = (size.parse()?, options.block_size());
+            if options.engine.is_some() || options.preallocate {
+                return Err(SpecError::NotOfMemory);
+            }
             if size == 0 || size % u64::from(block) != 0 {
                 return Err(SpecError::BadMemorySize { size, block });
             }
@@ -335,14 +351,26 @@ mod tests {
 
     #[test]
     fn a_software_controller_has_its_options_in_any_order() {
-        let options = SoftOptions { serial: Some("AB 12".into()), lba: Some(4096), read_only: true };
+        let options = SoftOptions {
+            serial: Some("AB 12".into()),
+            lba: Some(4096),
+            read_only: true,
+            engine: Some(Engine::Threads),
+            preallocate: true,
+        };
         let wanted = Ok(Spec::Soft { source: SoftSource::Image(path("/d/i.img")), options });
-        assert_eq!(spec("soft:/d/i.img,serial=AB 12,lba=4096,ro"), wanted);
-        assert_eq!(spec("soft:/d/i.img,ro,lba=4096,serial=AB 12"), wanted);
+        assert_eq!(spec("soft:/d/i.img,serial=AB 12,lba=4096,ro,engine=threads,preallocate"), wanted);
+        assert_eq!(spec("soft:/d/i.img,preallocate,engine=threads,ro,lba=4096,serial=AB 12"), wanted);
         assert_eq!(spec("soft:x,ro,ro"), Err(SpecError::Twice("ro")));
         assert_eq!(spec("soft:x,lba=512,lba=4096"), Err(SpecError::Twice("lba")));
         assert_eq!(spec("soft:x,serial=a,serial=a"), Err(SpecError::Twice("serial")));
         assert_eq!(spec("soft:x,lba=1024"), Err(SpecError::BadLba("1024".into())));
+        assert_eq!(spec("soft:x,preallocate,preallocate"), Err(SpecError::Twice("preallocate")));
+        assert_eq!(spec("soft:x,engine=aio"), Err(SpecError::BadEngine("aio".into())));
+        assert_eq!(spec("soft:mem:1M,engine=uring"), Err(SpecError::NotOfMemory));
+        for engine in [Engine::Auto, Engine::Window, Engine::Uring, Engine::Threads] {
+            assert!(spec(&format!("soft:x,engine={}", engine.word())).is_ok());
+        }
         assert_eq!(spec("soft:x,rw"), Err(SpecError::UnknownOption("rw".into())));
         assert_eq!(spec("soft:x,ro=1"), Err(SpecError::UnknownOption("ro=1".into())));
         assert_eq!(spec("soft:x,"), Err(SpecError::UnknownOption(String::new())));

@@ -63,8 +63,11 @@ impl AsFd for Signals {
     }
 }
 
-/// Makes a write to a socket whose peer is gone an error, whatever the parent process left behind.
+/// Makes a write to a socket whose peer is gone an error, and one beyond RLIMIT_FSIZE, whatever the parent process left
+/// behind.
 pub fn ignore_sigpipe() {
+    // SAFETY: as below.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     // SAFETY: ignoring a signal installs no handler, so no code of ours runs in a signal's context.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }

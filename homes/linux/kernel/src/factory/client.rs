@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::reply::{Refusal, decode};
+use super::reply::{Refusal, decode, decode_answer};
 use super::{REPLY_MAX, REQUEST_MAX};
 use crate::socket::{self, ReceiveError};
 
@@ -55,6 +55,22 @@ impl Client {
 
     /// Sends any datagram, and returns what the factory makes of it.
     pub fn call(&mut self, datagram: &[u8], files: &[BorrowedFd<'_>]) -> Result<(OwnedFd, String), Refusal> {
+        let (reply, files) = self.exchange(datagram, files)?;
+        decode(&reply, files)
+    }
+
+    /// Asks the capability `admin` something; its answer.
+    pub fn ask<W: AsRef<str>>(&mut self, words: impl IntoIterator<Item = W>) -> Result<String, Refusal> {
+        let words: Vec<String> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        let (reply, files) = self.exchange(words.join("\0").as_bytes(), &[])?;
+        decode_answer(&reply, &files)
+    }
+
+    fn exchange(
+        &mut self,
+        datagram: &[u8],
+        files: &[BorrowedFd<'_>],
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Refusal> {
         if datagram.len() > REQUEST_MAX {
             return Err(system("request", Errno::MSGSIZE));
         }
@@ -70,7 +86,7 @@ impl Client {
         loop {
             match socket::receive(&self.socket, &mut buffer) {
                 Ok((0, files)) if files.is_empty() => return Err(system("factory", Errno::CONNRESET)),
-                Ok((n, files)) => return decode(buffer.get(..n).unwrap_or(&[]), files),
+                Ok((n, files)) => return Ok((buffer.get(..n).unwrap_or(&[]).to_vec(), files)),
                 Err(ReceiveError::Socket(Errno::AGAIN | Errno::INTR)) => {
                     self.wait(PollFlags::IN, deadline)?
                 }

@@ -9,7 +9,7 @@ mod reply;
 mod request;
 
 pub use client::Client;
-pub use reply::{Refusal, decode, encode};
+pub use reply::{Refusal, decode, decode_answer, encode};
 pub use request::{Caller, CallerError, Request};
 
 /// Most bytes of a request.

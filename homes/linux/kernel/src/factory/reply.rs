@@ -36,6 +36,19 @@ pub fn encode(errno: i32, message: &str) -> Vec<u8> {
     bytes
 }
 
+/// What the reply to a request says that asks for no capability: its text, or the refusal.
+pub fn decode_answer(datagram: &[u8], files: &[OwnedFd]) -> Result<String, Refusal> {
+    let broken = |what: &str| Refusal { errno: libc::EPROTO, message: format!("the server's reply {what}") };
+    let (code, text) = datagram.split_first_chunk().ok_or_else(|| broken("is too short"))?;
+    let text = String::from_utf8_lossy(text).into_owned();
+    match i32::from_le_bytes(*code) {
+        0 if files.is_empty() => Ok(text),
+        0 => Err(broken("carries a descriptor")),
+        code if code < 0 => Err(Refusal { errno: code.saturating_neg(), message: text }),
+        _ => Err(broken("has a positive errno")),
+    }
+}
+
 /// What a reply says: the session capability with its message, or the refusal. A reply that breaks the format is a
 /// refusal with `EPROTO`.
 pub fn decode(datagram: &[u8], mut files: Vec<OwnedFd>) -> Result<(OwnedFd, String), Refusal> {

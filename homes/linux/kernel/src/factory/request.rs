@@ -126,6 +126,15 @@ impl Caller {
         }
     }
 
+    /// Sends the answer to a request that asks for no capability. Does not wait, as [`reply`](Self::reply).
+    pub fn answer(&mut self, text: &str) -> Result<(), CallerError> {
+        match socket::send(&self.socket, &encode(0, text), &[]) {
+            Ok(_) => Ok(()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(CallerError::Closed),
+            Err(e) => Err(CallerError::Socket(e)),
+        }
+    }
+
     /// Sends the reply to a request: the session capability with a message for people (may be empty), or a refusal. Does not
     /// wait: a caller that reads no replies loses its connection (`Err`).
     pub fn reply(&mut self, reply: Result<(BorrowedFd<'_>, &str), &Refusal>) -> Result<(), CallerError> {

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 /// What a lock keeps out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Lock {
+pub(crate) enum Lock {
     /// Writers.
     Shared,
     /// Everybody.
@@ -33,7 +33,7 @@ fn control(fd: impl AsFd, command: i32, lock: &mut libc::flock) -> Result<(), Er
 }
 
 /// Locks the whole file for this open file description. `false`: another one has it.
-pub(super) fn lock_file(fd: impl AsFd, lock: Lock) -> Result<bool, Errno> {
+pub(crate) fn lock_file(fd: impl AsFd, lock: Lock) -> Result<bool, Errno> {
     let kind = if lock == Lock::Shared { libc::F_RDLCK } else { libc::F_WRLCK };
     match control(fd, libc::F_OFD_SETLK, &mut record(kind, 0, 0)) {
         Ok(()) => Ok(true),

@@ -10,6 +10,7 @@ use nvme_mem::{Owner, Window};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+use super::faults::Faults;
 use super::sigbus::{self, Registration};
 
 /// The huge page of this machine, and the large page of its IOMMU.
@@ -28,6 +29,8 @@ struct Mapping {
     base: NonNull<u8>,
     len: usize,
     registration: OnceLock<Registration>,
+    /// Who minds single pages; the handler refers to it.
+    faults: Option<Arc<Faults>>,
 }
 
 // SAFETY: the bytes are reached through windows alone, which copy and never refer.
@@ -39,6 +42,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // First out of the table: a handler must not put pages where there is no window any more.
         drop(self.registration.take());
+        drop(self.faults.take());
         // SAFETY: `base` and `len` are what `mmap` returned; the last window is gone with its owner.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
     }
@@ -47,6 +51,17 @@ impl Drop for Mapping {
 /// Maps `len` bytes of a file from `offset`, both multiples of its block size. Shared and never executable; kept out of core
 /// dumps, since it is the client's, and out of children, so that no fork keeps a client's memory alive.
 pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> Result<Window, MapError> {
+    map_with(fd, offset, len, writable, None)
+}
+
+/// As [`map`]; with `faults` a page that cannot be had is theirs, and the window does not fail.
+pub(super) fn map_with(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+    writable: bool,
+    faults: Option<Arc<Faults>>,
+) -> Result<Window, MapError> {
     // No window without the handler.
     sigbus::failures().map_err(MapError::System)?;
     let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
@@ -54,13 +69,15 @@ pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -
     let base = NonNull::new(base.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
     // Windows are looked up by address in the handler.
     let address = base.as_ptr().expose_provenance();
-    let owner = Arc::new(Owner::new(Box::new(Mapping { base, len, registration: OnceLock::new() })));
+    let minds = faults.as_ref().map_or(ptr::null(), Arc::as_ptr);
+    let mapping = Mapping { base, len, registration: OnceLock::new(), faults };
+    let owner = Arc::new(Owner::new(Box::new(mapping)));
     for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
         // SAFETY: the range was just mapped; neither advice changes its bytes.
         unsafe { madvise(base.as_ptr().cast(), len, advice) }.map_err(MapError::System)?;
     }
     // SAFETY: the mapping and its owner live until `Mapping` is dropped, which drops the registration first.
-    let registration = unsafe { sigbus::register(address, len, writable, Arc::as_ptr(&owner)) };
+    let registration = unsafe { sigbus::register(address, len, writable, Arc::as_ptr(&owner), minds) };
     let registration = registration.ok_or(MapError::TooMany)?;
     if let Some(mapping) = owner.resource().and_then(|r| r.downcast_ref::<Mapping>()) {
         let _ = mapping.registration.set(registration);

@@ -7,6 +7,7 @@
 //! The files stay their owners' to shrink. A fault in a window that no longer has a file behind it puts zero pages there
 //! and marks the window failed; the control role learns of it by [`failures`].
 
+mod faults;
 mod file;
 mod identity;
 mod image;
@@ -17,6 +18,7 @@ mod trusted;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+pub(crate) use faults::{Faults, map_image};
 pub use file::MemoryFile;
 pub use identity::{FileId, Refusal};
 pub use image::{ImageAccess, ImageError, ImageFile};
@@ -35,6 +37,7 @@ pub(crate) fn device(
     })
 }
 
+pub(crate) use lock::{Lock, lock_file};
 pub(crate) use mapping::withdraw;
 
 /// The path by which a descriptor's file can be reached anew.

@@ -15,6 +15,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use super::faults::Faults;
 use nvme_mem::Owner;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -31,6 +32,8 @@ struct Entry {
     len: AtomicUsize,
     writable: AtomicBool,
     owner: AtomicPtr<Owner>,
+    /// Null: the whole window fails at once.
+    faults: AtomicPtr<Faults>,
 }
 
 /// Entries in use are below `used`.
@@ -51,6 +54,7 @@ static TABLE: Table = Table {
             len: AtomicUsize::new(0),
             writable: AtomicBool::new(false),
             owner: AtomicPtr::new(ptr::null_mut()),
+            faults: AtomicPtr::new(ptr::null_mut()),
         }
     }; WINDOWS_MAX],
     used: AtomicUsize::new(0),
@@ -64,7 +68,7 @@ static EVENT: AtomicI32 = AtomicI32::new(-1);
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
 impl Entry {
-    fn set(&self, base: usize, len: usize, writable: bool, owner: *mut Owner) {
+    fn set(&self, base: usize, len: usize, writable: bool, owner: *mut Owner, faults: *mut Faults) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
         // Whoever sees any of the new fields also sees the odd version.
@@ -73,6 +77,7 @@ impl Entry {
         self.len.store(len, Ordering::Relaxed);
         self.writable.store(writable, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
+        self.faults.store(faults, Ordering::Relaxed);
         self.version.store(version.wrapping_add(2), Ordering::Release);
     }
 
@@ -83,10 +88,11 @@ impl Entry {
         let len = self.len.load(Ordering::Relaxed);
         let writable = self.writable.load(Ordering::Relaxed);
         let owner = self.owner.load(Ordering::Relaxed);
+        let faults = self.faults.load(Ordering::Relaxed);
         // The fields are read before the version is read again.
         fence(Ordering::Acquire);
         let stable = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
-        (stable && address.wrapping_sub(base) < len).then_some(Found { base, len, writable, owner })
+        (stable && address.wrapping_sub(base) < len).then_some(Found { base, len, writable, owner, faults })
     }
 }
 
@@ -96,6 +102,7 @@ struct Found {
     len: usize,
     writable: bool,
     owner: *mut Owner,
+    faults: *mut Faults,
 }
 
 /// An entry of the table. It must be cleared before the memory is unmapped.
@@ -105,18 +112,20 @@ pub(super) struct Registration(usize);
 /// Enters a mapping of `len` bytes at `base`, multiples of its page size. `None`: the table is full.
 ///
 /// # Safety
-/// Until the registration is dropped, `base` and `len` are one mapping that belongs to the caller, and `owner` is valid.
+/// Until the registration is dropped, `base` and `len` are one mapping that belongs to the caller, and `owner` and `faults`, if
+/// that is not null, are valid.
 pub(super) unsafe fn register(
     base: usize,
     len: usize,
     writable: bool,
     owner: *const Owner,
+    faults: *const Faults,
 ) -> Option<Registration> {
     let mut free = TABLE.free.lock().unwrap_or_else(PoisonError::into_inner);
     let used = TABLE.used.load(Ordering::Relaxed);
     let index = free.pop().unwrap_or(used);
     let entry = TABLE.entries.get(index)?;
-    entry.set(base, len, writable, owner.cast_mut());
+    entry.set(base, len, writable, owner.cast_mut(), faults.cast_mut());
     if index == used {
         // After the entry: a handler that looks at it finds it filled.
         TABLE.used.store(used + 1, Ordering::Release);
@@ -127,7 +136,7 @@ pub(super) unsafe fn register(
 impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = TABLE.entries.get(self.0) else { return };
-        entry.set(0, 0, false, ptr::null_mut());
+        entry.set(0, 0, false, ptr::null_mut(), ptr::null_mut());
         // Either a handler that starts from here on sees the cleared entry, or we see the handler.
         fence(Ordering::SeqCst);
         while TABLE.handlers.load(Ordering::SeqCst) != 0 {
@@ -217,7 +226,11 @@ fn mend(address: usize) -> bool {
     fence(Ordering::SeqCst);
     let used = TABLE.used.load(Ordering::Acquire).min(WINDOWS_MAX);
     let found = TABLE.entries.iter().take(used).find_map(|entry| entry.holding(address));
-    let mended = found.is_some_and(replace);
+    // SAFETY: as for the owner, the entry was stable while this handler counts.
+    let mended = found.is_some_and(|found| match unsafe { found.faults.as_ref() } {
+        Some(faults) => faults.put(address),
+        None => replace(found),
+    });
     TABLE.handlers.fetch_sub(1, Ordering::SeqCst);
     mended
 }

@@ -63,6 +63,8 @@ const FREE: &[c_long] = &[
     // Notifications that must not wait (`events::submission`); in the one context that was made before.
     libc::SYS_io_submit,
     libc::SYS_io_getevents,
+    // Images: in the rings that were made before, restricted to reading, writing, syncing and allocating in these files.
+    libc::SYS_io_uring_enter,
     libc::SYS_timerfd_create,
     libc::SYS_timerfd_settime,
     libc::SYS_timerfd_gettime,

@@ -48,19 +48,17 @@ impl Server {
     pub(super) fn breathe(&mut self) {
         let room = self.has_place() && self.rest.is_none();
         let interest = if room { Interest::Read } else { Interest::Hangup };
-        let listeners: Vec<(u64, bool)> = self
-            .watched
-            .iter()
-            .filter_map(|(token, w)| match w {
-                Watched::Svr => Some((*token, true)),
-                Watched::Ctl => Some((*token, false)),
-                _ => None,
-            })
-            .collect();
-        for (token, svr) in listeners {
-            let fd = if svr { &self.svr } else { &self.ctl };
+        for (token, watched) in &self.watched {
+            let fd = match watched {
+                Watched::Svr => &self.svr,
+                Watched::Ctl => &self.ctl,
+                Watched::Admin => &self.admin,
+                _ => continue,
+            };
             if let Some(fd) = fd {
-                let _ = self.epoll.modify(fd, token, interest);
+                // The operator gets in though callers crowd.
+                let open = matches!(watched, Watched::Admin) && self.rest.is_none();
+                let _ = self.epoll.modify(fd, *token, if open { Interest::Read } else { interest });
             }
         }
     }
@@ -135,6 +133,7 @@ impl Server {
         policy: Policy,
         time: Time,
     ) {
+        self.look_at_images();
         match self.control.create(&policy, false) {
             Ok(key) => match self.mint(key, policy, peer, request.take_listener(), time) {
                 Ok(fd) => self.answer(token, Ok((fd, ""))),

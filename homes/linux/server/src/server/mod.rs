@@ -1,7 +1,9 @@
 //! The control thread: one loop over everything that can happen.
 //!
-//! * `callers`: the factory; `waiting`: calls that wait. `sessions`: clients and what control says of them.
+//! * `callers`: the factory; `waiting`: calls that wait. `admin`: the operator. `sessions`: clients and what control says
+//!   of them.
 
+mod admin;
 mod callers;
 mod sessions;
 mod waiting;
@@ -25,7 +27,7 @@ use nvme_policy::{Errno, Policy};
 use self::waiting::{Waiting, refused};
 use crate::budget::Budget;
 use crate::client::{Client, Over, Phase, STALL_MAX, Source};
-use crate::devices::AllInterrupts;
+use crate::devices::{AllInterrupts, Served};
 use crate::inventory::{self, Introspection};
 use crate::worker::{self, Message, WorkerLost};
 
@@ -52,6 +54,8 @@ enum Watched {
     Svr,
     Caller(Caller, Time),
     Ctl,
+    Admin,
+    Operator(Caller),
     CtlPeer(Introspection, Time),
     /// The connection of that client.
     Conn(u32),
@@ -86,9 +90,12 @@ pub(crate) struct Parts {
     pub(crate) signals: Signals,
     pub(crate) failures: &'static Failures,
     pub(crate) interrupts: Arc<AllInterrupts>,
+    /// The images, by controller.
+    pub(crate) images: Vec<Option<Served>>,
     pub(crate) acceptor: Acceptor,
     pub(crate) svr: Option<OwnedFd>,
     pub(crate) ctl: Option<OwnedFd>,
+    pub(crate) admin: Option<OwnedFd>,
     pub(crate) clients: Vec<StaticClient>,
     pub(crate) trusted: Trusted,
     pub(crate) budget: Budget,
@@ -105,11 +112,13 @@ pub(crate) struct Server {
     signals: Signals,
     failures: &'static Failures,
     interrupts: Arc<AllInterrupts>,
+    images: Vec<Option<Served>>,
     /// Controllers whose pin interrupted: it is masked until their admin queues were looked at.
     pins: Vec<u16>,
     acceptor: Acceptor,
     svr: Option<OwnedFd>,
     ctl: Option<OwnedFd>,
+    admin: Option<OwnedFd>,
     pub(crate) trusted: Trusted,
     watched: BTreeMap<u64, Watched>,
     next_token: u64,
@@ -137,10 +146,12 @@ impl Server {
             signals: parts.signals,
             failures: parts.failures,
             interrupts: parts.interrupts,
+            images: parts.images,
             pins: Vec::new(),
             acceptor: parts.acceptor,
             svr: parts.svr,
             ctl: parts.ctl,
+            admin: parts.admin,
             trusted: parts.trusted,
             watched: BTreeMap::new(),
             next_token: 0,
@@ -172,6 +183,12 @@ impl Server {
             let token = server.token(Watched::Ctl);
             if let Some(ctl) = &server.ctl {
                 server.epoll.add(ctl, token, Interest::Read)?;
+            }
+        }
+        if server.admin.is_some() {
+            let token = server.token(Watched::Admin);
+            if let Some(admin) = &server.admin {
+                server.epoll.add(admin, token, Interest::Read)?;
             }
         }
         for client in parts.clients {
@@ -367,6 +384,8 @@ impl Server {
             }
             Some(Watched::Caller(..)) => self.serve_caller(token, time),
             Some(Watched::Ctl) => self.accept_ctl(time),
+            Some(Watched::Admin) => self.accept_admin(time),
+            Some(Watched::Operator(_)) => self.serve_operator(token),
             Some(Watched::CtlPeer(peer, _)) => {
                 if hangup || peer.send() {
                     self.forget(token);
@@ -406,6 +425,9 @@ impl Server {
             }
             Some(Watched::CtlPeer(peer, _)) => {
                 let _ = self.epoll.remove(&peer);
+            }
+            Some(Watched::Operator(operator)) => {
+                let _ = self.epoll.remove(&operator);
             }
             _ => {}
         }

@@ -1,0 +1,238 @@
+//! Pages of a mapped image that could not be had.
+//!
+//! The handler of SIGBUS writes each down and puts a page of zeroes in its place ([`put`](Faults::put)). Whoever copies asks
+//! before ([`now`](Faults::now)) and after ([`hit`](Faults::hit)): whether any page of its range was put since, or lay there all
+//! along. Then the file's pages are put back. So a page costs those who used it while it was not there, and nobody else.
+#![expect(unsafe_code, reason = "puts pages in the place of others")]
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nvme_mem::Window;
+use nvme_platform::PAGE;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+
+use super::mapping;
+
+/// Pages that are remembered. More between two looks: whoever copied meanwhile counts as hit.
+const KEPT: usize = 64;
+
+/// What the handler writes down.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    /// Pages that were put so far, each counted before it is there.
+    put: AtomicU64,
+    /// Of these, so many were put back.
+    back: AtomicU64,
+    /// Handlers that have ended.
+    ended: AtomicU64,
+    /// The n-th page is in place n modulo [`KEPT`]: its number, and the low bits of n to tell it from others.
+    pages: [AtomicU64; KEPT],
+    file: OwnedFd,
+    base: AtomicUsize,
+    len: usize,
+    writable: bool,
+    turn: Mutex<()>,
+    /// All of it is zeroes, or may be.
+    broken: AtomicBool,
+}
+
+/// How it stood before a copy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before {
+    back: u64,
+}
+
+/// Bits of an entry that tell which fault it is.
+const TAG: u64 = 0xffff;
+
+impl Faults {
+    fn new(file: OwnedFd, len: usize, writable: bool) -> Self {
+        Self {
+            put: AtomicU64::new(0),
+            back: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            pages: [const { AtomicU64::new(u64::MAX) }; KEPT],
+            file,
+            base: AtomicUsize::new(0),
+            len,
+            writable,
+            turn: Mutex::new(()),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    /// For the handler: puts a page of zeroes where this address is. Async-signal-safe.
+    pub(super) fn put(&self, address: usize) -> bool {
+        let base = self.base.load(Ordering::Relaxed);
+        let page = address.wrapping_sub(base) / PAGE;
+        // Counted before it is there: whoever uses it sees the count.
+        let n = self.put.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::SeqCst);
+        let mut put = self.zeroes(base + page * PAGE, PAGE);
+        if !put {
+            // No room for another mapping: then all of it goes, which needs none, and every request makes its call.
+            self.broken.store(true, Ordering::Release);
+            put = self.zeroes(base, self.len);
+        }
+        if let Some(place) = self.pages.get(n as usize % KEPT) {
+            place.store((page as u64) << 16 | n & TAG, Ordering::Release);
+        }
+        self.ended.fetch_add(1, Ordering::Release);
+        put
+    }
+
+    fn zeroes(&self, address: usize, len: usize) -> bool {
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        let at = ptr::with_exposed_provenance_mut(address);
+        // SAFETY: a part of a mapping of our own, which is used through windows alone; it may change at any time.
+        unsafe { mmap_anonymous(at, len, self.protection(), flags) }.is_ok()
+    }
+
+    fn protection(&self) -> ProtFlags {
+        if self.writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ }
+    }
+
+    /// To be asked before a copy.
+    #[inline]
+    pub(crate) fn now(&self) -> Before {
+        Before { back: self.back.load(Ordering::Acquire) }
+    }
+
+    /// To be asked after a copy of these bytes: whether any page of theirs was not there.
+    #[inline]
+    pub(crate) fn hit(&self, before: Before, offset: usize, len: usize) -> bool {
+        let put = self.put.load(Ordering::Acquire);
+        put != before.back && self.look(before, put, offset, len)
+    }
+
+    #[cold]
+    fn look(&self, before: Before, put: u64, offset: usize, len: usize) -> bool {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = (offset / PAGE) as u64;
+        let last = ((offset + len.max(1) - 1) / PAGE) as u64;
+        let mut hit = put - before.back > KEPT as u64 || self.broken.load(Ordering::Acquire);
+        for n in before.back..put {
+            let entry = self.pages.get(n as usize % KEPT).map_or(0, |page| page.load(Ordering::Acquire));
+            // It is not written down yet, or not any more: it may be any.
+            hit |= entry & TAG != n & TAG || (first..=last).contains(&(entry >> 16));
+        }
+        self.put_back();
+        hit
+    }
+
+    /// Puts the file's pages back. With the turn.
+    fn put_back(&self) {
+        let (back, put) = (self.back.load(Ordering::Acquire), self.put.load(Ordering::Acquire));
+        // A handler that has not ended would put its page over the file's: the next one to look puts that back.
+        if put == back || self.ended.load(Ordering::Acquire) != put {
+            return;
+        }
+        let base = self.base.load(Ordering::Relaxed);
+        let whole = put - back > KEPT as u64 || self.broken.load(Ordering::Acquire);
+        let good = if whole {
+            self.map(base, self.len, 0)
+        } else {
+            (back..put).all(|n| {
+                let entry = self.pages.get(n as usize % KEPT).map_or(0, |page| page.load(Ordering::Acquire));
+                let at = (entry >> 16) as usize * PAGE;
+                // Overwritten by one that has just begun: with the next look.
+                entry & TAG == n & TAG && self.map(base + at, PAGE, at as u64)
+            })
+        };
+        if good {
+            self.broken.store(false, Ordering::Release);
+            // Release: whoever sees it also sees the file's pages.
+            self.back.store(put, Ordering::Release);
+        }
+    }
+
+    fn map(&self, address: usize, len: usize, offset: u64) -> bool {
+        let at = ptr::with_exposed_provenance_mut(address);
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: a part of a mapping of our own, which is used through windows alone; it may change at any time.
+        unsafe { mmap(at, len, self.protection(), flags, &self.file, offset) }.is_ok()
+    }
+}
+
+/// Maps an image of `size` bytes whole, so that a page that cannot be had costs only those who use it.
+pub(crate) fn map_image(
+    file: BorrowedFd<'_>,
+    size: u64,
+    writable: bool,
+) -> Result<(Window, Arc<Faults>), String> {
+    let whole = size.checked_next_multiple_of(PAGE as u64).and_then(|n| usize::try_from(n).ok());
+    let whole = whole.ok_or("too long to be mapped")?;
+    let own = file.try_clone_to_owned().map_err(|e| e.to_string())?;
+    let faults = Arc::new(Faults::new(own, whole, writable));
+    let mapped =
+        mapping::map_with(file, 0, whole, writable, Some(Arc::clone(&faults))).map_err(|e| match e {
+            mapping::MapError::TooMany => "the server has no room for another window".into(),
+            mapping::MapError::System(e) => format!("mmap: {e}"),
+        })?;
+    // Nobody has used it yet.
+    faults.base.store(mapped.address(), Ordering::Relaxed);
+    let size = usize::try_from(size).map_err(|e| e.to_string())?;
+    let window = mapped.sub(0, size).map_err(|e| e.to_string())?;
+    Ok((window, faults))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use nvme_platform::PAGE;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::map_image;
+
+    #[test]
+    fn a_page_that_is_gone_costs_those_who_use_it_and_is_there_again_when_it_can() {
+        let file = File::from(memfd_create("image", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(8 * PAGE as u64).unwrap();
+        let (window, faults) = map_image(file.as_fd(), 8 * PAGE as u64, true).unwrap();
+        let copy = |page: usize, byte: u8| {
+            let before = faults.now();
+            window.fill(page * PAGE, PAGE, byte).unwrap();
+            faults.hit(before, page * PAGE, PAGE)
+        };
+        assert!((0..8).all(|page| !copy(page, 1)));
+        file.set_len(4 * PAGE as u64).unwrap();
+        for _ in 0..3 {
+            assert!(copy(5, 2) && copy(4, 2), "it is not there");
+            assert!(!copy(3, 3), "its neighbour is");
+        }
+        // Who used it before it was put back, and looks afterwards, is told as well.
+        let before = faults.now();
+        window.fill(6 * PAGE, 8, 4).unwrap();
+        assert!(copy(5, 2));
+        assert!(faults.hit(before, 6 * PAGE, 8));
+        assert!(!window.failed());
+        file.set_len(8 * PAGE as u64).unwrap();
+        assert!((0..8).all(|page| !copy(page, 7)));
+        let mut bytes = [0; 8];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 5 * PAGE as u64).unwrap();
+        assert_eq!(bytes, [7; 8], "it was written into a page that the file does not have");
+    }
+
+    #[test]
+    fn more_pages_than_are_remembered_are_told_to_everybody_and_put_back() {
+        let pages = 3 * super::KEPT;
+        let file = File::from(memfd_create("image", MemfdFlags::CLOEXEC).unwrap());
+        let (window, faults) = map_image(file.as_fd(), (pages * PAGE) as u64, true).unwrap();
+        let before = faults.now();
+        for page in 0..pages {
+            window.fill(page * PAGE, 8, 1).unwrap();
+        }
+        assert!(faults.hit(before, 0, 8));
+        file.set_len((pages * PAGE) as u64).unwrap();
+        for page in 0..pages {
+            let before = faults.now();
+            window.fill(page * PAGE, 8, 9).unwrap();
+            assert!(!faults.hit(before, page * PAGE, 8), "{page}");
+        }
+    }
+}

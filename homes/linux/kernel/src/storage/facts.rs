@@ -1,0 +1,297 @@
+//! What the kernel says of an image: file or block device, how large, how it wants to be read, and who else has it.
+#![expect(unsafe_code, reason = "asks the kernel what its safe wrappers do not")]
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{
+    FileType, Mode, OFlags, SeekFrom, Stat, fcntl_getfl, fstat, fstatfs, fstatvfs, ioctl_blksszget, major,
+    minor, seek,
+};
+use rustix::io::{Errno, pread};
+
+use crate::memory::{Lock, lock_file, proc_path};
+
+/// `f_type` of tmpfs and hugetlbfs (statfs(2)).
+const TMPFS: u64 = 0x0102_1994;
+const HUGETLBFS: u64 = 0x9584_58f6;
+/// BLKROGET of linux/fs.h.
+const BLKROGET: libc::Ioctl = 0x125e;
+/// STATX_DIOALIGN of statx(2).
+const DIOALIGN: u32 = 0x2000;
+/// An image that is longer is never mapped: an address space has 128 TiB.
+const MAP_MAX: u64 = 32 << 40;
+/// Processes whose descriptors are looked through for one that has an image open.
+const PROCESSES_MAX: usize = 65_536;
+
+/// Why an image cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// Somebody has it.
+    #[error("it is in use: {0}")]
+    InUse(String),
+    /// It is neither a file nor a block device.
+    #[error("neither a regular file nor a block device")]
+    NotAnImage,
+    /// It has no bytes.
+    #[error("the image is empty")]
+    Empty,
+    /// The descriptor has not the rights that are asked for.
+    #[error("the descriptor is not open for reading and writing; open the image read-only (`ro`)")]
+    NotWritable,
+    /// The descriptor cannot be read.
+    #[error("the descriptor is not open for reading")]
+    NotReadable,
+    /// The device can only be read.
+    #[error("the device is read-only; open it read-only (`ro`)")]
+    ReadOnlyDevice,
+    /// A system call failed.
+    #[error("{0}: {1}")]
+    System(&'static str, Errno),
+}
+
+/// How memory and places must be aligned to be read and written directly, in bytes. 1: anyhow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Alignment {
+    /// Addresses.
+    pub memory: usize,
+    /// Offsets and lengths.
+    pub offset: usize,
+}
+
+/// What an image is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// Whether it is a block device.
+    pub block_device: bool,
+    /// Size in bytes.
+    pub size: u64,
+    /// Its blocks: a device's logical ones; 512 for a file.
+    pub block_size: u32,
+    /// It is in memory.
+    pub memory: bool,
+    /// A discard gives something back.
+    pub discards: bool,
+    /// What it looks like, if not raw.
+    pub format: Option<&'static str>,
+    /// Who else has it open for writing.
+    pub writer: Option<String>,
+    /// Bytes that have storage, and what is free where it is. A file's.
+    pub space: Option<(u64, u64)>,
+}
+
+impl Facts {
+    /// Asks the kernel, and takes the lock that keeps other servers out.
+    pub fn of(file: BorrowedFd<'_>, read_only: bool) -> Result<Self, FactsError> {
+        let system = |what| move |errno| FactsError::System(what, errno);
+        let flags = fcntl_getfl(file).map_err(system("F_GETFL"))?;
+        let rights = flags & OFlags::RWMODE;
+        if flags.contains(OFlags::PATH) || rights == OFlags::WRONLY {
+            return Err(FactsError::NotReadable);
+        }
+        if !read_only && rights != OFlags::RDWR {
+            return Err(FactsError::NotWritable);
+        }
+        let stat = fstat(file).map_err(system("fstat"))?;
+        let block_device = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => false,
+            FileType::BlockDevice => true,
+            _ => return Err(FactsError::NotAnImage),
+        };
+        let size = size(file, block_device).map_err(system("size"))?;
+        if size == 0 {
+            return Err(FactsError::Empty);
+        }
+        let lock = if read_only { Lock::Shared } else { Lock::Exclusive };
+        if !lock_file(file, lock).map_err(system("F_OFD_SETLK"))? {
+            let who = writer(&stat).unwrap_or_else(|| "another process or controller".into());
+            return Err(FactsError::InUse(format!(
+                "{who} has it; two may share it only when both open it read-only (`ro`)"
+            )));
+        }
+        if block_device && !read_only && is_read_only(file) {
+            return Err(FactsError::ReadOnlyDevice);
+        }
+        let statfs = fstatfs(file).map_err(system("fstatfs"))?;
+        let kind = statfs.f_type as u64 & 0xffff_ffff;
+        let memory = !block_device && (kind == TMPFS || kind == HUGETLBFS);
+        let block_size = if block_device { ioctl_blksszget(file).map_err(system("BLKSSZGET"))? } else { 512 };
+        let space = fstatvfs(file).ok().filter(|_| !block_device).map(|vfs| {
+            let taken = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+            (taken, vfs.f_bavail.saturating_mul(vfs.f_frsize))
+        });
+        Ok(Self {
+            block_device,
+            size,
+            block_size,
+            memory,
+            discards: !block_device || discards(&stat),
+            format: format(file),
+            writer: writer(&stat),
+            space,
+        })
+    }
+
+    /// Whether it can be mapped whole.
+    pub fn maps(&self) -> bool {
+        self.size <= MAP_MAX
+    }
+
+    /// A sparse image that cannot become as large as it says: bytes without storage, and bytes that are free.
+    pub fn overcommitted(&self) -> Option<(u64, u64)> {
+        let (taken, free) = self.space?;
+        let missing = self.size.saturating_sub(taken);
+        (missing > free).then_some((missing, free))
+    }
+}
+
+/// Its size in bytes, now. Asks nobody who could be away.
+pub fn size(file: BorrowedFd<'_>, block_device: bool) -> Result<u64, Errno> {
+    if block_device {
+        return seek(file, SeekFrom::End(0));
+    }
+    fstat(file).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
+}
+
+fn is_read_only(file: BorrowedFd<'_>) -> bool {
+    let mut answer: libc::c_int = 0;
+    // SAFETY: the request takes a pointer to an int.
+    let asked = unsafe { libc::ioctl(file.as_raw_fd(), BLKROGET, &raw mut answer) };
+    asked == 0 && answer != 0
+}
+
+/// The folder of a block device in sysfs.
+fn sysfs(stat: &Stat) -> String {
+    format!("/sys/dev/block/{}:{}", major(stat.st_rdev), minor(stat.st_rdev))
+}
+
+fn discards(stat: &Stat) -> bool {
+    let folder = sysfs(stat);
+    // A partition's queue is its disk's.
+    [format!("{folder}/queue"), format!("{folder}/../queue")].iter().any(|queue| {
+        let limit = fs::read_to_string(format!("{queue}/discard_max_bytes"));
+        limit.is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0))
+    })
+}
+
+/// What the first bytes say.
+fn format(file: BorrowedFd<'_>) -> Option<&'static str> {
+    let mut first = [0; 21];
+    let count = pread(file, &mut first, 0).ok()?;
+    let first = first.get(..count)?;
+    let known: [(&[u8], &str); 6] = [
+        (b"QFI\xfb", "qcow2"),
+        (b"KDMV", "VMDK"),
+        (b"# Disk DescriptorFile", "VMDK"),
+        (b"vhdxfile", "VHDX"),
+        (b"conectix", "VHD"),
+        (b"QED\0", "QED"),
+    ];
+    known.iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, name)| *name)
+}
+
+/// Who has a block device that could not be opened alone: what is mounted from it, lies over it, or has it open.
+pub fn holder(path: &Path) -> Option<String> {
+    let stat = rustix::fs::stat(path).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
+        return None;
+    }
+    let number = format!("{}:{}", major(stat.st_rdev), minor(stat.st_rdev));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = mounts.lines().find_map(|line| {
+        let mut words = line.split(' ');
+        (words.nth(2)? == number).then(|| words.nth(1).map(str::to_owned))?
+    });
+    if let Some(place) = mounted {
+        return Some(format!("it is mounted on {place}"));
+    }
+    let folder = sysfs(&stat);
+    if let Some(above) = fs::read_dir(format!("{folder}/holders")).ok().and_then(|mut d| d.next()?.ok()) {
+        let node = above.file_name().to_string_lossy().into_owned();
+        let name = fs::read_to_string(format!("/sys/block/{node}/dm/name")).map(|n| n.trim().to_owned());
+        return Some(format!("{} lies over it", name.unwrap_or(node)));
+    }
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if swaps.lines().any(|line| line.split_whitespace().next() == real.to_str()) {
+        return Some("it is swap space".into());
+    }
+    writer(&stat)
+}
+
+/// Another process that has the file or device open for writing: as far as this one may see.
+fn writer(stat: &Stat) -> Option<String> {
+    let own = std::process::id().to_string();
+    for process in fs::read_dir("/proc").ok()?.take(PROCESSES_MAX).flatten() {
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if pid == own || !pid.bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let number = descriptor.file_name().to_string_lossy().into_owned();
+            if is_same(stat, &format!("/proc/{pid}/fd/{number}"))
+                && writes(&format!("/proc/{pid}/fdinfo/{number}"))
+            {
+                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                return Some(format!("process {pid} ({})", name.trim()));
+            }
+        }
+    }
+    None
+}
+
+fn is_same(stat: &Stat, link: &str) -> bool {
+    // What is no file of a file system is not asked about.
+    let path = fs::read_link(link).is_ok_and(|target| target.is_absolute() || target.starts_with("/"));
+    path && rustix::fs::stat(link).is_ok_and(|other| {
+        let device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice
+            && FileType::from_raw_mode(other.st_mode) == FileType::BlockDevice;
+        if device {
+            other.st_rdev == stat.st_rdev
+        } else {
+            (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino)
+        }
+    })
+}
+
+fn writes(info: &str) -> bool {
+    let info = fs::read_to_string(info).unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).is_some_and(|flags| flags & 3 != 0)
+}
+
+/// The same file once more, to be read and written directly, where that can be with blocks of this size.
+pub fn direct(
+    file: BorrowedFd<'_>,
+    facts: &Facts,
+    read_only: bool,
+    block_size: u32,
+) -> Option<(OwnedFd, Alignment)> {
+    let alignment = alignment(file).unwrap_or(Alignment {
+        memory: facts.block_size as usize,
+        offset: if facts.block_device { facts.block_size as usize } else { 4096 },
+    });
+    if alignment.offset == 0 || alignment.memory == 0 || alignment.offset > block_size as usize {
+        return None;
+    }
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::DIRECT;
+    let direct = rustix::fs::open(proc_path(file), flags, Mode::empty()).ok()?;
+    Some((direct, alignment))
+}
+
+/// What the kernel says (since 6.1). `None`: it does not; zeroes: not at all.
+fn alignment(file: BorrowedFd<'_>) -> Option<Alignment> {
+    // SAFETY: all zeroes is a valid statx.
+    let mut answer: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, the path is an empty string, and there is room for the answer.
+    let asked = unsafe {
+        libc::statx(file.as_fd().as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, DIOALIGN, &raw mut answer)
+    };
+    (asked == 0 && answer.stx_mask & DIOALIGN != 0).then_some(Alignment {
+        memory: answer.stx_dio_mem_align as usize,
+        offset: answer.stx_dio_offset_align as usize,
+    })
+}

@@ -1,0 +1,480 @@
+//! An image that is served: a file or a block device, and the engine that reaches it.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nvme_mem::Window;
+use nvme_soft::{Begun, Failure, Job, Request, Storage};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::durable::{Durable, Flush, Joined};
+use super::facts::{Alignment, Facts, FactsError};
+use super::helpers::{BLKDISCARD, Helpers};
+use super::task::{Task, ZEROES};
+use super::window::Mapped;
+use super::{facts, station};
+use crate::events::{Doorbell, now};
+use crate::logger::{OPERATOR, RateLimit};
+
+/// Who makes the calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Engine {
+    /// A window for memory, io_uring for the rest where there is one, else threads.
+    #[default]
+    Auto,
+    /// The image is mapped, and copied.
+    Window,
+    /// io_uring.
+    Uring,
+    /// Threads.
+    Threads,
+}
+
+impl Engine {
+    /// From the word in the SPEC.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Auto, Self::Window, Self::Uring, Self::Threads]
+            .into_iter()
+            .find(|engine| engine.word() == word)
+    }
+
+    /// The word in the SPEC.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Window => "window",
+            Self::Uring => "uring",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+/// How an image is to be served.
+#[derive(Clone, Debug, Default)]
+pub struct ImageOptions {
+    /// How messages call it.
+    pub name: String,
+    /// Its serial number: what `nvme-ctl resume` takes.
+    pub serial: String,
+    /// Block size; `None`: what the device has, or 512.
+    pub block_size: Option<u32>,
+    /// Nothing is written.
+    pub read_only: bool,
+    /// Who makes the calls.
+    pub engine: Engine,
+    /// Space for all of it is taken now.
+    pub preallocate: bool,
+}
+
+/// Why an image cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// What it is.
+    #[error("{0}")]
+    Facts(#[from] FactsError),
+    /// `lba=` is smaller than the device's own blocks.
+    #[error("lba={asked} is less than the device's block size, {device}")]
+    BlockSize {
+        /// What was asked for.
+        asked: u32,
+        /// What the device has.
+        device: u32,
+    },
+    /// It has blocks that no namespace here can have.
+    #[error("the device's block size is {0}; only 512 and 4096 can be served")]
+    OddBlocks(u32),
+    /// It holds no whole block.
+    #[error("the image holds no whole block of {0} bytes")]
+    Empty(u32),
+    /// It cannot be mapped.
+    #[error("engine=window: {0}")]
+    Window(String),
+    /// io_uring was asked for.
+    #[error("engine=uring: {0}")]
+    NoRing(String),
+    /// There is no space for all of it.
+    #[error("preallocate: {0}")]
+    Preallocate(Errno),
+    /// A thread cannot be started, or memory cannot be had.
+    #[error("{0}")]
+    System(#[from] std::io::Error),
+}
+
+/// Helper threads of an image that has no ring.
+const THREADS: usize = 16;
+/// Of one that has: for what control itself reads and flushes.
+const HELPERS: usize = 2;
+/// Orders that helpers take.
+const ORDERS: usize = 256;
+/// Memory to copy to what alignment forbids to read and write in place: pieces of the longest transfer.
+const BOUNCES: usize = 16;
+const BOUNCE: usize = 1 << 20;
+/// Lines about failures in one second.
+const LINES: u32 = 4;
+
+pub(super) enum Way {
+    Window(Box<Mapped>),
+    Ring,
+    Threads,
+}
+
+/// A file or a block device that is served.
+pub struct Image {
+    options: ImageOptions,
+    facts: Facts,
+    /// The file as it is read and written.
+    file: OwnedFd,
+    /// The file as it was given: the lock is on it, and the claim.
+    held: Option<OwnedFd>,
+    index: usize,
+    block_size: u32,
+    alignment: Alignment,
+    size: AtomicU64,
+    way: Way,
+    durable: Durable,
+    helpers: Arc<Helpers>,
+    bell: Arc<Doorbell>,
+    bounces: Mutex<Vec<Window>>,
+    zeroes: Window,
+    lines: Mutex<RateLimit>,
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Image {
+    /// Opens an image that was opened with at least these rights. `index`: the how manieth it is of those that rings know.
+    /// `rings`: whether there can be rings, or why not.
+    pub fn open(
+        file: OwnedFd,
+        options: ImageOptions,
+        index: usize,
+        rings: &Result<(), String>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let facts = Facts::of(file.as_fd(), options.read_only)?;
+        let block_size = block_size(&facts, options.block_size)?;
+        let size = facts.size / u64::from(block_size) * u64::from(block_size);
+        if size == 0 {
+            return Err(OpenError::Empty(block_size));
+        }
+        if options.preallocate && !options.read_only && !facts.block_device {
+            fallocate(&file, FallocateFlags::KEEP_SIZE, 0, facts.size).map_err(OpenError::Preallocate)?;
+        }
+        warn_of(&options, &facts, block_size);
+        let engine = match options.engine {
+            Engine::Auto if facts.memory && facts.maps() => Engine::Window,
+            Engine::Auto if rings.is_ok() => Engine::Uring,
+            Engine::Auto => {
+                if let Err(why) = rings {
+                    log::warn!(target: OPERATOR, "{}: no io_uring ({why}); served by threads", options.name);
+                }
+                Engine::Threads
+            }
+            engine => engine,
+        };
+        let way = match engine {
+            Engine::Window if facts.block_device => {
+                return Err(OpenError::Window("a block device is not mapped".into()));
+            }
+            Engine::Window => Way::Window(Box::new(
+                Mapped::new(file.as_fd(), size, !options.read_only).map_err(OpenError::Window)?,
+            )),
+            Engine::Uring => {
+                rings.clone().map_err(OpenError::NoRing)?;
+                Way::Ring
+            }
+            Engine::Auto | Engine::Threads => Way::Threads,
+        };
+        let direct = match way {
+            Way::Window(_) => None,
+            Way::Ring | Way::Threads => facts::direct(file.as_fd(), &facts, options.read_only, block_size),
+        };
+        let (file, held, alignment) = match direct {
+            Some((direct, alignment)) => (direct, Some(file), alignment),
+            None => (file, None, Alignment { memory: 1, offset: 1 }),
+        };
+        let no_memory = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+        let aside = !matches!(way, Way::Window(_));
+        let bounces = (0..if aside { BOUNCES } else { 0 }).map(|_| nvme_mem::heap(BOUNCE));
+        let bounces = bounces.collect::<Option<Vec<_>>>().ok_or_else(no_memory)?;
+        let direct = if held.is_some() { ", direct" } else { "" };
+        log::info!(target: OPERATOR, "{}: {size} bytes, engine={}{direct}", options.name, engine.word());
+        Ok(Arc::new(Self {
+            options,
+            facts,
+            file,
+            held,
+            index,
+            block_size,
+            alignment,
+            size: AtomicU64::new(size),
+            way,
+            durable: Durable::default(),
+            helpers: Helpers::new(ORDERS),
+            bell: Arc::new(Doorbell::new()?),
+            bounces: Mutex::new(bounces),
+            zeroes: nvme_mem::heap(ZEROES).ok_or_else(no_memory)?,
+            lines: Mutex::new(RateLimit::new(LINES)),
+        }))
+    }
+
+    /// Starts its helper threads: after the process has given up what threads would inherit.
+    pub fn start(&self) -> std::io::Result<()> {
+        let threads = if matches!(self.way, Way::Threads) { THREADS } else { HELPERS };
+        self.helpers.start("storage", threads)
+    }
+
+    /// Block size in bytes.
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// Whether nothing can be written.
+    pub fn read_only(&self) -> bool {
+        self.options.read_only
+    }
+
+    /// Its serial number.
+    pub fn serial(&self) -> &str {
+        &self.options.serial
+    }
+
+    /// Whether a discard means anything to it.
+    pub fn discards(&self) -> bool {
+        self.facts.discards
+    }
+
+    /// What else a helper asks of its device.
+    pub fn ioctls(&self) -> &'static [u32] {
+        if self.facts.block_device { &[BLKDISCARD] } else { &[] }
+    }
+
+    /// Whether rings must know it.
+    pub fn has_ring(&self) -> bool {
+        matches!(self.way, Way::Ring)
+    }
+
+    /// Whether it is memory: as durable as it will ever be.
+    pub fn in_memory(&self) -> bool {
+        self.facts.memory
+    }
+
+    /// The error of a write-back that failed, if one did.
+    pub fn lost(&self) -> Option<Errno> {
+        self.durable.lost()
+    }
+
+    /// Lets flushes succeed again after a failed write-back. False: none had failed.
+    pub fn resume(&self) -> bool {
+        let lost = self.durable.resume();
+        if let Some(why) = lost {
+            log::warn!(
+                target: OPERATOR,
+                "{}: resumed after a failed write-back ({why}); what was acknowledged before may be lost",
+                self.options.name
+            );
+        }
+        lost.is_some()
+    }
+
+    /// Looks how large it is by now. Growth counts; a smaller size is said, and refuses what lies beyond.
+    pub fn rescan(&self) -> u64 {
+        let before = self.size.load(Ordering::Relaxed);
+        // A window is as long as it was mapped.
+        if matches!(self.way, Way::Window(_)) {
+            return before;
+        }
+        let Ok(size) = facts::size(self.file.as_fd(), self.facts.block_device) else { return before };
+        let size = size / u64::from(self.block_size) * u64::from(self.block_size);
+        if size != before {
+            self.size.store(size, Ordering::Relaxed);
+            let how = if size > before { "grew" } else { "shrank" };
+            log::warn!(target: OPERATOR, "{}: {how} from {before} to {size} bytes", self.options.name);
+        }
+        size
+    }
+
+    pub(super) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    pub(super) fn is_device(&self) -> bool {
+        self.facts.block_device
+    }
+
+    /// The descriptor that has the claim.
+    pub(super) fn device(&self) -> BorrowedFd<'_> {
+        self.held.as_ref().unwrap_or(&self.file).as_fd()
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn alignment(&self) -> Alignment {
+        self.alignment
+    }
+
+    pub(super) fn zeroes(&self) -> &Window {
+        &self.zeroes
+    }
+
+    pub(super) fn take_bounce(&self) -> Option<Window> {
+        self.bounces.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    pub(super) fn put_bounce(&self, bounce: Window) {
+        self.bounces.lock().unwrap_or_else(PoisonError::into_inner).push(bounce);
+    }
+
+    pub(super) fn join(&self, flush: Flush) -> Joined {
+        self.durable.join(flush)
+    }
+
+    /// A sync ended. True: it is to be made once more.
+    pub(super) fn synced(&self, result: Result<(), Errno>) -> bool {
+        let (again, news) = self.durable.done(result);
+        if let (true, Err(why)) = (news, result) {
+            log::error!(
+                "{}: write-back failed{}: {why}. What was acknowledged before may be lost; flushes and forced writes fail until \
+                 `nvme-ctl resume {}`",
+                self.options.name,
+                if matches!(why, Errno::NOSPC | Errno::DQUOT) { ", no space" } else { "" },
+                self.options.serial
+            );
+        }
+        again
+    }
+
+    /// One request failed.
+    pub(super) fn report(&self, job: Job, failure: Failure, why: Option<Errno>) {
+        let (allowed, missed) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).allow(now());
+        if !allowed {
+            return;
+        }
+        let (what, offset, len) = match job {
+            Job::Read { offset, len } => ("read", offset, len),
+            Job::Write { offset, len } => ("write", offset, len),
+            Job::Discard { offset, len } => ("discard", offset, len),
+            Job::Zero { offset, len, .. } => ("write-zeroes", offset, len),
+            Job::Flush => ("flush", 0, 0),
+        };
+        let error = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        let more = if missed > 0 { format!(" ({missed} more before)") } else { String::new() };
+        log::error!(
+            "{}: {}:n1: a {what} of {len} bytes at offset {offset} failed: {failure}{error}{more}",
+            self.options.name,
+            self.options.serial
+        );
+    }
+
+    fn begin(self: &Arc<Self>, request: Request) -> Begun {
+        let end = match request.job() {
+            Job::Read { offset, len }
+            | Job::Write { offset, len }
+            | Job::Discard { offset, len }
+            | Job::Zero { offset, len, .. } => offset.saturating_add(len),
+            Job::Flush => 0,
+        };
+        // It may have shrunk since the controller was told its size.
+        if end > self.size.load(Ordering::Relaxed) {
+            return Begun::Ended(request, Err(Failure::Gone));
+        }
+        match &self.way {
+            Way::Window(mapped) => mapped.begin(self, request),
+            Way::Ring if self.is_device() && matches!(request.job(), Job::Discard { .. }) => {
+                self.help(request)
+            }
+            Way::Ring => match station::begin(self, request) {
+                Ok(begun) => begun,
+                Err(request) => self.help(request),
+            },
+            Way::Threads => self.help(request),
+        }
+    }
+
+    /// Hands a request to a helper.
+    pub(super) fn help(self: &Arc<Self>, request: Request) -> Begun {
+        if !self.helpers.has_room() {
+            return Begun::Full(request);
+        }
+        let bell = station::bell().unwrap_or_else(|| Arc::clone(&self.bell));
+        let task = if request.job() == Job::Flush {
+            match self.join(Flush { request, bell: Arc::clone(&bell) }) {
+                Joined::Call => Task::sync(self),
+                Joined::Waits => return Begun::UnderWay,
+                Joined::Lost(request) => return Begun::Ended(request, Err(Failure::Lost)),
+            }
+        } else {
+            match Task::new(self, request, Vec::new()) {
+                Ok(task) => task,
+                Err(request) => return Begun::Full(request),
+            }
+        };
+        self.helpers.put(task, bell);
+        Begun::UnderWay
+    }
+}
+
+/// An image as the software controller has it.
+#[derive(Clone, Debug)]
+pub struct Stored(pub Arc<Image>);
+
+impl Storage for Stored {
+    fn size(&self) -> u64 {
+        self.0.size.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self, request: Request) -> Begun {
+        self.0.begin(request)
+    }
+
+    fn unmaps_to_zeroes(&self) -> bool {
+        true
+    }
+}
+
+fn block_size(facts: &Facts, asked: Option<u32>) -> Result<u32, OpenError> {
+    if facts.block_size != 512 && facts.block_size != 4096 {
+        return Err(OpenError::OddBlocks(facts.block_size));
+    }
+    match asked {
+        Some(asked) if asked < facts.block_size => {
+            Err(OpenError::BlockSize { asked, device: facts.block_size })
+        }
+        Some(asked) => Ok(asked),
+        None => Ok(facts.block_size),
+    }
+}
+
+/// What an operator should know before it is served.
+fn warn_of(options: &ImageOptions, facts: &Facts, block_size: u32) {
+    let name = &options.name;
+    let tail = facts.size % u64::from(block_size);
+    if tail > 0 {
+        log::warn!(target: OPERATOR, "{name}: the last {tail} bytes are no whole block, and are not served");
+    }
+    if let Some(format) = facts.format {
+        log::warn!(target: OPERATOR, "{name}: this looks like a {format} image; it is served as it is, raw");
+    }
+    if options.read_only {
+        return;
+    }
+    if let Some(who) = &facts.writer {
+        log::warn!(target: OPERATOR, "{name}: {who} has it open for writing, too");
+    }
+    if let Some((missing, free)) = facts.overcommitted()
+        && !options.preallocate
+    {
+        log::warn!(
+            target: OPERATOR,
+            "{name}: it is sparse, and {missing} bytes of it have no space yet; its file system has {free} left"
+        );
+    }
+}

@@ -1,0 +1,384 @@
+//! io_uring: one ring for each worker, made before the sandbox closes, and restricted by the kernel to reading, writing, syncing
+//! and allocating in the images that were registered with it.
+#![expect(unsafe_code, reason = "gives the kernel addresses that it uses later")]
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, Probe, opcode, register::Restriction, squeue};
+use nvme_soft::{Begun, Failure, Job, Request};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::durable::{Flush, Joined};
+use super::image::Image;
+use super::task::{Call, Next, Task, errno};
+use crate::events::Doorbell;
+
+/// What one image may have under way on one ring. All of it may block: one that is stuck takes no more than this.
+pub(super) const CAP: u32 = 64;
+/// Kernel threads beyond those that images can block.
+const WORKERS_SPARE: u32 = 16;
+/// Entries of the submission queue: more of them go out in more calls.
+const ENTRIES: u32 = 128;
+/// Most requests under way on one ring.
+const SLOTS_MAX: u32 = 4096;
+/// IORING_ENTER_GETEVENTS of io_uring(7).
+const GETEVENTS: u32 = 1;
+/// IOSQE_FIXED_FILE.
+const FIXED_FILE: u8 = 1;
+
+/// Why there is no ring.
+#[derive(Debug, thiserror::Error)]
+pub enum RingsError {
+    /// The kernel has none, or does not let us.
+    #[error("{0}")]
+    Setup(io::Error),
+    /// It cannot do one of the operations.
+    #[error("this kernel's io_uring cannot do all that is needed")]
+    Operations,
+    /// It cannot be restricted.
+    #[error("this kernel's io_uring cannot be restricted: {0}")]
+    Restrictions(io::Error),
+}
+
+/// A ring that was made and is not enabled yet.
+#[derive(Debug)]
+pub struct Seed {
+    ring: RingOf,
+    event: OwnedFd,
+    images: usize,
+    slots: u32,
+}
+
+struct RingOf(IoUring);
+
+impl std::fmt::Debug for RingOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("IoUring")
+    }
+}
+
+/// Makes rings.
+#[derive(Debug)]
+pub struct Rings(());
+
+impl Rings {
+    /// Whether there can be rings at all.
+    pub fn probe() -> Result<(), RingsError> {
+        build(2, 2).map(drop)
+    }
+
+    /// One ring for each worker, over these images, in the order of their index.
+    pub fn make(workers: usize, images: &[Arc<Image>]) -> Result<Vec<Seed>, RingsError> {
+        let files: Vec<RawFd> = images.iter().map(|image| image.file().as_raw_fd()).collect();
+        (0..workers).map(|_| seed(&files)).collect()
+    }
+}
+
+fn build(entries: u32, completions: u32) -> Result<IoUring, RingsError> {
+    // The best that the kernel has: completions are worked off when the worker asks, and nowhere else.
+    let best = IoUring::builder()
+        .setup_r_disabled()
+        .setup_cqsize(completions)
+        .setup_clamp()
+        .setup_submit_all()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .dontfork()
+        .build(entries);
+    let ring = match best {
+        Err(why) if why.raw_os_error() == Some(libc::EINVAL) => IoUring::builder()
+            .setup_r_disabled()
+            .setup_cqsize(completions)
+            .setup_clamp()
+            .dontfork()
+            .build(entries),
+        other => other,
+    }
+    .map_err(RingsError::Setup)?;
+    let mut probe = Probe::new();
+    let operations = [opcode::Read::CODE, opcode::Readv::CODE, opcode::Write::CODE, opcode::Writev::CODE];
+    let others = [opcode::Fsync::CODE, opcode::Fallocate::CODE];
+    ring.submitter().register_probe(&mut probe).map_err(RingsError::Setup)?;
+    if !operations.iter().chain(&others).all(|code| probe.is_supported(*code)) {
+        return Err(RingsError::Operations);
+    }
+    let mut restrictions: Vec<Restriction> =
+        operations.into_iter().chain(others).map(Restriction::sqe_op).collect();
+    restrictions.push(Restriction::sqe_flags_allowed(FIXED_FILE));
+    restrictions.push(Restriction::sqe_flags_required(FIXED_FILE));
+    ring.submitter().register_restrictions(&mut restrictions).map_err(RingsError::Restrictions)?;
+    Ok(ring)
+}
+
+fn seed(files: &[RawFd]) -> Result<Seed, RingsError> {
+    let images = u32::try_from(files.len()).unwrap_or(u32::MAX);
+    let slots = images.saturating_mul(CAP).clamp(1, SLOTS_MAX);
+    let ring = build(ENTRIES, slots * 2)?;
+    let submitter = ring.submitter();
+    submitter.register_files(files).map_err(RingsError::Setup)?;
+    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|e| RingsError::Setup(e.into()))?;
+    submitter.register_eventfd(event.as_raw_fd()).map_err(RingsError::Setup)?;
+    // An image whose file system is frozen takes as many as it may, and there are some for the others still.
+    let workers = slots + WORKERS_SPARE;
+    submitter.register_iowq_max_workers(&mut [workers, workers]).map_err(RingsError::Setup)?;
+    Ok(Seed { ring: RingOf(ring), event, images: files.len(), slots })
+}
+
+impl Seed {
+    /// Enables the ring: from here on it is restricted, and the calling thread's.
+    pub(super) fn enable(self) -> io::Result<Ring> {
+        let Self { ring: RingOf(mut ring), event, images, slots } = self;
+        ring.submitter().register_enable_rings()?;
+        ring.completion().disable_eventfd();
+        let free = (0..slots).rev().collect();
+        Ok(Ring {
+            ring,
+            event: Arc::new(event),
+            slots: (0..slots).map(|_| Slot::default()).collect(),
+            free,
+            counts: vec![0; images],
+            pending: 0,
+            came: Vec::with_capacity(slots as usize * 2),
+        })
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    task: Option<Task>,
+    /// Kept for the next task.
+    pieces: Vec<libc::iovec>,
+}
+
+/// A ring, and the tasks that are under way on it.
+pub(super) struct Ring {
+    ring: IoUring,
+    event: Arc<OwnedFd>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Tasks of each image.
+    counts: Vec<u32>,
+    /// Entries that the kernel was not told of.
+    pending: u32,
+    came: Vec<(u64, i32)>,
+}
+
+impl Ring {
+    pub(super) fn event(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.event)
+    }
+
+    /// Begins a request. The kernel is told with the next turn.
+    pub(super) fn begin(&mut self, image: &Arc<Image>, request: Request, bell: &Arc<Doorbell>) -> Begun {
+        let room = self.counts.get(image.index()).is_some_and(|count| *count < CAP);
+        let (true, Some(&at)) = (room, self.free.last()) else { return Begun::Full(request) };
+        let task = if request.job() == Job::Flush {
+            match image.join(Flush { request, bell: Arc::clone(bell) }) {
+                Joined::Call => Task::sync(image),
+                Joined::Waits => return Begun::UnderWay,
+                Joined::Lost(request) => return Begun::Ended(request, Err(Failure::Lost)),
+            }
+        } else {
+            let pieces =
+                self.slots.get_mut(at as usize).map(|s| mem::take(&mut s.pieces)).unwrap_or_default();
+            match Task::new(image, request, pieces) {
+                Ok(task) => task,
+                Err(request) => return Begun::Full(request),
+            }
+        };
+        self.free.pop();
+        if let Some(count) = self.counts.get_mut(image.index()) {
+            *count += 1;
+        }
+        if let Some(slot) = self.slots.get_mut(at as usize) {
+            slot.task = Some(task);
+        }
+        self.push(at);
+        Begun::UnderWay
+    }
+
+    /// Puts a task's call into the submission queue.
+    fn push(&mut self, at: u32) {
+        let Some(task) = self.slots.get(at as usize).and_then(|s| s.task.as_ref()) else { return };
+        let entry = entry(task).user_data(at.into());
+        loop {
+            // SAFETY: what the entry points to belongs to the task, which stays in its slot until the call has ended; the list
+            // of pieces is copied when it is submitted.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                self.pending += 1;
+                return;
+            }
+            if self.enter() == 0 {
+                // The kernel takes nothing now: it answers nothing either, so this one has not been tried.
+                self.came.push((at.into(), -libc::EAGAIN));
+                return;
+            }
+        }
+    }
+
+    /// Tells the kernel; how many entries it took.
+    fn enter(&mut self) -> u32 {
+        let none: Option<&libc::sigset_t> = None;
+        // SAFETY: no argument is passed; the entries were pushed as they must be.
+        let taken = unsafe { self.ring.submitter().enter(self.pending, 0, GETEVENTS, none) };
+        let taken = u32::try_from(taken.unwrap_or(0)).unwrap_or(0).min(self.pending);
+        self.pending -= taken;
+        taken
+    }
+
+    /// Submits what was begun, and ends what came back. True: something did.
+    pub(super) fn turn(&mut self) -> bool {
+        if self.pending == 0 && self.free.len() == self.slots.len() {
+            return false;
+        }
+        let submission = self.ring.submission();
+        let work = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        if self.pending > 0 || work {
+            self.enter();
+        }
+        let mut came = mem::take(&mut self.came);
+        came.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
+        let any = !came.is_empty();
+        for (at, result) in came.drain(..) {
+            self.answer(at as u32, result);
+        }
+        // What could not be submitted meanwhile is in the new list.
+        if self.came.is_empty() {
+            self.came = came;
+        }
+        any
+    }
+
+    fn answer(&mut self, at: u32, result: i32) {
+        let Some(slot) = self.slots.get_mut(at as usize) else { return };
+        let Some(task) = &mut slot.task else { return };
+        if task.request.is_none() {
+            let again = match errno(result) {
+                Err(why) if task.again(why) => true,
+                result => task.image.synced(result),
+            };
+            if again {
+                return self.push(at);
+            }
+            return self.release(at, Ok(()));
+        }
+        match task.answer(result) {
+            Next::Call => self.push(at),
+            Next::Ended(result) => self.release(at, result),
+        }
+    }
+
+    fn release(&mut self, at: u32, result: Result<(), Failure>) {
+        let Some(slot) = self.slots.get_mut(at as usize) else { return };
+        let Some(task) = slot.task.take() else { return };
+        let (request, pieces, image) = task.into_parts();
+        slot.pieces = pieces;
+        self.free.push(at);
+        if let Some(count) = self.counts.get_mut(image.index()) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(request) = request {
+            request.end(result);
+        }
+    }
+
+    /// Asks to be woken by the event. False: there is something to do first.
+    pub(super) fn arm(&mut self) -> bool {
+        if self.free.len() == self.slots.len() {
+            return true;
+        }
+        self.ring.completion().enable_eventfd();
+        // What the kernel adds from here on is signalled; what it added before is seen.
+        fence(Ordering::SeqCst);
+        let submission = self.ring.submission();
+        let work = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        if self.pending > 0 || work || !self.came.is_empty() || !self.ring.completion().is_empty() {
+            self.disarm();
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn disarm(&mut self) {
+        self.ring.completion().disable_eventfd();
+    }
+}
+
+fn entry(task: &Task) -> squeue::Entry {
+    let file = Fixed(u32::try_from(task.image.index()).unwrap_or(u32::MAX));
+    let first = task.pieces.first();
+    let one = first.map_or((std::ptr::null_mut(), 0), |p| (p.iov_base.cast::<u8>(), p.iov_len as u32));
+    match task.call() {
+        Call::Read { offset, pieces: 1 } => opcode::Read::new(file, one.0, one.1).offset(offset).build(),
+        Call::Write { offset, pieces: 1 } => opcode::Write::new(file, one.0, one.1).offset(offset).build(),
+        Call::Read { offset, pieces } => {
+            opcode::Readv::new(file, task.pieces.as_ptr(), pieces).offset(offset).build()
+        }
+        Call::Write { offset, pieces } => {
+            opcode::Writev::new(file, task.pieces.as_ptr(), pieces).offset(offset).build()
+        }
+        // A helper makes it; here the kernel would refuse it.
+        Call::Discard { .. } => opcode::Nop::new().build(),
+        Call::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
+        Call::Allocate { mode, offset, len } => {
+            opcode::Fallocate::new(file, len).offset(offset).mode(mode.bits().cast_signed()).build()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use io_uring::types::{Fd, Fixed};
+    use io_uring::{opcode, squeue};
+
+    use super::{GETEVENTS, Ring, Rings, seed};
+
+    /// What the kernel answers to one entry.
+    fn answer(ring: &mut Ring, entry: &squeue::Entry) -> i32 {
+        // SAFETY: what the entries of this test point to outlives the wait below.
+        unsafe { ring.ring.submission().push(entry) }.unwrap();
+        let none: Option<&libc::sigset_t> = None;
+        // SAFETY: no argument is passed.
+        unsafe { ring.ring.submitter().enter(1, 1, GETEVENTS, none) }.unwrap();
+        ring.ring.completion().next().unwrap().result()
+    }
+
+    #[test]
+    fn a_ring_does_nothing_but_what_images_need_and_nothing_to_other_files() {
+        // Where there is no io_uring there is nothing to restrict.
+        if Rings::probe().is_err() {
+            return;
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let fd = file.as_raw_fd();
+        let mut ring = seed(&[fd]).unwrap().enable().unwrap();
+        let mut bytes = [1_u8; 512];
+        let at = bytes.as_mut_ptr();
+        assert_eq!(answer(&mut ring, &opcode::Read::new(Fixed(0), at, 512).build()), 512);
+        assert_eq!(bytes, [0; 512]);
+        for refused in [
+            opcode::Nop::new().build(),
+            opcode::Read::new(Fd(fd), at, 512).build(),
+            opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/".as_ptr()).build(),
+            opcode::Close::new(Fixed(0)).build(),
+            opcode::Read::new(Fixed(0), at, 512).build().flags(squeue::Flags::IO_LINK),
+        ] {
+            assert_eq!(answer(&mut ring, &refused), -libc::EACCES, "{refused:?}");
+        }
+        assert_eq!(answer(&mut ring, &opcode::Read::new(Fixed(1), at, 512).build()), -libc::EBADF);
+        let more = ring.ring.submitter().register_files_update(0, &[fd]);
+        assert_eq!(more.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    }
+}

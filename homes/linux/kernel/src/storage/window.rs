@@ -1,0 +1,76 @@
+//! An image in memory (tmpfs), mapped and copied.
+//!
+//! A page that cannot be had (the file system is full, the file is shorter by now) is not there: the handler of SIGBUS puts a
+//! page of zeroes in its place and writes down which. Whoever used that page asks afterwards, and makes the call that the copy
+//! stood for instead: its answer is the request's. The file's page is put back at once.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use nvme_mem::Window;
+use nvme_soft::{Begun, Failure, Job, Request};
+
+use super::helpers;
+use super::image::Image;
+use super::task::Task;
+use crate::memory::{Faults, map_image};
+
+pub(super) struct Mapped {
+    window: Window,
+    faults: Arc<Faults>,
+}
+
+impl Mapped {
+    pub(super) fn new(file: BorrowedFd<'_>, size: u64, writable: bool) -> Result<Self, String> {
+        let (window, faults) = map_image(file, size, writable)?;
+        Ok(Self { window, faults })
+    }
+
+    pub(super) fn begin(&self, image: &Arc<Image>, request: Request) -> Begun {
+        match request.job() {
+            Job::Read { offset, len } => self.copy(image, request, offset, len),
+            Job::Write { offset, len } => self.copy(image, request, offset, len),
+            Job::Flush => Self::flush(image, request),
+            Job::Discard { .. } | Job::Zero { .. } => Self::call(image, request),
+        }
+    }
+
+    fn copy(&self, image: &Arc<Image>, request: Request, offset: u64, len: u64) -> Begun {
+        let before = self.faults.now();
+        let at = offset as usize;
+        let copied = match request.job() {
+            Job::Read { .. } => request.scatter(&self.window, at),
+            _ => request.gather(&self.window, at),
+        };
+        if !self.faults.hit(before, at, len as usize) {
+            let result = if copied { Ok(()) } else { Err(Failure::Memory) };
+            return Begun::Ended(request, result);
+        }
+        Self::call(image, request)
+    }
+
+    /// Makes the call here where the image is memory: nothing of it waits. Else a helper does.
+    fn call(image: &Arc<Image>, request: Request) -> Begun {
+        if !image.in_memory() {
+            return image.help(request);
+        }
+        match Task::new(image, request, Vec::new()) {
+            Ok(mut task) => {
+                let result = helpers::run(&mut task);
+                match task.into_parts().0 {
+                    Some(request) => Begun::Ended(request, result),
+                    None => Begun::UnderWay,
+                }
+            }
+            Err(request) => Begun::Full(request),
+        }
+    }
+
+    fn flush(image: &Arc<Image>, request: Request) -> Begun {
+        if !image.in_memory() {
+            return image.help(request);
+        }
+        // Memory has no write-back that could fail.
+        Begun::Ended(request, Ok(()))
+    }
+}
