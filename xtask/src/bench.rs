@@ -4,6 +4,7 @@
 //! rounds counts, and the rounds of both servers alternate, since the machine may have other work. No figure fails the
 //! command: it prints what was reached and what was missed. With `--vm` it is on real drivers, in a virtual machine (`vm`).
 
+mod storage;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -281,6 +282,7 @@ fn all(plan: &Plan) -> Result<()> {
     }
     let idle = measure(plan, Subject::OursOverImage, 32, 0, true)?;
     targets(plan, &found, &idle, copy);
+    storage::table(plan, peer)?;
     if plan.callgrind {
         instructions()?;
     }

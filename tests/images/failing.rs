@@ -1,0 +1,211 @@
+//! An error is the request's own; one of write-back is everybody's until the operator says otherwise.
+
+use std::fs::{self, File};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::server::{Bench, wait_until};
+use crate::storage::{Loop, MIB, Mount, able, divide, operator, run, serve, session, sparse, vbus};
+
+/// Sectors of a mebibyte.
+const SECTORS: u64 = MIB / 512;
+
+#[test]
+fn a_failed_write_back_fails_every_sessions_flush_until_it_is_resumed() {
+    if !able() {
+        return;
+    }
+    for engine in ["uring", "threads"] {
+        let bench = Bench::new();
+        let small = Mount::tmpfs(24 * MIB);
+        sparse(&small.path("disk"), 128 * MIB);
+        // With blocks of 4096 bytes below, an image of 512-byte blocks goes through the page cache.
+        let device = Loop::over(&small.path("disk"), &["-b", "4096"]);
+        let system = Mount::ext4(&device.0);
+        let image = system.path("image");
+        sparse(&image, 80 * MIB);
+        divide(&image, &[34, 34]);
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,lba=512,engine={engine}"))]);
+        let mut a = session(&bench, &["device=a:n1:1"]);
+        let mut b = session(&bench, &["device=a:n1:2"]);
+        a.flush().unwrap();
+        for mib in 0..32 {
+            a.write(mib * SECTORS, &[1; MIB as usize]).unwrap();
+            b.write(mib * SECTORS, &[2; MIB as usize]).unwrap();
+        }
+        assert!(a.flush().is_err(), "{engine}: {}", server.said());
+        assert!(b.flush().is_err(), "{engine}: B's blocks are lost as well");
+        assert!(a.flush().is_err(), "{engine}: a second time");
+        // Write-through is a flush with each write.
+        b.set_write_back(false).unwrap();
+        wait_until("write-through", || b.write(0, &[3; 512]).is_err());
+        b.set_write_back(true).unwrap();
+        // Reads go on, and later sessions are told nothing else.
+        a.read(0, &mut [0; 512]).unwrap();
+        drop(b);
+        assert!(session(&bench, &["device=a:n1:2"]).flush().is_err());
+        server.says("write-back failed");
+        server.says("nvme-ctl resume a");
+        // Without space the next flush would fail as well.
+        run("mount", &["-o", "remount,size=256m", small.0.path().to_str().unwrap()]);
+        assert_eq!(operator(&bench, &["resume", "nobody:n1"]), Err(3));
+        assert_eq!(operator(&bench, &["resume", "a:n1"]).as_deref(), Ok("{\"resumed\":[\"a:n1\"]}"));
+        server.says("resumed after a failed write-back");
+        a.flush().unwrap();
+        drop(a);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn a_write_without_space_fails_alone_and_later_ones_succeed_when_there_is_some() {
+    if !able() {
+        return;
+    }
+    for engine in ["auto", "uring", "threads"] {
+        let bench = Bench::new();
+        let small = Mount::tmpfs(12 * MIB);
+        let image = small.path("image");
+        sparse(&image, 64 * MIB);
+        divide(&image, &[20, 40]);
+        fs::write(small.path("filler"), vec![1; 6 * MIB as usize]).unwrap();
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let mut writer = session(&bench, &["device=a:n1:1"]);
+        let mut reader = session(&bench, &["device=a:n1:2", "read-only"]);
+        let failed: Vec<u64> =
+            (0..16).filter(|mib| writer.write(mib * SECTORS, &[7; MIB as usize]).is_err()).collect();
+        assert!((8..16).contains(&failed.len()), "{engine}: {failed:?}");
+        server.says("no space");
+        // What was written is there, for everybody; holes read as zeroes though there is no room for them.
+        let mut bytes = vec![0; MIB as usize];
+        writer.read(0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 7), "{engine}");
+        for mib in 1..30 {
+            reader.read(mib * SECTORS, &mut bytes).unwrap_or_else(|e| panic!("{engine}: {mib} {e}"));
+            assert!(bytes.iter().all(|b| *b == 0), "{engine}");
+        }
+        fs::remove_file(small.path("filler")).unwrap();
+        writer.write(failed[0] * SECTORS, &[8; MIB as usize]).unwrap();
+        writer.read(failed[0] * SECTORS, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 8), "{engine}");
+        writer.flush().unwrap();
+        drop((writer, reader));
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn write_zeroes_of_holes_need_no_space() {
+    if !able() {
+        return;
+    }
+    for engine in ["auto", "uring", "threads"] {
+        let bench = Bench::new();
+        let small = Mount::tmpfs(4 * MIB);
+        let image = small.path("image");
+        sparse(&image, 64 * MIB);
+        let _ = fs::write(small.path("filler"), vec![1; 8 * MIB as usize]);
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        for (sectors, may_unmap) in [(16, false), (16, true), (1024, false), (1024, true)] {
+            client.write_zeroes(2 * SECTORS, sectors, may_unmap).unwrap();
+        }
+        drop(client);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn a_block_that_cannot_be_read_fails_its_own_read() {
+    if !able() {
+        return;
+    }
+    for engine in ["uring", "threads"] {
+        let bench = Bench::new();
+        let file = bench.path("file");
+        fs::write(&file, vec![5; 8 * MIB as usize]).unwrap();
+        let device = Loop::over(&file, &["-r"]);
+        // What the device believes to be there is not.
+        File::options().write(true).open(&file).unwrap().set_len(4 * MIB).unwrap();
+        let mut server = serve(&bench, &[vbus(&device.0, &format!(",serial=a,ro,engine={engine}"))]);
+        let mut readers: Vec<_> = (0..3).map(|_| session(&bench, &["device=a:n1", "read-only"])).collect();
+        let mut bytes = vec![0; 4096];
+        assert!(readers[0].read(6 * SECTORS, &mut bytes).is_err(), "{engine}");
+        for reader in &mut readers {
+            reader.read(SECTORS, &mut bytes).unwrap();
+            assert!(bytes.iter().all(|b| *b == 5));
+        }
+        server.says("a read of 4096 bytes at offset 6291456 failed");
+        drop(readers);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn a_file_size_limit_is_the_requests_error_and_not_the_servers_end() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let image = bench.path("image");
+    sparse(&image, 16 * MIB);
+    let mut server = serve(&bench, &[vbus(&image, ",serial=a,engine=threads")]);
+    let mut client = session(&bench, &["device=a:n1"]);
+    run("prlimit", &["--pid", &server.pid().to_string(), "--fsize=4194304"]);
+    client.write(0, &[1; 4096]).unwrap();
+    assert!(client.write(8 * SECTORS, &[1; 4096]).is_err());
+    client.read(8 * SECTORS, &mut [0; 4096]).unwrap();
+    server.says("no space");
+    drop(client);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn memory_that_was_given_back_and_touched_again_gets_what_is_read() {
+    for engine in ["auto", "uring", "threads"] {
+        let bench = Bench::new();
+        let image = bench.path("image");
+        fs::write(&image, vec![9; MIB as usize]).unwrap();
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        let mut bytes = vec![0; 4096];
+        client.read(0, &mut bytes).unwrap();
+        // As a balloon does: the page goes, and another comes when it is touched.
+        let page = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let scratch = client.scratch - 0x10_0000;
+        fallocate(client.memory.file(0).unwrap(), page, scratch / 4096 * 4096, 8192).unwrap();
+        assert_eq!(client.memory.bytes(client.scratch, 4).unwrap(), [0; 4]);
+        client.read(0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 9), "{engine}: it was read into a page that nobody has");
+        drop(client);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn what_was_flushed_is_there_after_a_kill() {
+    if !able() {
+        return;
+    }
+    for round in 0..20_u8 {
+        let bench = Bench::new();
+        let file = bench.path("file");
+        sparse(&file, 32 * MIB);
+        let device = Loop::over(&file, &[]);
+        let mut server = serve(&bench, &[vbus(&device.0, ",serial=a")]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        for at in 0..8_u64 {
+            client.write(at * SECTORS, &vec![round + at as u8 + 1; 65536]).unwrap();
+        }
+        client.flush().unwrap();
+        server.signal(rustix::process::Signal::KILL);
+        server.wait();
+        drop(client);
+        for at in 0..8_u64 {
+            use std::os::unix::fs::FileExt;
+            let mut bytes = vec![0; 65536];
+            File::open(&device.0).unwrap().read_exact_at(&mut bytes, at * MIB).unwrap();
+            assert!(bytes.iter().all(|b| *b == round + at as u8 + 1), "round {round}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Images on storage that fails, fills up, freezes and grows, served by the program: a loop device over a full file, a tmpfs
+//! without room, a frozen file system. They need root and loop devices.
+//!
+//! * [`storage`]: such storage. [`failing`]: whose error it is. [`frozen`]: who waits. [`devices`]: block devices.
+//!   [`shape`]: size, holes, and what is said at start.
+
+#![forbid(unsafe_code)]
+
+#[path = "../hostile/disk.rs"]
+#[expect(dead_code, reason = "the hostile tests use more of it")]
+mod disk;
+#[path = "../program/server.rs"]
+#[expect(dead_code, reason = "the program's tests use more of it")]
+mod server;
+
+mod devices;
+mod failing;
+mod frozen;
+mod shape;
+mod storage;

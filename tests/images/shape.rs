@@ -1,0 +1,149 @@
+//! How large an image is, what it takes, and what an operator is told of it.
+
+use std::fs::{self, File};
+
+use crate::server::{Bench, wait_until};
+use crate::storage::{MIB, Mount, able, operator, serve, session, sparse, taken, vbus};
+
+const SECTORS: u64 = MIB / 512;
+
+#[test]
+fn growth_is_told_to_sessions_and_to_new_ones() {
+    for engine in ["uring", "threads"] {
+        let bench = Bench::new();
+        let image = bench.path("image");
+        sparse(&image, 8 * MIB);
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let client = session(&bench, &["device=a:n1"]);
+        assert_eq!(client.config.capacity, 8 * SECTORS);
+        File::options().write(true).open(&image).unwrap().set_len(12 * MIB).unwrap();
+        let told = operator(&bench, &["rescan", "a"]).unwrap();
+        assert_eq!(told, "[{\"device\":\"a:n1\",\"bytes\":12582912}]");
+        wait_until("the session's new size", || client.read_config().unwrap().capacity == 12 * SECTORS);
+        drop(client);
+        let mut client = session(&bench, &["device=a:n1"]);
+        assert_eq!(client.config.capacity, 12 * SECTORS);
+        client.write(11 * SECTORS, &[1; 4096]).unwrap();
+        // Less of it is refused blocks, and not a dead image.
+        File::options().write(true).open(&image).unwrap().set_len(4 * MIB).unwrap();
+        operator(&bench, &["rescan"]).unwrap();
+        assert!(client.read(8 * SECTORS, &mut [0; 4096]).is_err());
+        assert!(client.write(8 * SECTORS, &[0; 4096]).is_err());
+        assert_eq!(fs::metadata(&image).unwrap().len(), 4 * MIB);
+        client.write(0, &[1; 4096]).unwrap();
+        server.says("shrank");
+        assert_eq!(operator(&bench, &["rescan", "nobody"]), Err(3));
+        drop(client);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn write_zeroes_take_no_storage_where_the_driver_allows_it() {
+    for engine in ["auto", "uring", "threads"] {
+        let bench = Bench::new();
+        let image = bench.path("image");
+        sparse(&image, 256 * MIB);
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        assert_eq!(client.config.write_zeroes_may_unmap, 1);
+        client.write_zeroes(0, (192 * SECTORS) as u32, true).unwrap();
+        assert_eq!(taken(&image), 0, "{engine}");
+        client.write(0, &vec![1; 4 * MIB as usize]).unwrap();
+        client.flush().unwrap();
+        assert_eq!(taken(&image), 4 * MIB);
+        client.write_zeroes(0, (4 * SECTORS) as u32, true).unwrap();
+        assert_eq!(taken(&image), 0, "{engine}: nothing was given back");
+        let mut bytes = vec![1; MIB as usize];
+        client.read(SECTORS, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 0));
+        drop(client);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn what_an_operator_should_know_is_said_at_start() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let small = Mount::tmpfs(16 * MIB);
+    let said = |name: &str, bytes: &[u8], len: u64, options: &str| {
+        let image = small.path(name);
+        fs::write(&image, bytes).unwrap();
+        File::options().write(true).open(&image).unwrap().set_len(len).unwrap();
+        let mut server = serve(&bench, &[vbus(&image, options)]);
+        server.says("seccomp on");
+        assert_eq!(server.stop(), 0);
+        let said = server.said();
+        fs::remove_file(image).unwrap();
+        said
+    };
+    assert!(said("tail", b"", MIB + 100, "").contains("the last 100 bytes are no whole block"));
+    for (magic, name) in [(&b"QFI\xfb\0\0\0\x03"[..], "qcow2"), (b"KDMV", "VMDK"), (b"vhdxfile", "VHDX")] {
+        assert!(said("format", magic, MIB, "").contains(&format!("looks like a {name} image")), "{name}");
+    }
+    assert!(
+        said("sparse", b"", 64 * MIB, "").contains("it is sparse, and 67108864 bytes of it have no space")
+    );
+    let plain = said("plain", b"", MIB, "");
+    assert!(!plain.contains("sparse") && !plain.contains("looks like") && !plain.contains("last"), "{plain}");
+    let image = small.path("open");
+    sparse(&image, MIB);
+    let mut holder = std::process::Command::new("sh")
+        .args(["-c", "exec 3>>\"$0\"; read line"])
+        .arg(&image)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let info = format!("/proc/{}/fd/3", holder.id());
+    wait_until("the other writer", || fs::metadata(&info).is_ok());
+    let mut server = serve(&bench, &[vbus(&image, "")]);
+    server.says("has it open for writing, too");
+    server.says("seccomp on");
+    assert!(server.said().contains(&holder.id().to_string()), "{}", server.said());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn space_can_be_taken_at_start() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let small = Mount::tmpfs(16 * MIB);
+    let image = small.path("image");
+    sparse(&image, 8 * MIB);
+    let mut server = serve(&bench, &[vbus(&image, ",preallocate")]);
+    server.says("seccomp on");
+    assert_eq!(taken(&image), 8 * MIB);
+    assert_eq!(server.stop(), 0);
+    sparse(&image, 64 * MIB);
+    let mut server = serve(&bench, &[vbus(&image, ",preallocate")]);
+    assert_ne!(server.wait(), 0);
+    assert!(server.said().contains("preallocate"), "{}", server.said());
+}
+
+#[test]
+fn an_image_of_a_hundred_tebibytes_is_served() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let system = Mount::tmpfs(16 * MIB);
+    let image = system.path("image");
+    let bytes = 100_u64 << 40;
+    sparse(&image, bytes);
+    let mut server = serve(&bench, &[vbus(&image, ",serial=a")]);
+    let mut client = session(&bench, &["device=a:n1"]);
+    assert_eq!(client.config.capacity, bytes / 512);
+    client.write(bytes / 512 - 8, &[6; 4096]).unwrap();
+    let mut read = [0; 4096];
+    client.read(bytes / 512 - 8, &mut read).unwrap();
+    assert_eq!(read, [6; 4096]);
+    drop(client);
+    assert_eq!(server.stop(), 0);
+}
