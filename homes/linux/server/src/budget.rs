@@ -11,8 +11,8 @@ use rustix::process::{Resource, getrlimit};
 
 /// The server's own: controllers, sockets, callers of the factory, threads, and the message that is being worked on.
 const OWN: usize = 200;
-/// Each worker's.
-const WORKER: usize = 4;
+/// Each worker's, its ring and the ring's event among them.
+const WORKER: usize = 6;
 /// A session's besides what it is given a budget for: its socket, its capability, the channel to its client.
 const SESSION: usize = 4;
 /// Most that rings can use: kick, call and error each.

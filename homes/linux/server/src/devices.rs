@@ -70,9 +70,11 @@ impl nvme_soft::Interrupts for Rung {
 }
 
 impl Opened {
-    /// How many descriptors a hardware controller has: its vectors, the request for it, bus errors, device, group and container.
+    /// How many descriptors a controller has: one of hardware its vectors, the request for it, bus errors, device, group and
+    /// container; an image the file as it was given, as it is read, as it is mapped, and its bell.
     pub(crate) fn descriptors(&self) -> usize {
-        self.interrupts.as_ref().map_or(0, |interrupts| usize::from(interrupts.count()) + 5)
+        let hardware = self.interrupts.as_ref().map_or(0, |interrupts| usize::from(interrupts.count()) + 5);
+        hardware + if self.image.is_some() { 4 } else { 0 }
     }
 }
 
