@@ -72,7 +72,7 @@ fn a_device_that_somebody_has_is_refused_with_the_holders_name() {
     // Its own two controllers are in each other's way, too.
     let mut server = serve(&bench, &[vbus(&device.0, ",serial=a"), vbus(&device.0, ",serial=b")]);
     assert_ne!(server.wait(), 0);
-    assert!(server.said().contains("in use"), "{}", server.said());
+    assert!(server.said().contains("has it for itself"), "{}", server.said());
     // While it is served nobody mounts it.
     let mut server = serve(&bench, &[vbus(&device.0, ",serial=a")]);
     server.says("seccomp on");

@@ -28,8 +28,10 @@ const PROCESSES_MAX: usize = 65_536;
 /// Why an image cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
-    /// Somebody has it.
-    #[error("it is in use: {0}")]
+    /// Somebody has it: who, in parentheses, if that can be seen.
+    #[error(
+        "another process or controller uses the image{0}; two may share it only when both open it read-only (`ro`)"
+    )]
     InUse(String),
     /// It is neither a file nor a block device.
     #[error("neither a regular file nor a block device")]
@@ -105,10 +107,7 @@ impl Facts {
         }
         let lock = if read_only { Lock::Shared } else { Lock::Exclusive };
         if !lock_file(file, lock).map_err(system("F_OFD_SETLK"))? {
-            let who = writer(&stat).unwrap_or_else(|| "another process or controller".into());
-            return Err(FactsError::InUse(format!(
-                "{who} has it; two may share it only when both open it read-only (`ro`)"
-            )));
+            return Err(FactsError::InUse(writer(&stat).map(|who| format!(" ({who})")).unwrap_or_default()));
         }
         if block_device && !read_only && is_read_only(file) {
             return Err(FactsError::ReadOnlyDevice);
