@@ -52,7 +52,7 @@ fn rule(function: &str, file: &str, often: bool) -> Option<Stage> {
     let of = |names: &[&str]| names.contains(&function.split('<').next().unwrap_or(function));
     let place = file.rsplit_once("/src/").map_or(file, |_| file);
     let is = |end: &str| place.ends_with(end);
-    Some(if place.contains("/platform/soft/src/") {
+    Some(if place.contains("/soft/src/") {
         Stage::Controller
     } else if is("/session/src/virtqueue/ring.rs") {
         match function {

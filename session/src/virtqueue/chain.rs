@@ -120,7 +120,7 @@ const fn shape(len: u32, flags: u16) -> u64 {
 }
 
 impl Ring {
-    /// Reads the chain at `head`, if it is a usual one. If not: what was read of it, for [`walk`](Self::walk).
+    /// Reads the chain at `head`, if it is one of three. If not: what was read of it, for [`walk`](Self::walk).
     #[inline(always)]
     pub(crate) fn three<'a>(
         &'a self,
