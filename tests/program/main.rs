@@ -2,7 +2,7 @@
 //!
 //! * [`server`]: starts the program. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
 //!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
-//!   [`independent`]: a client from elsewhere.
+//!   [`independent`]: a client from elsewhere. [`signals`]: what ends it, with which status.
 
 #![forbid(unsafe_code)]
 
@@ -15,3 +15,4 @@ mod capabilities;
 mod independent;
 mod options;
 mod sessions;
+mod signals;

@@ -21,7 +21,7 @@ pub(super) fn lacking(programs: &std::path::Path) -> Result<usize> {
         let said = if status == 0 { "" } else { says };
         bed.check(&format!("{words}, bind"), &format!("nvme-ctl bind {ADDRESS}"), status, said);
         if status == 0 {
-            bed.check(&format!("{words}, the server"), &server(), 1, says);
+            bed.check(&format!("{words}, the server"), &server(), 2, says);
         } else {
             let kept = format!("ls /sys/bus/pci/drivers/nvme/{ADDRESS}/nvme");
             bed.check(&format!("{words}, its driver keeps it"), &kept, 0, "nvme");

@@ -1,8 +1,12 @@
 //! `nvme-ctl create`.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use nvme_linux::socket::{Kind, ListenSpec};
+use nvme_linux::standard::complain;
 use rustix::event::{PollFd, PollFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -21,13 +25,34 @@ pub(crate) fn create(place: &Place, words: &[String], listen: &str) -> Result<()
     drop(socket);
     let held = minted.map_err(|refusal| Failure::from(server::refused(&words.join(" "), &refusal))).and_then(
         |session| {
-            eprintln!("nvme-ctl: clients of {} connect to {}", words.join(" "), spec.path.display());
+            complain(format_args!(
+                "nvme-ctl: clients of {} connect to {}",
+                words.join(" "),
+                spec.path.display()
+            ));
+            tell_manager();
             hold(&session, &signals)
         },
     );
     // The name leads nowhere once the session is over.
     let _ = std::fs::remove_file(&spec.path);
     held
+}
+
+/// Tells the service manager, if there is one, that clients may come (sd_notify(3)).
+fn tell_manager() {
+    let Some(place) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let tell = || -> std::io::Result<usize> {
+        let socket = UnixDatagram::unbound()?;
+        match place.as_bytes().strip_prefix(b"@") {
+            Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
+            None => socket.connect(&place)?,
+        }
+        socket.send(b"READY=1")
+    };
+    if let Err(error) = tell() {
+        complain(format_args!("nvme-ctl: NOTIFY_SOCKET={}: {error}", place.display()));
+    }
 }
 
 /// A socket that becomes readable with the first signal.

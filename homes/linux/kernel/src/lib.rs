@@ -18,6 +18,7 @@ pub mod memory;
 pub mod sandbox;
 pub mod socket;
 pub mod spawn;
+pub mod standard;
 pub mod start;
 pub mod storage;
 pub mod vfio;

@@ -3,7 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const UNITS: [&str; 3] = ["nvme-drv.service", "nvme-drv-svr.socket", "nvme-drv-ctl.socket"];
+const UNITS: [&str; 5] = [
+    "nvme-drv.service",
+    "nvme-drv-svr.socket",
+    "nvme-drv-ctl.socket",
+    "nvme-drv-client@.socket",
+    "nvme-session@.service",
+];
 
 fn unit(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../systemd").join(name);
@@ -16,7 +22,8 @@ fn value<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
 
 /// The complaints about the units in `folder`.
 fn verify(folder: &Path) -> Option<String> {
-    let units = UNITS.map(|name| folder.join(name));
+    // A template is checked by an instance.
+    let units = UNITS.map(|name| folder.join(name.replace('@', "@vm1")));
     let output = Command::new("systemd-analyze")
         .args(["--man=no", "verify"])
         .args(units)
@@ -30,7 +37,9 @@ fn verify(folder: &Path) -> Option<String> {
 fn copy_to(folder: &Path, change: impl Fn(String) -> String) {
     for name in UNITS {
         // The program is not installed where the test runs.
-        let text = unit(name).replace("ExecStart=/usr/bin/nvme-drv", "ExecStart=/bin/true");
+        let text = unit(name)
+            .replace("ExecStart=/usr/bin/nvme-drv", "ExecStart=/bin/true")
+            .replace("ExecStart=/usr/bin/nvme-ctl", "ExecStart=/bin/true");
         std::fs::write(folder.join(name), change(text)).unwrap();
     }
 }
@@ -43,7 +52,7 @@ fn systemd_has_nothing_to_say_about_the_units() {
         eprintln!("skipped: there is no systemd-analyze: apt-get install systemd");
         return;
     };
-    let ours: Vec<&str> = said.lines().filter(|line| line.contains("nvme-drv")).collect();
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("nvme-")).collect();
     assert!(ours.is_empty(), "{said}");
     // The same check sees a mistake.
     copy_to(folder.path(), |text| {
@@ -88,6 +97,31 @@ fn the_service_keeps_nothing_that_it_does_not_need() {
     assert_eq!(value(&service, "Sockets"), ["nvme-drv-svr.socket nvme-drv-ctl.socket"]);
     let stop: u32 = value(&service, "TimeoutStopSec")[0].parse().unwrap();
     assert!(stop > 30, "the server drains for 30 s");
+}
+
+#[test]
+fn what_fails_again_and_again_takes_no_socket_down() {
+    let service = unit("nvme-drv.service");
+    assert_eq!(value(&service, "Restart"), ["on-failure"]);
+    assert_eq!(value(&service, "RestartPreventExitStatus"), ["2"], "what is asked for and wrong stays wrong");
+    assert_eq!(value(&service, "StartLimitIntervalSec"), ["0"]);
+    assert!(value(&service, "RestartSec")[0].parse::<u32>().unwrap() >= 1);
+    for socket in UNITS.iter().filter(|name| name.ends_with(".socket")) {
+        let socket = unit(socket);
+        assert_eq!(value(&socket, "FlushPending"), ["yes"], "whoever waits would start it again and again");
+        assert_eq!(value(&socket, "TriggerLimitIntervalSec"), ["0"]);
+    }
+}
+
+#[test]
+fn the_server_can_make_sockets_where_systemd_has_its_own_and_they_stay_when_it_stops() {
+    let service = unit("nvme-drv.service");
+    assert_eq!(value(&service, "RuntimeDirectory"), ["nvme-drv"]);
+    assert_eq!(value(&service, "RuntimeDirectoryPreserve"), ["yes"]);
+    for name in ["svr", "ctl"] {
+        let socket = unit(&format!("nvme-drv-{name}.socket"));
+        assert!(socket.contains(&format!("=/run/nvme-drv/{name}\n")));
+    }
 }
 
 #[test]

@@ -75,11 +75,14 @@ SERVER
 SIGNALS
     SIGTERM, SIGINT     let sessions drain (30 seconds at most), shut the controllers
                         down, and end with 0
+    SIGHUP, SIGUSR1, SIGUSR2
+                        do nothing
 
 EXIT STATUS
-    0   ended by a signal
-    1   a capability is missing or of no use, or the server failed; it says which
-    2   a word of the command line is wrong; it says which
+    0   told to stop
+    2   what was asked for is wrong: an option, a capability, an image that is in use;
+        it says which
+    1   anything else
 
 EXAMPLES
     nvme-drv --cap vbus=soft:disk.img,serial=1234 --cap svr=unix:/run/nvme-drv/svr &

@@ -6,7 +6,7 @@
 //! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
 //!   connection describes. [`lent`]: what it is served with. [`worker`]: a worker thread.
 //! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
-//!   [`hints`]: what to do about a refusal.
+//!   [`hints`]: what to do about a refusal. [`failure`]: the exit status.
 //!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
 #![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@
 mod budget;
 mod client;
 mod devices;
+mod failure;
 mod frames;
 mod help;
 mod hints;
@@ -24,6 +25,7 @@ mod rings;
 mod server;
 mod worker;
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,9 +34,9 @@ use std::time::Duration;
 use nvme_core::nvme;
 use nvme_core::nvme::quirks::BROKEN_MSI;
 use nvme_core::server::control::{Config, Control, RecoveryTimes};
-use nvme_linux::caps::{CapWord, Capabilities, Inherited, Wanted};
+use nvme_linux::caps::{CapError, CapWord, Capabilities, Inherited, Listener, Wanted};
 use nvme_linux::dispose;
-use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, ignore_sigpipe};
+use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, settle_signals};
 use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Landlock, Options, Sandbox};
@@ -42,12 +44,13 @@ use nvme_linux::socket::Acceptor;
 use nvme_linux::start::Start;
 use nvme_linux::storage::station;
 use nvme_linux::vfio::{self, VfioOptions};
-use nvme_policy::command_line::{Ask, CommandLine, Dialect, Verbosity};
+use nvme_policy::command_line::{Ask, Cap, CommandLine, Dialect, Verbosity};
 use nvme_session::Transport;
 use nvme_session::blk::features;
 use nvme_session::queue::Direction;
 
 use crate::budget::Budget;
+use crate::failure::Failure;
 use crate::hints::Told;
 use crate::server::{Parts, Server, StaticClient};
 
@@ -67,8 +70,6 @@ const MEM_MAX: u64 = 64 << 30;
 const SESSIONS_MAX: u16 = 256;
 /// How long SIGTERM waits for sessions to drain.
 const DRAIN: Duration = Duration::from_secs(30);
-
-type Failure = Box<dyn core::error::Error>;
 
 /// The program: its arguments are the process's.
 pub fn main() -> ExitCode {
@@ -97,7 +98,7 @@ pub fn main() -> ExitCode {
         Err(why) => {
             log::error!("{why}");
             log::logger().flush();
-            ExitCode::FAILURE
+            why.status()
         }
     }
 }
@@ -119,18 +120,21 @@ fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
         Verbosity::Debug => logger::Verbosity::Debug,
         Verbosity::Trace => logger::Verbosity::Trace,
     };
-    let words: Result<Vec<CapWord>, _> =
-        options.extra.caps.iter().map(|cap| format!("{}={}", cap.name, cap.spec).parse()).collect();
-    let start = start.ok_or("the process has other threads already")?;
+    let read = |cap: &Cap<'_>| {
+        let word = format!("{}={}", cap.name, cap.spec);
+        word.parse().map_err(|error| CapError::Word { word, error })
+    };
+    let words: Result<Vec<CapWord>, CapError> = options.extra.caps.iter().map(read).collect();
+    let start = start.ok_or_else(|| Failure::Failed("the process has other threads already".into()))?;
     let taken = start.take(words.as_deref().unwrap_or_default());
     logger::init(verbosity)?;
+    settle_signals()?;
     let (words, (inherited, notifier)) = (words?, taken?);
     Ok(Inheritance { words, inherited, notifier: notifier? })
 }
 
 fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failure> {
-    ignore_sigpipe();
-    frames::open()?;
+    frames::open().map_err(Failure::asked)?;
     let names: Vec<String> = options.clients.iter().map(|c| c.cap.to_owned()).collect();
     let dataspaces: Vec<String> = options.trusted.iter().map(|name| (*name).to_owned()).collect();
     let wanted = Wanted { clients: &names, dataspaces: &dataspaces };
@@ -138,9 +142,11 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
 
     let mut trusted = Trusted::new();
     for dataspace in capabilities.dataspaces {
-        trusted.add(&dataspace.name, dataspace.file).map_err(|e| format!("{}: {e}", dataspace.name))?;
+        trusted
+            .add(&dataspace.name, dataspace.file)
+            .map_err(|e| Failure::asked(format!("{}: {e}", dataspace.name)))?;
     }
-    let failures = failures()?;
+    let failures = failures().map_err(io::Error::from)?;
     let workers = usize::from(options.extra.workers.unwrap_or(1));
     let sessions = usize::from(options.extra.sessions_max.unwrap_or(SESSIONS_MAX));
     let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix, broken_msi: BROKEN_MSI };
@@ -181,13 +187,16 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         control
             .catalogue_mut()
             .reserve(&client.policy)
-            .map_err(|e| format!("--client {}: {}", client.cap, Told(&e)))?;
-        let listener = listener.open().map_err(|e| format!("{}: {e}", client.cap))?;
+            .map_err(|e| Failure::asked(format!("--client {}: {}", client.cap, Told(&e))))?;
+        let listener = listener.open().map_err(|e| Failure::asked(format!("{}: {e}", client.cap)))?;
         clients.push(StaticClient { cap: client.cap.into(), policy: client.policy.clone(), listener });
     }
-    let svr = capabilities.svr.map(|l| l.open()).transpose().map_err(|e| format!("svr: {e}"))?;
-    let ctl = capabilities.ctl.map(|l| l.open()).transpose().map_err(|e| format!("ctl: {e}"))?;
-    let admin = capabilities.admin.map(|l| l.open()).transpose().map_err(|e| format!("admin: {e}"))?;
+    let open = |name: &str, listener: Option<Listener>| {
+        let opened = listener.map(Listener::open).transpose();
+        opened.map_err(|e| Failure::asked(format!("{name}: {e}")))
+    };
+    let (svr, ctl) = (open("svr", capabilities.svr)?, open("ctl", capabilities.ctl)?);
+    let admin = open("admin", capabilities.admin)?;
 
     let signals = Signals::new()?;
     let epoll = Epoll::new()?;

@@ -13,7 +13,7 @@
 //!
 //! [`EventFd`] is for kicks and for descriptors of our own, [`CallNotify`] for those that a client gave us;
 //! [`guard_calls`] keeps clients from making a write into those wait.
-//! [`Signals`] makes SIGTERM and SIGINT an event like any other.
+//! [`Signals`] makes SIGTERM and SIGINT an event like any other; [`settle_signals`] says what the others do.
 
 mod call;
 mod channel;
@@ -32,4 +32,4 @@ pub use doorbell::Doorbell;
 pub use epoll::{Epoll, Event, Events, Interest};
 pub use eventfd::EventFd;
 pub use guard::{guard_calls, guard_this_thread};
-pub use signals::{Signals, Stop, ignore_sigpipe};
+pub use signals::{Signals, Stop, settle_signals};

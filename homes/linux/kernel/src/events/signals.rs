@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT as an event.
+//! SIGTERM and SIGINT as an event; and what no signal does to the server.
 #![expect(unsafe_code, reason = "signal sets have no safe interface")]
 
 use std::io;
@@ -18,24 +18,55 @@ pub enum Stop {
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
+/// What ends the server, and is an event.
+const STOP: [libc::c_int; 2] = [libc::SIGTERM, libc::SIGINT];
+/// What would end a program that does not say otherwise, and does nothing here: a terminal that is gone, a service manager or an
+/// operator that tries the usual words, a peer that is gone, a log that has reached its size limit. (The call that met the
+/// last two fails, and is dealt with.)
+const NOTHING: [libc::c_int; 5] = [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGPIPE, libc::SIGXFSZ];
+
+/// Makes what signals do independent of whoever started the program: the [stopping](Signals) ones wait, from now on, until
+/// they are asked for; those that mean nothing are ignored; all others have what the kernel does by itself, and none of them
+/// is blocked (a fault in a client's memory could not be cured otherwise). First thing in `main`, before there are other threads.
+pub fn settle_signals() -> io::Result<()> {
+    let set = stopping();
+    // SAFETY: the set was initialised; a null pointer says that the old mask is not wanted.
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    for signal in NOTHING {
+        // SAFETY: ignoring a signal installs no handler, so no code of ours runs in a signal's context.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    Ok(())
+}
+
+/// The set of [`STOP`].
+fn stopping() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is a place for a signal set, which the call fills.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    for signal in STOP {
+        // SAFETY: `set` was filled above, and these are signals.
+        unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
+    }
+    // SAFETY: `sigemptyset` filled it, and cannot fail for a valid place.
+    unsafe { set.assume_init() }
+}
+
 impl Signals {
     /// Blocks SIGTERM and SIGINT in this thread, and in every thread that it starts afterwards: call it before any
-    /// other thread is there, or that one is ended by the signal.
+    /// other thread is there, or that one is ended by the signal. One that came while they were blocked already is told.
     pub fn new() -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `set` is a place for a signal set, which the call fills.
-        unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: `set` was filled above; SIGTERM is a signal.
-        unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM) };
-        // SAFETY: likewise SIGINT.
-        unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGINT) };
-        // SAFETY: the set was initialised above; a null pointer says that the old mask is not wanted.
-        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+        let set = stopping();
+        // SAFETY: the set was initialised; a null pointer says that the old mask is not wanted.
+        let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error));
         }
-        // SAFETY: the set was initialised above; -1 asks for a new descriptor.
-        let fd = unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        // SAFETY: the set was initialised; -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -61,15 +92,6 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// Makes a write to a socket whose peer is gone an error, and one beyond RLIMIT_FSIZE, whatever the parent process left
-/// behind.
-pub fn ignore_sigpipe() {
-    // SAFETY: as below.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-    // SAFETY: ignoring a signal installs no handler, so no code of ours runs in a signal's context.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 #[cfg(test)]
