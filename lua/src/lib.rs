@@ -24,6 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use clap::Parser;
+use nvme_linux::standard::{answer, complain};
 
 use crate::exec::Loader;
 use crate::options::Options;
@@ -32,11 +33,16 @@ use crate::words::Rom;
 
 /// The program: its arguments are the process's.
 pub fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(said) => {
+            return ExitCode::from(answer("nvme-ned", &said.render().to_string(), said.use_stderr()));
+        }
+    };
     match run(&options) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("nvme-ned: {error}");
+            complain(format_args!("nvme-ned: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -68,7 +74,7 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     match ended {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err((what, exit)) => {
-            eprintln!("nvme-ned: {what}");
+            complain(format_args!("nvme-ned: {what}"));
             Ok(ExitCode::from(u8::try_from(exit.status()).unwrap_or(1)))
         }
     }

@@ -17,13 +17,19 @@ mod tree;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nvme_linux::standard::{answer, complain};
 use nvme_linux::vfio;
 
 use crate::options::{Command, Options};
 
 /// The program: its arguments are the process's.
 pub fn main() -> ExitCode {
-    let options = Options::parse();
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        Err(said) => {
+            return ExitCode::from(answer("nvme-ctl", &said.render().to_string(), said.use_stderr()));
+        }
+    };
     let done = match &options.command {
         Command::Ls { json } => list::list(&options.ctl(), *json),
         Command::Create { words, listen } => create::create(&options.svr(), words, listen),
@@ -36,7 +42,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("nvme-ctl: {}", failure.text);
+            complain(format_args!("nvme-ctl: {}", failure.text));
             ExitCode::from(failure.status)
         }
     }

@@ -1,10 +1,11 @@
 //! `nvme-ctl ls`.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::time::Duration;
 
 use nvme_linux::inventory::{Inventory, LENGTH_MAX};
+use nvme_linux::standard::print;
 use rustix::net::SocketType;
 use rustix::net::sockopt::Timeout;
 
@@ -35,8 +36,5 @@ pub(crate) fn list(place: &Place, json: bool) -> Result<(), Failure> {
             Inventory::from_json(&document).map_err(|error| format!("the server's answer: {error}"))?;
         tree::text(&inventory).into_bytes()
     };
-    match io::stdout().lock().write_all(&text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string().into()),
-        _ => Ok(()),
-    }
+    print(&text).map_err(|error| error.to_string().into())
 }

@@ -56,6 +56,7 @@ pub fn decode(program: &[u8], mut input: impl Read, mut output: impl Write) -> R
             }
         }
     }
+    output.flush()?;
     Ok(malformed)
 }
 

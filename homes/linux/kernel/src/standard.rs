@@ -20,3 +20,19 @@ pub fn complain(line: fmt::Arguments<'_>) {
     // One write: lines of several processes must not be mixed. Whoever closed it wants to hear nothing.
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }
+
+/// What a parser of command lines has to say: what is wrong, to standard error, or what was asked for (`--help`). Returns
+/// the exit status.
+pub fn answer(program: &str, text: &str, wrong: bool) -> u8 {
+    if wrong {
+        complain(format_args!("{}", text.trim_end()));
+        return 2;
+    }
+    match print(text.as_bytes()) {
+        Ok(()) => 0,
+        Err(why) => {
+            complain(format_args!("{program}: {why}"));
+            1
+        }
+    }
+}

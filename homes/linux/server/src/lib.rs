@@ -41,6 +41,7 @@ use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Landlock, Options, Sandbox};
 use nvme_linux::socket::Acceptor;
+use nvme_linux::standard::answer;
 use nvme_linux::start::Start;
 use nvme_linux::storage::station;
 use nvme_linux::vfio::{self, VfioOptions};
@@ -78,18 +79,15 @@ pub fn main() -> ExitCode {
     let options = match CommandLine::parse(bytes.iter().copied(), DIALECT) {
         Ok(options) => options,
         Err(why) => {
-            eprintln!("nvme-drv: {why}\nTry nvme-drv --help.");
-            return ExitCode::from(2);
+            let wrong = format!("nvme-drv: {why}\nTry nvme-drv --help.");
+            return ExitCode::from(answer("nvme-drv", &wrong, true));
         }
     };
     match options.ask {
-        Some(Ask::Help) => {
-            print!("{}", help::TEXT);
-            return ExitCode::SUCCESS;
-        }
+        Some(Ask::Help) => return ExitCode::from(answer("nvme-drv", help::TEXT, false)),
         Some(Ask::Version) => {
-            println!("nvme-drv {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
+            let version = concat!("nvme-drv ", env!("CARGO_PKG_VERSION"), "\n");
+            return ExitCode::from(answer("nvme-drv", version, false));
         }
         None => {}
     }
