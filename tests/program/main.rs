@@ -2,7 +2,7 @@
 //!
 //! * [`server`]: starts the program. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
 //!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
-//!   [`independent`]: a client from elsewhere. [`signals`]: what ends it, with which status.
+//!   [`independent`]: a client from elsewhere. [`old_kernels`]: calls that are missing or denied. [`signals`]: what ends it, with which status.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod server;
 
 mod capabilities;
 mod independent;
+mod old_kernels;
 mod options;
 mod sessions;
 mod signals;

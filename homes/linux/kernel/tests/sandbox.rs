@@ -41,6 +41,19 @@ const CASES: &[Case] = &[
     ("landlock_that_is_turned_off_is_said_to_be", landlock_turned_off, End::Good),
     ("landlock_denied_from_outside_is_not_taken_for_missing", landlock_denied, End::Good),
     ("a_filter_denied_from_outside_is_said_to_be_and_fatal", seccomp_denied, End::Good),
+    ("calls_that_cannot_be_done_without_are_named", calls_needed, End::Good),
+    ("a_wait_without_epoll_pwait2_ends_at_its_deadline_and_not_before", coarse_wait_missing, End::Good),
+    (
+        "a_wait_where_epoll_pwait2_is_denied_ends_at_its_deadline_and_not_before",
+        coarse_wait_denied,
+        End::Good,
+    ),
+    ("notifications_come_without_asynchronous_operations", notify_without_submissions, End::Good),
+    ("notifications_come_where_submitting_is_denied", notify_with_submitting_denied, End::Good),
+    ("descriptors_are_closed_without_close_range", descriptors_without_close_range, End::Good),
+    ("descriptors_are_closed_where_close_range_is_denied", descriptors_with_close_range_denied, End::Good),
+    ("a_log_is_written_to_a_pipe_without_pwritev2", log_without_pwritev2, End::Good),
+    ("a_log_is_written_to_a_pipe_where_pwritev2_is_denied", log_with_pwritev2_denied, End::Good),
     ("inherited_descriptors_that_nobody_named_are_closed", descriptors, End::Good),
     ("running_a_program_ends_the_process", exec, End::Killed),
     ("tracing_a_process_ends_the_process", ptrace, End::Killed),
@@ -431,7 +444,6 @@ fn panics() {
     assert!(caught.is_err());
 }
 
-/// Answers Landlock's calls as a kernel does that has none.
 /// A filter as an old kernel, a unit or a container has it: these calls have this error.
 fn answer(calls: &[libc::c_long], errno: i32) {
     use seccompiler::{SeccompAction, SeccompFilter};
@@ -469,6 +481,121 @@ fn seccomp_denied() {
     answer(&[libc::SYS_seccomp], libc::EPERM);
     let said = Sandbox::enter(Options::default()).expect_err("no filter").to_string();
     assert!(said.contains("from outside denies it") && !said.contains("CONFIG_SECCOMP"), "{said}");
+}
+
+fn calls_needed() {
+    use nvme_linux::sandbox::check_calls;
+
+    check_calls().expect("nothing is missing");
+    // The last filter's answer is what counts where each has an error.
+    for (call, name) in [(libc::SYS_statx, "statx"), (libc::SYS_memfd_create, "memfd_create")] {
+        answer(&[call], libc::ENOSYS);
+        let said = check_calls().expect_err("it is missing").to_string();
+        assert!(said.contains(&format!("call {name}: ")) && said.contains("too old"), "{said}");
+        answer(&[call], libc::EPERM);
+        let said = check_calls().expect_err("it is denied").to_string();
+        assert!(said.contains(&format!("call {name}: ")) && said.contains("from outside denies"), "{said}");
+    }
+}
+
+fn coarse_wait_missing() {
+    coarse_wait(libc::ENOSYS);
+}
+
+fn coarse_wait_denied() {
+    coarse_wait(libc::EPERM);
+}
+
+fn coarse_wait(error: i32) {
+    use std::time::{Duration, Instant};
+
+    use nvme_linux::events::{Epoll, EventFd, Events, Interest};
+
+    answer(&[libc::SYS_epoll_pwait2], error);
+    let epoll = Epoll::new().expect("epoll");
+    let event = EventFd::new().expect("eventfd");
+    epoll.add(&event, 7, Interest::Read).expect("add");
+    let mut events = Events::new(4);
+    // Before and behind the sandbox's own filter.
+    for sealed in [false, true] {
+        if sealed {
+            enter();
+        }
+        for wait in [Duration::ZERO, Duration::from_micros(1), Duration::from_micros(1500)] {
+            let start = Instant::now();
+            epoll.wait(&mut events, Some(wait)).expect("wait");
+            assert!(start.elapsed() >= wait && events.iter().next().is_none());
+        }
+        event.signal();
+        epoll.wait(&mut events, None).expect("wait");
+        assert_eq!(events.iter().map(|event| event.token).collect::<Vec<_>>(), [7]);
+        event.take();
+    }
+}
+
+fn notify_without_submissions() {
+    notifications(&[libc::SYS_io_setup], libc::ENOSYS);
+}
+
+fn notify_with_submitting_denied() {
+    notifications(&[libc::SYS_io_submit, libc::SYS_io_getevents], libc::EPERM);
+}
+
+fn notifications(calls: &[libc::c_long], error: i32) {
+    use nvme_linux::events::CallNotify;
+    use rustix::event::{EventfdFlags, eventfd};
+
+    answer(calls, error);
+    let call = eventfd(0, EventfdFlags::empty()).expect("eventfd");
+    let prepared = Sandbox::prepare(Options::default()).expect("prepare");
+    nvme_linux::events::guard_calls().expect("guard");
+    prepared.seal().expect("seal");
+    let notify = CallNotify::new(Some(call.try_clone().expect("dup")), None).expect("an eventfd");
+    let mut count = [0; 8];
+    // By a thread that has no slot, and by one that has.
+    for _ in 0..2 {
+        nvme_platform::Notify::used(&notify);
+        assert_eq!(rustix::io::read(&call, &mut count), Ok(8));
+        assert_eq!(u64::from_ne_bytes(count), 1);
+        nvme_linux::events::guard_this_thread();
+    }
+    // Full, and blocking.
+    rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).expect("fill");
+    (0..20).for_each(|_| nvme_platform::Notify::used(&notify));
+    assert_eq!(rustix::io::read(&call, &mut count), Ok(8));
+}
+
+fn descriptors_without_close_range() {
+    answer(&[libc::SYS_close_range], libc::ENOSYS);
+    descriptors();
+}
+
+fn descriptors_with_close_range_denied() {
+    answer(&[libc::SYS_close_range], libc::EPERM);
+    descriptors();
+}
+
+fn log_without_pwritev2() {
+    log_to_a_pipe(libc::ENOSYS);
+}
+
+fn log_with_pwritev2_denied() {
+    log_to_a_pipe(libc::EPERM);
+}
+
+fn log_to_a_pipe(error: i32) {
+    use nvme_linux::logger::{Logger, Verbosity};
+
+    answer(&[libc::SYS_pwritev2], error);
+    let (mut heard, pipe) = std::io::pipe().expect("pipe");
+    let logger = Logger::new(pipe.into(), Verbosity::Normal);
+    enter();
+    let record = log::Record::builder().level(log::Level::Warn).args(format_args!("hello")).build();
+    log::Log::log(&logger, &record);
+    drop(logger);
+    let mut said = String::new();
+    heard.read_to_string(&mut said).expect("the log");
+    assert_eq!(said, "nvme-drv: warning: hello\n");
 }
 
 fn descriptors() {

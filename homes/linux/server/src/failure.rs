@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use nvme_linux::caps::CapError;
 use nvme_linux::memory::ImageError;
 use nvme_linux::sandbox::SandboxError;
-use nvme_linux::storage::OpenError;
+use nvme_linux::storage::{FactsError, OpenError};
 use nvme_linux::vfio::VfioError;
 
 use crate::devices::DeviceError;
@@ -63,7 +63,10 @@ impl From<DeviceError> for Failure {
             DeviceError::Memory(_, image) => {
                 matches!(image, ImageError::System(..) | ImageError::TooManyWindows | ImageError::Failed)
             }
-            DeviceError::Image(_, image) => matches!(image, OpenError::System(_) | OpenError::Preallocate(_)),
+            DeviceError::Image(_, image) => matches!(
+                image,
+                OpenError::System(_) | OpenError::Preallocate(_) | OpenError::Facts(FactsError::System(..))
+            ),
             DeviceError::Pci(function) => matches!(function, VfioError::System(..)),
             DeviceError::Soft(..) => false,
         };

@@ -39,7 +39,7 @@ use nvme_linux::dispose;
 use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, settle_signals};
 use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
-use nvme_linux::sandbox::{Landlock, Options, Sandbox};
+use nvme_linux::sandbox::{Landlock, Options, Sandbox, check_calls};
 use nvme_linux::socket::Acceptor;
 use nvme_linux::standard::answer;
 use nvme_linux::start::Start;
@@ -132,6 +132,7 @@ fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
 }
 
 fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failure> {
+    check_calls()?;
     frames::open().map_err(Failure::asked)?;
     let names: Vec<String> = options.clients.iter().map(|c| c.cap.to_owned()).collect();
     let dataspaces: Vec<String> = options.trusted.iter().map(|name| (*name).to_owned()).collect();

@@ -1,10 +1,16 @@
 //! What a thread sleeps on.
+//!
+//! `epoll_pwait2` waits to the nanosecond, but Linux has it since 5.11 only, and containers and units deny what they do not know.
+//! The first wait that finds it missing makes all of them use `epoll_pwait`, whose milliseconds are rounded up: nothing
+//! comes early, and a deadline is met up to a millisecond late.
+#![expect(unsafe_code, reason = "waits by calls that have no safe interface on older kernels")]
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 
 /// What to be told about a descriptor. That the other side is gone is always told.
@@ -47,7 +53,7 @@ pub struct Event {
 }
 
 /// Where [`Epoll::wait`] puts what happened: a fixed buffer.
-pub struct Events(Vec<epoll::Event>);
+pub struct Events(Vec<libc::epoll_event>);
 
 impl Events {
     /// Room for `count` events per wait (at least one). More of them come with the next wait.
@@ -58,11 +64,14 @@ impl Events {
     /// What the last wait found.
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
         use epoll::EventFlags as F;
-        self.0.iter().map(|event| Event {
-            token: event.data.u64(),
-            readable: { event.flags }.contains(F::IN),
-            writable: { event.flags }.contains(F::OUT),
-            hangup: { event.flags }.intersects(F::HUP | F::RDHUP | F::ERR),
+        self.0.iter().map(|event| {
+            let flags = F::from_bits_retain(event.events);
+            Event {
+                token: event.u64,
+                readable: flags.contains(F::IN),
+                writable: flags.contains(F::OUT),
+                hangup: flags.intersects(F::HUP | F::RDHUP | F::ERR),
+            }
         })
     }
 }
@@ -97,16 +106,66 @@ impl Epoll {
     /// Waits until something happens, or `timeout` is over (`None`: for ever; zero: not at all). Returns with no
     /// events when a signal handler ran.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: t.subsec_nanos().into(),
-        });
+        // Says nothing about other memory: whoever finds out later finds out by itself.
+        static COARSE: AtomicBool = AtomicBool::new(false);
         events.0.clear();
-        match epoll::wait(&self.0, rustix::buffer::spare_capacity(&mut events.0), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+        let mut waited = Err(Errno::NOSYS);
+        if !COARSE.load(Ordering::Relaxed) {
+            waited = self.wait_finely(events, timeout);
+        }
+        // The call itself never answers so: the kernel lacks it, or a filter answers for the kernel.
+        if matches!(waited, Err(Errno::NOSYS | Errno::PERM)) {
+            COARSE.store(true, Ordering::Relaxed);
+            waited = self.wait_coarsely(events, timeout);
+        }
+        match waited {
+            Err(error) if error != Errno::INTR => Err(error.into()),
+            _ => Ok(()),
         }
     }
+
+    fn wait_finely(&self, events: &mut Events, timeout: Option<Duration>) -> Result<(), Errno> {
+        // The kernel's own, whose fields have 64 bits everywhere.
+        #[repr(C)]
+        struct Timespec {
+            seconds: i64,
+            nanoseconds: i64,
+        }
+        let timeout = timeout.map(|t| Timespec {
+            seconds: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+            nanoseconds: t.subsec_nanos().into(),
+        });
+        let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let (set, room) = (self.0.as_raw_fd(), room(events));
+        let (at, no_mask) = (events.0.as_mut_ptr(), std::ptr::null::<libc::sigset_t>());
+        // SAFETY: there is room for so many events at `at`; the timeout lives until the call returns, and there is no mask.
+        let found = unsafe { libc::syscall(libc::SYS_epoll_pwait2, set, at, room, timeout, no_mask, 0usize) };
+        found_events(events, found)
+    }
+
+    fn wait_coarsely(&self, events: &mut Events, timeout: Option<Duration>) -> Result<(), Errno> {
+        let timeout =
+            timeout.map_or(-1, |t| i32::try_from(t.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
+        let (set, room) = (self.0.as_raw_fd(), room(events));
+        let at = events.0.as_mut_ptr();
+        // SAFETY: there is room for so many events at `at`; without a mask nothing else is looked at.
+        let found = unsafe { libc::epoll_pwait(set, at, room, timeout, std::ptr::null()) };
+        found_events(events, found.into())
+    }
+}
+
+fn room(events: &Events) -> libc::c_int {
+    libc::c_int::try_from(events.0.capacity()).unwrap_or(libc::c_int::MAX)
+}
+
+/// Takes what a wait has put into the buffer.
+fn found_events(events: &mut Events, found: libc::c_long) -> Result<(), Errno> {
+    let Ok(found) = usize::try_from(found) else {
+        return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL));
+    };
+    // SAFETY: the kernel wrote so many events to the start of the buffer, which has room for more than that.
+    unsafe { events.0.set_len(found.min(events.0.capacity())) };
+    Ok(())
 }
 
 impl AsFd for Epoll {

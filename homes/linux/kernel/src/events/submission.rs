@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 /// `IOCB_CMD_PREAD` and `IOCB_FLAG_RESFD` of the kernel's aio_abi.h.
@@ -44,7 +45,8 @@ pub(super) struct Submissions {
 }
 
 impl Submissions {
-    /// Fails where the kernel was built without, or its limit (`fs.aio-max-nr`) is reached.
+    /// Fails where the kernel was built without, its limit (`fs.aio-max-nr`) is reached, or somebody denies one of the
+    /// calls: it is tried out, for a signal that does not come would hang a client.
     pub(super) fn new() -> io::Result<Self> {
         let empty = memfd_create("nvme-empty", MemfdFlags::CLOEXEC)?;
         let mut context: libc::c_ulong = 0;
@@ -53,7 +55,16 @@ impl Submissions {
         if unsafe { libc::syscall(libc::SYS_io_setup, ENDED, &raw mut context) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self { context, empty })
+        let mut submissions = Self { context, empty };
+        let probe = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        for told in 1..=2 * ENDED {
+            submissions.signal(probe.as_fd());
+            let mut count = [0; 8];
+            if rustix::io::read(&probe, &mut count).is_err() || u64::from_ne_bytes(count) != 1 {
+                return Err(io::Error::other(format!("submission {told} was not signalled")));
+            }
+        }
+        Ok(submissions)
     }
 
     /// Counts the eventfd up. A full one is as good as told.

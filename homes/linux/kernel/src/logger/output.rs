@@ -77,7 +77,8 @@ impl Output {
                 // Offset -1: at the file's own position.
                 match rustix::io::pwritev2(&self.fd, &[IoSlice::new(bytes)], u64::MAX, ReadWriteFlags::NOWAIT)
                 {
-                    Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE) => {
+                    // Or somebody denies it: a write to a pipe itself is never EPERM.
+                    Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE | Errno::PERM) => {
                         self.ask_and_put(bytes)
                     }
                     other => other.is_ok(),

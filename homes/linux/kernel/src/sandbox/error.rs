@@ -16,6 +16,14 @@ pub enum SandboxError {
         /// The reason.
         error: io::Error,
     },
+    /// A call that serving cannot do without.
+    #[error("the system call {call}: {error} ({})", lacking(.error))]
+    Lacks {
+        /// Its name.
+        call: &'static str,
+        /// The answer.
+        error: io::Error,
+    },
     /// Landlock is there and failed.
     #[error("Landlock: {0}; is landlock_restrict_self denied by a filter from outside?")]
     Landlock(#[from] landlock::RulesetError),
@@ -38,6 +46,19 @@ fn advice(error: &seccompiler::Error) -> &'static str {
              the container's profile"
         }
         _ => "the kernel must be built with CONFIG_SECCOMP_FILTER",
+    }
+}
+
+fn lacking(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => {
+            "this kernel is too old, or a system call filter from outside answers in its place"
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "a system call filter from outside denies it: let it through, in SystemCallFilter= of the unit or in the \
+             container's profile"
+        }
+        _ => "the server cannot do without",
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! main:   Inherited::take      every inherited descriptor that nobody named is closed
+//!         check_calls          what serving cannot do without is there
 //!         open, bind, map      with the authority that the server was started with
 //!         Sandbox::prepare     limits, capabilities, file systems: threads started from here on inherit it
 //!         start the threads
@@ -27,10 +28,12 @@ mod descriptors;
 mod error;
 mod filter;
 mod limits;
+mod needed;
 mod paths;
 
 pub use descriptors::close_all_but;
 pub use error::SandboxError;
+pub use needed::check_calls;
 pub use paths::Landlock;
 
 /// What the server still needs.

@@ -1,0 +1,107 @@
+//! The server where calls are missing or denied: kernels that are older, units and containers that know less.
+//!
+//! A thread puts a filter on itself and starts the server, which inherits it.
+
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+
+use nvme_client::{Client, Options};
+use rustix::process::{Pid, Signal, kill_process};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+use crate::server::{Bench, wait_until};
+
+/// What the server uses where it is there, and is newer than Linux 4.18 or often not in a container's list. Calls of one
+/// kind come and go together.
+const OPTIONAL: &[&[i64]] = &[
+    &[libc::SYS_epoll_pwait2],
+    &[libc::SYS_close_range],
+    &[libc::SYS_landlock_create_ruleset, libc::SYS_landlock_add_rule, libc::SYS_landlock_restrict_self],
+    &[libc::SYS_io_setup],
+    &[libc::SYS_io_submit, libc::SYS_io_getevents],
+    &[libc::SYS_pwritev2, libc::SYS_preadv2],
+    &[libc::SYS_io_uring_setup],
+    &[libc::SYS_pidfd_open, libc::SYS_pidfd_getfd],
+    &[libc::SYS_openat2],
+    &[libc::SYS_rseq],
+    &[libc::SYS_membarrier],
+];
+
+/// Starts a server for which these calls have that error.
+fn start(bench: &Bench, calls: &[i64], error: i32) -> Child {
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+    let error = SeccompAction::Errno(error.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, error, arch).unwrap().try_into().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-drv"));
+    command.args(["-v", &bench.disk(), &bench.socket("svr")]).stdin(Stdio::null());
+    command.stderr(File::create(bench.path("log")).unwrap());
+    // The filter is the thread's, and goes with it.
+    std::thread::scope(|scope| {
+        let starter = scope.spawn(|| {
+            apply_filter(&filter).unwrap();
+            command.spawn().unwrap()
+        });
+        starter.join().unwrap()
+    })
+}
+
+fn said(bench: &Bench) -> String {
+    std::fs::read_to_string(bench.path("log")).unwrap()
+}
+
+fn is_served(calls: &[i64], error: i32) {
+    let bench = Bench::new();
+    let mut server = start(&bench, calls, error);
+    wait_until("it is ready, or ends", || {
+        said(&bench).contains("partitions") || server.try_wait().unwrap().is_some()
+    });
+    assert_eq!(server.try_wait().unwrap(), None, "without {calls:?}: {}", said(&bench));
+    let session = bench.create(&["device=partlabel:attack"]);
+    let mut client = Client::from_fd(session, &Options::default()).unwrap();
+    let mut block = [0; 4096];
+    for round in 1..=20 {
+        client.write(0, &[round; 4096]).unwrap();
+        client.flush().unwrap();
+        client.read(0, &mut block).unwrap();
+        assert_eq!(block, [round; 4096]);
+    }
+    drop(client);
+    let pid = Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(server.wait().unwrap().code(), Some(0), "{}", said(&bench));
+}
+
+#[test]
+fn a_client_is_served_where_each_newer_call_is_missing() {
+    for calls in OPTIONAL {
+        is_served(calls, libc::ENOSYS);
+    }
+    is_served(&OPTIONAL.concat(), libc::ENOSYS);
+}
+
+#[test]
+fn a_client_is_served_where_each_newer_call_is_denied() {
+    for calls in OPTIONAL {
+        is_served(calls, libc::EPERM);
+    }
+    is_served(&OPTIONAL.concat(), libc::EPERM);
+}
+
+#[test]
+fn a_call_that_cannot_be_done_without_is_named_before_anything_is_served() {
+    for (call, name) in [
+        (libc::SYS_statx, "statx"),
+        (libc::SYS_memfd_create, "memfd_create"),
+        (libc::SYS_getrandom, "getrandom"),
+        (libc::SYS_seccomp, "seccomp"),
+    ] {
+        for error in [libc::ENOSYS, libc::EPERM] {
+            let bench = Bench::new();
+            let mut server = start(&bench, &[call], error);
+            assert_eq!(server.wait().unwrap().code(), Some(1), "{name}: {}", said(&bench));
+            assert!(said(&bench).contains(name), "{name}: {}", said(&bench));
+        }
+    }
+}
