@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use nvme_linux::caps::CapError;
 use nvme_linux::memory::ImageError;
 use nvme_linux::sandbox::SandboxError;
-use nvme_linux::storage::{FactsError, OpenError};
+use nvme_linux::storage::OpenError;
+use nvme_linux::storage::facts::FactsError;
 use nvme_linux::vfio::VfioError;
 
 use crate::devices::DeviceError;

@@ -199,7 +199,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
 
     let signals = Signals::new()?;
     let epoll = Epoll::new()?;
-    let rings = opener.rings(workers).map_err(|why| format!("io_uring: {why}"))?;
+    let rings = opener.rings(workers).map_err(|why| Failure::Failed(format!("io_uring: {why}").into()))?;
     let hardware = interrupts.iter().any(Option::is_some);
     let mut ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
     ioctls.extend(images.iter().flatten().flat_map(|served| served.image.ioctls()));
