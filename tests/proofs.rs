@@ -110,7 +110,6 @@ fn crates_that_make_no_proof_forbid_it() {
         "policy/src/lib.rs",
         "platform/mem/src/lib.rs",
         "homes/linux/server/src/lib.rs",
-        "homes/linux/decode/src/lib.rs",
         "homes/linux/programs/nvme-drv.rs",
         "homes/linux/programs/nvme-ctl.rs",
         "homes/linux/programs/nvme-ned.rs",

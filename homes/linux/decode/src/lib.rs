@@ -3,7 +3,6 @@
 //! The stream is what `nvme_linux::frames` writes: records of a thread's number (`u16`), a length (`u16`), both
 //! little-endian, and so many bytes of encoded frames; on L4Re they are lines of the log ([`from_log`]). The strings come from the symbol table and the section `.defmt` of
 //! the very program that wrote it.
-#![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
 mod program;
