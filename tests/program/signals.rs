@@ -83,7 +83,8 @@ fn what_is_asked_for_and_wrong_ends_with_2() {
     let (disk, svr) = (other.disk(), other.socket("svr"));
     let null = File::open("/dev/null").unwrap();
     let missing = format!("--cap=vbus=soft:{}", other.path("none").display());
-    let wrong: &[(&[&str], &[(&str, std::os::fd::BorrowedFd<'_>)])] = &[
+    type Descriptors<'a> = &'a [(&'a str, std::os::fd::BorrowedFd<'a>)];
+    let wrong: &[(&[&str], Descriptors<'_>)] = &[
         (&["--clint", "a"], &[]),
         (&[&svr], &[]),
         (&[&disk], &[]),
