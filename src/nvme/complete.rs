@@ -1,27 +1,41 @@
 //! Completions: a request's way back.
 
-use nvme_platform::{Window, trace, warn};
+use nvme_platform::{Time, trace, warn};
 use nvme_session::memory::DmaRange;
 use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::{Ended, Tag};
+use nvme_session::queue::Ended;
 
 use super::pair::{Issued, QueuePair, State};
 use super::quiet;
+use super::repeat::{Clients, Repeated, Standing};
 use super::spec::command::{Completion, Status};
 
+/// What came of completions.
+#[derive(Debug)]
+pub enum Came {
+    /// A request ended.
+    Ended(Ended),
+    /// One that failed for the moment was issued again.
+    Again,
+}
+
 impl QueuePair {
-    /// Takes up to `budget` requests that ended, then rings the completion queue's doorbell. Answers how many.
+    /// Takes up to `budget` requests that ended or were issued again, then rings the completion queue's doorbell. Answers
+    /// how many.
     pub fn poll(
         &mut self,
         budget: u32,
-        windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
+        now: Time,
+        clients: &dyn Clients,
         each: &mut dyn FnMut(Ended),
     ) -> u32 {
         let mut taken = 0;
         while taken < budget
-            && let Some(ended) = self.next_ended(windows)
+            && let Some(came) = self.next_ended(now, clients)
         {
-            each(ended);
+            if let Came::Ended(ended) = came {
+                each(ended);
+            }
             taken += 1;
         }
         self.finish_poll();
@@ -39,17 +53,17 @@ impl QueuePair {
         if completion.status.code() != Status::SUCCESS {
             return None;
         }
-        let issued = self.claim(&completion, |issued| issued.bounce.is_none())?;
+        let issued = self.claim(&completion, |issued| matches!(issued.standing, Standing::Direct))?;
         self.cq.advance();
         Some(ended(issued, Outcome::Done))
     }
 
-    /// The next request that ended. `windows` finds client memory for data that was bounced.
+    /// The next request that ended, or was issued again; then there is something to ring for.
     /// After the last one of a pass, [`finish_poll`](Self::finish_poll).
     #[inline(never)]
-    pub fn next_ended(&mut self, windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>) -> Option<Ended> {
+    pub fn next_ended(&mut self, now: Time, clients: &dyn Clients) -> Option<Came> {
         if !self.ended.is_empty() || self.state != State::Running {
-            return self.ended.pop();
+            return self.ended.pop().map(Came::Ended);
         }
         // A controller that fills the queue with strays as fast as they are taken is not listened to for ever.
         for _ in 0..self.config.depth {
@@ -59,12 +73,19 @@ impl QueuePair {
                 // The queue is being deleted: its commands end, or are issued again, when that is proven.
                 continue;
             }
-            let Some(issued) = self.claim(&completion, |_| true) else {
+            let Some(mut issued) = self.claim(&completion, |issued| !issued.standing.is_parked()) else {
                 self.stray(&completion);
                 continue;
             };
-            let outcome = self.outcome(&issued, status, windows);
-            return Some(ended(issued, outcome));
+            if !status.ok() {
+                match self.repeat(issued, status, now, clients) {
+                    Repeated::Again => return Some(Came::Again),
+                    Repeated::Parked => continue,
+                    Repeated::Over(over) => issued = over,
+                }
+            }
+            let outcome = self.outcome(&issued, status, clients);
+            return Some(Came::Ended(ended(issued, outcome)));
         }
         None
     }
@@ -96,19 +117,14 @@ impl QueuePair {
     }
 
     /// How a command ended that has this status.
-    fn outcome(
-        &mut self,
-        issued: &Issued,
-        status: Status,
-        windows: &mut dyn FnMut(Tag, &DmaRange) -> Option<Window>,
-    ) -> Outcome {
+    fn outcome(&mut self, issued: &Issued, status: Status, clients: &dyn Clients) -> Outcome {
         let mut outcome =
             if status.ok() { Outcome::Done } else { self.failed(issued.request.operation(), status) };
-        if let Some(chunk) = issued.bounce {
+        if let Some(chunk) = issued.standing.chunk() {
             // What a read brought is copied.
             if let (Operation::Read(transfer), Outcome::Done) = (issued.request.operation(), outcome) {
                 let tag = issued.request.tag();
-                let find = &mut |range: &DmaRange| windows(tag, range);
+                let find = &mut |range: &DmaRange| clients.window(tag, range);
                 if self.bounce.scatter(chunk, transfer.memory(), find).is_err() {
                     outcome = Outcome::Failed;
                 }

@@ -12,7 +12,7 @@
 //! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: a request as a command; `transfer`: how it says where the data is;
 //!   `bounce`: data that must go through memory of ours.
 //! * `inflight`: the commands in flight by identifier; `ring`: the two queues; `recovery`: commands that do not end.
-//! * `retry`: whether a command that failed is tried again.
+//! * `retry`: whether a command that failed is tried again; `repeat`: how.
 //! * [`quiet`]: proof that the controller is done with memory.
 //!
 //! [`spec`] has the data structures of the specification.
@@ -29,11 +29,13 @@ pub mod pair;
 pub mod quiet;
 pub mod quirks;
 mod recovery;
+mod repeat;
 mod retry;
 mod ring;
 pub mod spec;
 mod transfer;
 
+pub use complete::Came;
 pub use controller::{Controller, SCAN_MAX};
 pub use event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};
@@ -41,4 +43,5 @@ pub use options::{Options, PciId};
 pub use pair::{Counters, Doorbells, Expired, QueuePair, Submit};
 pub use quiet::QueueQuiet;
 pub use recovery::NotQuiet;
+pub use repeat::Clients;
 pub use transfer::{BOUNCE_CHUNK, TRANSFER_MAX};

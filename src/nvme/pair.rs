@@ -23,6 +23,7 @@ use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longe
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::quiet::{self, Generation};
+use super::repeat::{Parked, Standing};
 use super::retry::Delays;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::spec::command::Command;
@@ -107,8 +108,10 @@ pub struct Expired {
 pub struct Counters {
     /// Commands issued.
     pub issued: u64,
-    /// Commands completed with an error.
+    /// Commands completed with an error, for good.
     pub errors: u64,
+    /// Commands that failed for the moment, and were issued again or are going to be.
+    pub repeated: u64,
     /// Commands whose data was bounced.
     pub bounced: u64,
     /// Completions that belong to no command in flight: stale, repeated or made up. Dropped.
@@ -128,7 +131,7 @@ pub(super) struct Issued {
     pub(super) request: Request,
     pub(super) deadline: Time,
     pub(super) how: How,
-    pub(super) bounce: Option<u16>,
+    pub(super) standing: Standing,
 }
 
 /// One submission queue, its completion queue, and what is in flight.
@@ -144,7 +147,9 @@ pub struct QueuePair {
     memory: [DriverMemory; 3],
     /// Ended without a completion; handed out first.
     pub(super) ended: Vec<Ended>,
-    /// No command's deadline is before this.
+    /// Commands that wait to be issued again; never more than there are slots.
+    pub(super) parked: Vec<Parked>,
+    /// No command's deadline is before this, nor the time when one is issued again.
     pub(super) earliest: Time,
     pub(super) counters: Counters,
 }
@@ -166,6 +171,7 @@ impl QueuePair {
             bounce: Bounce::new(bounce),
             memory: [sq, cq, lists],
             ended: Vec::new(),
+            parked: Vec::with_capacity(usize::from(config.depth - 1)),
             earliest: Time::from_nanos(u64::MAX),
             counters: Counters::default(),
         }
@@ -315,7 +321,7 @@ impl QueuePair {
         let deadline = now + self.config.timeout;
         self.earliest = self.earliest.min(deadline);
         self.counters.issued += 1;
-        self.flight.put(Issued { request, deadline, how, bounce });
+        self.flight.put(Issued { request, deadline, how, standing: Standing::first(bounce) });
     }
 
     /// How the next command for this operation goes, and how many blocks it covers: 0 when the controller cannot do

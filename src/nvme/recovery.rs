@@ -14,9 +14,8 @@ use nvme_session::memory::Quiet;
 use nvme_session::operation::Outcome;
 use nvme_session::queue::Tag;
 
-use super::encode::decide;
 use super::pair::{Doorbells, Expired, Issued, QueuePair, State};
-use super::quiet::{PairQuiet, QueueQuiet};
+use super::quiet::QueueQuiet;
 
 /// The proof is not about this pair, or about an earlier one with its number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,16 +43,13 @@ impl QueuePair {
             return None;
         }
         let again = now + self.config.timeout;
-        let mut earliest = Time::from_nanos(u64::MAX);
-        let mut found = None;
-        for (cid, issued) in self.flight.iter_mut() {
-            if issued.deadline <= now && found.is_none() {
-                issued.deadline = again;
-                found = Some(Expired { cid, tag: issued.request.tag() });
-            }
-            earliest = earliest.min(issued.deadline);
-        }
-        self.earliest = earliest;
+        let late = |issued: &Issued| issued.deadline <= now && !issued.standing.is_parked();
+        let found = self.flight.iter_mut().find(|(_, issued)| late(issued)).map(|(cid, issued)| {
+            issued.deadline = again;
+            issued.standing = issued.standing.late();
+            Expired { cid, tag: issued.request.tag() }
+        });
+        self.earliest = self.first_deadline();
         found
     }
 
@@ -102,40 +98,24 @@ impl QueuePair {
         self.state = State::Running;
         for mut issued in again {
             issued.deadline = made + self.config.timeout;
-            self.issue_again(issued, proof);
+            issued.standing = issued.standing.again();
+            if let Err(issued) = self.issue_again(issued) {
+                self.fail(issued, proof.command());
+            }
         }
         Ok(())
     }
 
-    fn issue_again(&mut self, issued: Issued, proof: PairQuiet) {
-        let Some(slot) = self.flight.next_slot() else { return self.fail(issued, proof.command()) };
-        // Bounced data is still in its chunk; a list page is written anew for the slot that the command has now.
-        let operation = issued.request.operation();
-        let sqe = decide(operation, self.config.controller)
-            .and_then(|verb| self.encode(slot, operation, verb, issued.how, issued.bounce).ok());
-        let Some(mut sqe) = sqe else { return self.fail(issued, proof.command()) };
-        let deadline = issued.deadline;
-        match self.flight.insert(issued) {
-            Err(issued) => self.fail(issued, proof.command()),
-            Ok(cid) => {
-                sqe.cid = cid.into();
-                self.earliest = self.earliest.min(deadline);
-                self.counters.issued += 1;
-                // The ring has an entry for each slot of the table. Were it not so, the deadline would find it.
-                let _ = self.sq.push(&sqe);
-            }
-        }
-    }
-
     fn take_all(&mut self) -> Vec<Issued> {
         self.earliest = Time::from_nanos(u64::MAX);
+        self.parked.clear();
         let cids: Vec<u16> = self.flight.iter().map(|(cid, _)| cid).collect();
         cids.into_iter().filter_map(|cid| self.flight.take(cid)).collect()
     }
 
-    fn fail(&mut self, issued: Issued, quiet: Quiet) {
-        let Issued { request, bounce, .. } = issued;
-        self.release_bounce(bounce);
+    pub(super) fn fail(&mut self, issued: Issued, quiet: Quiet) {
+        let Issued { request, standing, .. } = issued;
+        self.release_bounce(standing.chunk());
         self.ended.push(request.end(Outcome::Failed, quiet));
     }
 

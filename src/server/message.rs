@@ -58,6 +58,8 @@ pub enum ToWorker {
     Break(SessionKey, Broken),
     /// The session's device is lost: end what it asks with an error from now on.
     Fail(SessionKey),
+    /// The session's client is gone: what is in flight ends, and nothing is issued again that failed for the moment.
+    Withdraw(SessionKey),
     /// Forget the session's virtqueues though something is in flight for them: their device cannot be proven quiet. What
     /// they hold is kept for ever. Each is answered by [`FromWorker::QueueStopped`].
     Quarantine(SessionKey),

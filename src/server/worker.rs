@@ -18,15 +18,15 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::Time;
-use nvme_session::memory::{Spares, Windows};
+use nvme_platform::{Time, Window};
+use nvme_session::memory::{DmaRange, Spares, Windows};
 use nvme_session::queue::{BlkQueue, Next, Request, Tag};
 use nvme_session::virtqueue::Broken;
 
 use self::drains::Drain;
 use self::roster::{Activity, Duty, Queue, Roster, Turn};
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
-use crate::nvme::{QueuePair, Submit};
+use crate::nvme::{Came, Clients, QueuePair, Submit};
 
 /// Most requests taken from one virtqueue in one pass. A pass rings one doorbell for all of them, so many make it cheap.
 const TAKE: u32 = 32;
@@ -168,11 +168,14 @@ impl Worker {
         }
         if now >= self.next_check {
             self.next_check = now + CHECK_EVERY;
-            self.check(now);
+            worked |= self.check(now);
         }
         if !worked {
-            for pair in &self.pairs {
-                wake = earlier(wake, pair.queues.next_deadline());
+            let deadlines = self.pairs.iter().filter_map(|pair| pair.queues.next_deadline());
+            if let Some(first) = deadlines.min() {
+                // Then they are looked at, however short a time ago they were.
+                self.next_check = self.next_check.min(first);
+                wake = earlier(wake, Some(first));
             }
         }
         Pass { worked, wake }
@@ -335,14 +338,14 @@ impl Worker {
         for _ in 0..BATCH {
             let ended = match pair.next_fast() {
                 Some(ended) => ended,
-                None => {
-                    let Some(ended) = pair.next_ended(&mut |tag: Tag, range| {
-                        self.roster.get(tag.queue().token()).and_then(|q| q.virtqueue.window(range))
-                    }) else {
-                        break;
-                    };
-                    ended
-                }
+                None => match pair.next_ended(now, &self.roster) {
+                    None => break,
+                    Some(Came::Ended(ended)) => ended,
+                    Some(Came::Again) => {
+                        worked = true;
+                        continue;
+                    }
+                },
             };
             worked = true;
             let token = ended.tag().queue().token();
@@ -380,9 +383,12 @@ impl Worker {
         stopped
     }
 
-    /// Reports commands that are late, and lets queues without work ask for kicks though others are busy.
-    fn check(&mut self, now: Time) {
+    /// Issues commands again whose time has come, reports those that are late, and lets queues without work ask for kicks
+    /// though others are busy. Whether there is anything to ring for.
+    fn check(&mut self, now: Time) -> bool {
+        let mut issued = false;
         for Pair { id, queues, .. } in &mut self.pairs {
+            issued |= queues.issue_due(now);
             while let Some(expired) = queues.expired(now) {
                 let command = StuckCommand { pair: *id, cid: expired.cid, token: expired.tag.queue() };
                 self.outbox.push_back(FromWorker::Expired(command));
@@ -393,6 +399,7 @@ impl Worker {
             let poll_for = self.poll_for;
             self.roster.let_sleep(|queue| now - queue.last_work > poll_for);
         }
+        issued
     }
 
     /// Lets every virtqueue ask for kicks. True when nothing came meanwhile: the home may sleep until a kick, an
@@ -404,6 +411,16 @@ impl Worker {
     /// How long the home should go on polling after the last work.
     pub fn poll_for(&self) -> Duration {
         self.poll_for
+    }
+}
+
+impl Clients for Roster {
+    fn window(&self, tag: Tag, range: &DmaRange) -> Option<Window> {
+        self.get(tag.queue().token()).and_then(|queue| queue.virtqueue.window(range))
+    }
+
+    fn wants(&self, tag: Tag) -> bool {
+        self.is_wanted(tag.queue().token())
     }
 }
 

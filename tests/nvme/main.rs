@@ -5,6 +5,7 @@
 //! * `data`: reads, writes and the rest arrive where they should, whatever shape the memory has.
 //! * `hostile`: completions that are stale, forged or repeated; full queues.
 //! * `recovery`: commands that never end: abort, delete, reset, issue again.
+//! * `retries`: commands that fail for the moment.
 //! * `scan`: the control role's own reads.
 #![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
@@ -12,5 +13,6 @@ mod bringup;
 mod data;
 mod hostile;
 mod recovery;
+mod retries;
 mod rig;
 mod scan;

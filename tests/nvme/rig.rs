@@ -1,14 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_core::nvme::{Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Clients, Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_mem::heap;
 use nvme_platform::{DmaRights, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
-use nvme_session::memory::{MemoryTable, Region, Spares, Windows};
+use nvme_session::memory::{DmaRange, MemoryTable, Region, Spares, Windows};
 use nvme_session::operation::{Operation, Outcome};
 use nvme_session::queue::fake::Desk;
-use nvme_session::queue::{Ended, QueueTag, Request};
+use nvme_session::queue::{Ended, QueueTag, Request, Tag};
 use nvme_soft::{Config, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
 
 /// Where the client's memory begins, as the client says.
@@ -19,7 +19,19 @@ pub const REGION: u64 = 4 << 20;
 /// The client's memory. Its two regions adjoin in guest addresses and nowhere else.
 pub struct Client {
     pub desk: Desk,
+    /// Whether requests are still to be done that fail for the moment.
+    pub wants: bool,
     windows: Vec<Window>,
+}
+
+impl Clients for Client {
+    fn window(&self, _: Tag, range: &DmaRange) -> Option<Window> {
+        self.desk.window(range)
+    }
+
+    fn wants(&self, _: Tag) -> bool {
+        self.wants
+    }
 }
 
 impl Client {
@@ -101,7 +113,8 @@ impl Rig {
             regions.push(Region { guest, user: guest, len: REGION, slot, window, iova, writable: true });
         }
         let table = MemoryTable::new(regions).unwrap();
-        let client = Client { desk: Desk::new(table, QueueTag::new(5, 7)), windows };
+        let desk = Desk::new(table, QueueTag::new(5, 7));
+        let client = Client { desk, wants: true, windows };
         Self { controller, handle, client, spares: Spares::new(), now: Time::from_nanos(1) }
     }
 
@@ -202,10 +215,10 @@ impl Rig {
     /// One pass: what ended.
     pub fn pass(&mut self, pair: &mut QueuePair) -> Vec<Ended> {
         let mut all = Vec::new();
+        pair.issue_due(self.now);
         pair.ring();
         pair.run(64, self.now);
-        let desk = &self.client.desk;
-        pair.poll(64, &mut |_, range| desk.window(range), &mut |ended| all.push(ended));
+        pair.poll(64, self.now, &self.client, &mut |ended| all.push(ended));
         all
     }
 

@@ -184,7 +184,44 @@ fn the_write_cache_is_turned_on_and_a_flush_goes_through_it() {
     rig.run(&mut pair, fua);
     let writes: Vec<_> = rig.watch.commands(false).into_iter().filter(|c| c.opcode == io::WRITE).collect();
     let fua: Vec<_> = writes.iter().map(|c| c.cdw12.get() & FUA != 0).collect();
-    assert_eq!(fua, [false, false, true]);
+    // One that fails, and does not say "do not retry", is tried six times.
+    assert_eq!(fua, [[false].as_slice(), &[false; 6], &[true; 6]].concat());
+    rig.clean();
+}
+
+/// A disk whose first read, write, or flush fails.
+fn fails_once(debug: &'static str) -> Rig {
+    Rig::new(&Shape::of(Disk { debug: Some(debug), ..Disk::new(512) }), Options::default())
+}
+
+#[test]
+fn what_somebody_elses_controller_fails_once_is_done_and_a_flush_is_not() {
+    needs_qemu!();
+    let mut rig = fails_once(r#""inject-error":[{"event":"none","iotype":"read","errno":5,"once":true}]"#);
+    let mut pair = rig.pair(8);
+    let write = rig.write(1, 0, &[(GUEST, 4096)], false);
+    assert_eq!(rig.run(&mut pair, write), (1, Outcome::Done));
+    let read = rig.read(1, 0, &[(GUEST + 4096, 4096)]);
+    assert_eq!(rig.run(&mut pair, read), (1, Outcome::Done));
+    assert_eq!((pair.counters().issued, pair.counters().repeated), (3, 1));
+    rig.clean();
+    let mut rig = fails_once(r#""inject-error":[{"event":"none","iotype":"write","errno":5,"once":true}]"#);
+    let mut pair = rig.pair(8);
+    rig.client.write(GUEST, &pattern(3, 4096));
+    let write = rig.write(1, 0, &[(GUEST, 4096)], false);
+    assert_eq!(rig.run(&mut pair, write), (1, Outcome::Done));
+    assert!(rig.machine.on_disk(1, 0, 4096) == pattern(3, 4096));
+    assert_eq!((pair.counters().issued, pair.counters().repeated), (2, 1));
+    rig.clean();
+    let mut rig = fails_once(r#""inject-error":[{"event":"none","iotype":"flush","errno":5,"once":true}]"#);
+    let mut pair = rig.pair(8);
+    let write = rig.write(1, 0, &[(GUEST, 4096)], false);
+    assert_eq!(rig.run(&mut pair, write), (1, Outcome::Done));
+    for outcome in [Outcome::Failed, Outcome::Done] {
+        let flush = rig.flush(1);
+        assert_eq!(rig.run(&mut pair, flush), (1, outcome));
+    }
+    assert_eq!((pair.counters().issued, pair.counters().repeated), (3, 0));
     rig.clean();
 }
 

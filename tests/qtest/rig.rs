@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_core::nvme::{Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Clients, Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_platform::{DmaRights, PAGE, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
-use nvme_session::memory::{MemoryTable, Region, Spares, Windows};
+use nvme_session::memory::{DmaRange, MemoryTable, Region, Spares, Windows};
 use nvme_session::operation::{Operation, Outcome};
 use nvme_session::queue::fake::Desk;
-use nvme_session::queue::{Ended, QueueTag, Request};
+use nvme_session::queue::{Ended, QueueTag, Request, Tag};
 
 use crate::device::Watch;
 use crate::machine::{Machine, Shape};
@@ -23,6 +23,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Client {
     pub(crate) desk: Desk,
     memory: Window,
+}
+
+impl Clients for Client {
+    fn window(&self, _: Tag, range: &DmaRange) -> Option<Window> {
+        self.desk.window(range)
+    }
+
+    fn wants(&self, _: Tag) -> bool {
+        true
+    }
 }
 
 impl Client {
@@ -197,9 +207,10 @@ impl Rig {
     /// One pass: what ended.
     pub(crate) fn pass(&mut self, pair: &mut QueuePair) -> Vec<Ended> {
         let mut all = Vec::new();
+        let now = self.now();
+        pair.issue_due(now);
         pair.ring();
-        let desk = &self.client.desk;
-        pair.poll(64, &mut |_, range| desk.window(range), &mut |ended| all.push(ended));
+        pair.poll(64, now, &self.client, &mut |ended| all.push(ended));
         all
     }
 

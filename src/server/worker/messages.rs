@@ -45,11 +45,22 @@ impl Worker {
                 }
             }
             ToWorker::Fail(session) => self.fail(session, now),
+            ToWorker::Withdraw(session) => {
+                self.roster.withdraw(session);
+                self.give_up();
+            }
             ToWorker::Quarantine(session) => self.quarantine(session),
             ToWorker::IsStuck(command) => {
                 let stuck = self.is_stuck(command, now);
                 self.outbox.push_back(FromWorker::Stuck(command, stuck));
             }
+        }
+    }
+
+    /// Ends what waits to be issued again for those that want nothing any more.
+    fn give_up(&mut self) {
+        for pair in &mut self.pairs {
+            pair.queues.give_up(&self.roster);
         }
     }
 
@@ -118,6 +129,7 @@ impl Worker {
             }
             self.roster.wake(token);
         }
+        self.give_up();
     }
 
     fn set_table(&mut self, new: NewTable) {

@@ -57,6 +57,8 @@ pub(super) struct Served {
     key: SessionKey,
     /// Its device is lost: every request fails.
     pub(super) lost: bool,
+    /// Its client is gone: what fails for the moment is not tried again.
+    withdrawn: bool,
     /// The tokens of its virtqueues.
     queues: Vec<usize>,
     /// Of those that are [`Polled`](Activity::Polled).
@@ -113,7 +115,15 @@ impl Roster {
         let found = self.sessions.iter().find(|(_, s)| s.key == key.session).map(|(place, _)| place);
         let session = found.unwrap_or_else(|| {
             let (queues, polled, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
-            self.sessions.insert(Served { key: key.session, lost: false, queues, polled, first: 0, waiting })
+            self.sessions.insert(Served {
+                key: key.session,
+                lost: false,
+                withdrawn: false,
+                queues,
+                polled,
+                first: 0,
+                waiting,
+            })
         });
         let entry = self.queues.vacant_entry();
         let token = entry.key();
@@ -188,6 +198,20 @@ impl Roster {
 
     fn session(&self, key: SessionKey) -> Option<&Served> {
         self.sessions.iter().find(|(_, s)| s.key == key).map(|(_, served)| served)
+    }
+
+    /// The session's client is gone.
+    pub(super) fn withdraw(&mut self, key: SessionKey) {
+        if let Some((_, served)) = self.sessions.iter_mut().find(|(_, s)| s.key == key) {
+            served.withdrawn = true;
+        }
+    }
+
+    /// Whether a request of this virtqueue that fails for the moment is still to be done.
+    pub(super) fn is_wanted(&self, token: usize) -> bool {
+        let queue = self.queues.get(token).filter(|queue| queue.duty != Duty::Broken);
+        let served = queue.and_then(|queue| self.sessions.get(queue.session));
+        served.is_some_and(|served| !served.lost && !served.withdrawn)
     }
 
     /// The session's device is lost.

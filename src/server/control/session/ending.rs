@@ -28,6 +28,8 @@ impl Control {
         session.goal = goal;
         debug!("session {}: {}", key.0, if goal == Goal::End { "ends" } else { "is cleared" });
         self.more = true;
+        let worker = session.worker;
+        self.tell(worker, ToWorker::Withdraw(key));
         for index in self.running_queues(key) {
             // It runs, so it can be stopped.
             let _ = self.stop(key, index);

@@ -1,14 +1,14 @@
 //! Commands of a client, through all of it.
 
-use nvme_core::nvme::{Controller, QueuePair, Submit};
+use nvme_core::nvme::{Clients, Controller, QueuePair, Submit};
 use nvme_l4re::bus::Options;
 use nvme_l4re::model::bus::{Bus, Shape};
-use nvme_platform::{DmaRights, Time};
+use nvme_platform::{DmaRights, Time, Window};
 use nvme_policy::{Access, Grant};
-use nvme_session::memory::{MemoryTable, Region, Spares, Windows};
+use nvme_session::memory::{DmaRange, MemoryTable, Region, Spares, Windows};
 use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::QueueTag;
 use nvme_session::queue::fake::Desk;
+use nvme_session::queue::{QueueTag, Tag};
 
 use crate::rig::{add, one};
 
@@ -26,13 +26,25 @@ pub(crate) fn flush(pair: &mut QueuePair, controller: &Controller) {
     assert_eq!(run(pair, operation, &mut desk), Outcome::Done);
 }
 
+struct Client<'a>(&'a Desk);
+
+impl Clients for Client<'_> {
+    fn window(&self, _: Tag, range: &DmaRange) -> Option<Window> {
+        self.0.window(range)
+    }
+
+    fn wants(&self, _: Tag) -> bool {
+        true
+    }
+}
+
 fn run(pair: &mut QueuePair, operation: Operation, desk: &mut Desk) -> Outcome {
     let (now, mut spares) = (Time::from_nanos(1), Spares::new());
     let request = desk.request(0, operation);
     assert!(matches!(pair.submit(request, now, desk, &mut spares), Submit::Issued));
     pair.ring();
     let mut ended = Vec::new();
-    pair.poll(64, &mut |_, range| desk.window(range), &mut |one| ended.push(one));
+    pair.poll(64, now, &Client(desk), &mut |one| ended.push(one));
     desk.complete(ended.pop().expect("it ended"), &mut spares)
 }
 
