@@ -47,7 +47,8 @@ fn a_damaged_stream_loses_frames_and_not_the_decoder() {
 
 #[test]
 fn a_program_without_trace_points_is_refused() {
-    let error = nvme_decode::decode(&std::fs::read("/proc/self/exe").unwrap(), &[][..], std::io::sink());
+    // Not this one: it is linked with what a server with trace points is made of.
+    let error = nvme_decode::decode(&std::fs::read("/bin/sh").unwrap(), &[][..], std::io::sink());
     assert!(error.is_err());
     assert!(nvme_decode::decode(b"no program", &[][..], std::io::sink()).is_err());
 }
