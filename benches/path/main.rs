@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use nvme_client::{Format, Io, Memory, Queue, Segment, Status, kind};
 use nvme_core::nvme::{Controller, Event, NamespaceInfo, Options};
-use nvme_core::server::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use nvme_core::server::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
 use nvme_core::server::worker::Worker;
 use nvme_mem::Window;
 use nvme_platform::{DmaRights, Notify, Time};
@@ -289,11 +289,12 @@ fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
     for number in 0..sessions {
         let (mut session, queue) = session(&mut controller, &namespace, regions)?;
         let key = QueueKey { session: SessionKey(number), index: 0 };
+        let group = GroupKey::FACTORY;
         let notify: Box<dyn Notify> = match what {
             What::Events => Box::new(Counting(Arc::clone(&told))),
             _ => Box::new(Silent),
         };
-        worker.handle(ToWorker::AddQueue(NewQueue { key, queue, pair: id, notify }), now);
+        worker.handle(ToWorker::AddQueue(NewQueue { key, group, queue, pair: id, notify }), now);
         session.token = worker.token(key).ok_or("the worker has no such queue")?;
         all.push(session);
     }
@@ -352,7 +353,7 @@ fn count(what: What, regions: u64, sessions: u64) -> Result<()> {
 #[inline(never)]
 fn counted_passes(worker: &mut Worker, token: usize, now: Time) {
     worker.kick(token, now);
-    while worker.pass(now).worked {}
+    while worker.pass(now, &|| now).worked {}
 }
 
 /// The same, not counted; how many passes it took. It must not be the same code: identical functions may become one.
@@ -360,7 +361,7 @@ fn counted_passes(worker: &mut Worker, token: usize, now: Time) {
 fn warm(worker: &mut Worker, token: usize, now: Time) -> u64 {
     worker.kick(black_box(token), now);
     let mut passes = 1;
-    while black_box(worker.pass(now)).worked {
+    while black_box(worker.pass(now, &|| now)).worked {
         passes += 1;
     }
     passes

@@ -56,6 +56,21 @@ pub(super) struct CommandCaps {
     pub(super) delays: Delays,
 }
 
+/// Longest transfer of one command, and most bytes that one sets to zero, where the controller runs on the caller's own time: a
+/// command is not interrupted, and others wait for its end.
+pub const HERE_MAX: u32 = 128 << 10;
+
+impl CommandCaps {
+    /// For a pair with these doorbells. Where storage is asked, and answers later, nothing of the data is copied here.
+    pub(super) fn on(mut self, doorbells: &dyn QueueDoorbells) -> Self {
+        if doorbells.runs_here() && !doorbells.waits_for_storage() {
+            self.transfer = self.transfer.min(HERE_MAX);
+            self.zeroes.bytes = self.zeroes.bytes.min(HERE_MAX.into());
+        }
+        self
+    }
+}
+
 /// The driver memory of a pair.
 #[derive(Debug)]
 pub(super) struct PairMemory {
@@ -156,7 +171,8 @@ pub struct QueuePair {
 
 impl QueuePair {
     /// A pair whose queues the controller knows.
-    pub(super) fn new(config: PairConfig, memory: PairMemory, start: Doorbells) -> Self {
+    pub(super) fn new(mut config: PairConfig, memory: PairMemory, start: Doorbells) -> Self {
+        config.caps = config.caps.on(&*start.doorbells);
         let PairMemory { sq, cq, lists, bounce } = memory;
         Self {
             config,

@@ -34,6 +34,21 @@ pub struct QueueKey {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SessionKey(pub u64);
 
+/// Sessions that share a worker's time as one: those of a top-level factory, or a static client's. Groups have equal shares,
+/// and in each of them its sessions have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct GroupKey(pub u64);
+
+impl GroupKey {
+    /// The factory's.
+    pub const FACTORY: Self = Self(0);
+
+    /// A static client's, by its session.
+    pub fn of_static(session: SessionKey) -> Self {
+        Self(session.0.saturating_add(1))
+    }
+}
+
 /// From control to a worker.
 pub enum ToWorker {
     /// Here is a queue pair of yours, new or back after a recovery.
@@ -71,6 +86,8 @@ pub enum ToWorker {
 pub struct NewQueue {
     /// Whose it is.
     pub key: QueueKey,
+    /// Whose time is spent for it.
+    pub group: GroupKey,
     /// The queue.
     pub queue: Box<BlkQueue>,
     /// The pair that serves it.

@@ -1,17 +1,21 @@
 //! The worker role: whole virtqueues and whole NVMe queue pairs, and the passes that move requests between them.
 //!
-//! In a pass each session that has something to do has a turn (`roster`): a bounded number of requests is taken from its
-//! virtqueues and submitted. Then each doorbell is rung once, completions are taken, and each used ring is published once.
-//! Nothing is allocated and nothing is locked while there is work. Without work for a while a virtqueue asks for kicks and
-//! has no turns.
+//! In a pass each session that has something to do has a turn: a bounded amount of work is taken from its virtqueues and
+//! submitted, and where the controller runs on this worker, done and published. What that took is the session's to pay for
+//! (`shares`): the clock is read once for each turn. Then each doorbell is rung once, completions are taken, and each used
+//! ring is published once. Nothing is allocated and nothing is locked while there is work. Without work for a while a
+//! virtqueue asks for kicks and has no turns.
 //!
-//! * `roster`: sessions, their virtqueues, and whose turn it is.
+//! * `roster`: groups of sessions, sessions, and their virtqueues. `shares`: whose turn it is.
+//! * `turns`: the turns of a pass.
 //! * `messages`: what control tells a worker.
 //! * `drains`: changes of memory.
 
 mod drains;
 mod messages;
 mod roster;
+mod shares;
+mod turns;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -20,23 +24,19 @@ use core::time::Duration;
 
 use nvme_platform::{Time, Window};
 use nvme_session::memory::{DmaRange, Spares, Windows};
-use nvme_session::queue::{BlkQueue, Next, Request, Tag};
+use nvme_session::queue::{BlkQueue, Tag};
 use nvme_session::virtqueue::Broken;
 
 use self::drains::Drain;
-use self::roster::{Activity, Duty, Queue, Roster, Turn};
+use self::roster::{Activity, Duty, Roster};
+use self::turns::submit;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
-use crate::nvme::{Came, Clients, QueuePair, Submit};
+use crate::nvme::{Came, Clients, QueuePair};
 
-/// Most requests taken from one virtqueue in one pass. A pass rings one doorbell for all of them, so many make it cheap.
-const TAKE: u32 = 32;
-/// The same where the controller runs on this worker, and a doorbell costs nothing. Few, so that a driver that offers many
-/// hears of the first while the others are still worked on: the two overlap instead of waiting for each other.
-const TAKE_HERE: u32 = 8;
-/// Most requests taken from one session in one pass, as many virtqueues as it may have: what four of them may offer.
-const TURN: u32 = 4 * TAKE;
 /// Most commands that a software controller executes, and most completions taken, for one pair in one pass.
 const BATCH: u32 = 64;
+/// How long a pass may be, as far as turns make it so: then messages and kicks are looked at.
+const PASS: Duration = Duration::from_micros(200);
 /// How often deadlines and idle queues are looked at while there is work.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
 
@@ -50,12 +50,6 @@ struct Pair {
 impl Pair {
     fn has_room(&self) -> bool {
         self.queues.in_flight() < u32::from(self.queues.capacity())
-    }
-
-    /// Most requests for it from one virtqueue at once.
-    #[inline]
-    fn most(&self) -> u32 {
-        if self.queues.runs_here() { TAKE_HERE } else { TAKE }
     }
 }
 
@@ -72,6 +66,8 @@ pub struct Worker {
     outbox: VecDeque<FromWorker>,
     poll_for: Duration,
     next_check: Time,
+    /// The longest time from seeing a kick to taking what it was for.
+    longest_wait: Duration,
 }
 
 impl Worker {
@@ -87,6 +83,7 @@ impl Worker {
             outbox: VecDeque::new(),
             poll_for,
             next_check: Time::default(),
+            longest_wait: Duration::ZERO,
         }
     }
 
@@ -108,12 +105,19 @@ impl Worker {
     /// The driver of a virtqueue says that there is something in its available ring.
     pub fn kick(&mut self, token: usize, now: Time) {
         if let Some(queue) = self.roster.get_mut(token)
-            && queue.activity == Activity::Asleep
             && queue.duty == Duty::Serve
         {
-            queue.last_work = now;
-            self.roster.wake(token);
+            queue.kicked.get_or_insert(now);
+            if queue.activity == Activity::Asleep {
+                queue.last_work = now;
+                self.roster.wake(token);
+            }
         }
+    }
+
+    /// The longest time that ever passed from seeing a kick to taking what it was for.
+    pub fn longest_wait(&self) -> Duration {
+        self.longest_wait
     }
 
     /// Before a token is given to another virtqueue, or when it need not wait any more.
@@ -138,20 +142,16 @@ impl Worker {
         news
     }
 
-    /// One pass over everything that has work. To be called again at once while it [worked](Pass::worked).
-    pub fn pass(&mut self, now: Time) -> Pass {
-        let mut worked = false;
+    /// One pass over everything that has work. To be called again at once while it [worked](Pass::worked). `clock` is read
+    /// once for each turn; `now` is a time that was read just before.
+    pub fn pass(&mut self, now: Time, clock: &dyn Fn() -> Time) -> Pass {
+        let (mut time, mut worked) = (now, false);
         for at in 0..self.pairs.len() {
             if self.pairs.get(at).is_some_and(|p| !p.line.is_empty()) {
-                worked |= self.serve_line(at, now);
+                worked |= self.serve_line(at, &mut time, clock);
             }
         }
-        for at in 0..self.roster.turns() {
-            if let Some(session) = self.roster.turn(at) {
-                worked |= self.serve(session, now);
-            }
-        }
-        self.roster.end_turns();
+        worked |= self.turns(now + PASS, &mut time, clock);
 
         let mut wake = None;
         for at in 0..self.pairs.len() {
@@ -159,7 +159,7 @@ impl Worker {
             worked |= more;
             wake = earlier(wake, again);
         }
-        self.roster.publish(now);
+        self.roster.publish_on_account(&mut time, clock);
         if !self.stopping.is_empty() {
             worked |= self.finish_stopping();
         }
@@ -179,151 +179,6 @@ impl Worker {
             }
         }
         Pass { worked, wake }
-    }
-
-    /// A session's turn: what its virtqueues offer, until the turn is spent.
-    fn serve(&mut self, session: usize, now: Time) -> bool {
-        let mut turn = Turn::of(TURN);
-        let mut worked = false;
-        let mut until = 1;
-        for at in 0..self.roster.polled(session) {
-            let Some(token) = self.roster.polled_at(session, at) else { break };
-            let taken = self.take(token, &turn, now, false);
-            worked |= taken > 0;
-            if turn.spend(taken) {
-                until = at + 1;
-                break;
-            }
-        }
-        self.roster.end_turn(session, until);
-        worked
-    }
-
-    /// Lets sessions that found their pair full have their turn, in the order in which they came.
-    fn serve_line(&mut self, at: usize, now: Time) -> bool {
-        let mut worked = false;
-        let waiting = self.pairs.get(at).map_or(0, |p| p.line.len());
-        for _ in 0..waiting {
-            let Some(pair) = self.pairs.get_mut(at).filter(|p| p.has_room()) else { break };
-            let Some(session) = pair.line.pop_front() else { break };
-            // A smaller turn than where there is room for all.
-            let mut turn = Turn::of(pair.most());
-            while let Some(token) = self.roster.next_waiting(session) {
-                let taken = self.take(token, &turn, now, true);
-                worked |= taken > 0;
-                let waits = self.roster.get(token).is_some_and(|q| q.activity == Activity::InLine);
-                if !waits {
-                    self.roster.wake(token);
-                }
-                if turn.spend(taken) || waits {
-                    break;
-                }
-            }
-            if let Some(pair) = self.pairs.get_mut(at)
-                && self.roster.waits(session)
-                && !pair.line.contains(&session)
-            {
-                pair.line.push_back(session);
-            }
-        }
-        worked
-    }
-
-    /// Takes requests from one virtqueue and submits them, as many as the turn allows. While others stand in line for its
-    /// pair, only if it is its turn there. How many.
-    fn take(&mut self, token: usize, turn: &Turn, now: Time, its_turn: bool) -> u32 {
-        let Some((queue, served)) = self.roster.with_session(token) else { return 0 };
-        if served.lost {
-            return self.fail_requests(token, now);
-        }
-        let Some(pair) = self.pairs.iter_mut().find(|p| p.id == queue.pair) else {
-            queue.activity = Activity::Away;
-            return 0;
-        };
-        if !pair.line.is_empty() && !its_turn {
-            queue.stand_in_line(token, served, &mut pair.line);
-            return 0;
-        }
-        let most = turn.allows(pair.most());
-        let mut taken = 0;
-        let mut news = false;
-        let mut full = false;
-        let mut broken = None;
-        while taken < most {
-            let slow = match queue.virtqueue.next_fast() {
-                Ok(request) => {
-                    let spares = &mut self.spares;
-                    let (queue, news) = (&mut *queue, &mut news);
-                    let slow =
-                        |pair: &mut QueuePair, request| submit(queue, pair, request, news, now, spares);
-                    if pair.queues.submit_fast(request, now, slow) == Some(false) {
-                        full = true;
-                        break;
-                    }
-                    taken += 1;
-                    continue;
-                }
-                Err(slow) => slow,
-            };
-            match queue.virtqueue.next_slow(slow, &mut self.spares) {
-                Next::Request(request) => {
-                    if !submit(queue, &mut pair.queues, request, &mut news, now, &mut self.spares) {
-                        full = true;
-                        break;
-                    }
-                }
-                Next::Again => news = true,
-                Next::Idle => break,
-                Next::Broken(why) => {
-                    broken = Some(why);
-                    break;
-                }
-            }
-            taken += 1;
-        }
-        if full {
-            queue.stand_in_line(token, served, &mut pair.line);
-        }
-        if taken > 0 {
-            queue.last_work = now;
-        }
-        if news {
-            self.roster.has_news(token);
-        }
-        match broken {
-            Some(why) => taken + u32::from(self.break_queue(token, why)),
-            None => taken,
-        }
-    }
-
-    /// Ends the requests of a virtqueue whose device is lost. How many.
-    fn fail_requests(&mut self, token: usize, now: Time) -> u32 {
-        let Some(queue) = self.roster.get_mut(token) else { return 0 };
-        let mut taken = 0;
-        let mut broken = None;
-        while taken < TAKE {
-            match queue.virtqueue.next(&mut self.spares) {
-                Next::Request(request) => {
-                    queue.virtqueue.put_back(request);
-                    queue.virtqueue.cancel(&mut self.spares);
-                }
-                Next::Again => {}
-                Next::Idle => break,
-                Next::Broken(why) => {
-                    broken = Some(why);
-                    break;
-                }
-            }
-            taken += 1;
-        }
-        if taken > 0 {
-            queue.last_work = now;
-            self.roster.has_news(token);
-        }
-        match broken {
-            Some(why) => taken + u32::from(self.break_queue(token, why)),
-            None => taken,
-        }
     }
 
     /// Rings, runs and polls one pair.
@@ -421,35 +276,6 @@ impl Clients for Roster {
 
     fn wants(&self, tag: Tag) -> bool {
         self.is_wanted(tag.queue().token())
-    }
-}
-
-/// Submits one request of a queue. False when the pair is full. `news` becomes true when something is to be published.
-fn submit(
-    queue: &mut Queue,
-    pair: &mut QueuePair,
-    request: Request,
-    news: &mut bool,
-    now: Time,
-    spares: &mut Spares,
-) -> bool {
-    match pair.submit_slow(request, now, &*queue.virtqueue, spares) {
-        Submit::Issued => true,
-        Submit::Part(rest) => {
-            queue.virtqueue.divided(rest);
-            true
-        }
-        Submit::Full(request) => {
-            queue.virtqueue.put_back(request);
-            false
-        }
-        Submit::Refused(ended) => {
-            *news = true;
-            let next = queue.virtqueue.complete(ended, spares);
-            // What cannot be done has nothing to follow it.
-            debug_assert!(next.is_none());
-            true
-        }
     }
 }
 

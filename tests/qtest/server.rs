@@ -75,7 +75,7 @@ impl Server {
         while let Some((_, message)) = self.control.take_message() {
             self.worker.handle(message, now);
         }
-        self.worker.pass(now);
+        self.worker.pass(now, &|| now);
         while let Some(message) = self.worker.take_message() {
             self.control.from_worker(0, message, now);
         }

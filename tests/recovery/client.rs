@@ -116,6 +116,26 @@ impl Client {
             last += 1;
         }
         self.desc(queue, last, GUEST + header + 16, 1, 2);
+        self.offer(queue, head);
+    }
+
+    /// The same in slot 0, with as many buffers as there are, each with its length.
+    pub(crate) fn ask_chain(&mut self, queue: usize, kind: u32, sector: u64, buffers: &[(u64, u32)]) {
+        let header = Self::header(queue, 0);
+        self.put(header, &kind.to_le_bytes());
+        self.put(header + 8, &sector.to_le_bytes());
+        self.put(header + 16, &[PENDING]);
+        self.desc(queue, 0, GUEST + header, 16, 1);
+        let mut last = 1;
+        for (at, len) in buffers {
+            self.desc(queue, last, *at, *len, if kind == IN { 3 } else { 1 });
+            last += 1;
+        }
+        self.desc(queue, last, GUEST + header + 16, 1, 2);
+        self.offer(queue, 0);
+    }
+
+    fn offer(&mut self, queue: usize, head: u16) {
         let ring = &mut self.rings[queue];
         let entry = 0x1000 + 4 + 2 * u64::from(ring.avail % SIZE);
         ring.avail = ring.avail.wrapping_add(1);

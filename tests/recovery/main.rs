@@ -14,6 +14,7 @@ mod rescans;
 mod resets;
 mod rig;
 mod scanning;
+mod shares;
 mod threads;
 mod timeouts;
 mod twins;

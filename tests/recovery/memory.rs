@@ -63,7 +63,8 @@ fn a_large_region_is_mapped_in_steps_and_others_are_served_in_between() {
         assert_eq!(rig.knobs[0].reach(), (2, LEN + (step << 26)), "one step a poll");
         assert!(rig.control.take_event().is_none() && !is_done(&rig));
         assert!(rig.control.next_deadline().is_some_and(|t| t <= rig.now), "it wants to go on");
-        rig.workers[0].pass(rig.now);
+        let now = rig.now;
+        rig.workers[0].pass(now, &|| now);
         if step == 2 {
             assert_eq!(a.status(0, 0), OK);
         }

@@ -159,8 +159,9 @@ impl Rig {
             self.control.poll(self.now);
             let mut busy = self.deliver();
             let mut wake = None;
+            let now = self.now;
             for worker in 0..self.workers.len() {
-                let pass = self.workers[worker].pass(self.now);
+                let pass = self.workers[worker].pass(self.now, &|| now);
                 self.passes += 1;
                 busy |= self.hear(worker);
                 busy |= pass.worked || !self.workers[worker].sleep();
@@ -228,6 +229,11 @@ impl Rig {
     /// A session with its memory registered, and no queue.
     pub(crate) fn registered(&mut self, words: &[&str]) -> Client {
         let key = self.create(words).unwrap();
+        self.registered_of(key)
+    }
+
+    /// The same of a session that is there.
+    fn registered_of(&mut self, key: SessionKey) -> Client {
         let client = Client::new(key);
         let (claim, file) = region(GUEST, LEN, key.0);
         let offered = self.control.session(key).unwrap().offered();
@@ -287,7 +293,13 @@ impl Rig {
 
     /// A session with one queue.
     pub(crate) fn client(&mut self, words: &[&str]) -> Client {
-        let mut client = self.registered(words);
+        let key = self.create(words).unwrap();
+        self.client_of(key)
+    }
+
+    /// The same of a session that is there.
+    pub(crate) fn client_of(&mut self, key: SessionKey) -> Client {
+        let mut client = self.registered_of(key);
         self.start(&mut client).unwrap();
         self.step();
         client

@@ -28,7 +28,7 @@ fn serve(messages: &Receiver<ToWorker>, news: &Sender<FromWorker>, start: Instan
                 Err(_) => return,
             }
         }
-        if !worker.pass(now).worked {
+        if !worker.pass(now, &|| now).worked {
             thread::yield_now();
         }
         while let Some(message) = worker.take_message() {

@@ -66,7 +66,8 @@ fn a_reset_waits_until_every_worker_has_handed_its_pairs_back() {
                 rig.workers[worker].handle(message, rig.now);
             }
         }
-        rig.workers[workers[0]].pass(rig.now);
+        let now = rig.now;
+        rig.workers[workers[0]].pass(now, &|| now);
         while let Some(message) = rig.workers[workers[0]].take_message() {
             rig.control.from_worker(workers[0], message, rig.now);
         }
@@ -107,7 +108,8 @@ fn contend(rig: &mut Rig, clients: &mut [Client], passes: usize) -> Vec<u32> {
     let mut served = vec![0; clients.len()];
     for _ in 0..passes {
         for worker in 0..rig.workers.len() {
-            rig.workers[worker].pass(rig.now);
+            let now = rig.now;
+            rig.workers[worker].pass(now, &|| now);
         }
         for (client, served) in clients.iter_mut().zip(&mut served) {
             for slot in client.used(0) {
@@ -152,7 +154,8 @@ fn contend_by_session(rig: &mut Rig, clients: &mut [Client; 2], passes: usize) -
     }
     let mut served = [0; 2];
     for _ in 0..passes {
-        rig.workers[0].pass(rig.now);
+        let now = rig.now;
+        rig.workers[0].pass(now, &|| now);
         for (client, served) in clients.iter_mut().zip(&mut served) {
             for queue in 0..client.rings.len() {
                 for slot in client.used(queue) {

@@ -138,7 +138,9 @@ impl BlkQueue {
     ) -> Result<Ranges, Refused> {
         let mut memory = lists.take();
         for buffer in data.iter().filter(|b| b.len != 0) {
+            let before = memory.len();
             let done = self.account.mediate(&self.table, buffer.addr, buffer.len, need, &mut memory);
+            self.walked = self.walked.saturating_add((memory.len() - before) as u32);
             // A buffer has as many ranges as there are regions, at most.
             if done.is_err() || memory.len() > REQUEST_RANGES_MAX {
                 self.release(Ranges::Many(memory), &Quiet::never_submitted(), lists);

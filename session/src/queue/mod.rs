@@ -28,6 +28,7 @@ mod take;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use core::mem;
 
 use nvme_platform::{Window, debug, warn};
 use nvme_policy::Grant;
@@ -69,6 +70,8 @@ pub struct BlkQueue {
     flights: Flights,
     /// How far the request was taken with which the slow way goes on.
     stopped: Why,
+    /// Descriptors and ranges that the slow way went through since it was asked last.
+    walked: u32,
     /// Requests in flight that are to be submitted before anything new.
     ready: VecDeque<Request>,
     /// What came back though this queue does not wait for it.
@@ -106,6 +109,7 @@ impl BlkQueue {
             table,
             flights: Flights::new(config.size),
             stopped: Why::Idle,
+            walked: 0,
             ready: VecDeque::new(),
             strays: 0,
             state: State::Running,
@@ -148,6 +152,13 @@ impl BlkQueue {
             return Next::Idle;
         }
         self.take_slow(spares)
+    }
+
+    /// How many descriptors and ranges the slow way went through since this was asked last, whatever came of it: what a
+    /// request costs beyond what each does.
+    #[inline]
+    pub fn take_walked(&mut self) -> u32 {
+        mem::take(&mut self.walked)
     }
 
     #[cold]

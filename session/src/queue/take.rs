@@ -98,7 +98,9 @@ impl BlkQueue {
             Why::Old => self.next_old(),
             Why::Chain(head, read) => {
                 chain.clear();
-                match self.ring.walk(head, self.indirect, &self.table, &read, chain) {
+                let walked = self.ring.walk(head, self.indirect, &self.table, &read, chain);
+                self.walked = self.walked.saturating_add(chain.len() as u32);
+                match walked {
                     Ok(()) => self.take_any(head, chain, lists),
                     Err(why) => self.fail(why),
                 }

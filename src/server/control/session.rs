@@ -17,7 +17,7 @@ use nvme_session::memory::MemoryTable;
 use nvme_session::queue::{BlkQueue, QueueConfig};
 use nvme_session::virtqueue::{Broken, RingAddresses, RingError};
 
-use super::super::message::{NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
 use super::assign::SessionPair;
 use super::memory::MemoryJob;
 use super::{Anomaly, Control, Event};
@@ -368,13 +368,14 @@ impl Control {
             _ => return,
         };
         let worker = session.worker;
+        let group = if session.is_static { GroupKey::of_static(key) } else { GroupKey::FACTORY };
         let mut launched = Vec::new();
         for (index, state) in &mut session.queues {
             if let QueueState::Waiting(..) = state
                 && let QueueState::Waiting(queue, notify) = core::mem::replace(state, QueueState::Running)
             {
                 let key = QueueKey { session: key, index: *index };
-                launched.push(NewQueue { key, queue, pair, notify });
+                launched.push(NewQueue { key, group, queue, pair, notify });
             }
         }
         for new in launched {

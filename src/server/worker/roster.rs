@@ -1,7 +1,7 @@
 //! Who is served: sessions with their virtqueues, and whose turn it is.
 //!
-//! Turns go by session, then round robin by its virtqueues: however many virtqueues a session has, it has one turn in a
-//! pass, and one place in the line for a queue pair that is full. What a turn may cost is a [`Turn`].
+//! Turns go by group, then by session (`shares`), then round robin by its virtqueues: however many virtqueues a session has,
+//! it has one turn at a time, and one place in the line for a queue pair that is full. How long a turn may be is a [`Turn`](super::turns::Turn).
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -11,7 +11,8 @@ use nvme_platform::{Notify, Time};
 use nvme_session::queue::{BlkQueue, QueueTag};
 use slab::Slab;
 
-use super::super::message::{NewQueue, PairId, QueueKey, SessionKey};
+use super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey};
+use super::shares::{self, Group, Share, following, nanos};
 
 /// What is still owed to a virtqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +47,8 @@ pub(super) struct Queue {
     pub(super) duty: Duty,
     pub(super) activity: Activity,
     pub(super) last_work: Time,
+    /// When its driver was seen to kick it, until what it kicked for is taken.
+    pub(super) kicked: Option<Time>,
     /// It is in the list of those whose used ring has entries that were not published.
     pub(super) news: bool,
     /// Its session's place.
@@ -55,6 +58,9 @@ pub(super) struct Queue {
 /// A session, as far as this worker serves it.
 pub(super) struct Served {
     key: SessionKey,
+    /// Its group's place.
+    group: usize,
+    share: Share,
     /// Its device is lost: every request fails.
     pub(super) lost: bool,
     /// Its client is gone: what fails for the moment is not tried again.
@@ -69,39 +75,18 @@ pub(super) struct Served {
     waiting: VecDeque<usize>,
 }
 
-/// What a session may have done in one pass. Whatever a session's time is to be measured by is counted here: who has spent
-/// its turn goes on in the next pass, with the virtqueue at which it stopped.
-pub(super) struct Turn {
-    left: u32,
-}
-
-impl Turn {
-    /// Of so many requests.
-    pub(super) fn of(requests: u32) -> Self {
-        Self { left: requests }
-    }
-
-    /// How many requests may be taken from one virtqueue that is given `most` at once.
-    pub(super) fn allows(&self, most: u32) -> u32 {
-        self.left.min(most)
-    }
-
-    /// Whether nothing is left after so many more.
-    pub(super) fn spend(&mut self, requests: u32) -> bool {
-        self.left = self.left.saturating_sub(requests);
-        self.left == 0
-    }
-}
-
 /// All of them.
 #[derive(Default)]
 pub(super) struct Roster {
     queues: Slab<Queue>,
     sessions: Slab<Served>,
-    /// The places of the sessions that have polled virtqueues.
-    turns: Vec<usize>,
-    /// Which of these is first in the next pass.
-    first: usize,
+    groups: Slab<Group>,
+    /// The places of the groups that have sessions with polled virtqueues.
+    round: Vec<usize>,
+    /// Which of these is visited next.
+    next: usize,
+    /// How often a session was let out of a line.
+    let_in: u64,
     /// Tokens of the virtqueues whose used ring has news.
     news: Vec<usize>,
     /// How many virtqueues there have been: what tells the next from those.
@@ -111,20 +96,9 @@ pub(super) struct Roster {
 impl Roster {
     /// Takes a virtqueue in. It is polled.
     pub(super) fn add(&mut self, new: NewQueue, now: Time) {
-        let NewQueue { key, queue: mut virtqueue, pair, notify } = new;
+        let NewQueue { key, group, queue: mut virtqueue, pair, notify } = new;
         let found = self.sessions.iter().find(|(_, s)| s.key == key.session).map(|(place, _)| place);
-        let session = found.unwrap_or_else(|| {
-            let (queues, polled, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
-            self.sessions.insert(Served {
-                key: key.session,
-                lost: false,
-                withdrawn: false,
-                queues,
-                polled,
-                first: 0,
-                waiting,
-            })
-        });
+        let session = found.unwrap_or_else(|| self.enter(key.session, group));
         let entry = self.queues.vacant_entry();
         let token = entry.key();
         self.lives = self.lives.wrapping_add(1);
@@ -138,6 +112,7 @@ impl Roster {
             duty,
             activity,
             last_work: now,
+            kicked: None,
             news: false,
             session,
         });
@@ -147,18 +122,41 @@ impl Roster {
         self.wake(token);
     }
 
-    /// Lets a virtqueue go; its session too with the last one.
+    /// A session comes, and its group with the first.
+    fn enter(&mut self, key: SessionKey, group: GroupKey) -> usize {
+        let found = self.groups.iter().find(|(_, g)| g.key == group).map(|(place, _)| place);
+        let group = found.unwrap_or_else(|| self.groups.insert(Group::new(group)));
+        if let Some(group) = self.groups.get_mut(group) {
+            group.sessions += 1;
+        }
+        let (queues, polled, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
+        let share = Share::default();
+        let (lost, withdrawn) = (false, false);
+        self.sessions.insert(Served { key, group, share, lost, withdrawn, queues, polled, first: 0, waiting })
+    }
+
+    /// Lets a virtqueue go; its session too with the last one, and its group with the last session.
     pub(super) fn remove(&mut self, token: usize) -> Option<Queue> {
         let queue = self.queues.try_remove(token)?;
         self.news.retain(|t| *t != token);
         let served = self.sessions.get_mut(queue.session)?;
         served.queues.retain(|t| *t != token);
         served.polled.retain(|t| *t != token);
-        if served.polled.is_empty() {
-            self.turns.retain(|place| *place != queue.session);
-        }
-        if served.queues.is_empty() {
+        let (place, is_idle, is_over) = (served.group, served.polled.is_empty(), served.queues.is_empty());
+        if is_over {
             self.sessions.remove(queue.session);
+        }
+        if let Some(group) = self.groups.get_mut(place) {
+            if is_idle {
+                group.turns.retain(|session| *session != queue.session);
+            }
+            group.sessions -= usize::from(is_over);
+            if group.turns.is_empty() {
+                self.round.retain(|group| *group != place);
+            }
+            if group.sessions == 0 {
+                self.groups.remove(place);
+            }
         }
         Some(queue)
     }
@@ -230,8 +228,16 @@ impl Roster {
         queue.virtqueue.ignore_kicks();
         queue.activity = Activity::Polled;
         if let Some(served) = self.sessions.get_mut(queue.session) {
-            if served.polled.is_empty() {
-                self.turns.push(queue.session);
+            if served.polled.is_empty()
+                && let Some(group) = self.groups.get_mut(served.group)
+            {
+                if group.turns.is_empty() {
+                    self.round.push(served.group);
+                }
+                // After a turn in which it came to wait for its pair it is still there.
+                if !group.turns.contains(&queue.session) {
+                    group.turns.push(queue.session);
+                }
             }
             served.polled.push(token);
         }
@@ -269,6 +275,24 @@ impl Roster {
         }
     }
 
+    /// As [`publish`](Self::publish), outside of a turn: each session pays for what telling its driver takes.
+    pub(super) fn publish_on_account(&mut self, time: &mut Time, clock: &dyn Fn() -> Time) {
+        for at in 0..self.news.len() {
+            let Some(queue) = self.news.get(at).and_then(|token| self.queues.get_mut(*token)) else {
+                continue;
+            };
+            queue.news = false;
+            queue.last_work = *time;
+            if queue.virtqueue.publish() {
+                queue.notify.used();
+                let (session, then) = (queue.session, *time);
+                *time = clock();
+                self.pay(session, nanos(*time - then));
+            }
+        }
+        self.news.clear();
+    }
+
     /// The next virtqueue of a session that waits for its pair. It waits no more, and has no turns yet.
     pub(super) fn next_waiting(&mut self, session: usize) -> Option<usize> {
         let token = self.sessions.get_mut(session)?.waiting.pop_front()?;
@@ -293,14 +317,95 @@ impl Roster {
         served.waiting.is_empty().then_some(session)
     }
 
-    /// How many sessions have a turn in this pass.
-    pub(super) fn turns(&self) -> usize {
-        self.turns.len()
+    /// How many groups have a turn in a round.
+    pub(super) fn groups(&self) -> usize {
+        self.round.len()
     }
 
-    /// The session whose turn it is, `at` turns after the first.
-    pub(super) fn turn(&self, at: usize) -> Option<usize> {
-        self.turns.get((self.first + at) % self.turns.len().max(1)).copied()
+    /// Visits the next group: its place, and whether it may have a turn.
+    pub(super) fn next_group(&mut self) -> Option<(usize, bool)> {
+        let place = following(&self.round, &mut self.next)?;
+        Some((place, self.groups.get_mut(place)?.share.visit(shares::GROUP)))
+    }
+
+    /// How many sessions of a group have a turn in a round of it.
+    pub(super) fn sessions(&self, group: usize) -> usize {
+        self.groups.get(group).map_or(0, |group| group.turns.len())
+    }
+
+    /// Visits the next session of a group: its place, and whether it may have a turn.
+    pub(super) fn next_session(&mut self, group: usize) -> Option<(usize, bool)> {
+        let place = self.groups.get_mut(group)?.next()?;
+        Some((place, self.sessions.get_mut(place)?.share.visit(shares::SESSION)))
+    }
+
+    /// A session pays for a turn, and its group with it. Whether each of them may go on.
+    pub(super) fn pay(&mut self, session: usize, cost: i64) -> (bool, bool) {
+        let Some(served) = self.sessions.get_mut(session) else { return (false, false) };
+        served.share.pay(cost);
+        let Some(group) = self.groups.get_mut(served.group) else { return (false, false) };
+        group.share.pay(cost);
+        (served.share.may(), group.share.may())
+    }
+
+    /// A session has nothing to do for now.
+    pub(super) fn rest(&mut self, session: usize) {
+        if let Some(served) = self.sessions.get_mut(session) {
+            served.share.rest();
+        }
+    }
+
+    /// No session of a group has anything to do for now.
+    pub(super) fn rest_group(&mut self, group: usize) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.share.rest();
+        }
+    }
+
+    /// Forgives the groups as much as lets one more of them have a turn; false when none is in debt.
+    pub(super) fn forgive_groups(&mut self) -> bool {
+        let debts = self.round.iter().filter_map(|place| self.groups.get(*place)?.share.debt());
+        let Some(least) = debts.min() else { return false };
+        for place in &self.round {
+            if let Some(group) = self.groups.get_mut(*place) {
+                group.share.forgive(least);
+            }
+        }
+        true
+    }
+
+    /// The same among the sessions of a group.
+    pub(super) fn forgive_sessions(&mut self, group: usize) -> bool {
+        let Some(group) = self.groups.get(group) else { return false };
+        let debts = group.turns.iter().filter_map(|place| self.sessions.get(*place)?.share.debt());
+        let Some(least) = debts.min() else { return false };
+        for place in &group.turns {
+            if let Some(served) = self.sessions.get_mut(*place) {
+                served.share.forgive(least);
+            }
+        }
+        true
+    }
+
+    /// Of the sessions in a line, the one to be let out: of the group whose turn there is longest ago, the first.
+    pub(super) fn next_in(&mut self, line: &mut VecDeque<usize>) -> Option<usize> {
+        let group = |session: &usize| self.sessions.get(*session).and_then(|s| self.groups.get(s.group));
+        let since = line.iter().map(|session| group(session).map_or(0, |g| g.let_in));
+        let (at, _) = since.enumerate().min_by_key(|(_, since)| *since)?;
+        let session = line.remove(at)?;
+        self.let_in += 1;
+        if let Some(served) = self.sessions.get(session)
+            && let Some(group) = self.groups.get_mut(served.group)
+        {
+            group.let_in = self.let_in;
+        }
+        Some(session)
+    }
+
+    /// The pair that serves a session: one for all its virtqueues.
+    pub(super) fn pair_of(&self, session: usize) -> Option<PairId> {
+        let token = self.sessions.get(session)?.queues.first()?;
+        self.queues.get(*token).map(|queue| queue.pair)
     }
 
     /// How many virtqueues have a turn in this turn of their session.
@@ -327,24 +432,29 @@ impl Roster {
         }
     }
 
-    /// All had their turns, and another session is first next time, so that a full pair starves nobody.
+    /// Who has no polled virtqueue any more has no turns.
     pub(super) fn end_turns(&mut self) {
-        let sessions = &self.sessions;
-        self.turns.retain(|place| sessions.get(*place).is_some_and(|served| !served.polled.is_empty()));
-        self.first = if self.first + 1 < self.turns.len() { self.first + 1 } else { 0 };
+        let (sessions, groups) = (&self.sessions, &mut self.groups);
+        self.round.retain(|place| {
+            let Some(group) = groups.get_mut(*place) else { return false };
+            group.turns.retain(|place| sessions.get(*place).is_some_and(|s| !s.polled.is_empty()));
+            !group.turns.is_empty()
+        });
     }
 
     /// Whether more than one virtqueue is polled.
     pub(super) fn is_crowded(&self) -> bool {
-        let first = self.turns.first().and_then(|place| self.sessions.get(*place));
-        self.turns.len() > 1 || first.is_some_and(|served| served.polled.len() > 1)
+        let groups = self.round.iter().filter_map(|place| self.groups.get(*place));
+        let sessions = groups.flat_map(|group| &group.turns).filter_map(|place| self.sessions.get(*place));
+        sessions.map(|served| served.polled.len()).sum::<usize>() > 1
     }
 
     /// Lets virtqueues without work ask for kicks, those of which `which` says so. True when none is polled any more.
     pub(super) fn let_sleep(&mut self, which: impl Fn(&Queue) -> bool) -> bool {
-        for place in &self.turns {
-            let Some(served) = self.sessions.get_mut(*place) else { continue };
-            let queues = &mut self.queues;
+        let (groups, sessions, queues) = (&self.groups, &mut self.sessions, &mut self.queues);
+        let groups = self.round.iter().filter_map(|place| groups.get(*place));
+        for place in groups.flat_map(|group| &group.turns) {
+            let Some(served) = sessions.get_mut(*place) else { continue };
             served.polled.retain(|token| {
                 let Some(queue) = queues.get_mut(*token) else { return false };
                 let idle = match queue.duty {
@@ -360,7 +470,7 @@ impl Roster {
             });
         }
         self.end_turns();
-        self.turns.is_empty()
+        self.round.is_empty()
     }
 }
 
@@ -375,17 +485,5 @@ impl Queue {
             line.push_back(self.session);
         }
         served.waiting.push_back(token);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_turn_is_spent_by_all_virtqueues_together() {
-        let mut turn = Turn::of(10);
-        assert_eq!((turn.allows(8), turn.spend(8), turn.allows(8), turn.spend(2)), (8, false, 2, true));
-        assert!(turn.spend(1), "one more than it had");
     }
 }

@@ -33,7 +33,7 @@ pub fn serve(config: Config, soft: nvme_soft::Config, now: fn() -> Time) {
         while let Some((_, message)) = control.take_message() {
             worker.handle(message, now());
         }
-        worker.pass(now());
+        worker.pass(now(), &now);
         while let Some(message) = worker.take_message() {
             control.from_worker(0, message, now());
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub(crate) enum Message {
 pub(crate) struct Handle {
     messages: Sender<Message>,
     news: Receiver<FromWorker>,
+    /// The longest time from seeing a kick to taking what it was for, in nanoseconds.
+    longest_wait: Arc<AtomicU64>,
 }
 
 /// The thread is gone, or does not take messages: the server cannot go on.
@@ -72,6 +75,7 @@ impl Handle {
         let epoll = Epoll::new()?;
         epoll.add(&*own, BELL, Interest::ReadEdge)?;
         let worker = Worker::new(poll_for);
+        let longest_wait = Arc::new(AtomicU64::new(0));
         let thread = Thread {
             worker,
             epoll,
@@ -82,12 +86,13 @@ impl Handle {
             kicks: HashMap::new(),
             interrupts: Arc::clone(interrupts),
             vectors: HashMap::new(),
+            longest_wait: Arc::clone(&longest_wait),
         };
         let (ready, is_ready) = mpsc::sync_channel(1);
         thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.start(ring, &ready))?;
         // The ring is enabled by the thread that uses it, and before the sandbox closes.
         is_ready.recv().map_err(|_| io::Error::other("a worker did not start"))??;
-        Ok(Self { messages, news })
+        Ok(Self { messages, news, longest_wait })
     }
 
     /// A client that asks for much can fill the inbox; then control waits for the worker, which never waits for control.
@@ -109,6 +114,11 @@ impl Handle {
         Err(WorkerLost)
     }
 
+    /// The longest time that ever passed from the worker's seeing a kick to taking what it was for.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        Duration::from_nanos(self.longest_wait.load(Ordering::Relaxed))
+    }
+
     /// The next news; an error when the thread is gone.
     pub(crate) fn receive(&self) -> Result<Option<FromWorker>, WorkerLost> {
         self.news.receive().map_err(|Closed| WorkerLost)
@@ -128,6 +138,7 @@ struct Thread {
     interrupts: Arc<AllInterrupts>,
     /// The vectors (controller and number) that are watched, and the pairs here that use each.
     vectors: HashMap<(u16, u16), Vec<PairId>>,
+    longest_wait: Arc<AtomicU64>,
 }
 
 impl Thread {
@@ -156,11 +167,13 @@ impl Thread {
             if self.bell.take() && !self.receive(time) {
                 return;
             }
-            let pass = self.worker.pass(time);
+            let pass = self.worker.pass(time, &now);
             self.report();
             // What the pass began goes out, and what came back is the next pass's.
             let worked = station::turn() || pass.worked;
             time = now();
+            let longest = u64::try_from(self.worker.longest_wait().as_nanos()).unwrap_or(u64::MAX);
+            self.longest_wait.store(longest, Ordering::Relaxed);
             if worked {
                 last_work = time;
             }

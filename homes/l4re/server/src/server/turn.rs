@@ -60,7 +60,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         if self.control_at.is_some_and(|at| at <= now) {
             self.poll_control(now);
         }
-        let pass = self.worker.pass(now);
+        let kernel = &self.kernel;
+        let pass = self.worker.pass(now, &|| kernel.now());
         if self.kernel.vanished() {
             self.memory_vanished(now);
         }

@@ -273,6 +273,10 @@ impl Server {
             self.unmask_pins();
             self.expire(time);
             if self.down {
+                for (index, worker) in self.workers.iter().enumerate() {
+                    let longest = worker.longest_wait().as_micros();
+                    log::info!(target: OPERATOR, "worker {index}: no kick waited longer than {longest} µs");
+                }
                 return Ok(());
             }
             if !self.bell.arm() {

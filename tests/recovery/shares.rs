@@ -1,0 +1,290 @@
+//! A worker's time is shared by group and by session, whatever their requests cost: in simulated time, in which a command takes
+//! a microsecond, and each of its bytes an eighth of a nanosecond.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_core::server::control::{Config, MemoryChange};
+use nvme_core::server::message::SessionKey;
+use nvme_platform::Time;
+use nvme_session::dataspace::{Claim, File, FileId};
+use nvme_soft::{Config as Soft, MemoryMedium, NamespaceConfig, SoftHandle};
+
+use crate::client::{Client, IN, IOERR, OK, region};
+use crate::rig::{MS, Rig, config, policy, soft};
+
+/// What a command takes.
+const COMMAND: Duration = Duration::from_micros(1);
+/// Where regions of their own begin.
+const FAR: u64 = 1 << 32;
+
+/// Two queue pairs: one for the scan and one for all sessions.
+fn one_pair() -> Soft {
+    Soft { queues: 2, faults: None, ..soft("d0") }
+}
+
+/// The same with a disk of so many bytes, most of which nobody touches.
+fn one_pair_of(bytes: usize) -> Soft {
+    let disk = Arc::new(MemoryMedium::new(bytes).unwrap());
+    Soft { namespaces: vec![NamespaceConfig::new(disk)], ..one_pair() }
+}
+
+fn rig(device: Soft) -> Rig {
+    Rig::with(Config { queues: 64, ..config() }, vec![device])
+}
+
+/// What the controller did so far, as time.
+fn spent(handle: &SoftHandle) -> Duration {
+    let all = handle.statistics();
+    COMMAND * (all.reads + all.writes) as u32 + Duration::from_nanos((all.bytes_read + all.bytes_written) / 8)
+}
+
+/// A client that always has so many requests on each of its queues.
+struct Load {
+    client: Client,
+    /// Bytes of each request.
+    len: u32,
+    at: u64,
+    depth: u16,
+    done: u64,
+}
+
+impl Load {
+    fn new(client: Client, at: u64, len: u32, depth: u16) -> Self {
+        Self { client, len, at, depth, done: 0 }
+    }
+
+    /// Of 4 KiB, on queues that are full.
+    fn small(client: Client) -> Self {
+        Self::new(client, Client::place(0), 4096, 60)
+    }
+
+    fn ask(&mut self, queue: usize, slot: u16) {
+        self.client.ask(queue, slot, IN, 0, self.at, self.len);
+    }
+
+    fn start(&mut self, rig: &mut Rig) {
+        for queue in 0..self.client.rings.len() {
+            (0..self.depth).for_each(|slot| self.ask(queue, slot));
+            rig.kick(&self.client, queue);
+        }
+    }
+
+    fn refill(&mut self) {
+        for queue in 0..self.client.rings.len() {
+            for slot in self.client.used(queue) {
+                self.done += 1;
+                self.ask(queue, slot);
+            }
+        }
+    }
+
+    /// What its requests took.
+    fn time(&self) -> Duration {
+        COMMAND * self.done as u32 + Duration::from_nanos(self.done * u64::from(self.len) / 8)
+    }
+}
+
+/// Passes until so much time has gone by. How much did.
+fn contend(rig: &mut Rig, loads: &mut [Load], time: Duration) -> Duration {
+    loads.iter_mut().for_each(|load| load.start(rig));
+    let (start, before) = (rig.now, spent(&rig.handles[0]));
+    let handle = rig.handles[0].clone();
+    let clock = || start + (spent(&handle) - before);
+    for _ in 0..1_000_000 {
+        rig.now = clock();
+        if rig.now - start >= time {
+            break;
+        }
+        rig.workers[0].pass(rig.now, &clock);
+        loads.iter_mut().for_each(Load::refill);
+    }
+    rig.now - start
+}
+
+fn many_queues(rig: &mut Rig, words: &[&str], queues: usize) -> Client {
+    let mut client = rig.client(words);
+    (1..queues).for_each(|_| rig.start(&mut client).unwrap());
+    client
+}
+
+/// Whether so much of the whole is about a half.
+fn is_half(part: Duration, all: Duration) -> bool {
+    part * 20 >= all * 9 && part * 20 <= all * 11
+}
+
+#[test]
+fn sixty_four_queues_have_the_same_share_as_one() {
+    let mut rig = rig(one_pair());
+    let many = many_queues(&mut rig, &["device=d0:n1", "read-only"], 64);
+    let one = rig.client(&["device=d0:n1", "read-only"]);
+    rig.step();
+    let mut loads = [Load::small(many), Load::small(one)];
+    let all = contend(&mut rig, &mut loads, 50 * MS);
+    assert!(is_half(loads[1].time(), all), "{:?} of {all:?}", loads[1].time());
+}
+
+/// A client with a region of so many bytes apart.
+fn with_region(rig: &mut Rig, words: &[&str], len: u64) -> Client {
+    let client = rig.client(words);
+    let (claim, file) = region(FAR, len, 1000);
+    let window = nvme_mem::heap(len as usize).unwrap();
+    rig.change(&client, &MemoryChange::Add(claim, file), |_| Some(window.clone())).unwrap();
+    client
+}
+
+#[test]
+fn a_request_of_256_mib_holds_up_no_request_of_4_kib() {
+    const LARGE: u32 = 256 << 20;
+    let mut rig = rig(one_pair_of(LARGE as usize));
+    let large = with_region(&mut rig, &["device=d0:n1", "read-only"], LARGE.into());
+    let small = rig.client(&["device=d0:n1", "read-only"]);
+    rig.step();
+    let mut loads = [Load::new(large, FAR, LARGE, 32), Load::small(small)];
+    let all = contend(&mut rig, &mut loads, 10 * MS);
+    assert_eq!(loads[0].done, 0, "it takes longer than that");
+    assert!(is_half(loads[1].time(), all), "{:?} of {all:?}", loads[1].time());
+    // What came of it is known at the end.
+    let mut slots = vec![0];
+    for _ in 0..1_000_000 {
+        rig.workers[0].pass(rig.now, &|| rig.now);
+        slots.retain(|slot| !loads[0].client.used(0).contains(slot));
+        if slots.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(loads[0].client.status(0, 0), OK);
+}
+
+/// A request of 250 buffers over all of 480 regions of a page each: too many ranges, which is known only after many of them.
+fn ask_for_too_much(client: &mut Client, queue: usize) {
+    let buffers = [(FAR, 480 * 4096); 250];
+    client.ask_chain(queue, IN, 0, &buffers);
+}
+
+#[test]
+fn requests_that_are_refused_late_are_paid_for() {
+    const QUEUES: usize = 32;
+    let mut rig = rig(one_pair_of(512 << 20));
+    let mut odd = many_queues(&mut rig, &["device=d0:n1", "read-only"], QUEUES);
+    for page in 0..480 {
+        let at = FAR + page * 4096;
+        let claim = Claim { guest: at, user: at, len: 4096, offset: page * 4096 };
+        let file =
+            File { id: FileId(1, 2000), size: 480 * 4096, writable: true, memory: true, trusted: false };
+        let window = nvme_mem::heap(4096).unwrap();
+        rig.change(&odd, &MemoryChange::Add(claim, file), |_| Some(window.clone())).unwrap();
+    }
+    // As many requests as two turns of others give it time for.
+    let good = many_queues(&mut rig, &["device=d0:n1", "read-only"], 4);
+    rig.step();
+    let mut load = Load::small(good);
+    load.start(&mut rig);
+    for queue in 0..QUEUES {
+        ask_for_too_much(&mut odd, queue);
+        rig.kick(&odd, queue);
+    }
+    let mut refused = 0;
+    for _ in 0..2000 {
+        // The time stands still: what counts is how much was gone through.
+        let now = rig.now;
+        rig.workers[0].pass(now, &|| now);
+        load.refill();
+        for queue in 0..QUEUES {
+            if !odd.used(queue).is_empty() {
+                refused += 1;
+                assert_eq!(odd.status(queue, 0), IOERR);
+                ask_for_too_much(&mut odd, queue);
+            }
+        }
+    }
+    assert!(refused > 100 && load.done > 100 * refused, "{} beside {refused} that were refused", load.done);
+}
+
+/// A session of a static client's.
+fn static_client(rig: &mut Rig, words: &[&str]) -> SessionKey {
+    let client = policy(words);
+    rig.control.catalogue_mut().reserve(&client).unwrap();
+    rig.control.create(&client, true).unwrap()
+}
+
+#[test]
+fn a_group_of_sixty_four_sessions_has_the_same_share_as_a_group_of_one() {
+    let mut rig = rig(one_pair());
+    let key = static_client(&mut rig, &["device=d0:n1", "read-only"]);
+    let one = rig.client_of(key);
+    let mut loads: Vec<_> =
+        (0..64).map(|_| Load::small(rig.client(&["device=d0:n1", "read-only"]))).collect();
+    loads.push(Load::small(one));
+    rig.step();
+    let all = contend(&mut rig, &mut loads, 100 * MS);
+    let one = loads.pop().unwrap();
+    assert!(is_half(one.time(), all), "{:?} of {all:?}", one.time());
+    let done: Vec<u64> = loads.iter().map(|load| load.done).collect();
+    let (least, most) = (done.iter().min().unwrap(), done.iter().max().unwrap());
+    assert!(*least > 0 && most - least <= least / 4 + 64, "and in it all have the same: {done:?}");
+}
+
+#[test]
+fn who_is_held_back_has_turns_again_soon_and_at_once_when_nobody_else_has_work() {
+    for others in [false, true] {
+        let mut rig = rig(one_pair());
+        let mut slow = rig.client(&["device=d0:n1", "read-only"]);
+        let mut other = Load::small(rig.client(&["device=d0:n1", "read-only"]));
+        rig.step();
+        let handle = rig.handles[0].clone();
+        let (start, before, lost) = (rig.now, spent(&handle), Cell::new(Duration::ZERO));
+        let clock = || -> Time { start + (spent(&handle) - before) + lost.get() };
+        slow.ask(0, 0, IN, 0, Client::place(0), 4096);
+        rig.kick(&slow, 0);
+        // The turn takes a second: memory that is not there, say.
+        rig.workers[0].pass(rig.now, &|| {
+            lost.set(Duration::from_secs(1));
+            clock()
+        });
+        assert_eq!(slow.used(0), [0]);
+        rig.now = clock();
+        if others {
+            other.start(&mut rig);
+        }
+        slow.ask(0, 1, IN, 0, Client::place(0), 4096);
+        rig.kick(&slow, 0);
+        let (asked, mut passes) = (rig.now, 0);
+        while slow.used(0).is_empty() {
+            rig.now = clock();
+            rig.workers[0].pass(rig.now, &clock);
+            other.refill();
+            passes += 1;
+            assert!(rig.now - asked < 10 * MS, "it is not served");
+        }
+        assert_eq!(passes == 1, !others, "{passes} passes beside others: {others}");
+        assert!(!others || other.time() > MS, "others have what it owes: {:?}", other.time());
+        let longest = rig.workers[0].longest_wait();
+        assert!(longest < 10 * MS && (longest > MS) == others, "{longest:?}");
+    }
+}
+
+#[test]
+fn a_pass_ends_though_many_groups_have_work_without_end() {
+    let mut rig = rig(one_pair());
+    let keys: Vec<_> = (0..40).map(|_| static_client(&mut rig, &["device=d0:n1", "read-only"])).collect();
+    let mut loads: Vec<_> = keys.into_iter().map(|key| Load::small(rig.client_of(key))).collect();
+    rig.step();
+    loads.iter_mut().for_each(|load| load.start(&mut rig));
+    let handle = rig.handles[0].clone();
+    let (start, before) = (rig.now, spent(&handle));
+    let clock = || start + (spent(&handle) - before);
+    let mut longest = Duration::ZERO;
+    while rig.now - start < 20 * MS {
+        let begin = clock();
+        rig.workers[0].pass(begin, &clock);
+        rig.now = clock();
+        longest = longest.max(rig.now - begin);
+        loads.iter_mut().for_each(Load::refill);
+    }
+    assert!(longest <= Duration::from_micros(250), "{longest:?}");
+    let done: Vec<u64> = loads.iter().map(|load| load.done).collect();
+    let (least, most) = (done.iter().min().unwrap(), done.iter().max().unwrap());
+    assert!(*least > 0 && most - least <= least / 4 + 64, "{done:?}");
+}
