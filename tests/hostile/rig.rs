@@ -30,12 +30,14 @@ pub(crate) struct Setup {
     pub(crate) bystander: bool,
     /// Most descriptors that the server may have.
     pub(crate) descriptors: Option<u64>,
+    /// What starts the server: a program and its arguments.
+    pub(crate) starter: &'static [&'static str],
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let image = disk::image(512);
-        Self { image, block: 512, arguments: Vec::new(), bystander: true, descriptors: None }
+        Self { image, block: 512, arguments: Vec::new(), bystander: true, descriptors: None, starter: &[] }
     }
 }
 
@@ -73,9 +75,14 @@ impl Rig {
         let dir = disk::memory_dir();
         let disk = Disk::new(dir.path(), setup.image);
         let program = env!("CARGO_BIN_EXE_nvme-drv");
-        let mut command = match setup.descriptors {
-            None => Command::new(program),
-            Some(n) => {
+        let mut command = match (setup.descriptors, setup.starter) {
+            (None, []) => Command::new(program),
+            (None, [starter, arguments @ ..]) => {
+                let mut command = Command::new(starter);
+                command.args(arguments).arg(program);
+                command
+            }
+            (Some(n), _) => {
                 let mut command = Command::new("sh");
                 command.args(["-c", &format!("ulimit -n {n} && exec \"$0\" \"$@\""), program]);
                 command

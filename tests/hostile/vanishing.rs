@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_ge
 
 use crate::disk::memory_dir;
 use crate::raw::Raw;
-use crate::rig::{Rig, WAIT, attack};
+use crate::rig::{Rig, Setup, WAIT, attack, attack_on};
 
 const RAM: u64 = 1 << 20;
 const DATA: u64 = 1 << 30;
@@ -101,6 +101,24 @@ fn data_memory_truncated_in_mid_io_costs_its_own_session_only() {
             }
         }
     });
+}
+
+#[test]
+fn data_memory_truncated_in_mid_io_does_no_more_where_the_parent_left_all_signals_blocked_or_ignored() {
+    for starter in [
+        &["env", "--block-signal", "--default-signal"][..],
+        &["env", "--ignore-signal=BUS,PIPE,URG,XFSZ,SEGV", "--block-signal=BUS,URG"],
+    ] {
+        attack_on(Setup { starter, ..Setup::default() }, |rig| {
+            for file in files() {
+                let mut client = client(rig, memfd(LEN, false).unwrap(), file);
+                in_mid_io(&mut client, |c| ftruncate(c.memory.file(1).unwrap(), 4096).unwrap());
+                told(&client);
+                rig.goes_on();
+            }
+            next_client(rig);
+        });
+    }
 }
 
 #[test]

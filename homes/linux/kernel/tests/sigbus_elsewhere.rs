@@ -1,4 +1,4 @@
-//! SIGBUS that has nothing to do with a window. A program of its own: it starts processes, which hold copies of every descriptor
+//! SIGBUS that has nothing to do with a window, or comes where memory is refused. A program of its own: it starts processes, which hold copies of every descriptor
 //! for a moment.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +29,60 @@ fn dies_of(test: &str) -> Option<i32> {
 fn a_fault_outside_the_windows_ends_the_process_as_before() {
     assert_eq!(dies_of("child_that_faults_elsewhere"), Some(7));
     assert_eq!(dies_of("child_that_is_sent_the_signal"), Some(7));
+}
+
+/// Whether the test's process ends well.
+fn lives_through(test: &str) {
+    let program = std::env::current_exe().unwrap();
+    let out = Command::new(program).args(["--exact", "--ignored", "--nocapture", test]).output().unwrap();
+    assert!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn a_fault_is_mended_where_the_kernel_commits_no_more_memory() {
+    lives_through("child_that_is_refused_memory");
+}
+
+#[test]
+#[ignore = "run by a_fault_is_mended_where_the_kernel_commits_no_more_memory"]
+fn child_that_is_refused_memory() {
+    use seccompiler::{
+        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+        apply_filter,
+    };
+
+    let fds: [OwnedFd; 2] = std::array::from_fn(|_| {
+        let fd = memfd();
+        ftruncate(&fd, 1 << 20).unwrap();
+        fd
+    });
+    let windows: Vec<_> = fds
+        .iter()
+        .map(|fd| {
+            MemoryFile::open(fd.try_clone().unwrap(), &Trusted::new()).unwrap().map(0, 1 << 20).unwrap()
+        })
+        .collect();
+    // A private writable anonymous mapping is refused, as it is at the commit limit of `vm.overcommit_memory=2`.
+    let masked = |argument, mask| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(mask), mask).unwrap()
+    };
+    let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+    let rule = SeccompRule::new(vec![masked(2, libc::PROT_WRITE as u64), masked(3, private)]).unwrap();
+    let rules = [(libc::SYS_mmap, vec![rule])].into_iter().collect();
+    let refuse = SeccompAction::Errno(libc::ENOMEM.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).unwrap();
+    let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+    apply_filter(&program).unwrap();
+    for fd in &fds {
+        ftruncate(fd, 0).unwrap();
+    }
+    let mut bytes = [1; 0x1000];
+    windows[0].read(0x8000, &mut bytes).unwrap();
+    assert!(windows[0].failed() && bytes == [0; 0x1000]);
+    windows[1].fill(0, 1 << 20, 7).unwrap();
+    windows[1].read(0, &mut bytes).unwrap();
+    assert!(windows[1].failed());
 }
 
 #[test]

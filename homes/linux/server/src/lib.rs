@@ -124,6 +124,7 @@ fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
     };
     let words: Result<Vec<CapWord>, CapError> = options.extra.caps.iter().map(read).collect();
     let start = start.ok_or_else(|| Failure::Failed("the process has other threads already".into()))?;
+    start.reset_signals();
     let taken = start.take(words.as_deref().unwrap_or_default());
     logger::init(verbosity)?;
     settle_signals()?;

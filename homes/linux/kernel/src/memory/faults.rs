@@ -167,11 +167,12 @@ pub(crate) fn map_image(
     let whole = whole.ok_or("too long to be mapped")?;
     let own = file.try_clone_to_owned().map_err(|e| e.to_string())?;
     let faults = Arc::new(Faults::new(own, whole, writable));
-    let mapped =
-        mapping::map_with(file, 0, whole, writable, Some(Arc::clone(&faults))).map_err(|e| match e {
+    let mapped = mapping::map_with(file, 0, whole, PAGE, writable, Some(Arc::clone(&faults))).map_err(
+        |e| match e {
             mapping::MapError::TooMany => "the server has no room for another window".into(),
             mapping::MapError::System(e) => format!("mmap: {e}"),
-        })?;
+        },
+    )?;
     // Nobody has used it yet.
     faults.base.store(mapped.address(), Ordering::Relaxed);
     let size = usize::try_from(size).map_err(|e| e.to_string())?;

@@ -127,11 +127,13 @@ impl MemoryFile {
         let whole = end.checked_next_multiple_of(self.checked.block).map(|end| end - start).ok_or(beyond)?;
         let too_long = |_| Refusal::System("mmap", Errno::NOMEM);
         let whole = usize::try_from(whole).map_err(too_long)?;
-        let window =
-            mapping::map(self.file.as_fd(), start, whole, self.checked.writable).map_err(|e| match e {
+        let block = usize::try_from(self.checked.block).map_err(too_long)?;
+        let window = mapping::map(self.file.as_fd(), start, whole, block, self.checked.writable).map_err(
+            |e| match e {
                 MapError::TooMany => Refusal::TooManyWindows,
                 MapError::System(e) => Refusal::System("mmap", e),
-            })?;
+            },
+        )?;
         let page = PAGE as u64;
         let first = offset & !(page - 1);
         // `end` was rounded up without overflow to a larger block above.

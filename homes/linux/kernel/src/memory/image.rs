@@ -116,11 +116,12 @@ impl ImageFile {
         }
         let whole = size.checked_next_multiple_of(PAGE as u64).and_then(|n| usize::try_from(n).ok());
         let whole = whole.ok_or(ImageError::System("mmap", Errno::NOMEM))?;
-        let mapped =
-            mapping::map(file.as_fd(), 0, whole, access == ImageAccess::ReadWrite).map_err(|e| match e {
+        let mapped = mapping::map(file.as_fd(), 0, whole, PAGE, access == ImageAccess::ReadWrite).map_err(
+            |e| match e {
                 MapError::TooMany => ImageError::TooManyWindows,
                 MapError::System(e) => ImageError::System("mmap", e),
-            })?;
+            },
+        )?;
         let size = usize::try_from(size).map_err(|_| ImageError::OutOfBounds)?;
         let window = mapped.sub(0, size).map_err(|_| ImageError::OutOfBounds)?;
         Ok(Self { file, window, access })

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::faults::Faults;
-use super::sigbus::{self, Registration};
+use super::sigbus::{self, Range, Registration};
 
 /// The huge page of this machine, and the large page of its IOMMU.
 const HUGE: usize = 2 << 20;
@@ -28,9 +28,18 @@ pub(super) enum MapError {
 struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    block: usize,
+    writable: bool,
     registration: OnceLock<Registration>,
     /// Who minds single pages; the handler refers to it.
     faults: Option<Arc<Faults>>,
+}
+
+impl Mapping {
+    fn range(&self) -> Range {
+        let Self { base, len, block, writable, .. } = self;
+        Range { base: base.as_ptr().expose_provenance(), len: *len, block: *block, writable: *writable }
+    }
 }
 
 // SAFETY: the bytes are reached through windows alone, which copy and never refer.
@@ -48,10 +57,16 @@ impl Drop for Mapping {
     }
 }
 
-/// Maps `len` bytes of a file from `offset`, both multiples of its block size. Shared and never executable; kept out of core
+/// Maps `len` bytes of a file from `offset`, both multiples of the size of its pages, `block`. Shared and never executable; kept out of core
 /// dumps, since it is the client's, and out of children, so that no fork keeps a client's memory alive.
-pub(super) fn map(fd: BorrowedFd<'_>, offset: u64, len: usize, writable: bool) -> Result<Window, MapError> {
-    map_with(fd, offset, len, writable, None)
+pub(super) fn map(
+    fd: BorrowedFd<'_>,
+    offset: u64,
+    len: usize,
+    block: usize,
+    writable: bool,
+) -> Result<Window, MapError> {
+    map_with(fd, offset, len, block, writable, None)
 }
 
 /// As [`map`]; with `faults` a page that cannot be had is theirs, and the window does not fail.
@@ -59,6 +74,7 @@ pub(super) fn map_with(
     fd: BorrowedFd<'_>,
     offset: u64,
     len: usize,
+    block: usize,
     writable: bool,
     faults: Option<Arc<Faults>>,
 ) -> Result<Window, MapError> {
@@ -68,16 +84,16 @@ pub(super) fn map_with(
     let base = like_its_file(fd, offset, len, protection).map_err(MapError::System)?;
     let base = NonNull::new(base.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
     // Windows are looked up by address in the handler.
-    let address = base.as_ptr().expose_provenance();
     let minds = faults.as_ref().map_or(ptr::null(), Arc::as_ptr);
-    let mapping = Mapping { base, len, registration: OnceLock::new(), faults };
+    let mapping = Mapping { base, len, block, writable, registration: OnceLock::new(), faults };
+    let range = mapping.range();
     let owner = Arc::new(Owner::new(Box::new(mapping)));
     for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
         // SAFETY: the range was just mapped; neither advice changes its bytes.
         unsafe { madvise(base.as_ptr().cast(), len, advice) }.map_err(MapError::System)?;
     }
     // SAFETY: the mapping and its owner live until `Mapping` is dropped, which drops the registration first.
-    let registration = unsafe { sigbus::register(address, len, writable, Arc::as_ptr(&owner), minds) };
+    let registration = unsafe { sigbus::register(range, Arc::as_ptr(&owner), minds) };
     let registration = registration.ok_or(MapError::TooMany)?;
     if let Some(mapping) = owner.resource().and_then(|r| r.downcast_ref::<Mapping>()) {
         let _ = mapping.registration.set(registration);
@@ -121,8 +137,7 @@ pub(crate) fn withdraw(window: &Window) {
     // Before the zeroes are there to be read.
     window.owner().fail();
     let Some(mapping) = window.owner().resource().and_then(|r| r.downcast_ref::<Mapping>()) else { return };
-    let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a mapping of our own, alive with its owner, that is used through windows alone: they may change at any time.
-    let _ = unsafe { mmap_anonymous(mapping.base.as_ptr().cast(), mapping.len, protection, flags) };
+    if let Some(registration) = mapping.registration.get() {
+        let _ = registration.take_away(mapping.range());
+    }
 }

@@ -15,6 +15,7 @@ mod lock;
 mod mapping;
 mod sigbus;
 mod trusted;
+mod zeroes;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -31,7 +32,7 @@ pub(crate) fn device(
     offset: u64,
     len: usize,
 ) -> Result<nvme_mem::Window, rustix::io::Errno> {
-    mapping::map(fd, offset, len, true).map_err(|why| match why {
+    mapping::map(fd, offset, len, nvme_platform::PAGE, true).map_err(|why| match why {
         mapping::MapError::TooMany => rustix::io::Errno::MFILE,
         mapping::MapError::System(why) => why,
     })

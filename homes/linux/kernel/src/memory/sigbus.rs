@@ -1,25 +1,28 @@
 //! What happens when memory vanishes under a window.
 //!
-//! The kernel says so by SIGBUS, in the middle of a copy. The handler looks the address up in a fixed table of windows, puts
-//! zero pages over the whole window, and marks its owner failed; the copy goes on over zeroes, and whoever asks the owner
+//! The kernel says so by SIGBUS, in the middle of a copy. The handler looks the address up in a fixed table of windows, marks
+//! its owner failed, and puts zero pages there ([`zeroes`]); the copy goes on over zeroes, and whoever asks the owner
 //! afterwards learns that they are no data. A SIGBUS anywhere else does what it did before there was a handler.
 //!
 //! *Why it is sound.* An address faults in a window only while some thread uses that window, and so keeps its owner alive
 //! and its entry in place until the handler has returned. Other entries may change meanwhile: each carries a version, and one
 //! that changes while it is read is passed over. An entry's memory is unmapped only after the entry was cleared and every
 //! handler that might have read it has returned.
-#![expect(unsafe_code, reason = "handles a signal, and maps over what vanished")]
+#![expect(unsafe_code, reason = "handles a signal")]
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::faults::Faults;
 use nvme_mem::Owner;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+
+use super::faults::Faults;
+use super::zeroes::{self, Gone};
 
 /// Windows that may be mapped at once, in the whole process.
 pub const WINDOWS_MAX: usize = 1 << 16;
@@ -30,9 +33,11 @@ struct Entry {
     base: AtomicUsize,
     /// 0: free.
     len: AtomicUsize,
+    /// The size of its pages, as a power of two.
+    block: AtomicU32,
     writable: AtomicBool,
     owner: AtomicPtr<Owner>,
-    /// Null: the whole window fails at once.
+    /// Null: the window fails.
     faults: AtomicPtr<Faults>,
 }
 
@@ -52,6 +57,7 @@ static TABLE: Table = Table {
             version: AtomicU64::new(0),
             base: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
+            block: AtomicU32::new(0),
             writable: AtomicBool::new(false),
             owner: AtomicPtr::new(ptr::null_mut()),
             faults: AtomicPtr::new(ptr::null_mut()),
@@ -68,14 +74,15 @@ static EVENT: AtomicI32 = AtomicI32::new(-1);
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
 impl Entry {
-    fn set(&self, base: usize, len: usize, writable: bool, owner: *mut Owner, faults: *mut Faults) {
+    fn set(&self, range: Range, owner: *mut Owner, faults: *mut Faults) {
         let version = self.version.load(Ordering::Relaxed);
         self.version.store(version.wrapping_add(1), Ordering::Relaxed);
         // Whoever sees any of the new fields also sees the odd version.
         fence(Ordering::Release);
-        self.base.store(base, Ordering::Relaxed);
-        self.len.store(len, Ordering::Relaxed);
-        self.writable.store(writable, Ordering::Relaxed);
+        self.base.store(range.base, Ordering::Relaxed);
+        self.len.store(range.len, Ordering::Relaxed);
+        self.block.store(range.block.checked_ilog2().unwrap_or(0), Ordering::Relaxed);
+        self.writable.store(range.writable, Ordering::Relaxed);
         self.owner.store(owner, Ordering::Relaxed);
         self.faults.store(faults, Ordering::Relaxed);
         self.version.store(version.wrapping_add(2), Ordering::Release);
@@ -86,21 +93,35 @@ impl Entry {
         let version = self.version.load(Ordering::Acquire);
         let base = self.base.load(Ordering::Relaxed);
         let len = self.len.load(Ordering::Relaxed);
+        let block = 1usize.checked_shl(self.block.load(Ordering::Relaxed)).unwrap_or(0);
         let writable = self.writable.load(Ordering::Relaxed);
         let owner = self.owner.load(Ordering::Relaxed);
         let faults = self.faults.load(Ordering::Relaxed);
         // The fields are read before the version is read again.
         fence(Ordering::Acquire);
         let stable = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
-        (stable && address.wrapping_sub(base) < len).then_some(Found { base, len, writable, owner, faults })
+        (stable && address.wrapping_sub(base) < len).then_some(Found {
+            range: Range { base, len, block, writable },
+            owner,
+            faults,
+        })
     }
 }
 
+/// A mapping: `len` bytes at `base` in pages of `block` bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Range {
+    pub(super) base: usize,
+    pub(super) len: usize,
+    pub(super) block: usize,
+    pub(super) writable: bool,
+}
+
+const NOTHING: Range = Range { base: 0, len: 0, block: 0, writable: false };
+
 #[derive(Clone, Copy)]
 struct Found {
-    base: usize,
-    len: usize,
-    writable: bool,
+    range: Range,
     owner: *mut Owner,
     faults: *mut Faults,
 }
@@ -109,15 +130,13 @@ struct Found {
 #[derive(Debug)]
 pub(super) struct Registration(usize);
 
-/// Enters a mapping of `len` bytes at `base`, multiples of its page size. `None`: the table is full.
+/// Enters a mapping, whose base and length are multiples of its page size. `None`: the table is full.
 ///
 /// # Safety
-/// Until the registration is dropped, `base` and `len` are one mapping that belongs to the caller, and `owner` and `faults`, if
-/// that is not null, are valid.
+/// Until the registration is dropped, the range is one mapping that belongs to the caller, and `owner` and `faults`, if that is
+/// not null, are valid.
 pub(super) unsafe fn register(
-    base: usize,
-    len: usize,
-    writable: bool,
+    range: Range,
     owner: *const Owner,
     faults: *const Faults,
 ) -> Option<Registration> {
@@ -125,7 +144,7 @@ pub(super) unsafe fn register(
     let used = TABLE.used.load(Ordering::Relaxed);
     let index = free.pop().unwrap_or(used);
     let entry = TABLE.entries.get(index)?;
-    entry.set(base, len, writable, owner.cast_mut(), faults.cast_mut());
+    entry.set(range, owner.cast_mut(), faults.cast_mut());
     if index == used {
         // After the entry: a handler that looks at it finds it filled.
         TABLE.used.store(used + 1, Ordering::Release);
@@ -133,16 +152,24 @@ pub(super) unsafe fn register(
     Some(Registration(index))
 }
 
+impl Registration {
+    /// Takes the memory away as if it had vanished. The owner is to be failed before.
+    pub(super) fn take_away(&self, range: Range) -> bool {
+        zeroes::take_away(Gone { index: self.0, range })
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         let Some(entry) = TABLE.entries.get(self.0) else { return };
-        entry.set(0, 0, false, ptr::null_mut(), ptr::null_mut());
+        entry.set(NOTHING, ptr::null_mut(), ptr::null_mut());
         // Either a handler that starts from here on sees the cleared entry, or we see the handler.
         fence(Ordering::SeqCst);
         while TABLE.handlers.load(Ordering::SeqCst) != 0 {
             // A handler takes some microseconds; it waits for nobody.
             std::thread::yield_now();
         }
+        zeroes::release(self.0);
         TABLE.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
     }
 }
@@ -169,7 +196,8 @@ impl AsFd for Failures {
 }
 
 /// Installs the handler, once for the process, and returns where failures show. Threads must leave SIGBUS
-/// unblocked, and a system call filter must leave `mmap`, `write` and `rt_sigreturn` to them.
+/// unblocked, and a system call filter must leave `mmap`, `sched_yield`, `write` and
+/// `rt_sigreturn` to them.
 pub fn failures() -> Result<&'static Failures, Errno> {
     static FAILURES: OnceLock<Failures> = OnceLock::new();
     static INSTALL: Mutex<()> = Mutex::new(());
@@ -177,6 +205,7 @@ pub fn failures() -> Result<&'static Failures, Errno> {
     if let Some(failures) = FAILURES.get() {
         return Ok(failures);
     }
+    zeroes::prepare()?;
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?.into_raw_fd();
     EVENT.store(event, Ordering::Release);
     // SAFETY: `event` was just given up by its owner; it stays open for the life of the process, in a static.
@@ -225,26 +254,22 @@ fn mend(address: usize) -> bool {
     // Pairs with the fence in `Registration::drop`.
     fence(Ordering::SeqCst);
     let used = TABLE.used.load(Ordering::Acquire).min(WINDOWS_MAX);
-    let found = TABLE.entries.iter().take(used).find_map(|entry| entry.holding(address));
-    // SAFETY: as for the owner, the entry was stable while this handler counts.
-    let mended = found.is_some_and(|found| match unsafe { found.faults.as_ref() } {
-        Some(faults) => faults.put(address),
-        None => replace(found),
+    let mut entries = TABLE.entries.iter().take(used).enumerate();
+    let found = entries.find_map(|(index, entry)| Some((index, entry.holding(address)?)));
+    let mended = found.is_some_and(|(index, found)| {
+        // SAFETY: as for the owner, the entry was stable while this handler counts.
+        let faults = unsafe { found.faults.as_ref() };
+        faults.is_some_and(|faults| faults.put(address)) || replace(index, found, address)
     });
     TABLE.handlers.fetch_sub(1, Ordering::SeqCst);
     mended
 }
 
-fn replace(window: Found) -> bool {
+fn replace(index: usize, found: Found, address: usize) -> bool {
     // Before the zeroes are there to be read: whoever reads them and then asks the owner is told.
     // SAFETY: the entry was stable while this handler counts, so its owner is alive (see the head of this file).
-    unsafe { (*window.owner).fail() };
-    let protection = if window.writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
-    let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-    // SAFETY: the range is a mapping of our own, which is used through windows alone; they may change at any time anyway.
-    let mapped = unsafe {
-        mmap_anonymous(ptr::with_exposed_provenance_mut(window.base), window.len, protection, flags)
-    };
+    unsafe { (*found.owner).fail() };
+    let mended = zeroes::put(Gone { index, range: found.range }, address);
     let event = EVENT.load(Ordering::Acquire);
     if event >= 0 {
         // SAFETY: the eventfd is never closed.
@@ -252,7 +277,7 @@ fn replace(window: Found) -> bool {
         // A full counter is readable as well.
         let _ = rustix::io::write(event, &1u64.to_ne_bytes());
     }
-    mapped.is_ok()
+    mended
 }
 
 /// Lets the signal do what it did without us: a fault comes again when this handler returns, and is whoever's it was
