@@ -6,7 +6,7 @@
 //!
 //! * [`rig`]: the server and what must hold. [`disk`]: images. [`bystander`], [`raw`]: the two clients.
 //! * [`chains`], [`buffers`], [`requests`], [`races`]: what is in a ring. [`protocol`], [`regions`], [`files`],
-//!   [`vanishing`], [`trusted`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`tables`],
+//!   [`vanishing`], [`trusted`], [`lifetime`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`tables`],
 //!   [`broken`]: what is on the disk.
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod chains;
 mod factory;
 mod files;
 mod floods;
+mod lifetime;
 mod protocol;
 mod races;
 mod regions;

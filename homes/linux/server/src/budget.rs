@@ -13,8 +13,10 @@ use rustix::process::{Resource, getrlimit};
 const OWN: usize = 200;
 /// Each worker's, its ring and the ring's event among them.
 const WORKER: usize = 6;
-/// A session's besides what it is given a budget for: its socket, its capability, the channel to its client.
-const SESSION: usize = 4;
+/// Connections to a session's socket that wait for their turn, at most.
+pub(crate) const WAITING_MAX: usize = 8;
+/// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client, and who waits.
+const SESSION: usize = 4 + WAITING_MAX;
 /// Most that rings can use: kick, call and error each.
 const RINGS_MAX: usize = 3 * QUEUES as usize;
 /// The least that a session is of use with. A client may begin a message with as many descriptors, and stall.

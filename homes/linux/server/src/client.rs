@@ -3,7 +3,7 @@
 //! A request of the client's that takes time (memory, stopping a ring) is *pending*: the connection reads nothing
 //! more until control says that it is done. So a client waits for itself alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use nvme_core::server::control::SessionError;
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose::{self, dispose};
 use nvme_linux::logger::REFUSAL;
-use nvme_linux::socket::Peer;
+use nvme_linux::socket::{self, Peer};
 use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request, Token};
 use nvme_platform::Time;
 use nvme_policy::Policy;
@@ -73,6 +73,12 @@ pub(crate) struct Conn {
     pub(crate) accepted: bool,
 }
 
+/// A connection that waits for its turn.
+pub(crate) struct Waiter {
+    pub(crate) socket: OwnedFd,
+    pub(crate) token: u64,
+}
+
 /// A session, or a static client that has none yet.
 pub(crate) struct Client {
     /// For the log: `session 3` or `client cl1`.
@@ -80,6 +86,8 @@ pub(crate) struct Client {
     pub(crate) policy: Policy,
     pub(crate) key: Option<SessionKey>,
     pub(crate) source: Source,
+    /// Who connected and waits for its turn.
+    pub(crate) waiting: VecDeque<Waiter>,
     /// Our end of the session capability, where that is not the connection itself.
     pub(crate) lifetime: Option<OwnedFd>,
     pub(crate) cap: Option<String>,
@@ -333,8 +341,16 @@ impl Client {
                 self.settle_reset(lent);
                 None
             }
-            // The connection keeps it for itself.
-            Call::SetBackendChannel(_) => Some(Reply::Failed),
+            Call::SetBackendChannel(channel) => {
+                match socket::channel(channel, |cookie| lent.capabilities.contains_key(&cookie)) {
+                    Ok(channel) => self.conn.as_mut()?.connection.set_channel(channel),
+                    Err(why) => {
+                        self.refuse("a channel for the server's requests", &why);
+                        return Some(Reply::Failed);
+                    }
+                }
+                Some(Reply::Done)
+            }
         }
     }
 

@@ -1,7 +1,10 @@
 //! What a client of a session is served with.
 
+use std::collections::BTreeMap;
+
 use nvme_core::server::control::Control;
 use nvme_linux::memory::Trusted;
+use nvme_linux::socket::Cookie;
 use nvme_platform::Time;
 
 use crate::worker;
@@ -11,5 +14,7 @@ pub(crate) struct Lent<'a> {
     pub(crate) control: &'a mut Control,
     pub(crate) workers: &'a [worker::Handle],
     pub(crate) trusted: &'a Trusted,
+    /// The sockets that are sessions' capabilities.
+    pub(crate) capabilities: &'a BTreeMap<Cookie, u32>,
     pub(crate) now: Time,
 }

@@ -4,8 +4,10 @@
 //! `unix:` SPEC; [`accept`] takes connections; [`peer`] names the process at the other end for the log.
 
 mod acceptor;
+mod identity;
 mod listen;
 mod message;
+mod unread;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,8 +17,10 @@ use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_peercred, so
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with};
 
 pub use acceptor::Acceptor;
+pub use identity::{Cookie, NotAChannel, channel};
 pub use listen::{ListenError, ListenSpec, SpecError};
 pub use message::{DESCRIPTORS_MAX, ReceiveError, receive, send};
+pub use unread::{Unread, unread};
 
 /// What travels through a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,13 +54,17 @@ fn is_unix(fd: impl AsFd, kind: Kind) -> bool {
     socket_domain(&fd) == Ok(AddressFamily::UNIX) && socket_type(&fd) == Ok(kind.socket_type())
 }
 
-/// Takes a connection that waits, non-blocking and closed on exec. `None`: none waits.
+/// Takes a connection that waits, non-blocking and closed on exec. `None`: none waits. Options that it has from its listener,
+/// and that would bring descriptors with each message, are off.
 ///
 /// The listener must be non-blocking. One that a client handed over shares its flags with the client, who can make it
 /// block again: take its connections through an [`Acceptor`].
 pub fn accept(listener: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
     match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-        Ok(socket) => Ok(Some(socket)),
+        Ok(socket) => {
+            identity::deliver_nothing_else(&socket);
+            Ok(Some(socket))
+        }
         // A peer that gave up meanwhile is no error of the listener.
         Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
         Err(e) => Err(e),

@@ -5,9 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::machine::{Machine, WrongReply};
-use super::request::{Call, Event, ProtocolError, Reply, Token};
+use super::request::{Event, ProtocolError, Reply, Token};
 use super::wire::{PAYLOAD_MAX, config_changed};
-use crate::dispose::dispose;
 use crate::socket::{self, ReceiveError};
 
 /// How often one [`Connection::poll`] receives, so that a client that only chatters cannot hold its caller.
@@ -68,12 +67,6 @@ impl Connection {
                 return Ok(None);
             }
             match self.machine.next()? {
-                Some(Event::Request(request)) if matches!(request.call, Call::SetBackendChannel(_)) => {
-                    if let Call::SetBackendChannel(channel) = request.call {
-                        let reply = if self.set_channel(channel) { Reply::Done } else { Reply::Failed };
-                        let _ = self.machine.reply(request.token, reply);
-                    }
-                }
                 Some(event) => return Ok(Some(event)),
                 None if self.machine.wanted() == 0 => {
                     if self.machine.outgoing().is_empty() {
@@ -128,13 +121,10 @@ impl Connection {
         }
     }
 
-    fn set_channel(&mut self, channel: OwnedFd) -> bool {
-        if !socket::is_unix_stream(&channel) {
-            dispose([channel]);
-            return false;
-        }
+    /// Takes the channel to the client, as [`socket::channel`] checked it.
+    pub fn set_channel(&mut self, channel: OwnedFd) {
         self.channel = Some(channel);
-        true
+        self.flush_channel();
     }
 
     /// Whether everything is sent.

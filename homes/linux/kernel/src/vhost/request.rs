@@ -135,7 +135,7 @@ pub enum Call {
     },
     /// Stop every ring and go back to the state after power-on; memory stays registered.
     ResetDevice,
-    /// The channel for messages to the client; [`Connection`](super::Connection) keeps it for itself.
+    /// The channel for messages to the client, for [`Connection::set_channel`](super::Connection::set_channel).
     SetBackendChannel(OwnedFd),
 }
 

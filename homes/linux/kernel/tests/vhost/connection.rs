@@ -134,7 +134,8 @@ fn a_change_of_configuration_is_told_on_the_clients_own_channel() {
     let set = message(R::SET_BACKEND_REQ_FD, true, &[]);
     socket::send(&client, &set, &[ours.as_fd()]).unwrap();
     drop(ours);
-    assert!(connection.poll().unwrap().is_none());
+    let Call::SetBackendChannel(channel) = request(&mut connection) else { panic!("another call") };
+    connection.set_channel(socket::channel(channel, |_| false).unwrap());
     assert_eq!(receive(&client)[12..], [0; 8]);
     connection.poll().unwrap();
     assert_eq!(receive(&theirs), config_changed(), "the one from before the channel was there");
@@ -148,16 +149,6 @@ fn a_change_of_configuration_is_told_on_the_clients_own_channel() {
     while socket::receive(&theirs, &mut [0; 4096]).is_ok() {}
     connection.poll().unwrap();
     assert_eq!(receive(&theirs), config_changed());
-}
-
-#[test]
-fn only_a_stream_socket_is_a_channel() {
-    let (mut connection, client) = connected();
-    shake(&mut connection, &client);
-    let file = events(1);
-    socket::send(&client, &message(R::SET_BACKEND_REQ_FD, true, &[]), &[file[0].as_fd()]).unwrap();
-    connection.poll().unwrap();
-    assert_eq!(receive(&client)[12..], 1u64.to_ne_bytes());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The factory's side: who connects to `svr`, what is asked, and the session capability that is the answer.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use nvme_linux::dispose;
 use nvme_linux::events::Interest;
 use nvme_linux::factory::{Caller, Refusal, Request};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
-use nvme_linux::socket::{self, Kind, Peer};
+use nvme_linux::socket::{self, Cookie, Kind, Peer};
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
 use nvme_policy::{Errno, Policy, Shown};
@@ -225,6 +226,7 @@ impl Server {
             policy,
             key: Some(key),
             source: Source::Connection,
+            waiting: VecDeque::new(),
             lifetime: None,
             cap: None,
             conn: None,
@@ -234,9 +236,10 @@ impl Server {
             barred: false,
             away: false,
         };
+        let capability = Cookie::of(&theirs)?;
         if let Some(listener) = listener {
             let token = self.next_token;
-            self.epoll.add(&ours, token, Interest::Hangup)?;
+            self.epoll.add(&ours, token, Interest::Read)?;
             self.token(Watched::Lifetime(id));
             let token = self.next_token;
             self.epoll.add(&listener, token, Interest::Read)?;
@@ -257,6 +260,7 @@ impl Server {
         log::info!(target: OPERATOR, "{}{who}: {device}, {access}, ds-max {}", client.name, client.policy.ds_max().get());
         self.next_client += 1;
         self.by_session.insert(key, id);
+        self.capabilities.insert(capability, id);
         self.clients.insert(id, client);
         Ok(theirs)
     }

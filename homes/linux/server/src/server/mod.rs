@@ -1,10 +1,11 @@
 //! The control thread: one loop over everything that can happen.
 //!
-//! * `callers`: the factory; `waiting`: calls that wait. `admin`: the operator. `sessions`: clients and what control says
+//! * `callers`: the factory; `door`: who connects to a session's socket; `waiting`: calls that wait. `admin`: the operator. `sessions`: clients and what control says
 //!   of them.
 
 mod admin;
 mod callers;
+mod door;
 mod sessions;
 mod waiting;
 
@@ -20,7 +21,7 @@ use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
 use nvme_linux::factory::Caller;
 use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
 use nvme_linux::memory::{Failures, Trusted};
-use nvme_linux::socket::{self, Acceptor};
+use nvme_linux::socket::{self, Acceptor, Cookie};
 use nvme_platform::Time;
 use nvme_policy::{Errno, Policy};
 
@@ -61,6 +62,8 @@ enum Watched {
     Conn(u32),
     /// The listening socket of that client.
     Listener(u32),
+    /// A connection to it that waits.
+    Waiter(u32),
     /// Our end of that client's session capability.
     Lifetime(u32),
 }
@@ -125,6 +128,8 @@ pub(crate) struct Server {
     pub(crate) clients: BTreeMap<u32, Client>,
     next_client: u32,
     by_session: BTreeMap<SessionKey, u32>,
+    /// The other ends of what the server minted.
+    capabilities: BTreeMap<Cookie, u32>,
     waiting: VecDeque<Waiting>,
     budget: Budget,
     /// When to listen again, after descriptors or memory ran out.
@@ -158,6 +163,7 @@ impl Server {
             clients: BTreeMap::new(),
             next_client: 0,
             by_session: BTreeMap::new(),
+            capabilities: BTreeMap::new(),
             waiting: VecDeque::new(),
             budget: parts.budget,
             rest: None,
@@ -244,6 +250,7 @@ impl Server {
                 policy,
                 key: None,
                 source: Source::Listener(listener),
+                waiting: VecDeque::new(),
                 lifetime: None,
                 cap: Some(cap),
                 conn: None,
@@ -254,6 +261,7 @@ impl Server {
                 away: false,
             },
         );
+        self.watch_listener(id);
     }
 
     /// Serves until the server is told to stop and everything has ended.
@@ -290,28 +298,6 @@ impl Server {
             for event in events.iter() {
                 self.event(event.token, event.hangup, time);
             }
-        }
-    }
-
-    /// Lets nobody in for a moment: a listening socket that nobody can be accepted from stays readable.
-    pub(super) fn rest(&mut self, what: &str, why: rustix::io::Errno, time: Time) {
-        log::warn!(target: REFUSAL, "{what}: accepting a connection: {why}");
-        self.rest.get_or_insert(time + REST);
-        self.breathe();
-        let ids: Vec<u32> = self.clients.keys().copied().collect();
-        for id in ids {
-            self.listen(id, false);
-        }
-    }
-
-    /// Listens again.
-    fn rested(&mut self) {
-        self.rest = None;
-        self.breathe();
-        let free = |c: &Client| c.phase == Phase::Free;
-        let ids: Vec<u32> = self.clients.iter().filter(|(_, c)| free(c)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.listen(id, true);
         }
     }
 
@@ -411,12 +397,18 @@ impl Server {
                 let id = *id;
                 self.accept_client(id, time);
             }
+            Some(Watched::Waiter(id)) => {
+                let id = *id;
+                self.look_at_waiter(id, token, hangup);
+            }
+            // Nothing is to be sent there: what is could be a copy of the other end, which would keep it open.
             Some(Watched::Lifetime(id)) => {
                 let id = *id;
-                if hangup {
-                    self.forget(token);
-                    self.end(id);
+                if let Some(client) = self.clients.get(&id).filter(|_| !hangup) {
+                    log::warn!(target: REFUSAL, "{}: something was sent to its lifetime; it ends", client.name);
                 }
+                self.forget(token);
+                self.end(id);
             }
         }
     }

@@ -7,78 +7,17 @@ use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose;
 use nvme_linux::events::Interest;
 use nvme_linux::logger::{OPERATOR, REFUSAL};
-use nvme_linux::socket;
-use nvme_linux::vhost::{Connection, ConnectionError};
+use nvme_linux::vhost::ConnectionError;
 use nvme_platform::Time;
 use nvme_session::virtqueue::Broken;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
 use super::{Server, Watched};
-use crate::client::{Client, Conn, Over, Phase, Source};
+use crate::client::{Client, Over, Phase, Source};
 use crate::hints::Told;
 use crate::lent::Lent;
 
 impl Server {
-    pub(super) fn accept_client(&mut self, id: u32, time: Time) {
-        let open = |c: &&mut Client| c.phase == Phase::Free && !c.barred;
-        let Some(client) = self.clients.get_mut(&id).filter(open) else {
-            self.listen(id, false);
-            return;
-        };
-        let (Source::Listener(listener), Some(key)) = (&client.source, client.key) else { return };
-        // A static client's socket is ours; one that came with `create` shares its flags with the client.
-        let accepted = match client.cap {
-            Some(_) => socket::accept(listener),
-            None => self.acceptor.accept(listener),
-        };
-        let socket = match accepted {
-            Ok(Some(socket)) => socket,
-            Ok(None) => return,
-            Err(Errno::TIMEDOUT) => {
-                log::warn!(target: REFUSAL, "{}: its socket does not let anybody in; it ends", client.name);
-                self.end(id);
-                return;
-            }
-            Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
-                let name = client.name.clone();
-                return self.rest(&name, e, time);
-            }
-            Err(e) => {
-                log::warn!(target: REFUSAL, "{}: accepting a connection: {e}; it ends", client.name);
-                self.end(id);
-                return;
-            }
-        };
-        let peer = socket::peer(&socket);
-        let offered = self.control.session(key).map_or(0, |s| s.offered());
-        let Ok(connection) = Connection::new(socket, offered) else { return };
-        let token = self.next_token;
-        if self.epoll.add(connection.as_fd(), token, Interest::Read).is_err() {
-            return;
-        }
-        if let Some(client) = self.clients.get_mut(&id) {
-            client.conn = Some(Conn::new(connection, peer, token, true, time));
-            client.phase = Phase::Connected;
-            let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
-            log::info!(target: OPERATOR, "{}{who}: connected", client.name);
-        }
-        self.token(Watched::Conn(id));
-        self.listen(id, false);
-        self.serve(id, time);
-    }
-
-    /// Whether the next client of a session is let in.
-    pub(super) fn listen(&mut self, id: u32, on: bool) {
-        let token = self.watched.iter().find(|(_, w)| matches!(w, Watched::Listener(l) if *l == id));
-        let Some(token) = token.map(|(token, _)| *token) else { return };
-        if let Some(Client { source: Source::Listener(listener), barred, .. }) = self.clients.get(&id) {
-            let interest =
-                if on && !barred && self.rest.is_none() { Interest::Read } else { Interest::Hangup };
-            let _ = self.epoll.modify(listener, token, interest);
-        }
-    }
-
     pub(super) fn lend<T>(
         &mut self,
         id: u32,
@@ -86,8 +25,13 @@ impl Server {
         work: impl FnOnce(&mut Client, &mut Lent<'_>) -> T,
     ) -> Option<T> {
         let client = self.clients.get_mut(&id)?;
-        let mut lent =
-            Lent { control: &mut self.control, workers: &self.workers, trusted: &self.trusted, now };
+        let mut lent = Lent {
+            control: &mut self.control,
+            workers: &self.workers,
+            trusted: &self.trusted,
+            capabilities: &self.capabilities,
+            now,
+        };
         Some(work(client, &mut lent))
     }
 
@@ -228,21 +172,25 @@ impl Server {
         if let Some(lifetime) = &client.lifetime {
             let _ = self.epoll.remove(lifetime);
         }
+        for waiter in &client.waiting {
+            let _ = self.epoll.remove(&waiter.socket);
+        }
+        self.capabilities.retain(|_, i| *i != id);
         self.watched.retain(
-            |_, w| !matches!(w, Watched::Conn(i) | Watched::Listener(i) | Watched::Lifetime(i) if *i == id),
+            |_, w| !matches!(w, Watched::Conn(i) | Watched::Listener(i) | Watched::Waiter(i) | Watched::Lifetime(i) if *i == id),
         );
     }
 
     pub(super) fn control_event(&mut self, event: Event, time: Time) {
         match event {
             Event::Scanned => {
-                self.start_static(true);
+                self.start_static(true, time);
                 self.retry_waiting(time);
                 self.notifier.ready();
             }
             Event::CatalogueChanged => {
                 if self.control.scanned() {
-                    self.start_static(false);
+                    self.start_static(false, time);
                     self.retry_waiting(time);
                 }
             }
@@ -278,7 +226,7 @@ impl Server {
                 let Some(id) = self.by_session.get(&key).copied() else { return };
                 if let Some(client) = self.clients.get_mut(&id).filter(|c| c.phase == Phase::Clearing) {
                     client.phase = Phase::Free;
-                    self.listen(id, true);
+                    self.admit(id, time);
                 }
             }
             Event::Ended(key) => {
@@ -296,7 +244,7 @@ impl Server {
                     client.phase = Phase::Absent;
                     if core::mem::take(&mut client.away) {
                         // The device may be back already.
-                        self.start_static(false);
+                        self.start_static(false, time);
                     }
                 } else {
                     self.remove_client(id);
@@ -322,7 +270,7 @@ impl Server {
     }
 
     /// Starts static clients whose device is there.
-    pub(super) fn start_static(&mut self, first: bool) {
+    pub(super) fn start_static(&mut self, first: bool, time: Time) {
         let absent: Vec<u32> =
             self.clients.iter().filter(|(_, c)| c.phase == Phase::Absent).map(|(id, _)| *id).collect();
         for id in absent {
@@ -334,18 +282,7 @@ impl Server {
                     self.by_session.insert(key, id);
                     let device = client.policy.device();
                     log::info!(target: OPERATOR, "{}: {device}, {}, session {}", client.name, client.policy.access(), key.0);
-                    let known = self.watched.values().any(|w| matches!(w, Watched::Listener(l) if *l == id));
-                    if known {
-                        self.listen(id, true);
-                        continue;
-                    }
-                    let token = self.next_token;
-                    if let Source::Listener(listener) = &client.source
-                        && let Err(e) = self.epoll.add(listener, token, Interest::Read)
-                    {
-                        log::error!("{}: listening: {e}", client.name);
-                    }
-                    self.token(Watched::Listener(id));
+                    self.admit(id, time);
                 }
                 Err(why) if first => {
                     log::warn!("{}: {}; it is served when that changes", client.name, Told(&why));
