@@ -39,7 +39,7 @@ const HELP: &str =
     "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
 cargo xtask bench --vm [--rounds N] [--seconds S]
   Builds in release mode and measures. Needs qemu-storage-daemon (apt-get install qemu-system-common) for the
-  comparison and valgrind for the instructions; what is missing is named and left out. With --vm it runs on VFIO, in a
+  comparison, valgrind and binutils for the instructions; what is missing is named and left out. With --vm it runs on VFIO, in a
   virtual machine, and all that is needed must be there (.ci/install-packages).";
 
 /// Runs the whole comparison.
