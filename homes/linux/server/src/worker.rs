@@ -31,6 +31,8 @@ const INTERRUPT: u64 = u64::MAX - 1;
 const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// Messages that a worker takes before it turns to its queues again.
 const MESSAGES_PER_PASS: usize = 256;
+/// How long it takes them for. The clock is read for each eight.
+const MESSAGES_TIME: Duration = Duration::from_micros(50);
 /// How long control waits for room in a worker's inbox, all in all: a worker empties it in each pass and waits for
 /// nobody, so one that makes no room for so long is stuck.
 const ROOM_WAIT: Duration = Duration::from_secs(20);
@@ -177,12 +179,14 @@ impl Thread {
             if worked {
                 last_work = time;
             }
+            // Others may have been kicked meanwhile, whatever keeps this thread awake.
+            let looked = time - last_look >= LOOK_EVERY;
+            if looked {
+                last_look = time;
+                self.wait(&mut events, Some(Duration::ZERO), time);
+            }
             if worked || time - last_work < polling.window() {
-                // Others may have been kicked meanwhile.
-                if time - last_look >= LOOK_EVERY {
-                    last_look = time;
-                    self.wait(&mut events, Some(Duration::ZERO), time);
-                } else if !worked {
+                if !worked && !looked {
                     core::hint::spin_loop();
                 }
                 continue;
@@ -217,7 +221,11 @@ impl Thread {
 
     /// Takes the messages that wait; false when control is gone.
     fn receive(&mut self, time: Time) -> bool {
-        for _ in 0..MESSAGES_PER_PASS {
+        let start = now();
+        for count in 1..=MESSAGES_PER_PASS {
+            if count.is_multiple_of(8) && now() - start >= MESSAGES_TIME {
+                break;
+            }
             match self.inbox.receive() {
                 Ok(Some(Message::Core(message))) => {
                     self.watch_vectors(&message);
