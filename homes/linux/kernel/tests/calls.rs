@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nvme_linux::events::{CallNotify, guard_calls, guard_this_thread};
+use nvme_linux::events::{Account, CallNotify, guard_calls, guard_this_thread};
 use nvme_platform::Notify;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -33,7 +33,7 @@ fn worker<T: Send + 'static>(
     fd: &OwnedFd,
     what: impl FnOnce(CallNotify) -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None).unwrap();
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &Account::new("session")).unwrap();
     guard_calls().unwrap();
     thread::spawn(move || {
         guard_this_thread();
@@ -96,7 +96,7 @@ fn every_signal_counts_while_there_is_room() {
     let fd = eventfd(0, EventfdFlags::empty()).unwrap();
     let other = eventfd(0, EventfdFlags::empty()).unwrap();
     fill(&other);
-    let hostile = CallNotify::new(Some(other.try_clone().unwrap()), None).unwrap();
+    let hostile = CallNotify::new(Some(other.try_clone().unwrap()), None, &Account::new("hostile")).unwrap();
     // Before, while and after the worker has no time to lose any more.
     let calls = worker(&fd, move |call| {
         (0..100).for_each(|_| call.used());
@@ -125,4 +125,55 @@ fn the_watch_wakes_again_after_it_slept() {
 
 fn fill_from_one(fd: &OwnedFd) {
     rustix::io::write(fd, &(FULL - 1).to_ne_bytes()).unwrap();
+}
+
+#[test]
+fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let copies: Vec<_> = (0..100).map(|_| fd.try_clone().unwrap()).collect();
+    let sets: Vec<_> = (0..100).map(|_| epoll::create(CreateFlags::CLOEXEC).unwrap()).collect();
+    for set in &sets {
+        for copy in &copies {
+            epoll::add(set, copy, EventData::new_u64(0), EventFlags::IN).unwrap();
+        }
+    }
+    let account = Account::new("session");
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    guard_calls().unwrap();
+    let own =
+        || std::time::Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime));
+    let calls = thread::spawn(move || {
+        guard_this_thread();
+        let start = own().unwrap();
+        (0..5000).for_each(|_| call.used());
+        (own().unwrap() - start, call)
+    });
+    let (spent, call) = join(calls, Duration::from_secs(60));
+    assert!(account.is_over() && spent < Duration::from_millis(200), "{spent:?}");
+    // And it is told still.
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut count = [0; 8];
+    let _ = rustix::io::read(&fd, &mut count);
+    call.used();
+    while rustix::io::read(&fd, &mut count).is_err() {
+        assert!(Instant::now() < until, "the last signal was lost");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn an_eventfd_that_one_waits_for_is_signalled_at_once_for_good() {
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let account = Account::new("session");
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    guard_calls().unwrap();
+    let calls = thread::spawn(move || {
+        guard_this_thread();
+        (0..100_000).for_each(|_| call.used());
+    });
+    join(calls, Duration::from_secs(60));
+    assert!(!account.is_over());
+    assert_eq!(take(&fd), 100_000);
 }

@@ -173,7 +173,7 @@ macro_rules! errno {
 }
 
 fn own_calls() {
-    use nvme_linux::events::{CallNotify, Doorbell, Epoll, EventFd, Events, Interest, now};
+    use nvme_linux::events::{Account, CallNotify, Doorbell, Epoll, EventFd, Events, Interest, now};
     use nvme_linux::logger::{Logger, Verbosity};
 
     let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
@@ -192,12 +192,13 @@ fn own_calls() {
     let mut line = [0; 64];
     let length = heard.read(&mut line).expect("the log");
     assert_eq!(&line[..length], b"nvme-drv: warning: hello\n");
-    let notify = CallNotify::new(Some(call.try_clone().expect("dup")), None).expect("an eventfd");
+    let notify = CallNotify::new(Some(call.try_clone().expect("dup")), None, &Account::new("session"))
+        .expect("an eventfd");
     nvme_platform::Notify::used(&notify);
     assert_eq!(rustix::io::read(&call, &mut [0; 8]), Ok(8));
     // By a write that is interrupted, and by a submission when there is no time to lose any more.
     nvme_linux::events::guard_this_thread();
-    let notify = CallNotify::new(Some(full), None).expect("an eventfd");
+    let notify = CallNotify::new(Some(full), None, &Account::new("session")).expect("an eventfd");
     (0..20).for_each(|_| nvme_platform::Notify::used(&notify));
     let start = now();
     theirs.write_all(b"x").expect("write to a socket");

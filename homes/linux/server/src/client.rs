@@ -10,6 +10,7 @@ use std::time::Duration;
 use nvme_core::server::control::SessionError;
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose::{self, dispose};
+use nvme_linux::events::Account;
 use nvme_linux::logger::REFUSAL;
 use nvme_linux::socket::{self, Peer};
 use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request, Token};
@@ -86,6 +87,8 @@ pub(crate) struct Client {
     pub(crate) policy: Policy,
     pub(crate) key: Option<SessionKey>,
     pub(crate) source: Source,
+    /// What its notifications cost.
+    pub(crate) account: std::sync::Arc<Account>,
     /// Who connected and waits for its turn.
     pub(crate) waiting: VecDeque<Waiter>,
     /// Our end of the session capability, where that is not the connection itself.
@@ -291,8 +294,9 @@ impl Client {
                     dispose(event);
                     return Some(Reply::Failed);
                 }
+                let account = std::sync::Arc::clone(&self.account);
                 let known = self.ring(ring)?;
-                if let Err(e) = known.set_call(event) {
+                if let Err(e) = known.set_call(event, &account) {
                     self.refuse("a call", &e);
                     return Some(Reply::Failed);
                 }
@@ -303,8 +307,9 @@ impl Client {
                     dispose(event);
                     return Some(Reply::Failed);
                 }
+                let account = std::sync::Arc::clone(&self.account);
                 let known = self.ring(ring)?;
-                if let Err(e) = known.set_error(event) {
+                if let Err(e) = known.set_error(event, &account) {
                     self.refuse("an error descriptor", &e);
                     return Some(Reply::Failed);
                 }

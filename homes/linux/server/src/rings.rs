@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nvme_core::server::control::QueueSpec;
-use nvme_linux::events::{CallError, CallNotify};
+use nvme_linux::events::{Account, CallError, CallNotify};
 use nvme_platform::Notify;
 use nvme_session::virtqueue::{AddressSpace, RingAddresses};
 
@@ -47,13 +47,13 @@ impl Ring {
         [self.kick.is_some(), self.call.is_some(), self.error.is_some()].into_iter().map(usize::from).sum()
     }
 
-    pub(crate) fn set_call(&mut self, fd: Option<OwnedFd>) -> Result<(), CallError> {
-        self.call = notify(fd)?;
+    pub(crate) fn set_call(&mut self, fd: Option<OwnedFd>, account: &Arc<Account>) -> Result<(), CallError> {
+        self.call = notify(fd, account)?;
         Ok(())
     }
 
-    pub(crate) fn set_error(&mut self, fd: Option<OwnedFd>) -> Result<(), CallError> {
-        self.error = notify(fd)?;
+    pub(crate) fn set_error(&mut self, fd: Option<OwnedFd>, account: &Arc<Account>) -> Result<(), CallError> {
+        self.error = notify(fd, account)?;
         Ok(())
     }
 
@@ -63,8 +63,8 @@ impl Ring {
     }
 }
 
-fn notify(fd: Option<OwnedFd>) -> Result<Option<Arc<CallNotify>>, CallError> {
-    fd.map(|fd| CallNotify::new(Some(fd), None).map(Arc::new)).transpose()
+fn notify(fd: Option<OwnedFd>, account: &Arc<Account>) -> Result<Option<Arc<CallNotify>>, CallError> {
+    fd.map(|fd| CallNotify::new(Some(fd), None, account).map(Arc::new)).transpose()
 }
 
 /// The call eventfd and the error eventfd, which the client replaces one by one.

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "writes to a descriptor that a client chose")]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nvme_platform::Notify;
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
@@ -9,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::dispose::dispose;
 
-use super::guard::signal;
+use super::account::{Account, Signalled};
 
 /// Why a descriptor is not taken as a call or error eventfd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -31,15 +32,21 @@ pub enum CallError {
 ///   been signalled already.
 #[derive(Debug)]
 pub struct CallNotify {
-    call: Option<OwnedFd>,
-    error: Option<OwnedFd>,
+    call: Option<Arc<Signalled>>,
+    error: Option<Arc<Signalled>>,
 }
 
 impl CallNotify {
-    /// Takes the client's descriptors; without a call descriptor the client polls. They are closed on error.
-    pub fn new(call: Option<OwnedFd>, error: Option<OwnedFd>) -> Result<Self, CallError> {
+    /// Takes the client's descriptors; without a call descriptor the client polls. They are closed on error. What their
+    /// notifications cost is put down to the account.
+    pub fn new(
+        call: Option<OwnedFd>,
+        error: Option<OwnedFd>,
+        account: &Arc<Account>,
+    ) -> Result<Self, CallError> {
         if call.iter().chain(&error).all(|fd| is_eventfd(fd.as_fd())) {
-            return Ok(Self { call, error });
+            let signalled = |fd| Signalled::new(fd, Arc::clone(account));
+            return Ok(Self { call: call.map(signalled), error: error.map(signalled) });
         }
         dispose(call.into_iter().chain(error));
         Err(CallError::NotAnEventFd)
@@ -49,13 +56,13 @@ impl CallNotify {
 impl Notify for CallNotify {
     fn used(&self) {
         if let Some(call) = &self.call {
-            signal(call.as_fd());
+            call.signal();
         }
     }
 
     fn broken(&self) {
         if let Some(error) = &self.error {
-            signal(error.as_fd());
+            error.signal();
         }
     }
 }
@@ -92,7 +99,12 @@ mod tests {
     use nvme_platform::Notify;
     use rustix::event::{EventfdFlags, epoll, eventfd};
 
+    use super::super::Account;
     use super::{CallError, CallNotify};
+
+    fn notify(call: Option<OwnedFd>, error: Option<OwnedFd>) -> Result<CallNotify, CallError> {
+        CallNotify::new(call, error, &Account::new("test"))
+    }
 
     fn count(fd: &OwnedFd) -> u64 {
         let mut bytes = [0; 8];
@@ -101,15 +113,14 @@ mod tests {
     }
 
     fn refused(fd: impl Into<OwnedFd>) {
-        assert_eq!(CallNotify::new(Some(fd.into()), None).unwrap_err(), CallError::NotAnEventFd);
+        assert_eq!(notify(Some(fd.into()), None).unwrap_err(), CallError::NotAnEventFd);
     }
 
     #[test]
     fn call_and_error_are_signalled_apart() {
         let (call, error) =
             (eventfd(0, EventfdFlags::NONBLOCK).unwrap(), eventfd(0, EventfdFlags::NONBLOCK).unwrap());
-        let notify =
-            CallNotify::new(Some(call.try_clone().unwrap()), Some(error.try_clone().unwrap())).unwrap();
+        let notify = self::notify(Some(call.try_clone().unwrap()), Some(error.try_clone().unwrap())).unwrap();
         notify.used();
         notify.used();
         assert_eq!(count(&call), 2);
@@ -120,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_client_that_polls_needs_no_eventfd() {
-        let notify = CallNotify::new(None, None).unwrap();
+        let notify = self::notify(None, None).unwrap();
         notify.used();
         notify.broken();
     }
@@ -129,7 +140,7 @@ mod tests {
     fn blocking_and_semaphore_eventfds_are_good() {
         for flags in [EventfdFlags::empty(), EventfdFlags::SEMAPHORE] {
             let call = eventfd(0, flags).unwrap();
-            CallNotify::new(Some(call.try_clone().unwrap()), None).unwrap().used();
+            notify(Some(call.try_clone().unwrap()), None).unwrap().used();
             assert_eq!(count(&call), 1);
             let flags = rustix::fs::fcntl_getfl(&call).unwrap();
             assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "the client's flags are its own");
@@ -139,7 +150,7 @@ mod tests {
     #[test]
     fn a_full_blocking_eventfd_does_not_block() {
         let call = eventfd(0, EventfdFlags::empty()).unwrap();
-        let notify = CallNotify::new(Some(call.try_clone().unwrap()), None).unwrap();
+        let notify = self::notify(Some(call.try_clone().unwrap()), None).unwrap();
         rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         notify.used();
         assert_eq!(count(&call), u64::MAX - 1);
@@ -151,7 +162,7 @@ mod tests {
     fn an_eventfd_that_is_full_already_is_taken() {
         let call = eventfd(0, EventfdFlags::empty()).unwrap();
         rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-        CallNotify::new(Some(call.try_clone().unwrap()), None).unwrap().used();
+        notify(Some(call.try_clone().unwrap()), None).unwrap().used();
         assert_eq!(count(&call), u64::MAX - 1);
     }
 

@@ -24,6 +24,7 @@ use nvme_platform::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::account;
 use super::clock::now;
 use super::submission::Submissions;
 
@@ -32,7 +33,7 @@ const TICK: Duration = Duration::from_millis(25);
 /// After so many ticks without a write, the watching thread goes to sleep.
 const CALM: u32 = 40;
 /// A write that takes longer counts. One that wakes a thread takes a tenth of it.
-const SLOW: Duration = Duration::from_micros(50);
+pub(super) const SLOW: Duration = Duration::from_micros(50);
 /// One part in so many of a worker's time may be lost in slow writes.
 const SHARE: u32 = 25;
 /// As much may be lost at once: three writes that had to be interrupted.
@@ -87,7 +88,7 @@ pub fn guard_calls() -> io::Result<()> {
     let guard = GUARD.get_or_init(|| guard);
     let watcher = thread::Builder::new().name("watch".into()).stack_size(64 << 10).spawn(|| guard.watch())?;
     let _ = guard.watcher.set(watcher.thread().clone());
-    Ok(())
+    account::start()
 }
 
 /// Says that the calling thread writes into clients' eventfds often, so that each costs it one system call. Once for each
@@ -102,19 +103,28 @@ pub fn guard_this_thread() {
     OWN.set(Some(Own { slot, repaid: Time::from_nanos(0) }));
 }
 
-/// Adds one to the counter of an eventfd, or finds it full. Never waits for longer than two [ticks](TICK).
-pub(super) fn signal(fd: BorrowedFd<'_>) {
-    let (Some(guard), Some(own)) = (GUARD.get(), OWN.get()) else { return signal_slowly(fd) };
+/// Adds one to the counter of an eventfd, or finds it full. Never waits for longer than two [ticks](TICK). Whether it took
+/// long.
+pub(super) fn signal(fd: BorrowedFd<'_>) -> bool {
+    let (Some(guard), Some(own)) = (GUARD.get(), OWN.get()) else {
+        signal_slowly(fd);
+        return false;
+    };
     let start = now();
-    if own.repaid > start + BURST * SHARE {
-        return signal_slowly(fd);
+    let spent = own.repaid > start + BURST * SHARE;
+    if spent {
+        // It does not wait, but whoever waits for the eventfd is woken as well.
+        signal_slowly(fd);
+    } else {
+        guard.write(own.slot, fd);
     }
-    guard.write(own.slot, fd);
     let took = now() - start;
-    if took > SLOW {
+    let slow = took > SLOW;
+    if slow && !spent {
         let repaid = own.repaid.max(start) + took * SHARE;
         OWN.set(Some(Own { repaid, ..own }));
     }
+    slow
 }
 
 /// The same for a thread that has no slot, or no time to lose.

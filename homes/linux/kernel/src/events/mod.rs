@@ -15,6 +15,7 @@
 //! [`guard_calls`] keeps clients from making a write into those wait.
 //! [`Signals`] makes SIGTERM and SIGINT an event like any other; [`settle_signals`] says what the others do.
 
+mod account;
 mod call;
 mod channel;
 mod clock;
@@ -25,6 +26,7 @@ mod guard;
 mod signals;
 mod submission;
 
+pub use account::Account;
 pub use call::{CallError, CallNotify, is_eventfd};
 pub use channel::{Closed, Receiver, SendError, Sender, channel};
 pub use clock::now;

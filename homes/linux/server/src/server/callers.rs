@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose;
-use nvme_linux::events::Interest;
+use nvme_linux::events::{Account, Interest};
 use nvme_linux::factory::{Caller, Refusal, Request};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Cookie, Kind, Peer};
@@ -221,8 +221,10 @@ impl Server {
         let id = self.next_client;
         let name = format!("session {}", key.0);
         let device = policy.device().to_string();
+        let account = Account::new(&name);
         let mut client = Client {
             name,
+            account,
             policy,
             key: Some(key),
             source: Source::Connection,

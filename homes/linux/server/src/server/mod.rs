@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nvme_core::server::control::Control;
 use nvme_core::server::message::{SessionKey, ToWorker};
-use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
+use nvme_linux::events::{Account, Doorbell, Epoll, Events, Interest, Signals, now};
 use nvme_linux::factory::Caller;
 use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
 use nvme_linux::memory::{Failures, Trusted};
@@ -246,6 +246,7 @@ impl Server {
         self.clients.insert(
             id,
             Client {
+                account: Account::new(&format!("client {cap}")),
                 name: format!("client {cap}"),
                 policy,
                 key: None,
