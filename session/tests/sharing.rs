@@ -3,7 +3,7 @@
 
 use nvme_policy::{BlockSize, DeviceName, DsMax, Extent, Label, Namespace, PartitionId, PciPlace, Policy};
 use nvme_session::factory::{
-    Catalogue, CatalogueConfig, CreateError, Identifiers, Medium, Minted, NamespaceEntry, PartitionEntry,
+    Catalogue, CatalogueConfig, CreateError, Identifiers, DiskIdentity, Minted, NamespaceEntry, PartitionEntry,
     Refused, Subsystem,
 };
 use nvme_session::operation::Limits;
@@ -470,7 +470,7 @@ fn shared(ns: Namespace) -> NamespaceEntry {
     let subsystem = Subsystem { name: "nqn.one".into(), serial: "S".into(), model: "M".into() };
     let unique = Identifiers { nguid: [7; 16], ..Identifiers::default() };
     let controller = ns.controller + 1;
-    entry(ns).on(Medium { subsystem, controller, shared: true, nsid: ns.nsid, unique })
+    entry(ns).on(DiskIdentity { subsystem, controller, shared: true, nsid: ns.nsid, unique })
 }
 
 fn by_another(lost: &str, had: &str) -> Refused {
@@ -503,22 +503,22 @@ fn a_namespace_that_two_controllers_share_is_had_by_one_of_them() {
 
 #[test]
 fn namespaces_of_one_number_that_are_not_shared_are_two_disks() {
-    let odds: [fn(&mut Medium); 8] = [
-        |medium| medium.shared = false,
-        |medium| medium.subsystem.name = "nqn.other".into(),
-        |medium| medium.subsystem.name = String::new(),
-        |medium| medium.subsystem.serial = "T".into(),
-        |medium| medium.subsystem.model = "N".into(),
-        |medium| medium.controller = A.controller + 1,
-        |medium| medium.nsid = 2,
-        |medium| medium.unique.nguid = [8; 16],
+    let odds: [fn(&mut DiskIdentity); 8] = [
+        |disk_identity| disk_identity.shared = false,
+        |disk_identity| disk_identity.subsystem.name = "nqn.other".into(),
+        |disk_identity| disk_identity.subsystem.name = String::new(),
+        |disk_identity| disk_identity.subsystem.serial = "T".into(),
+        |disk_identity| disk_identity.subsystem.model = "N".into(),
+        |disk_identity| disk_identity.controller = A.controller + 1,
+        |disk_identity| disk_identity.nsid = 2,
+        |disk_identity| disk_identity.unique.nguid = [8; 16],
     ];
     for odd in odds {
-        let mut medium = shared(B).medium().clone();
-        odd(&mut medium);
+        let mut disk_identity = shared(B).disk_identity().clone();
+        odd(&mut disk_identity);
         let mut c = Catalogue::new(CatalogueConfig { sessions_max: 16 });
         assert_eq!(c.set_namespace(shared(A), table_a()), []);
-        assert_eq!(c.set_namespace(entry(B).on(medium), table_b()), []);
+        assert_eq!(c.set_namespace(entry(B).on(disk_identity), table_b()), []);
         c.set_scanned();
         assert!(c.create(&rw("SA:n1")).is_ok() && c.create(&rw("SB:n1")).is_ok());
     }
@@ -528,8 +528,8 @@ fn namespaces_of_one_number_that_are_not_shared_are_two_disks() {
 fn same(ns: Namespace) -> NamespaceEntry {
     let at = PciPlace::parse(if ns == A { "0000:01:00.0" } else { "0000:02:00.0" });
     let subsystem = Subsystem { name: "nqn.one".into(), serial: "SAME".into(), model: "M".into() };
-    let medium = Medium { subsystem, nsid: 1, ..Medium::default() };
-    NamespaceEntry::new("SAME", whole(ns), LIMITS, false).on(medium).at(at)
+    let disk_identity = DiskIdentity { subsystem, nsid: 1, ..DiskIdentity::default() };
+    NamespaceEntry::new("SAME", whole(ns), LIMITS, false).on(disk_identity).at(at)
 }
 
 fn twins() -> Catalogue {
@@ -612,8 +612,8 @@ fn ways_to_a_shared_namespace_are_told_apart_by_their_places() {
     let mut c = Catalogue::new(CatalogueConfig { sessions_max: 16 });
     let way = |ns: Namespace| {
         let (entry, controller) = (same(ns), ns.controller + 1);
-        let medium = Medium { shared: true, controller, ..entry.medium().clone() };
-        entry.on(medium)
+        let disk_identity = DiskIdentity { shared: true, controller, ..entry.disk_identity().clone() };
+        entry.on(disk_identity)
     };
     c.set_namespace(way(A), table_a());
     let refused = c.set_namespace(way(B), table_b());

@@ -62,7 +62,7 @@ pub(super) fn again_later(
     deadline: Time,
 ) -> Option<Time> {
     let at = again(status, tries, delays, now, deadline)?;
-    Some(if at == now && status.is_passing() { at + PAUSE } else { at }).filter(|at| *at < deadline)
+    Some(if at == now && status.is_transient() { at + PAUSE } else { at }).filter(|at| *at < deadline)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, PciPlace, Policy
 
 use super::device::{Device, NamespaceEntry, PartitionEntry, overlap};
 use super::error::CreateError;
-use super::medium::Medium;
+use super::identity::DiskIdentity;
 use super::tables::{Disks, Refused};
 use crate::operation::Limits;
 
@@ -44,7 +44,7 @@ pub struct Minted {
     limits: Limits,
     id: [u8; 20],
     device: String,
-    medium: Medium,
+    disk_identity: DiskIdentity,
 }
 
 impl Minted {
@@ -74,8 +74,8 @@ impl Minted {
     }
 
     /// What tells its namespace from others.
-    pub fn medium(&self) -> &Medium {
-        &self.medium
+    pub fn disk_identity(&self) -> &DiskIdentity {
+        &self.disk_identity
     }
 
     /// It holds more from now on: what [`Catalogue::keep_namespaces`] answered for it.
@@ -138,7 +138,7 @@ struct Home {
     serial: String,
     /// Where its controller was.
     place: Option<PciPlace>,
-    medium: Medium,
+    disk_identity: DiskIdentity,
     nsid: u32,
     /// A partition's first block and blocks; `None` for a whole namespace.
     part: Option<(u64, u64)>,
@@ -150,7 +150,7 @@ impl Home {
         Self {
             serial: device.disk.entry.serial().into(),
             place: device.disk.entry.place(),
-            medium: device.disk.entry.medium().clone(),
+            disk_identity: device.disk.entry.disk_identity().clone(),
             nsid: extent.namespace().nsid,
             part: device.part.map(|_| (extent.first(), extent.blocks())),
         }
@@ -159,8 +159,8 @@ impl Home {
     fn is(&self, device: &Device<'_>) -> bool {
         let (extent, entry) = (device.extent(), &device.disk.entry);
         // What is shared may come back by another way; nothing else does. Two drives may have one serial number.
-        let way = self.medium.shared || self.place == entry.place();
-        way && self.medium.may_be(entry.medium())
+        let way = self.disk_identity.shared || self.place == entry.place();
+        way && self.disk_identity.may_be(entry.disk_identity())
             && self.serial == entry.serial()
             && self.nsid == extent.namespace().nsid
             && self.part == device.part.map(|_| (extent.first(), extent.blocks()))
@@ -322,8 +322,8 @@ impl Catalogue {
     }
 
     /// What tells that namespace from others, as its last scan found it; `None` when there is none.
-    pub fn medium(&self, namespace: Namespace) -> Option<&Medium> {
-        self.disks.get(namespace).map(|d| d.entry.medium())
+    pub fn disk_identity(&self, namespace: Namespace) -> Option<&DiskIdentity> {
+        self.disks.get(namespace).map(|d| d.entry.disk_identity())
     }
 
     /// The namespaces, each with the partitions that can be had.
@@ -477,7 +477,7 @@ impl Catalogue {
             limits: *device.disk.entry.limits(),
             id: device.id(),
             device: self.disks.own_name(&device),
-            medium: device.disk.entry.medium().clone(),
+            disk_identity: device.disk.entry.disk_identity().clone(),
         };
         self.next += 1;
         self.live.push(Live { id: minted.session, extent, access, reservation, whole, rewrites });

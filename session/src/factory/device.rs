@@ -8,7 +8,7 @@ use nvme_policy::{
     BlockSize, DeviceName, Extent, Identity, Label, Namespace, PartitionId, PartitionIdentity, PciPlace,
 };
 
-use super::Medium;
+use super::DiskIdentity;
 use crate::operation::Limits;
 
 /// What kind of partition table a disk has; also when it is too broken to be used, or empty.
@@ -42,7 +42,7 @@ pub struct NamespaceEntry {
     extent: Extent,
     limits: Limits,
     read_only: bool,
-    medium: Medium,
+    disk_identity: DiskIdentity,
     table: TableKind,
 }
 
@@ -56,7 +56,7 @@ impl NamespaceEntry {
             extent,
             limits,
             read_only,
-            medium: Medium::default(),
+            disk_identity: DiskIdentity::default(),
             table: TableKind::None,
         }
     }
@@ -69,8 +69,8 @@ impl NamespaceEntry {
 
     /// The same, with what tells it from others.
     #[must_use]
-    pub fn on(self, medium: Medium) -> Self {
-        Self { medium, ..self }
+    pub fn on(self, disk_identity: DiskIdentity) -> Self {
+        Self { disk_identity, ..self }
     }
 
     /// The same, with that kind of partition table.
@@ -85,8 +85,8 @@ impl NamespaceEntry {
     }
 
     /// What tells it from others.
-    pub fn medium(&self) -> &Medium {
-        &self.medium
+    pub fn disk_identity(&self) -> &DiskIdentity {
+        &self.disk_identity
     }
 
     /// The controller's serial number.

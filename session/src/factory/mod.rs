@@ -1,7 +1,7 @@
-//! The factory: what there is, who has it, and who may have what (DESIGN 2.2).
+//! The factory: what there is, who has it, and who may have what.
 //!
 //! * [`Catalogue`]: mints sessions, reserves for static clients, and takes the results of scans.
-//! * [`NamespaceEntry`], [`PartitionEntry`]: what a scan found. [`Medium`]: what tells a namespace from others, of a
+//! * [`NamespaceEntry`], [`PartitionEntry`]: what a scan found. [`DiskIdentity`]: what tells a namespace from others, of a
 //!   [`Subsystem`], with its [`Identifiers`].
 //!
 //! Sharing is a readers-writer rule on extents, so a whole namespace and its partitions are in each other's way.
@@ -19,11 +19,11 @@
 mod catalogue;
 mod device;
 mod error;
-mod medium;
+mod identity;
 mod tables;
 
 pub use catalogue::{Catalogue, CatalogueConfig, Ended, Holder, Minted, ReservationId, SessionId};
 pub use device::{NamespaceEntry, PartitionEntry, Protection, TableKind};
 pub use error::CreateError;
-pub use medium::{Identifiers, Medium, Subsystem};
+pub use identity::{Identifiers, DiskIdentity, Subsystem};
 pub use tables::Refused;

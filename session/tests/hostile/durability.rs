@@ -1,4 +1,4 @@
-//! When changes have to be durable (DESIGN 2.5).
+//! When changes have to be durable.
 
 use nvme_session::blk::features;
 use nvme_session::operation::{Operation, Outcome};

@@ -187,7 +187,7 @@ impl Namespaces {
                 "controller {index}: namespace {nsid} could not be identified: status {:#06x}",
                 completion.status.0
             );
-            if completion.status.is_passing() {
+            if completion.status.is_transient() {
                 listing.missed = true;
                 listing.found.extend(self.all.iter().find(|known| known.namespace() == namespace));
             }

@@ -31,7 +31,7 @@ const READS_CHUNKS: u16 = 1;
 
 /// For whom a pair is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum For {
+enum Purpose {
     /// A worker.
     Client { token: u32 },
     /// The control role's own reads.
@@ -58,7 +58,7 @@ enum Stage {
 
 /// What is kept of a pair.
 struct Record {
-    who: For,
+    purpose: Purpose,
     stage: Stage,
     config: PairConfig,
     generation: Generation,
@@ -239,7 +239,7 @@ impl Pairs {
     ) -> Result<Job, PairError> {
         let mut ids = self.first()..=self.granted.pairs;
         let id = ids.find(|id| !self.records.contains_key(id)).ok_or(PairError::None)?;
-        self.begin(device, id, depth, For::Client { token })
+        self.begin(device, id, depth, Purpose::Client { token })
     }
 
     /// Begins the pair for the control role's own reads.
@@ -247,16 +247,16 @@ impl Pairs {
         if self.granted.pairs < READS_PAIR || self.records.contains_key(&READS_PAIR) {
             return Err(PairError::None);
         }
-        self.begin(device, READS_PAIR, READS_DEPTH, For::Reads)
+        self.begin(device, READS_PAIR, READS_DEPTH, Purpose::Reads)
     }
 
-    fn begin(&mut self, device: &mut dyn Device, id: u16, depth: u16, who: For) -> Result<Job, PairError> {
+    fn begin(&mut self, device: &mut dyn Device, id: u16, depth: u16, purpose: Purpose) -> Result<Job, PairError> {
         let depth = self.allowed(depth);
-        let chunks = if who == For::Reads { READS_CHUNKS } else { self.chunks };
+        let chunks = if purpose == Purpose::Reads { READS_CHUNKS } else { self.chunks };
         let memory = allocate(device.pool(), depth, chunks).map_err(PairError::Memory)?;
         let vectors = device.bus().vectors().min(self.granted.vectors);
         // Vector 0 is the control role's: the admin queue's, and that of its own reads. The others are shared in turn.
-        let own = who == For::Reads || vectors < 2;
+        let own = purpose == Purpose::Reads || vectors < 2;
         let vector = if own { 0 } else { 1 + (id - READS_PAIR) % (vectors - 1) };
         let config = PairConfig {
             controller: self.index,
@@ -267,7 +267,7 @@ impl Pairs {
             caps: self.granted.caps,
         };
         let record = Record {
-            who,
+            purpose,
             stage: Stage::Creating { again: false },
             config,
             generation: self.take_generation(),
@@ -331,11 +331,11 @@ impl Pairs {
         }
         debug!("controller {}: queue pair {} of {} entries", index, id, record.config.depth);
         let config = record.config;
-        Ok(match (record.memory.take(), record.who) {
-            (Some(memory), For::Client { token }) => {
+        Ok(match (record.memory.take(), record.purpose) {
+            (Some(memory), Purpose::Client { token }) => {
                 Effect::Say(Event::PairReady { token, pair: QueuePair::new(config, memory, doorbells) })
             }
-            (Some(memory), For::Reads) => {
+            (Some(memory), Purpose::Reads) => {
                 Effect::ReadsMade(ReadsPair { config, memory, doorbells: doorbells.doorbells })
             }
             (None, _) => Effect::Say(Event::PairRecreated { id, doorbells }),
@@ -356,11 +356,11 @@ impl Pairs {
             record.stage = Stage::Quiet;
             return Ok(Effect::Say(Event::PairLost { id, why }));
         }
-        let who = record.who;
+        let purpose = record.purpose;
         self.forget(pool, id);
-        Ok(match who {
-            For::Client { token } => Effect::Say(Event::PairFailed { token, why }),
-            For::Reads => Effect::ReadsNotMade,
+        Ok(match purpose {
+            Purpose::Client { token } => Effect::Say(Event::PairFailed { token, why }),
+            Purpose::Reads => Effect::ReadsNotMade,
         })
     }
 
@@ -420,7 +420,7 @@ impl Pairs {
             Stage::Undoing { again, status } => self.not_created(pool, id, again, PairError::Refused(status)),
             Stage::DeletingCq { quiet } => {
                 record.stage = Stage::Quiet;
-                if record.who == For::Reads {
+                if record.purpose == Purpose::Reads {
                     self.forget(pool, id);
                     return Ok(Effect::ReadsDeleted);
                 }
@@ -474,16 +474,16 @@ impl Pairs {
         for (id, record) in &mut self.records {
             let id = *id;
             let after = if quiet.is_some() { Stage::Quiet } else { record.stage };
-            let (effect, after) = match (record.stage, record.who) {
+            let (effect, after) = match (record.stage, record.purpose) {
                 (Stage::Creating { again: true } | Stage::Undoing { again: true, .. }, _) => {
                     let after = if quiet.is_some() { Stage::Quiet } else { Stage::Live };
                     (Some(Event::PairLost { id, why }), after)
                 }
-                (_, For::Reads) => {
+                (_, Purpose::Reads) => {
                     gone.push(id);
                     (None, after)
                 }
-                (Stage::Creating { .. } | Stage::Undoing { .. }, For::Client { token }) => {
+                (Stage::Creating { .. } | Stage::Undoing { .. }, Purpose::Client { token }) => {
                     gone.push(id);
                     (Some(Event::PairFailed { token, why }), Stage::Abandoned)
                 }
@@ -510,7 +510,7 @@ impl Pairs {
 
     /// Whether this is the pair of the control role's own reads.
     pub(super) fn is_for_reads(&self, id: u16) -> bool {
-        self.records.get(&id).is_some_and(|record| record.who == For::Reads)
+        self.records.get(&id).is_some_and(|record| record.purpose == Purpose::Reads)
     }
 }
 

@@ -294,7 +294,7 @@ impl Controller {
             reads::Step::Wait => return false,
             reads::Step::On => {}
             reads::Step::Ended(Ended { token, result }) => {
-                if matches!(result, Err(ScanError::Failed(status)) if Status(status).is_passing()) {
+                if matches!(result, Err(ScanError::Failed(status)) if Status(status).is_transient()) {
                     self.later.failed(now);
                 }
                 self.events.push_back(Event::ScanRead { token, result });

@@ -128,7 +128,7 @@ impl Status {
 
     /// Whether it is about the moment: the same may be had in a while. All that is about the way to the controller (type 3) is, but
     /// for a way that is lost.
-    pub fn is_passing(self) -> bool {
+    pub fn is_transient(self) -> bool {
         !self.do_not_retry()
             && match self.code() {
                 Self::ACCESS_LOST => false,

@@ -23,7 +23,7 @@ pub(super) enum SessionPair {
     /// The controller is making one.
     Wanted,
     /// It waits for the one that another session wanted.
-    Hopes,
+    WaitsForAnother,
     /// This one.
     Has(PairId),
 }
@@ -45,7 +45,7 @@ impl Control {
             unit.serving_pairs().filter(|(_, p)| p.users() == 0).map(|(queue, _)| queue).collect();
         let shared = unit.serving_pairs().count() > idle.len();
         let free = usize::from(unit.controller().pairs_free());
-        let waits = unit.is_passing() || free == 0;
+        let waits = unit.is_settling() || free == 0;
         let mut no_memory = None;
         // Without any pair to share, the first is for whoever comes first: static clients can share it later.
         if free + idle.len() > kept || !shared {
@@ -110,14 +110,14 @@ impl Control {
             return Err(SessionError::NoQueuePair);
         }
         let session = self.sessions.get_mut(&key).ok_or(SessionError::Ended)?;
-        session.pair = SessionPair::Hopes;
+        session.pair = SessionPair::WaitsForAnother;
         Ok(())
     }
 
     /// Sessions that hoped for a pair that another wanted: there is one now, or there will be none.
-    fn settle_hopes(&mut self, controller: u16) {
-        let hopes = |s: &&mut Session| s.is_on(controller, SessionPair::Hopes);
-        self.sessions.values_mut().filter(hopes).for_each(|session| session.pair = SessionPair::None);
+    fn settle_waiting(&mut self, controller: u16) {
+        let waits = |s: &&mut Session| s.is_on(controller, SessionPair::WaitsForAnother);
+        self.sessions.values_mut().filter(waits).for_each(|session| session.pair = SessionPair::None);
         self.assign_waiting();
     }
 
@@ -168,7 +168,7 @@ impl Control {
         if let Some(key) = key {
             self.give_pair(key, id);
         }
-        self.settle_hopes(controller);
+        self.settle_waiting(controller);
     }
 
     /// The controller could not make a pair: share one.
@@ -183,7 +183,7 @@ impl Control {
                 self.lose_session(key);
             }
         }
-        self.settle_hopes(controller);
+        self.settle_waiting(controller);
     }
 
     /// A session does not need its pair any more.

@@ -32,7 +32,7 @@ impl Control {
             let extent = s.minted().grant().extent();
             n.namespace() == extent.namespace()
                 && n.block_size() == extent.block_size()
-                && unit.medium(n).may_be(s.minted().medium())
+                && unit.disk_identity(n).may_be(s.minted().disk_identity())
         };
         let gone =
             |s: &super::Session| s.controller() == controller && !namespaces.iter().any(|n| same(n, s));
@@ -71,7 +71,7 @@ impl Control {
             nvme_platform::warn!("{serial}:n{nsid}: {warning}");
         }
         let entry = NamespaceEntry::new(&serial, info.extent, info.limits, info.read_only);
-        let entry = entry.on(unit.medium(info)).at(unit.controller().place()).with_table(table.kind);
+        let entry = entry.on(unit.disk_identity(info)).at(unit.controller().place()).with_table(table.kind);
         nvme_platform::info!(
             "{serial}:n{nsid}: {} blocks of {} bytes, {} partitions",
             info.extent.blocks(),
@@ -92,12 +92,12 @@ impl Control {
             let read_only = if p.read_only.is_some() { ", read-only" } else { "" };
             nvme_platform::info!("{serial}:n{nsid}:{}: {} \"{}\"{read_only}", p.number, p.id, p.label);
         }
-        let before = self.catalogue.medium(namespace).cloned();
+        let before = self.catalogue.disk_identity(namespace).cloned();
         for refused in self.catalogue.set_namespace(entry, partitions) {
             nvme_platform::warn!("{serial}:n{nsid}: {refused}");
         }
         self.events.push_back(Event::CatalogueChanged);
-        let after = self.catalogue.medium(namespace);
+        let after = self.catalogue.disk_identity(namespace);
         let (refused, another) = (after.is_none(), before.is_some() && before.as_ref() != after);
         if refused {
             // It turned out to be another controller's. There may be another writer.

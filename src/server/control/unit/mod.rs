@@ -20,7 +20,7 @@ use alloc::string::String;
 
 use nvme_platform::Time;
 use nvme_policy::Namespace;
-use nvme_session::factory::{Medium, Subsystem};
+use nvme_session::factory::{DiskIdentity, Subsystem};
 use nvme_session::memory::QuietBy;
 
 use super::super::message::PairId;
@@ -152,8 +152,8 @@ impl Unit {
     }
 
     /// Whether it has no pairs for now, but will.
-    pub(super) fn is_passing(&self) -> bool {
-        self.recovery.is_passing() || !self.controller.is_ready()
+    pub(super) fn is_settling(&self) -> bool {
+        self.recovery.is_settling() || !self.controller.is_ready()
     }
 
     /// When it is to be polled though nothing happened.
@@ -239,7 +239,7 @@ impl Unit {
     }
 
     /// What tells a namespace of its from others.
-    pub(super) fn medium(&self, info: &NamespaceInfo) -> Medium {
+    pub(super) fn disk_identity(&self, info: &NamespaceInfo) -> DiskIdentity {
         let about = self.controller.info();
         let (serial, model) = (about.serial.as_str().into(), about.model.as_str().into());
         let name = match about.subsystem.as_str() {
@@ -247,7 +247,7 @@ impl Unit {
             "" => alloc::format!("{:04x} {serial} {model}", about.vendor),
             name => name.into(),
         };
-        Medium {
+        DiskIdentity {
             subsystem: Subsystem { name, serial, model },
             controller: about.number,
             shared: info.shared,

@@ -32,7 +32,7 @@ impl Unit {
 
     /// The control role needs the controller's only pair for itself, if nobody uses it.
     pub(super) fn retire_idle(&mut self, out: &mut Outbox) {
-        if self.is_passing() {
+        if self.is_settling() {
             return;
         }
         let idle = self.pairs.serving().find(|(_, p)| p.users() == 0).map(|(queue, _)| queue);

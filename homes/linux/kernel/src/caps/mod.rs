@@ -1,4 +1,4 @@
-//! Named capabilities: the authority that the server starts with (DESIGN 2.3).
+//! Named capabilities: the authority that the server starts with.
 //!
 //! A capability is an open file descriptor with a name. It comes from the parent process ([`Inherited`], the systemd
 //! socket-activation convention) or is opened by the server itself, by a word `--cap NAME=SPEC` ([`CapWord`],

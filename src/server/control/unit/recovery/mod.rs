@@ -87,7 +87,7 @@ impl Recovery {
     }
 
     /// Whether the controller takes no commands for now, but will.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_settling(&self) -> bool {
         !matches!(self.step, Step::Idle | Step::Lost)
     }
 

@@ -41,7 +41,7 @@ impl Identifiers {
 /// What tells a namespace from others, as far as its controller says. Two controllers of one NVM subsystem may share a
 /// namespace: it is one disk then, with two ways to it, and who writes on one way is in the way of who reads on the other.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Medium {
+pub struct DiskIdentity {
     /// The subsystem that it is of.
     pub subsystem: Subsystem,
     /// The number in its subsystem of the controller that shows it (CNTLID).
@@ -55,7 +55,7 @@ pub struct Medium {
     pub unique: Identifiers,
 }
 
-impl Medium {
+impl DiskIdentity {
     /// Whether another controller's namespace is this one. A shared namespace has one identifier in all of its subsystem
     /// (NVM Express Base 2.0, 3.2.1.5), and the subsystem no two controllers of one number: whatever says otherwise says that
     /// these are two.
@@ -87,14 +87,14 @@ mod tests {
     }
 
     /// As the second controller of a subsystem has it.
-    fn medium(unique: Identifiers) -> Medium {
+    fn disk_identity(unique: Identifiers) -> DiskIdentity {
         let subsystem = subsystem("nqn.a", "S", "M");
-        Medium { subsystem, controller: 2, shared: true, nsid: 1, unique }
+        DiskIdentity { subsystem, controller: 2, shared: true, nsid: 1, unique }
     }
 
     /// As the first one has it.
-    fn first(unique: Identifiers) -> Medium {
-        Medium { controller: 1, ..medium(unique) }
+    fn first(unique: Identifiers) -> DiskIdentity {
+        DiskIdentity { controller: 1, ..disk_identity(unique) }
     }
 
     #[test]
@@ -107,26 +107,26 @@ mod tests {
             (unique(1, 0, 3), unique(1, 2, 0)),
         ] {
             assert!(
-                first(a).is(&medium(b)) && medium(b).is(&first(a)),
+                first(a).is(&disk_identity(b)) && disk_identity(b).is(&first(a)),
                 "nothing says otherwise: {a:?} {b:?}"
             );
         }
         let nameless = subsystem("", "S", "M");
         for other in [
-            Medium { shared: false, ..medium(all) },
-            Medium { nsid: 2, ..medium(all) },
-            Medium { controller: 1, ..medium(all) },
-            Medium { subsystem: subsystem("nqn.b", "S", "M"), ..medium(all) },
-            Medium { subsystem: subsystem("nqn.a", "T", "M"), ..medium(all) },
-            Medium { subsystem: subsystem("nqn.a", "S", "N"), ..medium(all) },
-            Medium { subsystem: nameless.clone(), ..medium(all) },
-            medium(unique(9, 2, 3)),
-            medium(unique(1, 9, 3)),
-            medium(unique(1, 2, 9)),
+            DiskIdentity { shared: false, ..disk_identity(all) },
+            DiskIdentity { nsid: 2, ..disk_identity(all) },
+            DiskIdentity { controller: 1, ..disk_identity(all) },
+            DiskIdentity { subsystem: subsystem("nqn.b", "S", "M"), ..disk_identity(all) },
+            DiskIdentity { subsystem: subsystem("nqn.a", "T", "M"), ..disk_identity(all) },
+            DiskIdentity { subsystem: subsystem("nqn.a", "S", "N"), ..disk_identity(all) },
+            DiskIdentity { subsystem: nameless.clone(), ..disk_identity(all) },
+            disk_identity(unique(9, 2, 3)),
+            disk_identity(unique(1, 9, 3)),
+            disk_identity(unique(1, 2, 9)),
         ] {
             assert!(!first(all).is(&other) && !other.is(&first(all)), "{other:?}");
         }
-        let of = |medium| Medium { subsystem: nameless.clone(), ..medium };
-        assert!(!of(first(all)).is(&of(medium(all))));
+        let of = |disk_identity| DiskIdentity { subsystem: nameless.clone(), ..disk_identity };
+        assert!(!of(first(all)).is(&of(disk_identity(all))));
     }
 }
