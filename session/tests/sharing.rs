@@ -3,8 +3,8 @@
 
 use nvme_policy::{BlockSize, DeviceName, DsMax, Extent, Label, Namespace, PartitionId, PciPlace, Policy};
 use nvme_session::factory::{
-    Catalogue, CatalogueConfig, CreateError, Identifiers, DiskIdentity, Minted, NamespaceEntry, PartitionEntry,
-    Refused, Subsystem,
+    Catalogue, CatalogueConfig, CreateError, DiskIdentity, Identifiers, Minted, NamespaceEntry,
+    PartitionEntry, Refused, Subsystem,
 };
 use nvme_session::operation::Limits;
 use proptest::prelude::*;

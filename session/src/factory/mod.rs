@@ -25,5 +25,5 @@ mod tables;
 pub use catalogue::{Catalogue, CatalogueConfig, Ended, Holder, Minted, ReservationId, SessionId};
 pub use device::{NamespaceEntry, PartitionEntry, Protection, TableKind};
 pub use error::CreateError;
-pub use identity::{Identifiers, DiskIdentity, Subsystem};
+pub use identity::{DiskIdentity, Identifiers, Subsystem};
 pub use tables::Refused;

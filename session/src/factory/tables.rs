@@ -93,7 +93,8 @@ impl Disks {
     ) -> Vec<Refused> {
         let namespace = entry.namespace();
         let mut refused = Vec::new();
-        let twin = |d: &&Disk| d.entry.namespace() != namespace && d.entry.disk_identity().is(entry.disk_identity());
+        let twin =
+            |d: &&Disk| d.entry.namespace() != namespace && d.entry.disk_identity().is(entry.disk_identity());
         while let Some(other) = self.0.iter().find(twin) {
             // While nobody has anything yet, the order of the controllers counts, not that of their answers.
             let stays = first_come || other.entry.namespace() < namespace;

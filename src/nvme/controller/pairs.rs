@@ -250,7 +250,13 @@ impl Pairs {
         self.begin(device, READS_PAIR, READS_DEPTH, Purpose::Reads)
     }
 
-    fn begin(&mut self, device: &mut dyn Device, id: u16, depth: u16, purpose: Purpose) -> Result<Job, PairError> {
+    fn begin(
+        &mut self,
+        device: &mut dyn Device,
+        id: u16,
+        depth: u16,
+        purpose: Purpose,
+    ) -> Result<Job, PairError> {
         let depth = self.allowed(depth);
         let chunks = if purpose == Purpose::Reads { READS_CHUNKS } else { self.chunks };
         let memory = allocate(device.pool(), depth, chunks).map_err(PairError::Memory)?;

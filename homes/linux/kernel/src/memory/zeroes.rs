@@ -41,10 +41,9 @@ pub(super) struct Gone {
 struct Made {
     /// Nothing, for ever.
     empty: OwnedFd,
-    /// All slices.
-    pages: OwnedFd,
-    /// Where this process zeroes them.
-    base: usize,
+    /// All slices, and where this process zeroes them. `None` where the process may not make a file of that size
+    /// (`RLIMIT_FSIZE`): then private memory has to do, which a commit limit can refuse.
+    pages: Option<(OwnedFd, usize)>,
 }
 
 /// Where a slice is. `len` of 0: nowhere.
@@ -84,18 +83,35 @@ pub(super) fn prepare() -> Result<(), Errno> {
     let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     let empty = memfd_create("nvme-gone", flags)?;
     fcntl_add_seals(&empty, seals)?;
-    let pages = memfd_create("nvme-zeroes", flags)?;
+    let pages = match slices() {
+        Ok(pages) => Some(pages),
+        Err(Errno::FBIG) => {
+            log::warn!(
+                "RLIMIT_FSIZE is below {} KiB: where the host limits what may be committed, a client whose memory vanishes can end the \
+                 server",
+                SLICES * SLICE >> 10
+            );
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let _ = MADE.set(Made { empty, pages });
+    Ok(())
+}
+
+/// The file of all slices, and where they are.
+fn slices() -> Result<(OwnedFd, usize), Errno> {
+    let pages = memfd_create("nvme-zeroes", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let len = SLICES * SLICE;
     fallocate(&pages, FallocateFlags::empty(), 0, len as u64)?;
-    fcntl_add_seals(&pages, seals)?;
+    fcntl_add_seals(&pages, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a fresh mapping at an address of the kernel's choice.
     let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, &pages, 0) }?;
     // What clients' requests leave there is not for a core dump. A kernel that does not know the advice has dumps with it.
     // SAFETY: the range was just mapped; the advice does not change it.
     let _ = unsafe { madvise(base, len, Advice::LinuxDontDump) };
-    let _ = MADE.set(Made { empty, pages, base: base.expose_provenance() });
-    Ok(())
+    Ok((pages, base.expose_provenance()))
 }
 
 /// Puts zeroes where `address`, in this window, is. Async-signal-safe.
@@ -135,8 +151,11 @@ fn mend(made: &Made, window: Gone, address: usize) -> bool {
         (part.base.load(Ordering::Relaxed), part.len.load(Ordering::Relaxed))
     };
     if !window.range.writable {
-        return read_only(base, len);
+        return private(base, len, ProtFlags::READ);
     }
+    let Some((pages, zeroed_at)) = &made.pages else {
+        return private(base, len, ProtFlags::READ | ProtFlags::WRITE);
+    };
     // Another thread's fault at the same place, or an image's page was put back over the slice.
     let there = |s: &Slice| {
         let (base, len) = (s.base.load(Ordering::Relaxed), s.len.load(Ordering::Relaxed));
@@ -145,10 +164,10 @@ fn mend(made: &Made, window: Gone, address: usize) -> bool {
     if let Some((number, (base, len))) =
         PLACED.iter().enumerate().find_map(|(number, s)| Some((number, there(s)?)))
     {
-        return map(&made.pages, base, len, (number * SLICE) as u64);
+        return map(pages, base, len, (number * SLICE) as u64);
     }
     let skip = (address - base) / SLICE * SLICE;
-    place(made, window.index, base + skip, (len - skip).min(SLICE))
+    place(made, (pages, *zeroed_at), window.index, base + skip, (len - skip).min(SLICE))
 }
 
 /// Takes the memory away: of the whole window, or of the page that holds an address.
@@ -162,7 +181,7 @@ fn replace(made: &Made, window: Gone, only: Option<usize>) -> bool {
         }
         None => (range.base, range.len),
     };
-    let mapped = if range.writable { vanish(made, base, len) } else { read_only(base, len) };
+    let mapped = if range.writable { vanish(made, base, len) } else { private(base, len, ProtFlags::READ) };
     if !mapped {
         return false;
     }
@@ -178,7 +197,7 @@ fn replace(made: &Made, window: Gone, only: Option<usize>) -> bool {
 }
 
 /// Puts a slice at `base`: a free one, or the oldest.
-fn place(made: &Made, index: usize, base: usize, len: usize) -> bool {
+fn place(made: &Made, (pages, zeroed_at): (&OwnedFd, usize), index: usize, base: usize, len: usize) -> bool {
     let free = PLACED.iter().position(|s| s.len.load(Ordering::Relaxed) == 0);
     let number = free.unwrap_or_else(|| OLDEST.fetch_add(1, Ordering::Relaxed) % SLICES);
     let Some(slice) = PLACED.get(number) else { return false };
@@ -189,11 +208,11 @@ fn place(made: &Made, index: usize, base: usize, len: usize) -> bool {
     }
     slice.len.store(0, Ordering::Relaxed);
     let offset = number * SLICE;
-    let bytes = ptr::with_exposed_provenance_mut::<u8>(made.base + offset);
+    let bytes = ptr::with_exposed_provenance_mut::<u8>(zeroed_at + offset);
     // SAFETY: inside the mapping of all slices, which lasts and cannot shrink; this slice is mapped nowhere else now, and
     // the lock keeps other handlers away.
     unsafe { ptr::write_bytes(bytes, 0, SLICE) };
-    if !map(&made.pages, base, len, offset as u64) {
+    if !map(pages, base, len, offset as u64) {
         return false;
     }
     slice.index.store(index, Ordering::Relaxed);
@@ -207,13 +226,13 @@ fn vanish(made: &Made, base: usize, len: usize) -> bool {
     map(&made.empty, base, len, base as u64)
 }
 
-/// Puts zeroes that cannot be written: private memory of that kind costs no commit.
-fn read_only(base: usize, len: usize) -> bool {
+/// Puts zeroes of nobody else's. What cannot be written costs no commit.
+fn private(base: usize, len: usize, protection: ProtFlags) -> bool {
     let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
     let at = ptr::with_exposed_provenance_mut(base);
     // SAFETY: the range is part of a window's mapping, which is used through windows alone; they may change at any time
     // anyway.
-    unsafe { mmap_anonymous(at, len, ProtFlags::READ, flags) }.is_ok()
+    unsafe { mmap_anonymous(at, len, protection, flags) }.is_ok()
 }
 
 fn map(file: impl AsFd, base: usize, len: usize, offset: u64) -> bool {
