@@ -34,7 +34,9 @@ fn named(page: &str) -> Vec<Named> {
         let Some(held_by) = line.strip_prefix("| ").and_then(|row| row.split(" | ").nth(1)) else { continue };
         let mut place = None;
         for word in words(held_by) {
-            if word == "cargo xtask vm" {
+            if word == "cargo xtask units" {
+                place = Some(PathBuf::from("xtask/src/units"));
+            } else if word == "cargo xtask vm" {
                 place = Some(PathBuf::from("xtask/src/vm"));
             } else if word.ends_with(".rs") && word.contains('/') {
                 place = Some(PathBuf::from(word));

@@ -9,6 +9,7 @@ mod demo;
 mod machine;
 mod quickstart;
 mod test;
+mod units;
 mod vm;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ const HELP: &str = "\
 cargo xtask quickstart [IMAGE]  builds, and shows what a session can do and what it cannot
 cargo xtask test [WORD...]      runs every test; words go to the test programs
 cargo xtask vm [PART...]        runs the server on VFIO, in a virtual machine
+cargo xtask units               starts the systemd units for real, in a container (as root)
 cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine";
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
             "quickstart-client" => demo::client(rest),
             "test" => test::test(rest),
             "vm" => vm::vm(rest),
+            "units" => units::units(rest),
             "bench" => bench::bench(rest),
             _ => Err(HELP.into()),
         },

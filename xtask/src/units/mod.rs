@@ -1,0 +1,178 @@
+//! `cargo xtask units`: the units of systemd/, started by a real systemd, in a container over an overlay of this machine.
+//!
+//! [`root`] makes the container's files and boots it; here is what is checked in it. It needs root, and the packages
+//! systemd-container and dbus; what is missing is said by name, and is a failure where `NVME_DRV_REQUIRE_VM` is set.
+
+mod root;
+
+use std::error::Error;
+use std::time::Instant;
+
+use root::Root;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// What is said to do, how it must end, and what it must print. All in one shell, in this order.
+type Check = (&'static str, &'static str, i32, &'static str);
+
+/// Words that checks begin with.
+const PRELUDE: &str = r#"
+conf() { echo "NVME_DRV_ARGS=$*" >/etc/nvme-drv/nvme-drv.conf; }
+main_pid() { systemctl show -p MainPID --value nvme-drv; }
+# For a few seconds.
+until_good() { for i in $(seq 50); do "$@" && return 0; sleep 0.1; done; return 1; }
+# Whether the disk is there: the scan is over.
+shown() { timeout 10 nvme-ctl ls | grep device=1234:n1; }
+sockets() { systemctl is-active nvme-drv-svr.socket nvme-drv-ctl.socket; }
+"#;
+
+const CHECKS: &[Check] = &[
+    ("the user is made", "systemd-sysusers && id -un nvme-drv", 0, "nvme-drv"),
+    (
+        "sockets are there before the server is",
+        "chown -R nvme-drv: /var/lib/nvme-drv
+         conf -v --cap vbus=soft:/var/lib/nvme-drv/disk.img,serial=1234
+         systemctl start nvme-drv-svr.socket nvme-drv-ctl.socket; stat -c '%n %A %U:%G' /run/nvme-drv/*
+         ! systemctl is-active --quiet nvme-drv.service",
+        0,
+        "/run/nvme-drv/svr srw-rw---- root:nvme-drv",
+    ),
+    ("who connects starts it", "nvme-ctl ls && until_good shown", 0, "device=1234:n1"),
+    ("it is ready, and says so", "until_good systemctl is-active nvme-drv.service", 0, "active"),
+    (
+        "it is an ordinary user under a filter",
+        "id -u nvme-drv; grep -E '^(Uid|Seccomp|NoNewPrivs|CapBnd)' /proc/$(main_pid)/status",
+        0,
+        "Seccomp:\t2",
+    ),
+    (
+        "nothing of its own sandbox is denied by the unit's",
+        "journalctl -u nvme-drv -o cat | grep 'seccomp on' | grep -v DENIED",
+        0,
+        "seccomp on, no capabilities",
+    ),
+    ("a session is had and used", "blkcheck /run/nvme-drv/svr device=1234:n1 --mib 4", 0, "ok 1234:n1"),
+    (
+        "a restart keeps the sockets",
+        "before=$(stat -c %i /run/nvme-drv/svr); systemctl restart nvme-drv.service
+         until_good shown && [ $before = $(stat -c %i /run/nvme-drv/svr) ]",
+        0,
+        "device=1234:n1",
+    ),
+    (
+        "SIGHUP, SIGUSR1 and SIGUSR2 do nothing",
+        "pid=$(main_pid); for s in HUP USR1 USR2; do systemctl kill -s $s nvme-drv.service; done; sleep 0.3
+         [ $pid = $(main_pid) ] && until_good shown",
+        0,
+        "device=1234:n1",
+    ),
+    (
+        "kill -9 is followed by another server",
+        "pid=$(main_pid); kill -9 $pid; until_good shown && [ $pid != $(main_pid) ] && sockets",
+        0,
+        "active\nactive",
+    ),
+    (
+        "a session that lasts listens, by its unit",
+        "mkdir -p /etc/nvme-drv/sessions; echo NVME_SESSION_WORDS=device=1234:n1 read-only >/etc/nvme-drv/sessions/vm1.conf
+         echo NVME_SESSION_RIGHTS=mode=0660,user=nobody,group=kvm >>/etc/nvme-drv/sessions/vm1.conf
+         systemctl start nvme-session@vm1.service && stat -c '%A %U:%G' /run/nvme-session/vm1.sock",
+        0,
+        "srw-rw---- nobody:kvm",
+    ),
+    (
+        "and is minted anew by the next server",
+        "systemctl restart nvme-drv.service
+         again() { systemctl is-active --quiet nvme-session@vm1.service && nvme-ctl ls | grep -q read-only; }
+         for i in $(seq 80); do again && break; sleep 0.1; done
+         again && stat -c '%A %U:%G' /run/nvme-session/vm1.sock; s=$?; systemctl stop nvme-session@vm1.service
+         [ $s = 0 ] && ! [ -e /run/nvme-session/vm1.sock ]",
+        0,
+        "srw-rw---- nobody:kvm",
+    ),
+    (
+        "a static client has a socket of systemd's, and one of the server's beside svr",
+        "conf -v --cap vbus=soft:/var/lib/nvme-drv/disk.img,serial=1234 --client cl1 --device 1234:n1 --readonly \
+           --client cl2 --device 1234:n1 --readonly --cap cl2=unix:/run/nvme-drv/cl2.sock
+         systemctl stop nvme-drv.service; systemctl start nvme-drv-client@cl1.socket
+         systemctl start nvme-drv.service && until_good shown && stat -c '%n %A %U:%G' /run/nvme-drv/* && sockets",
+        0,
+        "/run/nvme-drv/cl1.sock srw-rw---- root:kvm\n/run/nvme-drv/cl2.sock srw------- nvme-drv:nvme-drv",
+    ),
+    (
+        "a wrong option is status 2, which is not tried again",
+        "systemctl stop nvme-drv.service nvme-drv-client@cl1.socket; conf --frobnicate
+         systemctl start nvme-drv.service; sleep 2
+         systemctl show -p ExecMainStatus -p NRestarts -p ActiveState nvme-drv.service",
+        0,
+        "NRestarts=0\nExecMainStatus=2\nActiveState=failed",
+    ),
+    (
+        "callers are refused meanwhile, and take no socket down",
+        "for i in $(seq 40); do timeout 10 nvme-ctl ls >/dev/null 2>&1; s=$?; [ $s = 124 ] && echo hangs; [ $s = 0 ] && echo served; done; sockets",
+        0,
+        "active\nactive",
+    ),
+    (
+        "a missing vbus is said",
+        "conf -v; nvme-ctl ls; sleep 0.5; journalctl -u nvme-drv -o cat -n 20 | grep vbus
+         systemctl show -p ExecMainStatus --value nvme-drv.service; sockets",
+        0,
+        "capability `vbus` is missing",
+    ),
+    (
+        "the right options serve by the same sockets",
+        "conf -v --cap vbus=soft:/var/lib/nvme-drv/disk.img,serial=1234; until_good shown",
+        0,
+        "device=1234:n1",
+    ),
+    (
+        "stopped, the sockets listen; their own end removes them",
+        "systemctl stop nvme-drv.service; sockets; systemctl stop nvme-drv-svr.socket nvme-drv-ctl.socket
+         ls /run/nvme-drv/svr /run/nvme-drv/ctl 2>&1; systemctl show -p Result --value nvme-drv.service",
+        0,
+        "active\nactive",
+    ),
+];
+
+/// Boots the container, and says what was found.
+pub(crate) fn units(_: &[String]) -> Result<()> {
+    if let Some(want) = root::wants() {
+        return cannot(&format!("for want of {want}"));
+    }
+    let begin = Instant::now();
+    let mut root = match Root::new() {
+        Ok(root) => root,
+        Err(why) => return cannot(&format!("for {why}")),
+    };
+    root.install()?;
+    let answers = root.run(PRELUDE, CHECKS.iter().map(|(_, command, ..)| *command))?;
+    if answers.is_empty() {
+        return cannot(&format!("for systemd-nspawn does not boot a container:\n{}", root.console()));
+    }
+    let mut failed = 0;
+    for ((what, _, status, text), (got, said)) in CHECKS.iter().zip(&answers) {
+        let good = got == status && said.contains(text);
+        println!("{} {what}", if good { "ok    " } else { "FAILED" });
+        if !good {
+            println!("       status {got}, not {status}; wanted {text:?} in:\n{said}");
+            failed += 1;
+        }
+    }
+    println!("{failed} failed, in {:.1} s", begin.elapsed().as_secs_f64());
+    if answers.len() < CHECKS.len() {
+        println!("{}", root.console());
+        return Err(format!("the container ended after {} of {} checks", answers.len(), CHECKS.len()).into());
+    }
+    if failed == 0 { Ok(()) } else { Err("the units do not do what they should".into()) }
+}
+
+/// Nothing can be checked here, which is a failure where it must be.
+fn cannot(why: &str) -> Result<()> {
+    let line = format!("the units under a real systemd, {why}");
+    if std::env::var_os("NVME_DRV_REQUIRE_VM").is_some() {
+        return Err(line.into());
+    }
+    println!("skipped: {line}");
+    Ok(())
+}
