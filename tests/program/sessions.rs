@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nvme_client::{Client, Options};
 
@@ -256,5 +256,51 @@ fn two_workers_serve_many_sessions() {
         client.read(0, &mut bytes).unwrap();
         assert!(bytes == expected);
     }
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_client_that_has_said_nothing_yet_may_wait_while_nobody_else_does() {
+    let bench = Bench::new();
+    let cl1 = bench.socket("cl1");
+    let mut server = bench.serve(&["--client", "cl1", "--device", "SN 1:2:n1:1", &cl1]);
+    server.says("session 1");
+    let silent = UnixStream::connect(bench.path("cl1")).unwrap();
+    server.says("connected");
+    // Longer than anything that was begun may stall.
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(!server.said().contains("disconnected"), "{}", server.said());
+    let mut client = Client::from_fd(silent.into(), &Options::default()).unwrap();
+    client.read(0, &mut [0; 512]).unwrap();
+    drop(client);
+    server.says("disconnected");
+
+    // One that says nothing for as long yields to whoever connects then.
+    let silent = UnixStream::connect(bench.path("cl1")).unwrap();
+    std::thread::sleep(Duration::from_secs(11));
+    let start = Instant::now();
+    let mut client = Client::connect(bench.path("cl1"), &Options::default()).unwrap();
+    client.read(0, &mut [0; 512]).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{}", server.said());
+    server.says("it has said nothing, and another client waits");
+    drop(silent);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_second_client_of_a_socket_waits_with_a_line_that_says_for_whom() {
+    let bench = Bench::new();
+    let cl1 = bench.socket("cl1");
+    let mut server = bench.serve(&["--client", "cl1", "--device", "SN 1:2:n1:1", &cl1]);
+    server.says("session 1");
+    let first = Client::connect(bench.path("cl1"), &Options::default()).unwrap();
+    let second = UnixStream::connect(bench.path("cl1")).unwrap();
+    let own = std::process::id();
+    server.says(&format!("client cl1: another client waits until this one (pid {own} "));
+    drop(first);
+    let mut client = Client::from_fd(second.into(), &Options::default()).unwrap();
+    client.read(0, &mut [0; 512]).unwrap();
+    assert_eq!(server.said().matches("another client waits").count(), 1, "once for each");
+    drop(client);
     assert_eq!(server.stop(), 0);
 }

@@ -22,8 +22,12 @@ use crate::lent::Lent;
 use crate::regions;
 use crate::rings::{Ring, Stage};
 
-/// How long a client may stall in mid-message or mid-handshake, or say nothing after it connected.
+/// How long a client may stall in mid-message or mid-handshake; and say nothing at all after it connected, before it yields to
+/// whoever else connects.
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(10);
+/// What a machine whose memory is private looks like from here.
+const NO_MEMORY: &str =
+    "the client has registered no memory; a QEMU needs memory that is shared (memory-backend-memfd,share=on)";
 /// Requests that one client gets served before it is the others' turn: one that never stops talking holds nobody up.
 const REQUESTS_PER_TURN: usize = 32;
 
@@ -72,6 +76,9 @@ pub(crate) struct Conn {
     pub(crate) deadline: Option<Time>,
     pub(crate) token: u64,
     pub(crate) accepted: bool,
+    /// It has begun nothing for so long that the next one who connects takes its place. Until then it may wait: a machine may
+    /// get the device of its chardev later.
+    pub(crate) yields: bool,
 }
 
 /// A connection that waits for its turn.
@@ -113,6 +120,8 @@ pub(crate) enum Over {
     Connection(#[from] ConnectionError),
     #[error("it stalled in mid-message or mid-handshake")]
     Stalled,
+    #[error("it has said nothing, and another client waits")]
+    Yielded,
     #[error("its rings and an unfinished message have more descriptors than a session may")]
     Descriptors,
     #[error("it sent more files that cannot be closed than the server waits for")]
@@ -138,7 +147,24 @@ impl Conn {
     ) -> Self {
         // Whoever connects to a session's socket holds it against others, so it has to come on from the start.
         let deadline = accepted.then(|| now + STALL_MAX);
-        Self { connection, peer, rings: BTreeMap::new(), pending: None, deadline, token, accepted }
+        Self {
+            connection,
+            peer,
+            rings: BTreeMap::new(),
+            pending: None,
+            deadline,
+            token,
+            accepted,
+            yields: false,
+        }
+    }
+}
+
+impl Conn {
+    /// Whether it came to a session's socket, and has begun nothing.
+    pub(crate) fn is_silent(&self) -> bool {
+        let machine = self.connection.machine();
+        self.accepted && !machine.wants_deadline() && machine.stage() == nvme_linux::vhost::Stage::Untouched
     }
 }
 
@@ -170,8 +196,10 @@ impl Client {
         if used + machine.descriptors() > self.eventfds {
             return Err(Over::Descriptors);
         }
-        let silent = conn.accepted && machine.stage() == nvme_linux::vhost::Stage::Untouched;
-        if machine.wants_deadline() || silent {
+        let wants = machine.wants_deadline();
+        let silent = conn.is_silent();
+        conn.yields &= silent;
+        if wants || silent && !conn.yields {
             conn.deadline.get_or_insert(lent.now + STALL_MAX);
         } else {
             conn.deadline = None;
@@ -401,7 +429,12 @@ impl Client {
                 Some(Reply::Done)
             }
             Err(why) => {
-                self.refuse(&format!("starting ring {index}"), &Told(&why));
+                let what = format!("starting ring {index}");
+                if lent.control.session(key).is_some_and(|s| s.registry().is_empty()) {
+                    self.refuse(&what, &NO_MEMORY);
+                } else {
+                    self.refuse(&what, &Told(&why));
+                }
                 Some(Reply::Failed)
             }
         }

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::{ACCEPTS_PER_TURN, REST, Server, Watched};
 use crate::budget::WAITING_MAX;
-use crate::client::{Client, Conn, Phase, Source, Waiter};
+use crate::client::{Client, Conn, Over, Phase, Source, Waiter};
 
 impl Server {
     /// Watches a client's listening socket.
@@ -42,7 +42,7 @@ impl Server {
                 None => self.acceptor.accept(listener),
             };
             match accepted {
-                Ok(Some(socket)) => self.take_in(id, socket),
+                Ok(Some(socket)) => self.take_in(id, socket, time),
                 Ok(None) => break,
                 Err(Errno::TIMEDOUT) => {
                     log::warn!(target: REFUSAL, "{}: its socket does not let anybody in; it ends", client.name);
@@ -61,7 +61,7 @@ impl Server {
         self.admit(id, time);
     }
 
-    fn take_in(&mut self, id: u32, socket: OwnedFd) {
+    fn take_in(&mut self, id: u32, socket: OwnedFd, time: Time) {
         let token = self.next_token;
         // The first of each session has its own place.
         let in_common: usize = self.clients.values().map(|c| c.waiting.len().saturating_sub(1)).sum();
@@ -82,6 +82,38 @@ impl Server {
         client.waiting.push_back(Waiter { socket, token });
         self.token(Watched::Waiter(id));
         self.look_at_waiter(id, token, false);
+        self.another_waits(id, token, time);
+    }
+
+    /// Somebody came while a client is there: that one yields, if it has begun nothing for its time; else the other is said to
+    /// wait.
+    fn another_waits(&mut self, id: u32, token: u64, time: Time) {
+        let connected = |c: &Client| c.conn.is_some() && c.waiting.iter().any(|w| w.token == token);
+        if !self.clients.get(&id).is_some_and(connected) {
+            return;
+        }
+        // What it has said meanwhile counts.
+        self.serve(id, time);
+        let Some(Client { conn: Some(conn), name, .. }) = self.clients.get(&id) else { return };
+        if conn.yields {
+            return self.disconnect(id, &Over::Yielded);
+        }
+        let who = conn.peer.map_or_else(String::new, |p| format!(" ({p})"));
+        log::info!(target: OPERATOR, "{name}: another client waits until this one{who} disconnects");
+    }
+
+    /// The time of a client is over: one that has stalled is cut, and so is one that has begun nothing while another
+    /// waits. While nobody does, such a one may stay until somebody comes: a machine may get the device of its chardev later.
+    pub(super) fn out_of_time(&mut self, id: u32) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(conn) = client.conn.as_mut().filter(|conn| conn.is_silent()) else {
+            return self.disconnect(id, &Over::Stalled);
+        };
+        if !client.waiting.is_empty() {
+            return self.disconnect(id, &Over::Yielded);
+        }
+        conn.yields = true;
+        conn.deadline = None;
     }
 
     /// Something came from a connection that waits.

@@ -27,7 +27,7 @@ use nvme_policy::{Errno, Policy};
 
 use self::waiting::{Waiting, refused};
 use crate::budget::Budget;
-use crate::client::{Client, Over, Phase, STALL_MAX, Source};
+use crate::client::{Client, Phase, STALL_MAX, Source};
 use crate::devices::{AllInterrupts, Served};
 use crate::inventory::{self, Introspection};
 use crate::worker::{self, Message, WorkerLost};
@@ -484,7 +484,7 @@ impl Server {
             .map(|(id, _)| *id)
             .collect();
         for id in stalled {
-            self.disconnect(id, &Over::Stalled);
+            self.out_of_time(id);
         }
         self.expire_waiting(time);
         if self.rest.is_some_and(|until| time >= until) {
