@@ -96,10 +96,10 @@ fn a_command_inherits_its_sessions_and_its_status_is_passed_on() {
         "--",
         "sh",
         "-c",
-        "printf one >&{vda}; printf two >&{vdb}; echo {vdc} $(ls /proc/$$/fd | wc -l); exit 7",
+        "printf one >&{vda}; printf two >&{vdb}; echo { vdc } $(ls /proc/$$/fd | wc -l); exit 7",
     ]);
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).starts_with("{vdc} "));
+    assert!(text(&output.stdout).starts_with("{ vdc } "));
     for (words, written) in [
         (&["create", "0", "device=my disk:n1", "read-only", "ds-max=4"][..], "one"),
         (&["create", "0", "device=1234:n1"], "two"),
@@ -224,5 +224,29 @@ fn a_server_that_is_not_there_is_an_error_that_says_where_it_was_looked_for() {
         let error = text(&output.stderr);
         assert!(error.contains("/nonexistent/") && error.contains("is nvme-drv running?"), "{error}");
         assert!(started.elapsed() < PATIENCE);
+    }
+}
+
+#[test]
+fn each_place_names_the_right_spelling_of_read_only() {
+    for (arguments, says) in [
+        (
+            &["create", "device=1234:n1", "--readonly", "--listen", "/x"][..],
+            "--readonly is a word here, not an option: read-only",
+        ),
+        (
+            &["create", "device=1234:n1", "--read-only", "--listen", "/x"],
+            "--read-only is a word here, not an option: read-only",
+        ),
+        (
+            &["create", "device=1234:n1,ro", "--listen", "/x"],
+            "words of create stand alone: device=1234:n1 read-only",
+        ),
+        (&["run", "a=1234:n1,readonly", "--", "true"], "`readonly`: did you mean read-only?"),
+        (&["run", "a=1234:n1", "--", "echo", "{b}"], "{b} in the command names no session; there is a."),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(says), "{arguments:?}: {}", text(&output.stderr));
     }
 }

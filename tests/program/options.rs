@@ -98,3 +98,33 @@ fn a_server_that_was_told_to_be_quiet_says_nothing_at_all() {
     server.says("Serial Number: SN 1:2");
     assert_eq!(server.stop(), 0);
 }
+
+#[test]
+fn what_is_wrong_with_a_capability_is_said_of_which() {
+    let bench = Bench::new();
+    let svr = bench.socket("svr");
+    let disk = bench.disk();
+    let missing = "--cap=svr=unix:/nonexistent/deep/svr";
+    let (status, said) = run(&bench, &[&disk, missing]);
+    assert_eq!(status, 2);
+    assert!(
+        said.contains("/nonexistent/deep/svr: there is no folder /nonexistent/deep; make it first"),
+        "{said}"
+    );
+    // Which of three.
+    let words = [
+        "--cap=vbus=soft:mem:1M,serial=a",
+        "--cap=vbus=soft:mem:2M,serial=b",
+        "--cap=vbus=soft:mem:3M,serial=a",
+    ];
+    let (status, said) = run(&bench, &[words[0], words[1], words[2], &svr]);
+    assert_eq!(status, 2);
+    let wanted = "vbus=soft:mem:1M,serial=a and vbus=soft:mem:3M,serial=a have the same serial number `a`";
+    assert!(said.contains(wanted), "{said}");
+    let (_, said) = run(&bench, &["--cap=vbus=soft:mem:1M,readonly", &svr]);
+    assert!(
+        said.contains("vbus=soft:mem:1M,readonly: `readonly` is no option")
+            && said.contains("did you mean ro?"),
+        "{said}"
+    );
+}

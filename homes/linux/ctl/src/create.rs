@@ -12,9 +12,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::failure::Failure;
 use crate::server::{self, Place};
+use crate::spelling;
 
 /// Mints a session that takes clients at `listen`, and holds it until a signal comes or the server ends it.
 pub(crate) fn create(place: &Place, words: &[String], listen: &str) -> Result<(), Failure> {
+    if let Some(text) = words.iter().find_map(|word| spelling::joined(word)) {
+        return Err(Failure { text, status: 2 });
+    }
     let spec = ListenSpec::parse(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
     // Before anything is held: a signal that comes from now on is seen.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;

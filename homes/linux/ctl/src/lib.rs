@@ -12,11 +12,13 @@ mod list;
 mod options;
 mod run;
 mod server;
+mod spelling;
 mod tree;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use nvme_linux::standard::{answer, complain};
 use nvme_linux::vfio;
 
@@ -27,7 +29,15 @@ pub fn main() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(said) => {
-            return ExitCode::from(answer("nvme-ctl", &said.render().to_string(), said.use_stderr()));
+            let status = answer("nvme-ctl", &said.render().to_string(), said.use_stderr());
+            let wrong = match said.get(ContextKind::InvalidArg) {
+                Some(ContextValue::String(wrong)) if said.kind() == ErrorKind::UnknownArgument => Some(wrong),
+                _ => None,
+            };
+            if let Some(hint) = wrong.and_then(|wrong| spelling::option(wrong)) {
+                complain(format_args!("nvme-ctl: {hint}"));
+            }
+            return ExitCode::from(status);
         }
     };
     let done = match &options.command {

@@ -8,6 +8,7 @@ use rustix::io::FdFlags;
 
 use crate::failure::Failure;
 use crate::server::{self, Place};
+use crate::spelling;
 
 /// `NAME=DEV[,read-only][,ds-max=N]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,9 @@ impl FromStr for Device {
         let mut options = Vec::new();
         while let Some((before, option)) = device.rsplit_once(',') {
             if option != "read-only" && !option.starts_with("ds-max=") {
+                if let Some(meant) = spelling::meant(option) {
+                    return Err(format!("`{option}`: did you mean {meant}?"));
+                }
                 break;
             }
             options.push(option.to_owned());
@@ -46,6 +50,15 @@ impl FromStr for Device {
 
 /// Mints the sessions, and becomes the command.
 pub(crate) fn run(place: &Place, devices: &[Device], command: &[String]) -> Result<(), Failure> {
+    let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
+    if let Some(unknown) = command.iter().find_map(|word| unknown_name(word, &names)) {
+        let known = names.join(", ");
+        let text = format!(
+            "{{{unknown}}} in the command names no session; there is {known}. What is meant for the command itself has a space \
+             behind the brace, or a $ before it"
+        );
+        return Err(Failure { text, status: 2 });
+    }
     for (index, device) in devices.iter().enumerate() {
         if devices.iter().skip(index + 1).any(|other| other.name == device.name) {
             return Err(format!("`{}` is named twice", device.name).into());
@@ -69,6 +82,17 @@ pub(crate) fn run(place: &Place, devices: &[Device], command: &[String]) -> Resu
     let error = std::process::Command::new(program).args(arguments).exec();
     let status = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
     Err(Failure { text: format!("{program}: {error}"), status })
+}
+
+/// A `{NAME}` of a word that is none of these names. `${NAME}` is a shell's.
+fn unknown_name<'a>(word: &'a str, names: &[&str]) -> Option<&'a str> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    word.match_indices('{').find_map(|(at, _)| {
+        let (name, _) = word.get(at + 1..)?.split_once('}')?;
+        let is_name = !name.is_empty() && name.chars().all(letters);
+        let shell = word.get(..at).is_some_and(|before| before.ends_with('$'));
+        (is_name && !shell && !names.contains(&name)).then_some(name)
+    })
 }
 
 /// Replaces each `{NAME}` by its descriptor's number, in one pass.
@@ -100,6 +124,17 @@ fn substitute(word: &str, sessions: &[(&str, impl AsRawFd)]) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_brace_that_names_no_session_is_found() {
+        let unknown = |word| unknown_name(word, &["vda", "b-1"]);
+        for good in ["fd={vda}", "{b-1}{vda}", "${vdb}", "{ vdb }", "{}", "{\"a\":1}", "{vdb", "a}b{"] {
+            assert_eq!(unknown(good), None, "{good}");
+        }
+        assert_eq!(unknown("fd={vdb}"), Some("vdb"));
+        assert_eq!(unknown("{vda}{VDA}"), Some("VDA"));
+        assert_eq!(unknown("{{vdb}}"), Some("vdb"));
+    }
+
     fn words(word: &str) -> Vec<String> {
         word.parse::<Device>().unwrap().words
     }
@@ -109,7 +144,12 @@ mod tests {
         assert_eq!(words("a=1234:n1"), ["device=1234:n1"]);
         assert_eq!(words("a=1234:n1,read-only,ds-max=4"), ["device=1234:n1", "read-only", "ds-max=4"]);
         assert_eq!(words("a=S,N=1 2:n1,read-only"), ["device=S,N=1 2:n1", "read-only"]);
-        assert_eq!(words("a=1234:n1,readonly"), ["device=1234:n1,readonly"], "left for the server to refuse");
+        for wrong in ["readonly", "ro", "READ-ONLY", "--readonly", "read_only"] {
+            let error = format!("a=1234:n1,{wrong},ds-max=2").parse::<Device>().unwrap_err();
+            assert_eq!(error, format!("`{wrong}`: did you mean read-only?"));
+        }
+        let error = "a=1234:n1,dsmax=2".parse::<Device>().unwrap_err();
+        assert_eq!(error, "`dsmax=2`: did you mean ds-max=N?");
         assert_eq!(words("a=partlabel:x,ds-max="), ["device=partlabel:x", "ds-max="]);
     }
 

@@ -37,6 +37,9 @@ pub enum SpecError {
     /// An option that this kind does not have.
     #[error("`{0}` is no option of this kind of capability")]
     UnknownOption(String),
+    /// Read-only as other places spell it.
+    #[error("`{0}` is no option of this kind of capability; did you mean ro?")]
+    MeantRo(String),
     /// An option twice.
     #[error("`{0}` is given twice")]
     Twice(&'static str),
@@ -173,8 +176,17 @@ pub enum CapError {
         holder: String,
     },
     /// Two software controllers with one serial number.
-    #[error("two controllers have the serial number `{0}`: give one of them another (serial=SN)")]
-    SameSerial(String),
+    #[error(
+        "{first} and {second} have the same serial number `{serial}`: give one of them another (serial=SN)"
+    )]
+    SameSerial {
+        /// The serial number.
+        serial: String,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// The kernel refused something that should not fail.
     #[error("capability `{name}`: {error}")]
     System {

@@ -1,7 +1,7 @@
 //! All capabilities in one table.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -214,11 +214,11 @@ fn check_names(wanted: &Wanted<'_>) -> Result<(), CapError> {
 fn by_name(inherited: Inherited, words: Vec<CapWord>) -> Result<BTreeMap<String, Vec<Raw>>, CapError> {
     let mut named: BTreeMap<String, Vec<Raw>> = BTreeMap::new();
     for capability in inherited.listen {
-        let origin = format!("{} (passed by name)", capability.name);
+        let origin = format!("{} (descriptor {})", capability.name, capability.fd.as_raw_fd());
         named.entry(capability.name).or_default().push(Raw::Open(capability.fd, origin));
     }
     let mut taken: BTreeMap<RawFd, OwnedFd> = inherited.words.into_iter().collect();
-    for CapWord { name, spec } in words {
+    for CapWord { name, spec, text } in words {
         let fd = match spec.fd() {
             None => None,
             Some(number) => match taken.remove(&number) {
@@ -226,8 +226,7 @@ fn by_name(inherited: Inherited, words: Vec<CapWord>) -> Result<BTreeMap<String,
                 None => return Err(CapError::NotOpen { name, fd: number }),
             },
         };
-        let origin = format!("--cap {name}");
-        named.entry(name).or_default().push(Raw::Word(spec, fd, origin));
+        named.entry(name).or_default().push(Raw::Word(spec, fd, text));
     }
     Ok(named)
 }
@@ -248,7 +247,7 @@ fn described(spec: &Spec) -> &'static str {
 
 fn controllers(raws: Vec<Raw>) -> Result<Vec<ControllerSpec>, CapError> {
     let mut controllers = Vec::new();
-    let mut serials: Vec<String> = Vec::new();
+    let mut serials: Vec<(String, String)> = Vec::new();
     for raw in raws {
         let (spec, fd, origin) = match raw {
             Raw::Open(fd, origin) => {
@@ -261,10 +260,10 @@ fn controllers(raws: Vec<Raw>) -> Result<Vec<ControllerSpec>, CapError> {
             Spec::Pci(address) => ControllerKind::Pci(address),
             Spec::Soft { source, options } => {
                 let serial = options.serial.clone().unwrap_or_else(|| format!("soft{}", serials.len()));
-                if serials.contains(&serial) {
-                    return Err(CapError::SameSerial(serial));
+                if let Some((_, first)) = serials.iter().find(|(known, _)| *known == serial) {
+                    return Err(CapError::SameSerial { serial, first: first.clone(), second: origin });
                 }
-                serials.push(serial.clone());
+                serials.push((serial.clone(), origin.clone()));
                 soft(source, fd, serial, &origin, options)?
             }
             other => return Err(wrong("vbus", described(&other), IMAGE)),

@@ -25,6 +25,8 @@ pub struct CapWord {
     pub name: String,
     /// What it is.
     pub spec: Spec,
+    /// All of it, as it was written.
+    pub text: String,
 }
 
 /// What to open.
@@ -138,7 +140,7 @@ impl FromStr for CapWord {
         if !is_name(name) {
             return Err(SpecError::BadName);
         }
-        Ok(Self { name: name.to_owned(), spec: spec.parse()? })
+        Ok(Self { name: name.to_owned(), spec: spec.parse()?, text: word.to_owned() })
     }
 }
 
@@ -223,6 +225,9 @@ fn soft(rest: &str) -> Result<Spec, SpecError> {
                 return Err(SpecError::Twice("preallocate"));
             }
             None if word == "preallocate" => options.preallocate = true,
+            _ if matches!(word, "read-only" | "readonly" | "--readonly" | "--read-only" | "read_only") => {
+                return Err(SpecError::MeantRo(word.to_owned()));
+            }
             _ => return Err(SpecError::UnknownOption(word.to_owned())),
         }
     }
@@ -370,6 +375,11 @@ mod tests {
         assert_eq!(spec("soft:mem:1M,engine=uring"), Err(SpecError::NotOfMemory));
         for engine in [Engine::Auto, Engine::Window, Engine::Uring, Engine::Threads] {
             assert!(spec(&format!("soft:x,engine={}", engine.word())).is_ok());
+        }
+        for word in ["read-only", "readonly", "--readonly"] {
+            let error = spec(&format!("soft:x,{word}")).unwrap_err();
+            assert_eq!(error, SpecError::MeantRo(word.into()));
+            assert!(error.to_string().ends_with("did you mean ro?"));
         }
         assert_eq!(spec("soft:x,rw"), Err(SpecError::UnknownOption("rw".into())));
         assert_eq!(spec("soft:x,ro=1"), Err(SpecError::UnknownOption("ro=1".into())));

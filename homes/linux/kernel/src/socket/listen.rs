@@ -64,6 +64,14 @@ pub enum ListenError {
     /// Another process holds the directory's lock.
     #[error("{0}: another process is making a socket in the same directory")]
     Locked(PathBuf),
+    /// Its folder does not exist.
+    #[error("{path}: there is no folder {folder}; make it first", path = .path.display(), folder = .folder.display())]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A system call failed.
     #[error("{path}: {what}: {errno}")]
     System {
@@ -109,8 +117,12 @@ impl ListenSpec {
         let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = self.path.file_name().ok_or(ListenError::NotASocket(self.path.clone()))?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory =
-            rustix::fs::open(parent, directory, Mode::empty()).map_err(system("open directory"))?;
+        let directory = rustix::fs::open(parent, directory, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT | Errno::NOTDIR => {
+                ListenError::NoFolder { path: self.path.clone(), folder: parent.to_owned() }
+            }
+            errno => system("opening its folder")(errno),
+        })?;
         // Two servers that both find the same stale socket take turns; the lock goes with `directory`.
         self.lock(&directory)?;
 

@@ -201,7 +201,7 @@ impl fmt::Display for Why {
             Self::RegionCount(n) => write!(f, "it does not hold {n} regions"),
             Self::RegionRange => f.write_str("a region is empty or wraps"),
             Self::ConfigRange => f.write_str("it reaches outside configuration space"),
-            Self::Failed => f.write_str("it failed"),
+            Self::Failed => f.write_str("the line before says why"),
         }
     }
 }
