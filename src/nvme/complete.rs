@@ -7,7 +7,7 @@ use nvme_session::queue::Ended;
 
 use super::pair::{Issued, QueuePair, State};
 use super::quiet;
-use super::repeat::{Clients, Repeated, Standing};
+use super::repeat::{Clients, Past, Repeated, Standing};
 use super::spec::command::{Completion, Status};
 
 /// What came of completions.
@@ -73,18 +73,20 @@ impl QueuePair {
                 // The queue is being deleted: its commands end, or are issued again, when that is proven.
                 continue;
             }
-            let Some(mut issued) = self.claim(&completion, |issued| !issued.standing.is_parked()) else {
+            let claimed = self.claim(&completion, |issued| issued.standing != Standing::Parked);
+            let Some(mut issued) = claimed else {
                 self.stray(&completion);
                 continue;
             };
+            let past = self.past(completion.cid, &issued);
             if !status.ok() {
-                match self.repeat(issued, status, now, clients) {
+                match self.repeat(issued, past, status, now, clients) {
                     Repeated::Again => return Some(Came::Again),
                     Repeated::Parked => continue,
                     Repeated::Over(over) => issued = over,
                 }
             }
-            let outcome = self.outcome(&issued, status, clients);
+            let outcome = self.outcome(&issued, past, status, clients);
             return Some(Came::Ended(ended(issued, outcome)));
         }
         None
@@ -117,10 +119,10 @@ impl QueuePair {
     }
 
     /// How a command ended that has this status.
-    fn outcome(&mut self, issued: &Issued, status: Status, clients: &dyn Clients) -> Outcome {
+    fn outcome(&mut self, issued: &Issued, past: Past, status: Status, clients: &dyn Clients) -> Outcome {
         let mut outcome =
             if status.ok() { Outcome::Done } else { self.failed(issued.request.operation(), status) };
-        if let Some(chunk) = issued.standing.chunk() {
+        if let Some(chunk) = past.chunk {
             // What a read brought is copied.
             if let (Operation::Read(transfer), Outcome::Done) = (issued.request.operation(), outcome) {
                 let tag = issued.request.tag();

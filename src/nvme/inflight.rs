@@ -118,6 +118,17 @@ impl<T> InFlight<T> {
         self.slots.get(self.slot(cid)).filter(|slot| slot.cid == cid)?.command.as_ref()
     }
 
+    /// As [`get`](Self::get), to be changed.
+    pub(super) fn get_mut(&mut self, cid: u16) -> Option<&mut T> {
+        let at = self.slot(cid);
+        self.slots.get_mut(at).filter(|slot| slot.cid == cid)?.command.as_mut()
+    }
+
+    /// The command in this slot, with its identifier.
+    pub(super) fn at(&self, slot: usize) -> Option<(u16, &T)> {
+        self.slots.get(slot).and_then(|slot| Some((slot.cid, slot.command.as_ref()?)))
+    }
+
     /// All of them, in any order.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u16, &mut T)> {
         self.slots.iter_mut().filter_map(|slot| slot.command.as_mut().map(|command| (slot.cid, command)))

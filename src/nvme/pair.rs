@@ -23,7 +23,7 @@ use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longe
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::quiet::{self, Generation};
-use super::repeat::{Parked, Standing};
+use super::repeat::{Pasts, Standing};
 use super::retry::Delays;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::spec::command::Command;
@@ -162,8 +162,8 @@ pub struct QueuePair {
     memory: [DriverMemory; 3],
     /// Ended without a completion; handed out first.
     pub(super) ended: Vec<Ended>,
-    /// Commands that wait to be issued again; never more than there are slots.
-    pub(super) parked: Vec<Parked>,
+    /// Of the commands in flight that failed before.
+    pub(super) pasts: Pasts,
     /// No command's deadline is before this, nor the time when one is issued again.
     pub(super) earliest: Time,
     pub(super) counters: Counters,
@@ -187,7 +187,7 @@ impl QueuePair {
             bounce: Bounce::new(bounce),
             memory: [sq, cq, lists],
             ended: Vec::new(),
-            parked: Vec::with_capacity(usize::from(config.depth - 1)),
+            pasts: Pasts::new(config.depth - 1),
             earliest: Time::from_nanos(u64::MAX),
             counters: Counters::default(),
         }

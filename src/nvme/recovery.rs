@@ -16,6 +16,7 @@ use nvme_session::queue::Tag;
 
 use super::pair::{Doorbells, Expired, Issued, QueuePair, State};
 use super::quiet::QueueQuiet;
+use super::repeat::{Past, Standing};
 
 /// The proof is not about this pair, or about an earlier one with its number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,11 +44,14 @@ impl QueuePair {
             return None;
         }
         let again = now + self.config.timeout;
-        let late = |issued: &Issued| issued.deadline <= now && !issued.standing.is_parked();
-        let found = self.flight.iter_mut().find(|(_, issued)| late(issued)).map(|(cid, issued)| {
+        let late = |issued: &Issued| issued.deadline <= now && issued.standing != Standing::Parked;
+        let found = self.flight.iter().find(|(_, issued)| late(issued)).map(|(cid, _)| cid);
+        let found = found.and_then(|cid| {
+            let slot = self.flight.slot(cid);
+            let issued = self.flight.get_mut(cid)?;
             issued.deadline = again;
-            issued.standing = issued.standing.late();
-            Expired { cid, tag: issued.request.tag() }
+            self.pasts.late(slot, issued);
+            Some(Expired { cid, tag: issued.request.tag() })
         });
         self.earliest = self.first_deadline();
         found
@@ -67,8 +71,8 @@ impl QueuePair {
     pub fn fail_all(&mut self, quiet: QueueQuiet) -> Result<(), NotQuiet> {
         let proof = quiet.pair(self.config.controller, self.config.id, self.generation).ok_or(NotQuiet)?;
         self.state = State::Stopped;
-        for issued in self.take_all() {
-            self.fail(issued, proof.command());
+        for (issued, past) in self.take_all() {
+            self.fail(issued, past, proof.command());
         }
         Ok(())
     }
@@ -89,34 +93,29 @@ impl QueuePair {
         };
         let all = self.take_all();
         let mut again = Vec::with_capacity(all.len());
-        for issued in all {
-            if fail(issued.request.tag()) { self.fail(issued, proof.command()) } else { again.push(issued) }
+        for (issued, past) in all {
+            if fail(issued.request.tag()) {
+                self.fail(issued, past, proof.command());
+            } else {
+                again.push((issued, past));
+            }
         }
         let Doorbells { doorbells, generation, made, .. } = doorbells;
         self.generation = generation;
         self.set_doorbells(doorbells);
         self.state = State::Running;
-        for mut issued in again {
+        for (mut issued, past) in again {
             issued.deadline = made + self.config.timeout;
-            issued.standing = issued.standing.again();
-            if let Err(issued) = self.issue_again(issued) {
-                self.fail(issued, proof.command());
+            if let Err(issued) = self.issue_again(issued, past) {
+                self.fail(issued, past, proof.command());
             }
         }
         Ok(())
     }
 
-    fn take_all(&mut self) -> Vec<Issued> {
-        self.earliest = Time::from_nanos(u64::MAX);
-        self.parked.clear();
-        let cids: Vec<u16> = self.flight.iter().map(|(cid, _)| cid).collect();
-        cids.into_iter().filter_map(|cid| self.flight.take(cid)).collect()
-    }
-
-    pub(super) fn fail(&mut self, issued: Issued, quiet: Quiet) {
-        let Issued { request, standing, .. } = issued;
-        self.release_bounce(standing.chunk());
-        self.ended.push(request.end(Outcome::Failed, quiet));
+    pub(super) fn fail(&mut self, issued: Issued, past: Past, quiet: Quiet) {
+        self.release_bounce(past.chunk);
+        self.ended.push(issued.request.end(Outcome::Failed, quiet));
     }
 
     /// Before its queues are created anew: empties the rings. The controller does not know the old queues any more.

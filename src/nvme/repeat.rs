@@ -4,6 +4,10 @@
 //! that waits keeps its slot of the table, so that there is room for it when its time has come; nothing that the controller
 //! says meanwhile is about it. Whoever submits and completes without a failure pays nothing for any of this.
 
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
 use nvme_platform::{Time, Window, debug};
 use nvme_session::memory::DmaRange;
 use nvme_session::operation::Operation;
@@ -22,7 +26,7 @@ pub trait Clients {
     fn wants(&self, tag: Tag) -> bool;
 }
 
-/// Where a command stands.
+/// Where a command stands. It is no larger than what a command needs that never fails: the rest is kept apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
     /// The controller has it, for the first time, and its data is the client's memory.
@@ -30,16 +34,9 @@ pub(super) enum Standing {
     /// The controller has it, for the first time, and its data is in this chunk of bounce memory.
     Bounced(u16),
     /// The controller has it once more.
-    Repeated(Failed),
+    Repeated,
     /// The controller has it not: it is issued again later.
-    Parked(Failed),
-}
-
-/// A command that failed before.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Failed {
-    tries: u8,
-    chunk: Option<u16>,
+    Parked,
 }
 
 impl Standing {
@@ -48,51 +45,73 @@ impl Standing {
     pub(super) fn first(chunk: Option<u16>) -> Self {
         chunk.map_or(Self::Direct, Self::Bounced)
     }
+}
 
-    pub(super) fn is_parked(self) -> bool {
-        matches!(self, Self::Parked(_))
-    }
-
+/// What came of a command so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Past {
+    /// How often it failed.
+    tries: u8,
     /// Its chunk of bounce memory.
-    pub(super) fn chunk(self) -> Option<u16> {
-        match self {
-            Self::Direct => None,
-            Self::Bounced(chunk) => Some(chunk),
-            Self::Repeated(failed) | Self::Parked(failed) => failed.chunk,
-        }
+    pub(super) chunk: Option<u16>,
+}
+
+impl Past {
+    fn standing(self) -> Standing {
+        if self.tries == 0 { Standing::first(self.chunk) } else { Standing::Repeated }
     }
 
-    fn tries(self) -> u8 {
-        match self {
-            Self::Direct | Self::Bounced(_) => 0,
-            Self::Repeated(failed) | Self::Parked(failed) => failed.tries,
-        }
-    }
-
-    /// It failed once more.
-    fn failed(self) -> Failed {
-        Failed { tries: self.tries().saturating_add(1), chunk: self.chunk() }
-    }
-
-    /// Its deadline has passed: whatever becomes of it, it is not repeated.
-    pub(super) fn late(self) -> Self {
-        Self::Repeated(Failed { tries: retry::TRIES, chunk: self.chunk() })
-    }
-
-    /// Given to the controller again.
-    pub(super) fn again(self) -> Self {
-        match self {
-            Self::Parked(failed) => Self::Repeated(failed),
-            other => other,
-        }
+    fn failed(self) -> Self {
+        Self { tries: self.tries.saturating_add(1), ..self }
     }
 }
 
-/// A command that waits.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Parked {
-    cid: u16,
-    at: Time,
+/// The past of commands that failed, by slot, and the time when those are issued again that wait.
+#[derive(Debug)]
+pub(super) struct Pasts {
+    slots: Box<[(Past, Time)]>,
+    /// How many wait.
+    parked: u16,
+}
+
+impl Pasts {
+    /// For so many slots.
+    pub(super) fn new(slots: u16) -> Self {
+        let none = (Past { tries: 0, chunk: None }, Time::from_nanos(0));
+        Self { slots: vec![none; usize::from(slots)].into_boxed_slice(), parked: 0 }
+    }
+
+    /// The past of the command in this slot.
+    fn of(&self, slot: usize, standing: Standing) -> Past {
+        match (standing, self.slots.get(slot)) {
+            (Standing::Direct, _) => Past { tries: 0, chunk: None },
+            (Standing::Bounced(chunk), _) => Past { tries: 0, chunk: Some(chunk) },
+            (Standing::Repeated | Standing::Parked, Some((past, _))) => *past,
+            // There is one for each slot.
+            (Standing::Repeated | Standing::Parked, None) => Past { tries: retry::TRIES, chunk: None },
+        }
+    }
+
+    fn keep(&mut self, slot: usize, past: Past, at: Time) {
+        if let Some(kept) = self.slots.get_mut(slot) {
+            *kept = (past, at);
+        }
+    }
+
+    /// When the command in this slot is issued again, or else is late.
+    fn next(&self, slot: usize, issued: &Issued) -> Time {
+        match self.slots.get(slot) {
+            Some((_, at)) if issued.standing == Standing::Parked => *at,
+            _ => issued.deadline,
+        }
+    }
+
+    /// The deadline of the command in this slot has passed: whatever becomes of it, it is not repeated.
+    pub(super) fn late(&mut self, slot: usize, issued: &mut Issued) {
+        let past = Past { tries: retry::TRIES, ..self.of(slot, issued.standing) };
+        self.keep(slot, past, issued.deadline);
+        issued.standing = Standing::Repeated;
+    }
 }
 
 /// What became of a command that failed.
@@ -117,34 +136,35 @@ fn may_be_repeated(operation: &Operation, status: Status) -> bool {
 }
 
 impl QueuePair {
+    /// What came so far of a command that had this identifier.
+    pub(super) fn past(&self, cid: u16, issued: &Issued) -> Past {
+        self.pasts.of(self.flight.slot(cid), issued.standing)
+    }
+
     /// Issues a command that failed once more, now or later, if that is of any use.
     #[cold]
     pub(super) fn repeat(
         &mut self,
         mut issued: Issued,
+        past: Past,
         status: Status,
         now: Time,
         clients: &dyn Clients,
     ) -> Repeated {
-        let (tries, delays) = (issued.standing.tries(), self.config.caps.delays);
-        let again = retry::again(status, tries, delays, now, issued.deadline);
+        let again = retry::again(status, past.tries, self.config.caps.delays, now, issued.deadline);
         let wanted =
             || may_be_repeated(issued.request.operation(), status) && clients.wants(issued.request.tag());
         let Some(at) = again.filter(|_| wanted()) else { return Repeated::Over(issued) };
         self.counters.repeated += 1;
-        debug!("pair {}: status {:#06x}, try {}", self.config.id, status.0, tries + 1);
-        let failed = issued.standing.failed();
+        debug!("pair {}: status {:#06x}, try {}", self.config.id, status.0, past.tries + 1);
         if at <= now {
-            issued.standing = Standing::Repeated(failed);
-            return match self.issue_again(issued) {
-                Ok(()) => Repeated::Again,
-                Err(issued) => Repeated::Over(issued),
-            };
+            return self.issue_again(issued, past.failed()).map_or_else(Repeated::Over, |()| Repeated::Again);
         }
-        issued.standing = Standing::Parked(failed);
+        issued.standing = Standing::Parked;
         match self.flight.insert(issued) {
             Ok(cid) => {
-                self.parked.push(Parked { cid, at });
+                self.pasts.keep(self.flight.slot(cid), past.failed(), at);
+                self.pasts.parked += 1;
                 self.earliest = self.earliest.min(at);
                 Repeated::Parked
             }
@@ -153,20 +173,22 @@ impl QueuePair {
     }
 
     /// Writes a command anew, for a slot and an identifier that it gets now. It comes back when that cannot be done.
-    pub(super) fn issue_again(&mut self, issued: Issued) -> Result<(), Issued> {
+    pub(super) fn issue_again(&mut self, mut issued: Issued, past: Past) -> Result<(), Issued> {
         let Some(slot) = self.flight.next_slot() else { return Err(issued) };
-        let (operation, chunk) = (issued.request.operation(), issued.standing.chunk());
+        let operation = issued.request.operation();
         // Data to be written is still in its chunk. What was read before into it is nobody's.
-        if let (Operation::Read(transfer), Some(chunk)) = (operation, chunk)
+        if let (Operation::Read(transfer), Some(chunk)) = (operation, past.chunk)
             && self.bounce.clear(chunk, transfer.place().bytes() as u32).is_err()
         {
             return Err(issued);
         }
         let verb = decide(operation, self.config.controller);
-        let sqe = verb.and_then(|verb| self.encode(slot, operation, verb, issued.how, chunk).ok());
+        let sqe = verb.and_then(|verb| self.encode(slot, operation, verb, issued.how, past.chunk).ok());
         let Some(mut sqe) = sqe else { return Err(issued) };
         let deadline = issued.deadline;
+        issued.standing = past.standing();
         let cid = self.flight.insert(issued)?;
+        self.pasts.keep(slot, past, deadline);
         sqe.cid = cid.into();
         self.earliest = self.earliest.min(deadline);
         self.counters.issued += 1;
@@ -177,19 +199,18 @@ impl QueuePair {
 
     /// Issues again whose time has come. True when there was any: [`ring`](Self::ring) afterwards.
     pub fn issue_due(&mut self, now: Time) -> bool {
-        if self.parked.is_empty() || self.state != State::Running {
+        if self.pasts.parked == 0 || self.state != State::Running {
             return false;
         }
-        let due = |pair: &Self| pair.parked.iter().position(|parked| parked.at <= now);
         let mut any = false;
-        while let Some(at) = due(self) {
-            let Some(mut issued) = self.unpark(at) else { continue };
+        for slot in 0..self.pasts.slots.len() {
+            let due = |pair: &Self, issued: &Issued| pair.pasts.next(slot, issued) <= now;
+            let Some((issued, past)) = self.unpark(slot, due) else { continue };
             any = true;
-            issued.standing = issued.standing.again();
             let in_time = now < issued.deadline;
-            let again = if in_time { self.issue_again(issued) } else { Err(issued) };
+            let again = if in_time { self.issue_again(issued, past) } else { Err(issued) };
             if let Err(issued) = again {
-                self.fail(issued, quiet::completed());
+                self.fail(issued, past, quiet::completed());
             }
         }
         if any {
@@ -198,30 +219,38 @@ impl QueuePair {
         any
     }
 
-    /// The first deadline, or the time when a command is issued again.
-    pub(super) fn first_deadline(&self) -> Time {
-        let deadlines = self.flight.iter().filter(|(_, issued)| !issued.standing.is_parked());
-        let deadlines = deadlines.map(|(_, issued)| issued.deadline);
-        let again = self.parked.iter().map(|parked| parked.at);
-        deadlines.chain(again).min().unwrap_or(Time::from_nanos(u64::MAX))
-    }
-
     /// Ends what waits to be issued again and that nobody wants any more.
     pub fn give_up(&mut self, clients: &dyn Clients) {
-        let unwanted = |pair: &Self| {
-            let wanted = |cid| pair.flight.get(cid).is_some_and(|issued| clients.wants(issued.request.tag()));
-            pair.parked.iter().position(|parked| !wanted(parked.cid))
-        };
-        while let Some(at) = unwanted(self) {
-            if let Some(issued) = self.unpark(at) {
-                self.fail(issued, quiet::completed());
+        if self.pasts.parked == 0 {
+            return;
+        }
+        for slot in 0..self.pasts.slots.len() {
+            let unwanted = |_: &Self, issued: &Issued| !clients.wants(issued.request.tag());
+            if let Some((issued, past)) = self.unpark(slot, unwanted) {
+                self.fail(issued, past, quiet::completed());
             }
         }
     }
 
-    /// The controller completed it, and it was not given to it again.
-    fn unpark(&mut self, at: usize) -> Option<Issued> {
-        let Parked { cid, .. } = self.parked.swap_remove(at);
-        self.flight.take(cid)
+    /// Takes the command in this slot, if it waits and is what `which` says. The controller completed it, and has it not again.
+    fn unpark(&mut self, slot: usize, which: impl FnOnce(&Self, &Issued) -> bool) -> Option<(Issued, Past)> {
+        let (cid, issued) = self.flight.at(slot).filter(|(_, issued)| issued.standing == Standing::Parked)?;
+        let past = which(self, issued).then(|| self.past(cid, issued))?;
+        self.pasts.parked = self.pasts.parked.saturating_sub(1);
+        Some((self.flight.take(cid)?, past))
+    }
+
+    /// The first deadline, or the time when a command is issued again.
+    pub(super) fn first_deadline(&self) -> Time {
+        let next = |(cid, issued)| self.pasts.next(self.flight.slot(cid), issued);
+        self.flight.iter().map(next).min().unwrap_or(Time::from_nanos(u64::MAX))
+    }
+
+    /// Takes everything that is in flight, what waits included.
+    pub(super) fn take_all(&mut self) -> Vec<(Issued, Past)> {
+        self.earliest = Time::from_nanos(u64::MAX);
+        self.pasts.parked = 0;
+        let all: Vec<_> = self.flight.iter().map(|(cid, issued)| (cid, self.past(cid, issued))).collect();
+        all.into_iter().filter_map(|(cid, past)| Some((self.flight.take(cid)?, past))).collect()
     }
 }
