@@ -89,7 +89,7 @@ pub(super) fn prepare() -> Result<(), Errno> {
             log::warn!(
                 "RLIMIT_FSIZE is below {} KiB: where the host limits what may be committed, a client whose memory vanishes can end the \
                  server",
-                SLICES * SLICE >> 10
+                (SLICES * SLICE) >> 10
             );
             None
         }
