@@ -543,7 +543,7 @@ fn notify_with_submitting_denied() {
 }
 
 fn notifications(calls: &[libc::c_long], error: i32) {
-    use nvme_linux::events::CallNotify;
+    use nvme_linux::events::{Account, CallNotify};
     use rustix::event::{EventfdFlags, eventfd};
 
     answer(calls, error);
@@ -551,7 +551,8 @@ fn notifications(calls: &[libc::c_long], error: i32) {
     let prepared = Sandbox::prepare(Options::default()).expect("prepare");
     nvme_linux::events::guard_calls().expect("guard");
     prepared.seal().expect("seal");
-    let notify = CallNotify::new(Some(call.try_clone().expect("dup")), None).expect("an eventfd");
+    let notify = CallNotify::new(Some(call.try_clone().expect("dup")), None, &Account::new("test"))
+        .expect("an eventfd");
     let mut count = [0; 8];
     // By a thread that has no slot, and by one that has.
     for _ in 0..2 {
