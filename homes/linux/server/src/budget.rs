@@ -15,12 +15,8 @@ const OWN: usize = 200;
 const WORKER: usize = 6;
 /// Connections to a session's socket that wait for their turn, at most.
 pub(crate) const WAITING_MAX: usize = 8;
-/// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client, and one who waits.
-const SESSION: usize = 4 + 1;
-/// What all sessions have in common for more who wait, where the limit is not low ([`ROOMY`]).
-const WAITING_COMMON: usize = 64;
-/// From this limit on there is something to have in common.
-const ROOMY: usize = 4096;
+/// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client, and who waits.
+const SESSION: usize = 4 + WAITING_MAX;
 /// Most that rings can use: kick, call and error each.
 const RINGS_MAX: usize = 3 * QUEUES as usize;
 /// The least that a session is of use with. A client may begin a message with as many descriptors, and stall.
@@ -43,8 +39,6 @@ pub(crate) struct Budget {
     pub(crate) dynamic: usize,
     /// Descriptors that may be lost.
     pub(crate) lost: usize,
-    /// Connections that wait for their turn, all together, besides the first of each session.
-    pub(crate) waiting: usize,
 }
 
 impl Budget {
@@ -56,8 +50,7 @@ impl Budget {
 
     fn new(limit: usize, sessions: usize, clients: usize, workers: usize) -> Self {
         let lost = (limit / 8).min(LOST_MAX);
-        let waiting = if limit >= ROOMY { WAITING_COMMON } else { 0 };
-        let own = OWN.saturating_add(lost + waiting).saturating_add(workers.saturating_mul(WORKER));
+        let own = OWN.saturating_add(lost).saturating_add(workers.saturating_mul(WORKER));
         let free = limit.saturating_sub(own);
         // Half of it at most, so that there is a factory as well.
         let fixed = (free / 2).checked_div(clients).unwrap_or(0).clamp(SESSION, SESSION + RINGS_MAX);
@@ -69,7 +62,6 @@ impl Budget {
             fixed: fixed - SESSION,
             dynamic: each - SESSION,
             lost,
-            waiting,
         }
     }
 
@@ -97,13 +89,7 @@ mod tests {
 
     #[test]
     fn a_usual_limit_gives_everybody_all_there_is() {
-        let all = Budget {
-            sessions: 256,
-            fixed: RINGS_MAX,
-            dynamic: RINGS_MAX,
-            lost: LOST_MAX,
-            waiting: WAITING_COMMON,
-        };
+        let all = Budget { sessions: 256, fixed: RINGS_MAX, dynamic: RINGS_MAX, lost: LOST_MAX };
         assert_eq!(Budget::new(1 << 20, 256, 4, 8), all);
         assert_eq!(Budget::new(usize::MAX, 256, 4, 8), all);
     }
@@ -117,11 +103,10 @@ mod tests {
                     let dynamic = b.sessions - clients;
                     let used = OWN
                         + b.lost
-                        + b.waiting
                         + 2 * WORKER
                         + clients * (SESSION + b.fixed)
                         + dynamic * (SESSION + b.dynamic);
-                    let least = OWN + b.lost + b.waiting + 2 * WORKER + clients * SESSION;
+                    let least = OWN + b.lost + 2 * WORKER + clients * SESSION;
                     assert!(used <= limit.max(least), "{limit} {clients} {sessions}: {b:?}");
                     assert!(dynamic == 0 || b.dynamic >= LEAST, "{limit} {clients} {sessions}: {b:?}");
                 }

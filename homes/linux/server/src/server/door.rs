@@ -63,17 +63,14 @@ impl Server {
 
     fn take_in(&mut self, id: u32, socket: OwnedFd, time: Time) {
         let token = self.next_token;
-        // The first of each session has its own place.
-        let in_common: usize = self.clients.values().map(|c| c.waiting.len().saturating_sub(1)).sum();
         let Some(client) = self.clients.get_mut(&id) else { return };
         let over = client.phase == Phase::Ending && client.cap.is_none();
         if client.barred || over {
             return;
         }
-        let waiting = client.waiting.len();
-        if waiting >= WAITING_MAX || (waiting > 0 && in_common >= self.budget.waiting) {
+        if client.waiting.len() >= WAITING_MAX {
             let name = &client.name;
-            log::warn!(target: REFUSAL, "{name}: a connection was closed: {waiting} wait already");
+            log::warn!(target: REFUSAL, "{name}: a connection was closed: {WAITING_MAX} wait already");
             return;
         }
         if self.epoll.add(&socket, token, Interest::ReadEdge).is_err() {
