@@ -9,7 +9,7 @@ use nvme_client::message::{protocol, request};
 use nvme_client::{Client, Options, socket};
 
 use crate::raw;
-use crate::rig::{Rig, WAIT, attack};
+use crate::rig::{Rig, Setup, WAIT, attack, attack_on};
 
 /// A header with nothing behind it: GET_FEATURES.
 const ASK: [u8; 12] = [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
@@ -172,7 +172,9 @@ fn a_connection_that_has_asked_for_features_waits_for_its_turn() {
 
 #[test]
 fn more_connections_than_may_wait_are_closed() {
-    attack(|rig| {
+    // So few sessions that there are descriptors for all who may wait.
+    let arguments = ["--sessions-max", "16"].map(String::from).to_vec();
+    attack_on(Setup { arguments, ..Setup::default() }, |rig| {
         let (_listener, _lifetime) = listening(rig);
         let client = Client::connect(rig.path("listen"), &options()).unwrap();
         let crowd: Vec<_> = (0..40).map(|_| connect(rig)).collect();

@@ -13,14 +13,16 @@ use rustix::process::{Resource, getrlimit};
 const OWN: usize = 200;
 /// Each worker's, its ring and the ring's event among them.
 const WORKER: usize = 6;
-/// Connections to a session's socket that wait for their turn, at most.
-pub(crate) const WAITING_MAX: usize = 8;
-/// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client, and who waits.
-const SESSION: usize = 4 + WAITING_MAX;
+/// Connections to a session's socket that wait for their turn, at most. Fewer where descriptors are scarce.
+const WAITING_MAX: usize = 8;
+/// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client.
+const SESSION: usize = 4;
 /// Most that rings can use: kick, call and error each.
 const RINGS_MAX: usize = 3 * QUEUES as usize;
 /// The least that a session is of use with. A client may begin a message with as many descriptors, and stall.
 const LEAST: usize = DESCRIPTORS_MAX;
+/// The most that a session can use.
+const SHARE_MAX: usize = SESSION + RINGS_MAX + WAITING_MAX;
 /// Most descriptors that clients may make the server keep for ever ([`nvme_linux::dispose`]) before it takes no new ones.
 const LOST_MAX: usize = 1024;
 /// Mappings that are the server's own: its program, stacks, rings and pools.
@@ -33,12 +35,30 @@ const MAPS: usize = 65_530;
 pub(crate) struct Budget {
     /// Sessions at a time, static clients' included.
     pub(crate) sessions: usize,
-    /// Eventfds of a static client's rings, with what came of a message that is not whole.
-    pub(crate) fixed: usize,
-    /// The same for a dynamic session.
-    pub(crate) dynamic: usize,
+    /// A static client's.
+    pub(crate) fixed: Share,
+    /// A dynamic session's.
+    pub(crate) dynamic: Share,
     /// Descriptors that may be lost.
     pub(crate) lost: usize,
+}
+
+/// One session's share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Share {
+    /// Eventfds of its rings, with what came of a message that is not whole.
+    pub(crate) eventfds: usize,
+    /// Connections that wait while another is there.
+    pub(crate) waiting: usize,
+}
+
+impl Share {
+    /// What is left of so many without the session's own. Who waits comes last.
+    fn new(descriptors: usize) -> Self {
+        let free = descriptors.saturating_sub(SESSION);
+        let waiting = free.saturating_sub(LEAST).min(WAITING_MAX);
+        Self { eventfds: (free - waiting).min(RINGS_MAX), waiting }
+    }
 }
 
 impl Budget {
@@ -53,14 +73,14 @@ impl Budget {
         let own = OWN.saturating_add(lost).saturating_add(workers.saturating_mul(WORKER));
         let free = limit.saturating_sub(own);
         // Half of it at most, so that there is a factory as well.
-        let fixed = (free / 2).checked_div(clients).unwrap_or(0).clamp(SESSION, SESSION + RINGS_MAX);
+        let fixed = (free / 2).checked_div(clients).unwrap_or(0).clamp(SESSION, SHARE_MAX);
         let pool = free.saturating_sub(fixed.saturating_mul(clients));
         let count = sessions.saturating_sub(clients).min(pool / (SESSION + LEAST));
-        let each = pool.checked_div(count).unwrap_or(0).clamp(SESSION, SESSION + RINGS_MAX);
+        let each = pool.checked_div(count).unwrap_or(0).clamp(SESSION, SHARE_MAX);
         Self {
             sessions: count.saturating_add(clients),
-            fixed: fixed - SESSION,
-            dynamic: each - SESSION,
+            fixed: Share::new(fixed),
+            dynamic: Share::new(each),
             lost,
         }
     }
@@ -87,9 +107,15 @@ fn regions(limit: usize, sessions: usize, clients: usize) -> Regions {
 mod tests {
     use super::*;
 
+    const ALL: Share = Share { eventfds: RINGS_MAX, waiting: WAITING_MAX };
+
+    fn sum(share: Share) -> usize {
+        SESSION + share.eventfds + share.waiting
+    }
+
     #[test]
     fn a_usual_limit_gives_everybody_all_there_is() {
-        let all = Budget { sessions: 256, fixed: RINGS_MAX, dynamic: RINGS_MAX, lost: LOST_MAX };
+        let all = Budget { sessions: 256, fixed: ALL, dynamic: ALL, lost: LOST_MAX };
         assert_eq!(Budget::new(1 << 20, 256, 4, 8), all);
         assert_eq!(Budget::new(usize::MAX, 256, 4, 8), all);
     }
@@ -101,14 +127,13 @@ mod tests {
                 for sessions in [1, 16, 256] {
                     let b = Budget::new(limit, sessions, clients, 2);
                     let dynamic = b.sessions - clients;
-                    let used = OWN
-                        + b.lost
-                        + 2 * WORKER
-                        + clients * (SESSION + b.fixed)
-                        + dynamic * (SESSION + b.dynamic);
+                    let used = OWN + b.lost + 2 * WORKER + clients * sum(b.fixed) + dynamic * sum(b.dynamic);
                     let least = OWN + b.lost + 2 * WORKER + clients * SESSION;
                     assert!(used <= limit.max(least), "{limit} {clients} {sessions}: {b:?}");
-                    assert!(dynamic == 0 || b.dynamic >= LEAST, "{limit} {clients} {sessions}: {b:?}");
+                    assert!(
+                        dynamic == 0 || b.dynamic.eventfds >= LEAST,
+                        "{limit} {clients} {sessions}: {b:?}"
+                    );
                 }
             }
         }
@@ -117,7 +142,7 @@ mod tests {
     #[test]
     fn a_low_limit_costs_sessions_before_it_costs_their_rings() {
         let b = Budget::new(1024, 256, 1, 1);
-        assert!(b.fixed >= LEAST && b.sessions > 4 && b.sessions < 256, "{b:?}");
+        assert!(b.fixed.eventfds >= LEAST && b.sessions > 4 && b.sessions < 256, "{b:?}");
     }
 
     #[test]

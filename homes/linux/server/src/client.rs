@@ -17,6 +17,7 @@ use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
+use crate::budget::Share;
 use crate::hints::Told;
 use crate::lent::Lent;
 use crate::regions;
@@ -105,8 +106,8 @@ pub(crate) struct Client {
     pub(crate) phase: Phase,
     /// Who asked for it.
     pub(crate) owner: Option<Peer>,
-    /// How many eventfds its rings may have, and what came of a message that is not whole.
-    pub(crate) eventfds: usize,
+    /// Its descriptors.
+    pub(crate) share: Share,
     /// Whether its clients made the server lose descriptors: nobody is let in any more.
     pub(crate) barred: bool,
     /// Whether it ends because its device is lost: it is served again when the device is back.
@@ -193,7 +194,7 @@ impl Client {
         let Some(conn) = &mut self.conn else { return Ok(()) };
         let machine = conn.connection.machine();
         let used: usize = conn.rings.values().map(Ring::eventfds).sum();
-        if used + machine.descriptors() > self.eventfds {
+        if used + machine.descriptors() > self.share.eventfds {
             return Err(Over::Descriptors);
         }
         let wants = machine.wants_deadline();
@@ -237,7 +238,7 @@ impl Client {
             return true;
         };
         let used: usize = rings.values().map(Ring::eventfds).sum();
-        if used < self.eventfds || rings.get(&index).is_some_and(had) {
+        if used < self.share.eventfds || rings.get(&index).is_some_and(had) {
             return true;
         }
         self.refuse("an eventfd", &"the session has as many descriptors as it may (see RLIMIT_NOFILE)");

@@ -106,7 +106,7 @@ fn two_controllers_with_one_serial_are_refused() {
     let given = server().cap("vbus=soft:mem:1M,serial=soft0");
     assert_eq!(
         given.refusal(),
-        "two controllers have the serial number `soft0`: give one of them another (serial=SN)"
+        "vbus=soft:mem:1M and vbus=soft:mem:1M,serial=soft0 have the same serial number `soft0`: give one of them another (serial=SN)"
     );
 }
 

@@ -234,7 +234,7 @@ impl Server {
             conn: None,
             phase: Phase::Free,
             owner,
-            eventfds: self.budget.dynamic,
+            share: self.budget.dynamic,
             barred: false,
             away: false,
         };

@@ -15,7 +15,6 @@ use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::{ACCEPTS_PER_TURN, REST, Server, Watched};
-use crate::budget::WAITING_MAX;
 use crate::client::{Client, Conn, Over, Phase, Source, Waiter};
 
 impl Server {
@@ -68,9 +67,11 @@ impl Server {
         if client.barred || over {
             return;
         }
-        if client.waiting.len() >= WAITING_MAX {
+        // The one whose turn it is has a place of its own.
+        let most = client.share.waiting + usize::from(client.conn.is_none());
+        if client.waiting.len() >= most {
             let name = &client.name;
-            log::warn!(target: REFUSAL, "{name}: a connection was closed: {WAITING_MAX} wait already");
+            log::warn!(target: REFUSAL, "{name}: a connection was closed: {most} wait already");
             return;
         }
         if self.epoll.add(&socket, token, Interest::ReadEdge).is_err() {

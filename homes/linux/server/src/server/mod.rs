@@ -257,7 +257,7 @@ impl Server {
                 conn: None,
                 phase: Phase::Absent,
                 owner: None,
-                eventfds: self.budget.fixed,
+                share: self.budget.fixed,
                 barred: false,
                 away: false,
             },
