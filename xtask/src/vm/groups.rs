@@ -12,13 +12,13 @@ impl Bed {
     pub(super) fn groups(&mut self) {
         self.check("bind one of a group", &format!("nvme-ctl bind {FEW}"), 0, "");
         let named = format!("is not viable: {ONE} (driver nvme) in it");
-        self.check("a group that is not viable", &over(FEW), 1, &named);
+        self.check("a group that is not viable", &over(FEW), 2, &named);
         self.check("bind the other", &format!("nvme-ctl bind {ONE}"), 0, "");
         let both = format!("{} --cap vbus=pci:{ONE}", over(FEW));
         self.check(
             "both of a group in one server",
             &both,
-            1,
+            2,
             "is in use, by another program or another vbus",
         );
         self.shared("few vectors", FEW, "few", "MSI-X with 3 vectors", 2);

@@ -24,7 +24,7 @@ impl Bed {
     pub(super) fn binding(&mut self) {
         let bind = format!("nvme-ctl bind {ADDRESS}");
         let bound = format!("{ADDRESS} is not bound to vfio-pci (driver nvme); bind it: {bind}");
-        self.check("a controller of the kernel's is refused", &server(), 1, &bound);
+        self.check("a controller of the kernel's is refused", &server(), 2, &bound);
         let disk = disk_of(ADDRESS, 1);
         self.guest.run(&format!("D=$({disk}) && mkfs.ext4 -q -F -O ^has_journal ${{D}}p2"));
         self.guest.run("mount -t ext4 ${D}p2 /mnt");

@@ -11,7 +11,7 @@ impl Bed {
             format!("/dev/vfio/$(readlink /sys/bus/pci/devices/{ADDRESS}/iommu_group | sed 's,.*/,,')");
         let user = format!("exec /usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups {}", server());
         let refused = "no permission to open /dev/vfio/";
-        self.check("a user without the group's file", &format!("({user})"), 1, refused);
+        self.check("a user without the group's file", &format!("({user})"), 2, refused);
         self.guest.run(&format!("chown 1000 {group}"));
         self.enough(&user);
         self.stop("a user, stop");
