@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nvme_client::{Format, Io, Memory, Queue, Segment, Status, kind};
-use nvme_core::nvme::{Controller, Event, NamespaceInfo, Options};
+use nvme_core::nvme::{Controller, ControllerEvent, NamespaceInfo, Options};
 use nvme_core::server::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
 use nvme_core::server::worker::Worker;
 use nvme_mem::Window;
@@ -207,8 +207,8 @@ fn controller() -> Result<(Controller, Box<nvme_core::nvme::QueuePair>, Namespac
     for _ in 0..10_000 {
         while let Some(event) = controller.poll(now) {
             match event {
-                Event::Ready => controller.create_pair(256, 0).map_err(|e| format!("{e}"))?,
-                Event::PairReady { pair: ready, .. } => pair = Some(Box::new(ready)),
+                ControllerEvent::Ready => controller.create_pair(256, 0).map_err(|e| format!("{e}"))?,
+                ControllerEvent::PairReady { pair: ready, .. } => pair = Some(Box::new(ready)),
                 other => return Err(format!("{other:?}").into()),
             }
         }

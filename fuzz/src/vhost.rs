@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use nvme_linux::vhost::wire::{HEADER, PAYLOAD_MAX};
-use nvme_linux::vhost::{Call, Event, Machine, Reply};
+use nvme_linux::vhost::{Call, Incoming, Machine, Reply};
 
 /// Feeds `data` to a machine, in cuts, with descriptors and with answers that `data` itself picks. Panics when the machine
 /// holds more than one message or one answer, asks for more than it can hold, or asks for nothing without a reason.
@@ -27,7 +27,7 @@ pub fn vhost(data: &[u8]) {
             return;
         }
         match machine.next() {
-            Ok(Some(Event::Request(request))) => {
+            Ok(Some(Incoming::Request(request))) => {
                 assert_eq!(machine.wanted(), 0, "one request at a time");
                 let reply = match (&request.call, steer & 8) {
                     (_, 0) => Reply::Failed,

@@ -50,7 +50,7 @@
 //! A home's device in small. It is driven by the real driver, as far as this controller goes: it becomes ready, and answers no command.
 //!
 //! ```
-//! use nvme_core::nvme::{Controller, Event, Failure, Options};
+//! use nvme_core::nvme::{Controller, ControllerEvent, Failure, Options};
 //! use nvme_platform::fake::{FakeIommu, FakePool};
 //! use nvme_platform::{
 //!     Bus, CutOff, Device, DeviceError, DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, QueueDoorbells, Registers,
@@ -162,7 +162,7 @@
 //! });
 //! // It became ready, and Identify (06h) was not answered in time.
 //! let timeout = Failure::AdminTimeout { opcode: 0x06 };
-//! assert!(matches!(&news, Some(Event::Failed { why, .. }) if *why == timeout), "{news:?}");
+//! assert!(matches!(&news, Some(ControllerEvent::Failed { why, .. }) if *why == timeout), "{news:?}");
 //! assert!(pool.outstanding() > 0 && iommu.mapped() > 0, "the admin queues are in memory of the pool");
 //!
 //! // Client memory: reserved, mapped part by part, and out of reach when `unmap` returns.

@@ -12,7 +12,7 @@ use super::quiet::QueueQuiet;
 /// One piece of news.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a pair is made once, and a queue of events is short")]
-pub enum Event {
+pub enum ControllerEvent {
     /// Bring-up is done: information, namespaces and limits are there, pairs can be created.
     Ready,
     /// Bring-up or a reset failed, and the controller does nothing more. With `quiet`, it was at least seen to stop, and

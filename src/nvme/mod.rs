@@ -37,7 +37,7 @@ mod transfer;
 
 pub use complete::Came;
 pub use controller::{Controller, SCAN_MAX};
-pub use event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError, Smart};
+pub use event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};
 pub use options::{Options, PciId};
 pub use pair::{Counters, Doorbells, Expired, HERE_MAX, QueuePair, Submit};

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nvme_core::nvme::{Event, Failure, Options, PairError, PciId, SglSupport};
+use nvme_core::nvme::{ControllerEvent, Failure, Options, PairError, PciId, SglSupport};
 use nvme_policy::BlockSize;
 use nvme_session::factory::Identifiers;
 use nvme_session::memory::QuietBy;
@@ -62,7 +62,7 @@ fn a_controller_that_does_not_get_ready_fails_in_time() {
     let mut rig = Rig::raw(config(512), options());
     rig.handle.faults().unwrap().stick_ready(Some(false));
     let start = rig.now;
-    let Event::Failed { why: Failure::NotReady(waited), quiet: Some(quiet) } = rig.event() else {
+    let ControllerEvent::Failed { why: Failure::NotReady(waited), quiet: Some(quiet) } = rig.event() else {
         panic!("it was seen to stop, so there is proof");
     };
     assert_eq!((waited, quiet.by()), (Duration::from_secs(10), QuietBy::ResetFinished));
@@ -76,7 +76,9 @@ fn a_controller_that_does_not_stop_fails_without_proof() {
     rig.handle.faults().unwrap().stick_ready(Some(true));
     let start = rig.now;
     let event = rig.event();
-    let Event::Failed { why: Failure::NotStopped(_), quiet: None } = event else { panic!("{event:?}") };
+    let ControllerEvent::Failed { why: Failure::NotStopped(_), quiet: None } = event else {
+        panic!("{event:?}")
+    };
     assert!(rig.now - start <= Duration::from_secs(21), "twice: a function reset was tried");
     assert_eq!(rig.controller.cut_off().unwrap().by(), QuietBy::CutOff);
 }
@@ -85,11 +87,11 @@ fn a_controller_that_does_not_stop_fails_without_proof() {
 fn a_device_that_is_gone_is_said_once() {
     let mut rig = Rig::raw(config(512), options());
     rig.handle.vanish();
-    assert!(matches!(rig.event(), Event::Gone));
+    assert!(matches!(rig.event(), ControllerEvent::Gone));
     assert!(rig.event_within(Duration::from_secs(100)).is_none());
     let mut rig = Rig::new(config(512), options());
     rig.handle.vanish();
-    assert!(matches!(rig.event(), Event::Gone));
+    assert!(matches!(rig.event(), ControllerEvent::Gone));
     assert!(rig.event_within(Duration::from_secs(100)).is_none());
 }
 
@@ -97,10 +99,10 @@ fn a_device_that_is_gone_is_said_once() {
 fn a_fatal_status_while_running_asks_for_a_reset_once() {
     let mut rig = Rig::new(config(512), options());
     rig.handle.raise_fatal();
-    assert!(matches!(rig.event(), Event::ResetNeeded(_)));
+    assert!(matches!(rig.event(), ControllerEvent::ResetNeeded(_)));
     assert!(rig.event_within(Duration::from_secs(100)).is_none());
     rig.controller.reset();
-    let Event::Reset { quiet } = rig.event() else { panic!() };
+    let ControllerEvent::Reset { quiet } = rig.event() else { panic!() };
     assert_eq!(quiet.by(), QuietBy::ResetFinished);
     rig.pair(8);
 }
@@ -115,7 +117,9 @@ fn every_admin_command_of_set_up_has_a_deadline() {
             rig.handle.faults().unwrap().inject(rule);
             let start = rig.now;
             let event = rig.event();
-            let Event::Failed { why: Failure::AdminTimeout { opcode: said }, quiet: Some(_) } = event else {
+            let ControllerEvent::Failed { why: Failure::AdminTimeout { opcode: said }, quiet: Some(_) } =
+                event
+            else {
                 panic!("{opcode:#x} {nth}: {event:?}");
             };
             assert_eq!(said, opcode);
@@ -129,13 +133,15 @@ fn an_identify_that_fails_is_fatal_only_where_it_must_be() {
     let rule = |nth| Rule::new(Queue::Admin, 0x06, When::Nth(nth), Action::Fail(Status::INVALID_FIELD));
     let mut rig = Rig::raw(config(512), options());
     rig.handle.faults().unwrap().inject(rule(1));
-    let Event::Failed { why: Failure::Admin { opcode: 6, status }, .. } = rig.event() else { panic!() };
+    let ControllerEvent::Failed { why: Failure::Admin { opcode: 6, status }, .. } = rig.event() else {
+        panic!()
+    };
     assert_eq!(status & 0x7ff, 2);
     // Any other: a namespace may be missing, the controller works.
     for nth in 2..=5 {
         let mut rig = Rig::raw(three(), options());
         rig.handle.faults().unwrap().inject(rule(nth));
-        assert!(matches!(rig.event(), Event::Ready), "{nth}");
+        assert!(matches!(rig.event(), ControllerEvent::Ready), "{nth}");
         assert!(rig.controller.namespaces().len() >= 2);
         rig.pair(8);
     }
@@ -155,7 +161,7 @@ fn what_set_up_asks_is_asked_again_when_it_fails_for_the_moment() {
                 faults.inject(Rule::new(Queue::Admin, opcode, when, Action::Fail(status)));
             }
             let start = rig.now;
-            assert!(matches!(rig.event(), Event::Ready), "{opcode:#x} {nth}");
+            assert!(matches!(rig.event(), ControllerEvent::Ready), "{opcode:#x} {nth}");
             assert_eq!(rig.controller.namespaces().len(), 3, "{opcode:#x} {nth}");
             assert!(rig.now - start < Duration::from_secs(2));
             rig.pair(8);
@@ -169,7 +175,7 @@ fn an_answer_that_says_never_ends_a_job_at_once() {
     let never = Status(0x4082);
     rig.handle.faults().unwrap().inject(Rule::new(Queue::Admin, 0x06, When::Always, Action::Fail(never)));
     let event = rig.event();
-    let Event::Failed { why: Failure::Admin { opcode: 6, status: 0x4082 }, .. } = event else {
+    let ControllerEvent::Failed { why: Failure::Admin { opcode: 6, status: 0x4082 }, .. } = event else {
         panic!("{event:?}")
     };
     assert_eq!(rig.handle.faults().unwrap().fired(), 1);
@@ -183,7 +189,7 @@ fn an_answer_that_always_says_not_now_ends_a_job_after_five_more() {
     rig.handle.faults().unwrap().inject(Rule::new(Queue::Admin, 0x06, When::Always, not_now));
     let event = rig.event();
     assert!(
-        matches!(event, Event::Failed { why: Failure::Admin { opcode: 6, status: 0x82 }, .. }),
+        matches!(event, ControllerEvent::Failed { why: Failure::Admin { opcode: 6, status: 0x82 }, .. }),
         "{event:?}"
     );
     assert_eq!(rig.handle.faults().unwrap().fired(), 6);
@@ -206,7 +212,7 @@ fn identify_data_that_lies_costs_its_namespace_and_no_more() {
                 lie(data);
             }
         }));
-        assert!(matches!(rig.event(), Event::Ready), "{what}");
+        assert!(matches!(rig.event(), ControllerEvent::Ready), "{what}");
         let ids: Vec<_> = rig.controller.namespaces().iter().map(|n| n.namespace().nsid).collect();
         assert_eq!(ids, [1, 3], "{what}");
     }
@@ -221,7 +227,7 @@ fn a_list_of_namespaces_that_never_ends_is_left() {
             data.chunks_exact_mut(4).zip(1_u32..).for_each(|(e, id)| e.copy_from_slice(&id.to_le_bytes()));
         }
     }));
-    assert!(matches!(rig.event(), Event::Ready));
+    assert!(matches!(rig.event(), ControllerEvent::Ready));
     assert_eq!(rig.controller.namespaces().len(), 3);
 }
 
@@ -230,7 +236,7 @@ fn queues_granted_are_believed_only_downwards() {
     for (granted, free) in [((0, 0), 1), ((0, 9), 1), ((1, 1), 1), ((4, 3), 3), ((0xfffe, 0xfffe), 511)] {
         let mut rig = Rig::raw(config(512), options());
         rig.handle.faults().unwrap().grant_queues(Some(granted));
-        assert!(matches!(rig.event(), Event::Ready));
+        assert!(matches!(rig.event(), ControllerEvent::Ready));
         assert_eq!(rig.controller.pairs_free(), free, "{granted:?}");
     }
 }
@@ -240,13 +246,13 @@ fn a_namespace_that_comes_grows_or_goes_is_told() {
     let mut rig = Rig::new(three(), options());
     assert!(rig.event_within(Duration::from_secs(1)).is_none());
     assert!(rig.handle.resize(1, 512 << 10));
-    assert!(matches!(rig.event(), Event::NamespacesChanged));
+    assert!(matches!(rig.event(), ControllerEvent::NamespacesChanged));
     assert_eq!(rig.namespace(1).blocks(), 1024);
     assert!(rig.handle.remove(2));
-    assert!(matches!(rig.event(), Event::NamespacesChanged));
+    assert!(matches!(rig.event(), ControllerEvent::NamespacesChanged));
     assert_eq!(rig.controller.namespaces().len(), 2);
     rig.handle.add(7, NamespaceConfig::new(medium(1 << 20))).unwrap();
-    assert!(matches!(rig.event(), Event::NamespacesChanged));
+    assert!(matches!(rig.event(), ControllerEvent::NamespacesChanged));
     assert_eq!(rig.namespace(7).blocks(), 2048);
 }
 
@@ -254,7 +260,7 @@ fn a_namespace_that_comes_grows_or_goes_is_told() {
 fn a_shutdown_is_confirmed_or_given_up_in_time() {
     let mut rig = Rig::new(config(512), options());
     rig.controller.shutdown(rig.now);
-    assert!(matches!(rig.event(), Event::ShutDown { clean: true }));
+    assert!(matches!(rig.event(), ControllerEvent::ShutDown { clean: true }));
     assert!(rig.event_within(Duration::from_secs(100)).is_none());
     assert_eq!(rig.controller.pairs_free(), 0);
 }
@@ -263,7 +269,7 @@ fn a_shutdown_is_confirmed_or_given_up_in_time() {
 fn the_health_log_is_told_when_asked_for() {
     let mut rig = Rig::new(config(512), options());
     rig.controller.ask_smart();
-    let Event::Smart(smart) = rig.event() else { panic!() };
+    let ControllerEvent::Smart(smart) = rig.event() else { panic!() };
     assert!(smart.temperature > 200 && smart.critical == 0);
 }
 
@@ -273,7 +279,7 @@ fn device(vendor: u16, device: u16) -> Rig {
 }
 
 fn ready(mut rig: Rig) -> Rig {
-    assert!(matches!(rig.event(), Event::Ready));
+    assert!(matches!(rig.event(), ControllerEvent::Ready));
     rig
 }
 
@@ -320,5 +326,8 @@ fn a_device_that_bears_one_command_at_a_time_gets_one() {
 fn a_device_of_another_interface_is_refused_untouched() {
     let mut rig = device(0x106b, 0x2005);
     let event = rig.event();
-    assert!(matches!(event, Event::Failed { why: Failure::QueueShape, quiet: Some(_) }), "{event:?}");
+    assert!(
+        matches!(event, ControllerEvent::Failed { why: Failure::QueueShape, quiet: Some(_) }),
+        "{event:?}"
+    );
 }

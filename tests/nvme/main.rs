@@ -6,13 +6,13 @@
 //! * `hostile`: completions that are stale, forged or repeated; full queues.
 //! * `recovery`: commands that never end: abort, delete, reset, issue again.
 //! * `retries`: commands that fail for the moment.
-//! * `scan`: the control role's own reads.
+//! * `reads`: the control role's own reads.
 #![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 mod bringup;
 mod data;
 mod hostile;
+mod reads;
 mod recovery;
 mod retries;
 mod rig;
-mod scan;

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use nvme_core::nvme::{AbortOutcome, Event, Options, PairError, PciId, QueuePair, ResetReason, Submit};
+use nvme_core::nvme::{
+    AbortOutcome, ControllerEvent, Options, PairError, PciId, QueuePair, ResetReason, Submit,
+};
 use nvme_platform::Time;
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
@@ -56,7 +58,9 @@ fn an_abort_ends_in_the_commands_own_completion() {
     let mut pair = hanging(&mut rig, 1);
     let late = pair.expired(rig.now + Duration::from_secs(1)).unwrap();
     rig.controller.abort(pair.id(), late.cid);
-    let Event::Aborted { pair: id, cid, outcome: AbortOutcome::Aborted } = rig.event() else { panic!() };
+    let ControllerEvent::Aborted { pair: id, cid, outcome: AbortOutcome::Aborted } = rig.event() else {
+        panic!()
+    };
     assert_eq!((id, cid), (pair.id(), late.cid));
     let ended = rig.pass(&mut pair);
     assert_eq!(
@@ -77,16 +81,16 @@ fn aborts_that_are_never_answered_do_not_keep_anything_from_its_end() {
         rig.controller.abort(pair.id(), cid);
         let event = rig.event();
         assert!(
-            matches!(event, Event::Aborted { cid: c, outcome: AbortOutcome::Unanswered, .. } if c == cid)
+            matches!(event, ControllerEvent::Aborted { cid: c, outcome: AbortOutcome::Unanswered, .. } if c == cid)
         );
         assert!(rig.now - start <= Duration::from_secs(3), "{cid}");
     }
     assert!(rig.controller.create_pair(8, 1).is_ok());
     let event = rig.event();
-    assert!(matches!(event, Event::ResetNeeded(ResetReason::AdminTimeout { .. })), "{event:?}");
+    assert!(matches!(event, ControllerEvent::ResetNeeded(ResetReason::AdminTimeout { .. })), "{event:?}");
     rig.controller.reset();
-    assert!(matches!(rig.event(), Event::PairFailed { token: 1, why: PairError::Reset }));
-    assert!(matches!(rig.event(), Event::Reset { .. }));
+    assert!(matches!(rig.event(), ControllerEvent::PairFailed { token: 1, why: PairError::Reset }));
+    assert!(matches!(rig.event(), ControllerEvent::Reset { .. }));
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn an_abort_without_an_answer_ends_in_time_and_needs_no_reset() {
     rig.handle.faults().unwrap().inject(Rule::new(Queue::Admin, 0x08, When::Always, Action::Hang));
     let start = rig.now;
     rig.controller.abort(pair.id(), 0);
-    assert!(matches!(rig.event(), Event::Aborted { outcome: AbortOutcome::Unanswered, .. }));
+    assert!(matches!(rig.event(), ControllerEvent::Aborted { outcome: AbortOutcome::Unanswered, .. }));
     assert!(rig.now - start <= Duration::from_secs(3));
     assert!(rig.event_within(Duration::from_secs(60)).is_none());
     assert!(rig.controller.is_ready());
@@ -110,7 +114,7 @@ fn many_aborts_are_answered_each_once() {
     cids.iter().for_each(|cid| rig.controller.abort(pair.id(), *cid));
     let mut said: Vec<u16> = (0..10)
         .map(|_| match rig.event() {
-            Event::Aborted { cid, .. } => cid,
+            ControllerEvent::Aborted { cid, .. } => cid,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -125,7 +129,7 @@ fn deleting_the_queue_proves_it_quiet_and_the_others_are_issued_again() {
     let mut rig = Rig::new(config(512), options());
     let mut pair = hanging(&mut rig, 6);
     rig.controller.delete_pair(pair.id()).unwrap();
-    let Event::PairDeleted { id, quiet } = rig.event() else { panic!() };
+    let ControllerEvent::PairDeleted { id, quiet } = rig.event() else { panic!() };
     assert_eq!((id, quiet.by(), pair.is_covered(&quiet)), (pair.id(), QuietBy::QueueDeleted, true));
     assert!(
         rig.pass(&mut pair).is_empty(),
@@ -133,7 +137,7 @@ fn deleting_the_queue_proves_it_quiet_and_the_others_are_issued_again() {
     );
     rig.handle.faults().unwrap().clear();
     rig.controller.recreate_pair(&mut pair).unwrap();
-    let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
     // Not before the doorbells are there.
     let read = rig.read(0, &[(GUEST, 512)]);
     assert!(matches!(rig.submit(&mut pair, read, 99), Submit::Full(_)));
@@ -157,10 +161,10 @@ fn a_proof_covers_no_later_queue() {
     let mut pair = hanging(&mut rig, 1);
     let mut other = rig.pair(4);
     rig.controller.delete_pair(pair.id()).unwrap();
-    let Event::PairDeleted { quiet, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairDeleted { quiet, .. } = rig.event() else { panic!() };
     assert!(other.fail_all(quiet).is_err(), "another pair");
     rig.controller.recreate_pair(&mut pair).unwrap();
-    let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
     let Err(doorbells) = other.restart(quiet, doorbells, &mut |_| false) else { panic!("another pair") };
     pair.restart(quiet, doorbells, &mut |_| false).unwrap();
     assert!(pair.fail_all(quiet).is_err(), "the queues are newer than the proof");
@@ -176,7 +180,7 @@ fn a_deletion_that_fails_or_hangs_needs_a_reset_which_proves_all_quiet() {
         let mut idle = rig.pair(8);
         rig.handle.faults().unwrap().inject(Rule::new(Queue::Admin, 0x00, When::Always, action));
         rig.controller.delete_pair(pair.id()).unwrap();
-        let Event::ResetNeeded(ResetReason::DeleteFailed { id }) = rig.event() else { panic!() };
+        let ControllerEvent::ResetNeeded(ResetReason::DeleteFailed { id }) = rig.event() else { panic!() };
         assert_eq!(id, pair.id());
         assert!(rig.event_within(Duration::from_secs(60)).is_none(), "said once");
         rig.handle.faults().unwrap().clear();
@@ -184,8 +188,8 @@ fn a_deletion_that_fails_or_hangs_needs_a_reset_which_proves_all_quiet() {
         let (mut reset, mut deleted) = (None, None);
         for _ in 0..2 {
             match rig.event() {
-                Event::Reset { quiet } => reset = Some(quiet),
-                Event::PairDeleted { id, quiet } => deleted = Some((id, quiet)),
+                ControllerEvent::Reset { quiet } => reset = Some(quiet),
+                ControllerEvent::PairDeleted { id, quiet } => deleted = Some((id, quiet)),
                 other => panic!("{other:?}"),
             }
         }
@@ -194,7 +198,7 @@ fn a_deletion_that_fails_or_hangs_needs_a_reset_which_proves_all_quiet() {
         assert!(pair.is_covered(&quiet) && idle.is_covered(&quiet));
         for pair in [&mut pair, &mut idle] {
             rig.controller.recreate_pair(pair).unwrap();
-            let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+            let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
             pair.restart(quiet, doorbells, &mut |_| false).unwrap();
         }
         assert_eq!(rig.pass(&mut pair).len(), 4);
@@ -213,9 +217,9 @@ fn a_bounced_write_is_issued_again_with_its_data() {
     assert!(rig.pass(&mut pair).is_empty());
     rig.handle.faults().unwrap().clear();
     rig.controller.reset();
-    let Event::Reset { quiet } = rig.event() else { panic!() };
+    let ControllerEvent::Reset { quiet } = rig.event() else { panic!() };
     rig.controller.recreate_pair(&mut pair).unwrap();
-    let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
     pair.restart(quiet, doorbells, &mut |_| false).unwrap();
     assert_eq!(rig.pass(&mut pair).len(), 1);
     let read = rig.read(0, &[(GUEST + (1 << 20), 8192)]);
@@ -238,9 +242,9 @@ fn a_reset_ends_what_was_asked_for_each_once() {
     let (mut failed, mut aborted, mut reset) = (0, 0, 0);
     while let Some(event) = rig.event_within(Duration::from_secs(60)) {
         match event {
-            Event::PairFailed { token: 3, why: PairError::Reset } => failed += 1,
-            Event::Aborted { pair: 9, cid: 9, outcome: AbortOutcome::Unanswered } => aborted += 1,
-            Event::Reset { .. } => reset += 1,
+            ControllerEvent::PairFailed { token: 3, why: PairError::Reset } => failed += 1,
+            ControllerEvent::Aborted { pair: 9, cid: 9, outcome: AbortOutcome::Unanswered } => aborted += 1,
+            ControllerEvent::Reset { .. } => reset += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -254,7 +258,7 @@ fn a_device_that_does_not_stop_is_cut_off_and_that_is_the_proof() {
     let mut pair = hanging(&mut rig, 2);
     rig.handle.faults().unwrap().stick_ready(Some(true));
     rig.controller.reset();
-    let Event::Failed { quiet: None, .. } = rig.event() else { panic!() };
+    let ControllerEvent::Failed { quiet: None, .. } = rig.event() else { panic!() };
     let quiet = rig.controller.cut_off().unwrap();
     pair.fail_all(quiet).unwrap();
     let ended = rig.pass(&mut pair);
@@ -273,7 +277,7 @@ fn a_pair_is_retired_only_when_it_is_quiet_and_empty() {
     let pair = hanging(&mut rig, 1);
     let Err(mut pair) = rig.controller.retire_pair(Box::new(pair)) else { panic!("it is live") };
     rig.controller.delete_pair(pair.id()).unwrap();
-    let Event::PairDeleted { quiet, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairDeleted { quiet, .. } = rig.event() else { panic!() };
     pair = rig.controller.retire_pair(pair).unwrap_err();
     pair.fail_all(quiet).unwrap();
     pair = rig.controller.retire_pair(pair).unwrap_err();
@@ -291,7 +295,7 @@ fn a_queue_that_is_refused_costs_nothing() {
         let rule = Rule::new(Queue::Admin, opcode, When::First(1), Action::Fail(status));
         rig.handle.faults().unwrap().inject(rule);
         rig.controller.create_pair(8, 4).unwrap();
-        assert!(matches!(rig.event(), Event::PairFailed { token: 4, why: PairError::Refused(_) }));
+        assert!(matches!(rig.event(), ControllerEvent::PairFailed { token: 4, why: PairError::Refused(_) }));
         assert_eq!(rig.controller.pairs_free(), 63);
         rig.pair(8);
     }
@@ -313,8 +317,8 @@ fn a_controller_on_a_bus_is_looked_at_though_nothing_happens_and_software_is_not
             false => rig.handle.vanish(),
         }
         match rig.controller.poll(look) {
-            Some(Event::ResetNeeded(ResetReason::Fatal)) if fatal => {}
-            Some(Event::Gone) if !fatal => {}
+            Some(ControllerEvent::ResetNeeded(ResetReason::Fatal)) if fatal => {}
+            Some(ControllerEvent::Gone) if !fatal => {}
             other => panic!("{other:?}"),
         }
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use nvme_core::nvme::{Event, Options, QueuePair};
+use nvme_core::nvme::{ControllerEvent, Options, QueuePair};
 use nvme_platform::Time;
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::{Operation, Outcome};
@@ -25,7 +25,7 @@ fn rig() -> Rig {
             data[CRDT..CRDT + 6].copy_from_slice(&[1, 0, 7, 0, 50, 0]);
         }
     }));
-    assert!(matches!(rig.event(), Event::Ready));
+    assert!(matches!(rig.event(), ControllerEvent::Ready));
     rig
 }
 
@@ -291,9 +291,9 @@ fn what_waits_when_the_controller_is_reset_is_issued_on_its_new_queues_and_once(
         rig.issue(&mut pair, write, 1);
         assert!(rig.pass(&mut pair).is_empty());
         rig.controller.reset();
-        let Event::Reset { quiet } = rig.event() else { panic!() };
+        let ControllerEvent::Reset { quiet } = rig.event() else { panic!() };
         rig.controller.recreate_pair(&mut pair).unwrap();
-        let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+        let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
         assert!(pair.restart(quiet, doorbells, &mut |_| fails).is_ok());
         let outcome = if fails { Outcome::Failed } else { Outcome::Done };
         let one = wait(&mut rig, &mut pair);

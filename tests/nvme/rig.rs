@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_core::nvme::{Clients, Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Clients, Controller, ControllerEvent, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_mem::heap;
 use nvme_platform::{DmaRights, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
@@ -121,17 +121,17 @@ impl Rig {
     /// Ready.
     pub fn new(config: Config, options: Options) -> Self {
         let mut rig = Self::raw(config, options);
-        assert!(matches!(rig.event(), Event::Ready));
+        assert!(matches!(rig.event(), ControllerEvent::Ready));
         rig
     }
 
     /// The next event, with time going from deadline to deadline.
-    pub fn event(&mut self) -> Event {
+    pub fn event(&mut self) -> ControllerEvent {
         self.event_within(Duration::from_secs(1000)).expect("an event")
     }
 
     /// The next event within some time, if there is one.
-    pub fn event_within(&mut self, time: Duration) -> Option<Event> {
+    pub fn event_within(&mut self, time: Duration) -> Option<ControllerEvent> {
         let end = self.now + time;
         loop {
             if let Some(event) = self.controller.poll(self.now) {
@@ -146,7 +146,7 @@ impl Rig {
     pub fn pair(&mut self, depth: u16) -> QueuePair {
         self.controller.create_pair(depth, 7).unwrap();
         match self.event() {
-            Event::PairReady { token: 7, pair } => pair,
+            ControllerEvent::PairReady { token: 7, pair } => pair,
             other => panic!("{other:?}"),
         }
     }

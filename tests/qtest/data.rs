@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use nvme_core::nvme::spec::command::{FUA, PSDT_SGL, admin, io};
-use nvme_core::nvme::{Event, Options, SglSupport};
+use nvme_core::nvme::{ControllerEvent, Options, SglSupport};
 use nvme_session::operation::Outcome;
 
 use crate::machine::{Disk, Shape};
@@ -141,11 +141,11 @@ fn somebody_elses_controller_saw_every_opcode_that_the_driver_has() {
     }
     rig.bytes(&mut pair, 1, 0, 4096);
     rig.controller.ask_smart();
-    assert!(matches!(rig.event(), Event::Smart(_)));
+    assert!(matches!(rig.event(), ControllerEvent::Smart(_)));
     rig.controller.abort(pair.id(), 0);
-    assert!(matches!(rig.event(), Event::Aborted { .. }));
+    assert!(matches!(rig.event(), ControllerEvent::Aborted { .. }));
     rig.controller.delete_pair(pair.id()).unwrap();
-    assert!(matches!(rig.event(), Event::PairDeleted { .. }));
+    assert!(matches!(rig.event(), ControllerEvent::PairDeleted { .. }));
     let seen = |of_admin| -> BTreeSet<u8> { rig.watch.commands(of_admin).iter().map(|c| c.opcode).collect() };
     let queues = [admin::CREATE_CQ, admin::CREATE_SQ, admin::DELETE_SQ, admin::DELETE_CQ];
     let others =

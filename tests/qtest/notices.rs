@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use nvme_core::nvme::spec::command::{Command, admin};
 use nvme_core::nvme::spec::log::page;
-use nvme_core::nvme::{Event, Options};
+use nvme_core::nvme::{ControllerEvent, Options};
 use nvme_session::operation::Outcome;
 
 use crate::machine::Shape;
@@ -19,7 +19,7 @@ fn the_health_log_is_told_and_a_warning_comes_by_itself() {
     needs_qemu!();
     let mut rig = Rig::new(&Shape::default(), Options::default());
     rig.controller.ask_smart();
-    let Event::Smart(smart) = rig.event() else { panic!() };
+    let ControllerEvent::Smart(smart) = rig.event() else { panic!() };
     assert_eq!((smart.critical, smart.temperature), (0, 323));
     let before = logs(&rig.watch.commands(true), page::SMART);
     let requests = rig.watch.count(true, admin::ASYNC_EVENT);
@@ -32,7 +32,7 @@ fn the_health_log_is_told_and_a_warning_comes_by_itself() {
         assert_eq!(logs(&rig.watch.commands(true), page::SMART), before + n);
     }
     rig.controller.ask_smart();
-    assert!(matches!(rig.event(), Event::Smart(smart) if smart.critical == 1));
+    assert!(matches!(rig.event(), ControllerEvent::Smart(smart) if smart.critical == 1));
     rig.clean();
 }
 
@@ -52,12 +52,12 @@ fn a_namespace_that_another_host_takes_away_and_gives_back_is_told_while_io_goes
     // Each time: the event was armed again.
     for _ in 0..3 {
         rival.attach(2, false);
-        assert!(matches!(rig.event(), Event::NamespacesChanged));
+        assert!(matches!(rig.event(), ControllerEvent::NamespacesChanged));
         assert_eq!(ids(&rig), [1]);
         let read = rig.read(1, 0, &[(GUEST, 4096)]);
         assert_eq!(rig.run(&mut pair, read), (1, Outcome::Done));
         rival.attach(2, true);
-        assert!(matches!(rig.event(), Event::NamespacesChanged));
+        assert!(matches!(rig.event(), ControllerEvent::NamespacesChanged));
         assert_eq!(ids(&rig), [1, 2]);
         assert!(rig.bytes(&mut pair, 2, 0, 4096) == pattern(1, 4096));
     }

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use nvme_core::nvme::spec::command::admin;
-use nvme_core::nvme::{AbortOutcome, Event, Options, QueuePair, Submit};
+use nvme_core::nvme::{AbortOutcome, ControllerEvent, Options, QueuePair, Submit};
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
 
@@ -95,14 +95,14 @@ fn a_pair_that_was_deleted_is_made_again_and_its_memory_goes_back_when_it_is_ret
         let write = rig.write(1, 0, &[(GUEST, 4096)], false);
         assert_eq!(rig.run(&mut pair, write).1, Outcome::Done);
         rig.controller.delete_pair(pair.id()).unwrap();
-        let Event::PairDeleted { quiet, .. } = rig.event() else { panic!() };
+        let ControllerEvent::PairDeleted { quiet, .. } = rig.event() else { panic!() };
         assert_eq!(quiet.by(), QuietBy::QueueDeleted);
         rig.controller.recreate_pair(&mut pair).unwrap();
-        let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+        let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
         pair.restart(quiet, doorbells, &mut |_| false).unwrap();
     }
     rig.controller.delete_pair(pair.id()).unwrap();
-    let Event::PairDeleted { quiet, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairDeleted { quiet, .. } = rig.event() else { panic!() };
     pair.fail_all(quiet).unwrap();
     rig.controller.retire_pair(Box::new(pair)).unwrap();
     assert_eq!(rig.watch.domain.reservations(), before);
@@ -117,10 +117,10 @@ fn a_queue_that_is_deleted_in_mid_io_is_made_again_and_goes_on_where_it_was() {
     let mut pair = rig.slow_writes(6);
     assert!(pair.in_flight() == 6);
     rig.controller.delete_pair(pair.id()).unwrap();
-    let Event::PairDeleted { quiet, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairDeleted { quiet, .. } = rig.event() else { panic!() };
     rig.machine.throttle(0);
     rig.controller.recreate_pair(&mut pair).unwrap();
-    let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
     pair.restart(quiet, doorbells, &mut |tag| tag.head() == 2).unwrap();
     let ended = rig.drain(&mut pair);
     let want = |head| (head, if head == 2 { Outcome::Failed } else { Outcome::Done });
@@ -138,12 +138,12 @@ fn a_reset_in_mid_io_proves_all_quiet_and_commands_are_issued_again() {
     let mut idle = rig.pair(8);
     let mut pair = rig.slow_writes(8);
     rig.controller.reset();
-    let Event::Reset { quiet } = rig.event() else { panic!() };
+    let ControllerEvent::Reset { quiet } = rig.event() else { panic!() };
     assert_eq!(quiet.by(), QuietBy::ResetFinished);
     rig.machine.throttle(0);
     for pair in [&mut idle, &mut pair] {
         rig.controller.recreate_pair(pair).unwrap();
-        let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+        let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
         pair.restart(quiet, doorbells, &mut |_| false).unwrap();
     }
     assert!(rig.drain(&mut pair).into_iter().eq((0..8).map(|head| (head, Outcome::Done))));
@@ -162,7 +162,7 @@ fn an_abort_is_answered_and_the_command_ends_by_its_own_completion() {
     let cids: Vec<u16> = pair.commands().map(|c| c.cid).collect();
     for cid in cids {
         rig.controller.abort(pair.id(), cid);
-        let Event::Aborted { cid: said, outcome, .. } = rig.event() else { panic!() };
+        let ControllerEvent::Aborted { cid: said, outcome, .. } = rig.event() else { panic!() };
         assert_eq!(said, cid);
         // QEMU's model aborts nothing, and says so.
         assert_eq!(outcome, AbortOutcome::NotAborted);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_core::nvme::{Clients, Controller, Event, NamespaceInfo, Options, QueuePair, Submit};
+use nvme_core::nvme::{Clients, Controller, ControllerEvent, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_platform::{DmaRights, PAGE, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
 use nvme_session::memory::{DmaRange, MemoryTable, Region, Spares, Windows};
@@ -98,7 +98,7 @@ impl Rig {
 
     fn ready(mut self) -> Self {
         let event = self.event();
-        assert!(matches!(event, Event::Ready), "{event:?}");
+        assert!(matches!(event, ControllerEvent::Ready), "{event:?}");
         self
     }
 
@@ -106,12 +106,12 @@ impl Rig {
         Time::from_nanos(1 + self.start.elapsed().as_nanos() as u64)
     }
 
-    pub(crate) fn event(&mut self) -> Event {
+    pub(crate) fn event(&mut self) -> ControllerEvent {
         self.event_within(PATIENCE).expect("an event")
     }
 
     /// The next event, if it comes in time.
-    pub(crate) fn event_within(&mut self, time: Duration) -> Option<Event> {
+    pub(crate) fn event_within(&mut self, time: Duration) -> Option<ControllerEvent> {
         let end = Instant::now() + time;
         loop {
             let now = self.now();
@@ -138,7 +138,7 @@ impl Rig {
     pub(crate) fn pair(&mut self, depth: u16) -> QueuePair {
         self.controller.create_pair(depth, 7).unwrap();
         match self.event() {
-            Event::PairReady { token: 7, pair } => pair,
+            ControllerEvent::PairReady { token: 7, pair } => pair,
             other => panic!("{other:?}"),
         }
     }

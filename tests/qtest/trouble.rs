@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use nvme_core::nvme::spec::command::admin;
-use nvme_core::nvme::{Event, Options, ResetReason, ScanError};
+use nvme_core::nvme::{ControllerEvent, Options, ResetReason, ScanError};
 use nvme_platform::{Iova, PAGE};
 use nvme_session::memory::QuietBy;
 use nvme_session::operation::Outcome;
@@ -39,7 +39,7 @@ fn a_bad_sector_fails_its_command_and_no_other() {
     rig.controller.scan_read(place, 5);
     // Media error, unrecovered read error (NVM 4.3.1).
     match rig.event() {
-        Event::ScanRead { token: 5, result: Err(ScanError::Failed(status)) } => {
+        ControllerEvent::ScanRead { token: 5, result: Err(ScanError::Failed(status)) } => {
             assert_eq!(status & 0x7ff, 0x281);
         }
         other => panic!("{other:?}"),
@@ -100,11 +100,11 @@ fn a_function_reset_behind_the_drivers_back_needs_a_reset_and_nothing_more() {
     let write = rig.write(1, 0, &[(GUEST, 4096)], false);
     assert_eq!(rig.run(&mut pair, write).1, Outcome::Done);
     rig.controller.device().bus().reset().unwrap();
-    assert!(matches!(rig.event(), Event::ResetNeeded(ResetReason::Fatal)));
+    assert!(matches!(rig.event(), ControllerEvent::ResetNeeded(ResetReason::Fatal)));
     rig.controller.reset();
-    let Event::Reset { quiet } = rig.event() else { panic!() };
+    let ControllerEvent::Reset { quiet } = rig.event() else { panic!() };
     rig.controller.recreate_pair(&mut pair).unwrap();
-    let Event::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+    let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
     pair.restart(quiet, doorbells, &mut |_| false).unwrap();
     assert!(rig.bytes(&mut pair, 1, 0, 4096) == pattern(1, 4096));
     rig.clean();
@@ -118,7 +118,7 @@ fn a_device_that_is_unplugged_in_mid_io_is_gone_and_cut_off() {
     rig.machine.qmp.run("device_del", r#"{"id":"nvme0"}"#).unwrap();
     rig.watch.port.power_off();
     assert!(rig.watch.function.absent());
-    assert!(matches!(rig.event(), Event::Gone));
+    assert!(matches!(rig.event(), ControllerEvent::Gone));
     assert!(rig.event_within(Duration::from_millis(50)).is_none(), "said once");
     let quiet = rig.controller.cut_off().unwrap();
     assert_eq!(quiet.by(), QuietBy::CutOff);
@@ -138,7 +138,7 @@ fn a_machine_that_ends_is_a_device_that_is_gone() {
     let read = rig.read(1, 0, &[(GUEST, PAGE as u32)]);
     rig.issue(&mut pair, read, 0);
     pair.ring();
-    assert!(matches!(rig.event(), Event::Gone));
+    assert!(matches!(rig.event(), ControllerEvent::Gone));
     pair.fail_all(rig.controller.cut_off().unwrap()).unwrap();
     assert_eq!(rig.drain(&mut pair), [(0, Outcome::Failed)]);
 }
@@ -149,14 +149,14 @@ fn a_shutdown_is_confirmed_and_the_controller_comes_up_again_afterwards() {
     let mut rig = Rig::new(&Shape::default(), Options::default());
     let now = rig.now();
     rig.controller.shutdown(now);
-    assert!(matches!(rig.event(), Event::ShutDown { clean: true }));
+    assert!(matches!(rig.event(), ControllerEvent::ShutDown { clean: true }));
     assert_eq!(rig.controller.pairs_free(), 0);
     // The next life of the server finds it as this one left it.
     let device = rig.machine.device(0);
     let watch = device.watch();
     rig.controller = nvme_core::nvme::Controller::new(Box::new(device), 0, Options::default());
     let event = rig.event();
-    assert!(matches!(event, Event::Ready), "{event:?}");
+    assert!(matches!(event, ControllerEvent::Ready), "{event:?}");
     assert!(watch.count(true, admin::IDENTIFY) >= 3);
     rig.clean();
 }
@@ -168,7 +168,7 @@ fn a_controller_that_an_earlier_life_left_running_is_taken_over() {
     let _abandoned = rig.pair(8);
     let device = rig.machine.device(0);
     rig.controller = nvme_core::nvme::Controller::new(Box::new(device), 0, Options::default());
-    assert!(matches!(rig.event(), Event::Ready));
+    assert!(matches!(rig.event(), ControllerEvent::Ready));
     assert_eq!(rig.controller.pairs_free(), 63);
     let mut pair = rig.pair(8);
     let flush = rig.flush(1);

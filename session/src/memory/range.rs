@@ -8,7 +8,7 @@ use nvme_platform::{Iova, Window};
 /// request needs, that the controller reaches them at its address, and that the region stays mapped while the value exists. It does not
 /// tell you what the bytes are, nor that they stay the same: the client writes them as it likes.
 ///
-/// Only `Held` makes it. Neither copied nor kept beyond the command: it goes back to its queue with a [`Quiet`].
+/// Only an `Account` makes it. Neither copied nor kept beyond the command: it goes back to its queue with a [`Quiet`].
 #[derive(PartialEq, Eq, Debug)]
 pub struct DmaRange {
     iova: Iova,

@@ -13,9 +13,9 @@ const EVENTS_MAX: usize = 8;
 
 /// An event: dword 0 of the completion (figure 147): type in bits 2:0, information in 15:8, log page in 23:16.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Event(u32);
+struct EventWord(u32);
 
-impl Event {
+impl EventWord {
     const NAMESPACE_CHANGED: Self = Self(0x04 << 16 | 2);
 
     const fn error(what: u8) -> Self {
@@ -31,7 +31,7 @@ impl Event {
 #[derive(Default)]
 pub(crate) struct Events {
     requests: VecDeque<u16>,
-    pending: Vec<Event>,
+    pending: Vec<EventWord>,
     silent: u8,
 }
 
@@ -53,7 +53,7 @@ impl Events {
         self.requests.retain(|c| *c != cid);
     }
 
-    fn raise(&mut self, event: Event) {
+    fn raise(&mut self, event: EventWord) {
         if !self.pending.contains(&event) && self.pending.len() < EVENTS_MAX {
             self.pending.push(event);
         }
@@ -61,11 +61,11 @@ impl Events {
 
     /// An error, by its event information: 0 a doorbell of no queue, 1 a bad doorbell value.
     pub(crate) fn error(&mut self, what: u8) {
-        self.raise(Event::error(what));
+        self.raise(EventWord::error(what));
     }
 
     pub(crate) fn namespace_changed(&mut self) {
-        self.raise(Event::NAMESPACE_CHANGED);
+        self.raise(EventWord::NAMESPACE_CHANGED);
     }
 
     /// A request and the event that completes it.
@@ -80,8 +80,8 @@ impl Events {
     /// The log page of an event was read, without Retain Asynchronous Event.
     pub(crate) fn heard(&mut self, log_page: u8) {
         match log_page {
-            0x01 => self.silent &= !Event::error(0).kind(),
-            0x04 => self.silent &= !Event::NAMESPACE_CHANGED.kind(),
+            0x01 => self.silent &= !EventWord::error(0).kind(),
+            0x04 => self.silent &= !EventWord::NAMESPACE_CHANGED.kind(),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! The controller, as the control role sees it.
 //!
-//! Everything that is asked for here returns at once, and ends in exactly one [`Event`] of [`Controller::poll`], by a
+//! Everything that is asked for here returns at once, and ends in exactly one [`ControllerEvent`] of [`Controller::poll`], by a
 //! deadline. The exceptions are named at the calls.
 //!
 //! It is put together from machines that do not know each other; each is told what happened and says what is to be done:
@@ -40,7 +40,7 @@ use self::pairs::Pairs;
 use self::reads::Reads;
 pub use self::reads::SCAN_MAX;
 use self::setup::Setup;
-use super::event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError};
+use super::event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError};
 use super::info::{ControllerInfo, NamespaceInfo};
 use super::options::Options;
 use super::pair::QueuePair;
@@ -63,7 +63,7 @@ pub struct Controller {
     notices: Notices,
     /// Another look at what failed for the moment.
     later: Later,
-    events: VecDeque<Event>,
+    events: VecDeque<ControllerEvent>,
     /// How often something happened that cannot happen.
     anomalies: u64,
     /// There is more to do at once.
@@ -72,8 +72,8 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Takes a device. It is brought up by the following [`poll`](Self::poll)s, which end in [`Event::Ready`] or
-    /// [`Event::Failed`]. `index` is the number that its [`Namespace`](nvme_policy::Namespace)s carry.
+    /// Takes a device. It is brought up by the following [`poll`](Self::poll)s, which end in [`ControllerEvent::Ready`] or
+    /// [`ControllerEvent::Failed`]. `index` is the number that its [`Namespace`](nvme_policy::Namespace)s carry.
     pub fn new(device: Box<dyn Device>, index: u16, options: Options) -> Self {
         let quirks = Quirks::of(options.pci);
         Self {
@@ -97,7 +97,7 @@ impl Controller {
 
     /// Goes on with whatever there is to do, and tells the next piece of news. To be called until it says `None`, after
     /// each admin interrupt, after each call that asks for something, and at [`next_deadline`](Self::next_deadline).
-    pub fn poll(&mut self, now: Time) -> Option<Event> {
+    pub fn poll(&mut self, now: Time) -> Option<ControllerEvent> {
         self.now = now;
         if self.events.is_empty() {
             self.more = false;
@@ -117,7 +117,7 @@ impl Controller {
         [self.bringup.next_look(), admin, self.reads.next_deadline(), later].into_iter().flatten().min()
     }
 
-    /// Serial number, model and so on. Empty before [`Event::Ready`].
+    /// Serial number, model and so on. Empty before [`ControllerEvent::Ready`].
     pub fn info(&self) -> &ControllerInfo {
         self.setup.info()
     }
@@ -152,15 +152,15 @@ impl Controller {
         &mut *self.device
     }
 
-    /// Asks the controller to end a command. Ends in [`Event::Aborted`], also when it does not answer.
+    /// Asks the controller to end a command. Ends in [`ControllerEvent::Aborted`], also when it does not answer.
     pub fn abort(&mut self, pair: u16, cid: u16) {
         let admin = self.admin.as_mut().filter(|_| self.bringup.is_running());
         if admin.is_none_or(|admin| admin.ask(Job::Abort { pair, cid }).is_err()) {
-            self.events.push_back(Event::Aborted { pair, cid, outcome: AbortOutcome::Unanswered });
+            self.events.push_back(ControllerEvent::Aborted { pair, cid, outcome: AbortOutcome::Unanswered });
         }
     }
 
-    /// Asks for the SMART log. Ends in [`Event::Smart`]; in nothing when it cannot be had.
+    /// Asks for the SMART log. Ends in [`ControllerEvent::Smart`]; in nothing when it cannot be had.
     pub fn ask_smart(&mut self) {
         let job = Job::Log { id: page::SMART, asked: true };
         if self.is_ready() && !self.admin.as_ref().is_some_and(|admin| admin.has(job)) {
@@ -175,22 +175,22 @@ impl Controller {
         self.stuck(ResetReason::Bus);
     }
 
-    /// Resets the controller, with all pairs in the control role's hands. Ends in [`Event::Reset`], or in
-    /// [`Event::Failed`].
+    /// Resets the controller, with all pairs in the control role's hands. Ends in [`ControllerEvent::Reset`], or in
+    /// [`ControllerEvent::Failed`].
     pub fn reset(&mut self) {
         if !self.bringup.reset(&mut *self.device, self.now) && self.bringup.is_dead() {
             let (why, quiet) = (Failure::Device(DeviceError::Gone), self.bringup.quiet());
-            self.events.push_back(Event::Failed { why, quiet });
+            self.events.push_back(ControllerEvent::Failed { why, quiet });
         }
     }
 
-    /// Tells the controller to make everything durable and stop. Ends in [`Event::ShutDown`].
+    /// Tells the controller to make everything durable and stop. Ends in [`ControllerEvent::ShutDown`].
     pub fn shutdown(&mut self, now: Time) {
         self.now = now;
         match self.bringup.shut_down(&mut *self.device, now) {
             Shutdown::Begun => self.end_reads(),
             Shutdown::Already => {}
-            Shutdown::Idle => self.events.push_back(Event::ShutDown { clean: true }),
+            Shutdown::Idle => self.events.push_back(ControllerEvent::ShutDown { clean: true }),
             Shutdown::Abrupt => self.is_down(false),
         }
     }
@@ -214,7 +214,7 @@ impl Controller {
     }
 
     /// Creates an I/O queue pair with `depth` entries (made to fit the controller, 2 to 1024). Ends in
-    /// [`Event::PairReady`] or [`Event::PairFailed`] with this token, or at once in an error.
+    /// [`ControllerEvent::PairReady`] or [`ControllerEvent::PairFailed`] with this token, or at once in an error.
     pub fn create_pair(&mut self, depth: u16, token: u32) -> Result<(), PairError> {
         if !self.is_ready() {
             return Err(PairError::NotReady);
@@ -224,8 +224,8 @@ impl Controller {
         Ok(())
     }
 
-    /// Deletes a pair's queues, with the pair in the control role's hands. Ends in [`Event::PairDeleted`], or in
-    /// [`Event::ResetNeeded`] and then, after the reset, in [`Event::PairDeleted`]. An error when there is no such pair,
+    /// Deletes a pair's queues, with the pair in the control role's hands. Ends in [`ControllerEvent::PairDeleted`], or in
+    /// [`ControllerEvent::ResetNeeded`] and then, after the reset, in [`ControllerEvent::PairDeleted`]. An error when there is no such pair,
     /// or it is being worked on.
     pub fn delete_pair(&mut self, id: u16) -> Result<(), PairError> {
         let job = self.pairs.delete(id)?;
@@ -235,9 +235,9 @@ impl Controller {
         Ok(())
     }
 
-    /// Creates the queues of a pair again, after [`Event::PairDeleted`] or [`Event::Reset`], with the same identifier and
-    /// memory. The pair must be in the control role's hands. Ends in [`Event::PairRecreated`], whose doorbells are for
-    /// [`QueuePair::restart`], or in [`Event::PairLost`]; or at once in an error.
+    /// Creates the queues of a pair again, after [`ControllerEvent::PairDeleted`] or [`ControllerEvent::Reset`], with the same identifier and
+    /// memory. The pair must be in the control role's hands. Ends in [`ControllerEvent::PairRecreated`], whose doorbells are for
+    /// [`QueuePair::restart`], or in [`ControllerEvent::PairLost`]; or at once in an error.
     pub fn recreate_pair(&mut self, pair: &mut QueuePair) -> Result<(), PairError> {
         if !self.is_ready() {
             return Err(PairError::NotReady);
@@ -247,14 +247,14 @@ impl Controller {
         Ok(())
     }
 
-    /// Takes back a pair that is not needed any more: after [`Event::PairDeleted`], [`Event::Reset`] or a cut-off, with
+    /// Takes back a pair that is not needed any more: after [`ControllerEvent::PairDeleted`], [`ControllerEvent::Reset`] or a cut-off, with
     /// nothing in flight ([`QueuePair::fail_all`], and all of its operations taken). Its identifier and memory are
     /// free again. Otherwise it comes back.
     pub fn retire_pair(&mut self, pair: Box<QueuePair>) -> Result<(), Box<QueuePair>> {
         self.pairs.retire(self.device.pool(), pair)
     }
 
-    /// Reads blocks for the control role, at most [`SCAN_MAX`] bytes. Ends in [`Event::ScanRead`] with this token.
+    /// Reads blocks for the control role, at most [`SCAN_MAX`] bytes. Ends in [`ControllerEvent::ScanRead`] with this token.
     pub fn scan_read(&mut self, range: LbaRange, token: u32) {
         let asked = if range.namespace().controller != self.index {
             Err(ScanError::BadRange)
@@ -264,7 +264,7 @@ impl Controller {
             self.reads.ask(range, token)
         };
         if let Err(why) = asked {
-            self.events.push_back(Event::ScanRead { token, result: Err(why) });
+            self.events.push_back(ControllerEvent::ScanRead { token, result: Err(why) });
         }
     }
 }

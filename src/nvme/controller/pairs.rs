@@ -11,7 +11,7 @@ use core::time::Duration;
 use nvme_platform::{Device, DmaError, DmaPool, DriverMemory, Iova, PAGE, QueueDoorbells, Time, Window};
 use nvme_platform::{debug, warn};
 
-use super::super::event::{Event, PairError, ResetReason};
+use super::super::event::{ControllerEvent, PairError, ResetReason};
 use super::super::options::Options;
 use super::super::pair::{CommandCaps, Doorbells, PairConfig, PairMemory, QueuePair};
 use super::super::quiet::{Generation, QueueQuiet};
@@ -93,7 +93,7 @@ pub(super) enum Effect {
     /// To be asked of the controller.
     Ask(Job),
     /// To be told.
-    Say(Event),
+    Say(ControllerEvent),
     /// Only a reset helps.
     Stuck(ResetReason),
     /// The pair for the control role's own reads is there.
@@ -338,13 +338,14 @@ impl Pairs {
         debug!("controller {}: queue pair {} of {} entries", index, id, record.config.depth);
         let config = record.config;
         Ok(match (record.memory.take(), record.purpose) {
-            (Some(memory), Purpose::Client { token }) => {
-                Effect::Say(Event::PairReady { token, pair: QueuePair::new(config, memory, doorbells) })
-            }
+            (Some(memory), Purpose::Client { token }) => Effect::Say(ControllerEvent::PairReady {
+                token,
+                pair: QueuePair::new(config, memory, doorbells),
+            }),
             (Some(memory), Purpose::Reads) => {
                 Effect::ReadsMade(ReadsPair { config, memory, doorbells: doorbells.doorbells })
             }
-            (None, _) => Effect::Say(Event::PairRecreated { id, doorbells }),
+            (None, _) => Effect::Say(ControllerEvent::PairRecreated { id, doorbells }),
         })
     }
 
@@ -360,12 +361,12 @@ impl Pairs {
         let record = self.record(id)?;
         if again {
             record.stage = Stage::Quiet;
-            return Ok(Effect::Say(Event::PairLost { id, why }));
+            return Ok(Effect::Say(ControllerEvent::PairLost { id, why }));
         }
         let purpose = record.purpose;
         self.forget(pool, id);
         Ok(match purpose {
-            Purpose::Client { token } => Effect::Say(Event::PairFailed { token, why }),
+            Purpose::Client { token } => Effect::Say(ControllerEvent::PairFailed { token, why }),
             Purpose::Reads => Effect::ReadsNotMade,
         })
     }
@@ -430,7 +431,7 @@ impl Pairs {
                     self.forget(pool, id);
                     return Ok(Effect::ReadsDeleted);
                 }
-                Ok(Effect::Say(Event::PairDeleted { id, quiet }))
+                Ok(Effect::Say(ControllerEvent::PairDeleted { id, quiet }))
             }
             _ => Err(Anomaly::NotWaiting(id)),
         }
@@ -483,7 +484,7 @@ impl Pairs {
             let (effect, after) = match (record.stage, record.purpose) {
                 (Stage::Creating { again: true } | Stage::Undoing { again: true, .. }, _) => {
                     let after = if quiet.is_some() { Stage::Quiet } else { Stage::Live };
-                    (Some(Event::PairLost { id, why }), after)
+                    (Some(ControllerEvent::PairLost { id, why }), after)
                 }
                 (_, Purpose::Reads) => {
                     gone.push(id);
@@ -491,14 +492,18 @@ impl Pairs {
                 }
                 (Stage::Creating { .. } | Stage::Undoing { .. }, Purpose::Client { token }) => {
                     gone.push(id);
-                    (Some(Event::PairFailed { token, why }), Stage::Abandoned)
+                    (Some(ControllerEvent::PairFailed { token, why }), Stage::Abandoned)
                 }
                 (Stage::Abandoned, _) => {
                     gone.push(id);
                     (None, Stage::Abandoned)
                 }
-                (Stage::DeletingSq, _) => (quiet.map(|quiet| Event::PairDeleted { id, quiet }), after),
-                (Stage::DeletingCq { quiet }, _) => (Some(Event::PairDeleted { id, quiet }), Stage::Quiet),
+                (Stage::DeletingSq, _) => {
+                    (quiet.map(|quiet| ControllerEvent::PairDeleted { id, quiet }), after)
+                }
+                (Stage::DeletingCq { quiet }, _) => {
+                    (Some(ControllerEvent::PairDeleted { id, quiet }), Stage::Quiet)
+                }
                 (Stage::Live | Stage::Quiet, _) => (None, after),
             };
             record.stage = after;

@@ -59,7 +59,7 @@ impl Rig {
         let Job::CreateCq { id, .. } = self.create() else { panic!() };
         assert!(matches!(self.cq_created(id, OK), Ok(Effect::Ask(Job::CreateSq { .. }))));
         match self.sq_created(id, OK) {
-            Ok(Effect::Say(Event::PairReady { token: 5, pair })) => pair,
+            Ok(Effect::Say(ControllerEvent::PairReady { token: 5, pair })) => pair,
             other => panic!("{other:?}"),
         }
     }
@@ -68,7 +68,7 @@ impl Rig {
         assert_eq!(self.pairs.delete(id), Ok(Job::DeleteSq { id }));
         assert!(matches!(self.pairs.sq_deleted(id, OK), Ok(Effect::Ask(Job::DeleteCq { .. }))));
         match self.cq_deleted(id, OK) {
-            Ok(Effect::Say(Event::PairDeleted { quiet, .. })) => quiet,
+            Ok(Effect::Say(ControllerEvent::PairDeleted { quiet, .. })) => quiet,
             other => panic!("{other:?}"),
         }
     }
@@ -91,7 +91,9 @@ fn a_pair_is_made_deleted_and_made_again_with_a_higher_generation() {
     assert!(pair.is_covered(&quiet));
     assert!(matches!(rig.pairs.recreate(&mut pair), Ok(Job::CreateCq { id: 2, .. })));
     assert!(rig.cq_created(2, OK).is_ok());
-    let Ok(Effect::Say(Event::PairRecreated { id: 2, doorbells })) = rig.sq_created(2, OK) else { panic!() };
+    let Ok(Effect::Say(ControllerEvent::PairRecreated { id: 2, doorbells })) = rig.sq_created(2, OK) else {
+        panic!()
+    };
     assert!(pair.restart(quiet, doorbells, &mut |_| false).is_ok());
     assert!(!pair.is_covered(&quiet), "the proof is about its earlier queues");
     let pair = rig.pairs.retire(rig.device.pool(), Box::new(pair)).unwrap_err();
@@ -104,12 +106,14 @@ fn a_pair_is_made_deleted_and_made_again_with_a_higher_generation() {
 fn what_the_controller_refuses_is_undone() {
     let mut rig = rig(4);
     rig.create();
-    let Ok(Effect::Say(Event::PairFailed { token: 5, why })) = rig.cq_created(2, NO) else { panic!() };
+    let Ok(Effect::Say(ControllerEvent::PairFailed { token: 5, why })) = rig.cq_created(2, NO) else {
+        panic!()
+    };
     assert_eq!((why, rig.pairs.free()), (PairError::Refused(NO.0), 3));
     rig.create();
     assert!(rig.cq_created(2, OK).is_ok());
     assert!(matches!(rig.sq_created(2, NO), Ok(Effect::Ask(Job::DeleteCq { id: 2 }))));
-    assert!(matches!(rig.cq_deleted(2, OK), Ok(Effect::Say(Event::PairFailed { token: 5, .. }))));
+    assert!(matches!(rig.cq_deleted(2, OK), Ok(Effect::Say(ControllerEvent::PairFailed { token: 5, .. }))));
     assert_eq!(rig.pairs.free(), 3);
 }
 
@@ -122,7 +126,7 @@ fn queues_that_cannot_be_deleted_need_a_reset_and_keep_their_memory() {
     assert!(matches!(rig.pairs.sq_deleted(2, NO), Ok(Effect::Stuck(why)) if why == failed));
     assert!(rig.pairs.retire(rig.device.pool(), Box::new(pair)).is_err());
     let told = rig.end(true);
-    assert!(matches!(told.as_slice(), [Effect::Say(Event::PairDeleted { id: 2, .. })]), "{told:?}");
+    assert!(matches!(told.as_slice(), [Effect::Say(ControllerEvent::PairDeleted { id: 2, .. })]), "{told:?}");
 }
 
 #[test]
@@ -161,9 +165,9 @@ fn what_ended_is_told_once_and_its_memory_is_free_with_the_proof() {
         matches!(
             told.as_slice(),
             [
-                Effect::Say(Event::PairLost { id: 3, why: PairError::Reset }),
-                Effect::Say(Event::PairFailed { token: 5, why: PairError::Reset }),
-                Effect::Say(Event::PairDeleted { id: 5, .. }),
+                Effect::Say(ControllerEvent::PairLost { id: 3, why: PairError::Reset }),
+                Effect::Say(ControllerEvent::PairFailed { token: 5, why: PairError::Reset }),
+                Effect::Say(ControllerEvent::PairDeleted { id: 5, .. }),
             ]
         ),
         "{told:?}"

@@ -1,10 +1,10 @@
 //! What is done with what the machines say: the questions of one are put to the admin queue, its answers go to whoever asked, and
-//! what the control role has to know becomes an [`Event`].
+//! what the control role has to know becomes a [`ControllerEvent`].
 
 use nvme_platform::{DeviceError, Time, error, warn};
 use nvme_policy::LbaRange;
 
-use super::super::event::{AbortOutcome, Event, Failure, PairError, ResetReason, ScanError};
+use super::super::event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError};
 use super::super::info::NamespaceInfo;
 use super::super::quiet::QueueQuiet;
 use super::super::spec::command::Status;
@@ -76,7 +76,7 @@ impl Controller {
             Turn::Gone => {
                 error!("controller {}: {}", self.index, DeviceError::Gone);
                 self.die(None);
-                self.events.push_back(Event::Gone);
+                self.events.push_back(ControllerEvent::Gone);
             }
             Turn::ShutDown { clean } => self.is_down(clean),
         }
@@ -167,7 +167,7 @@ impl Controller {
                 match self.notices.log(id, asked, &completion, &data) {
                     News::Nothing => {}
                     News::Namespaces => self.begin_look(),
-                    News::Smart(smart) => self.events.push_back(Event::Smart(smart)),
+                    News::Smart(smart) => self.events.push_back(ControllerEvent::Smart(smart)),
                 }
             }
             Job::CreateCq { id, .. } => {
@@ -190,7 +190,7 @@ impl Controller {
                 // Bit 0: the command was not aborted (Base 5.1).
                 let aborted = status.ok() && completion.dw0 & 1 == 0;
                 let outcome = if aborted { AbortOutcome::Aborted } else { AbortOutcome::NotAborted };
-                self.events.push_back(Event::Aborted { pair, cid, outcome });
+                self.events.push_back(ControllerEvent::Aborted { pair, cid, outcome });
             }
         }
     }
@@ -244,15 +244,15 @@ impl Controller {
             self.later.failed(self.now);
         }
         if self.bringup.is_running() {
-            self.events.push_back(Event::NamespacesChanged);
+            self.events.push_back(ControllerEvent::NamespacesChanged);
         } else {
             self.bringup.run();
             for _ in 0..self.setup.events() {
                 self.ask(Job::AsyncEvent);
             }
             self.events.push_back(match self.bringup.quiet().filter(|_| self.bringup.is_reset()) {
-                Some(quiet) => Event::Reset { quiet },
-                None => Event::Ready,
+                Some(quiet) => ControllerEvent::Reset { quiet },
+                None => ControllerEvent::Ready,
             });
         }
         if self.namespaces.take_again() {
@@ -297,7 +297,7 @@ impl Controller {
                 if matches!(result, Err(ScanError::Failed(status)) if Status(status).is_transient()) {
                     self.later.failed(now);
                 }
-                self.events.push_back(Event::ScanRead { token, result });
+                self.events.push_back(ControllerEvent::ScanRead { token, result });
             }
             reads::Step::Make => match self.pairs.create_for_reads(&mut *self.device) {
                 Ok(job) => self.ask(job),
@@ -316,7 +316,7 @@ impl Controller {
     }
 
     fn tell_reads(&mut self, ended: impl IntoIterator<Item = Ended>) {
-        let event = |Ended { token, result }| Event::ScanRead { token, result };
+        let event = |Ended { token, result }| ControllerEvent::ScanRead { token, result };
         self.events.extend(ended.into_iter().map(event));
     }
 
@@ -332,7 +332,11 @@ impl Controller {
             };
             match job {
                 Job::Abort { pair, cid } => {
-                    self.events.push_back(Event::Aborted { pair, cid, outcome: AbortOutcome::Unanswered });
+                    self.events.push_back(ControllerEvent::Aborted {
+                        pair,
+                        cid,
+                        outcome: AbortOutcome::Unanswered,
+                    });
                 }
                 _ if self.bringup.is_setting_up() => {
                     self.bringup.stop(&mut *self.device, Failure::AdminTimeout { opcode }, now);
@@ -379,14 +383,15 @@ impl Controller {
     pub(super) fn stuck(&mut self, why: ResetReason) {
         if self.bringup.stick() {
             warn!("controller {}: needs a reset: {why}", self.index);
-            self.events.push_back(Event::ResetNeeded(why));
+            self.events.push_back(ControllerEvent::ResetNeeded(why));
         }
     }
 
     /// Ends everything that was asked for and will have no answer.
     fn end_pending(&mut self, quiet: Option<QueueQuiet>) {
         if let Some(admin) = &mut self.admin {
-            let aborted = |(pair, cid)| Event::Aborted { pair, cid, outcome: AbortOutcome::Unanswered };
+            let aborted =
+                |(pair, cid)| ControllerEvent::Aborted { pair, cid, outcome: AbortOutcome::Unanswered };
             self.events.extend(admin.take_aborts().into_iter().map(aborted));
             if quiet.is_some() {
                 admin.clear();
@@ -403,7 +408,7 @@ impl Controller {
     fn fail(&mut self, why: Failure, quiet: Option<QueueQuiet>) {
         error!("controller {}: {why}", self.index);
         self.die(quiet);
-        self.events.push_back(Event::Failed { why, quiet });
+        self.events.push_back(ControllerEvent::Failed { why, quiet });
     }
 
     pub(super) fn die(&mut self, quiet: Option<QueueQuiet>) {
@@ -419,6 +424,6 @@ impl Controller {
         // What may still be going on reaches no memory any more.
         let _ = self.device.bus().master(false);
         self.die(None);
-        self.events.push_back(Event::ShutDown { clean });
+        self.events.push_back(ControllerEvent::ShutDown { clean });
     }
 }

@@ -4,7 +4,7 @@ use nvme_platform::Time;
 
 use super::Control;
 use super::unit::{Input, News};
-use crate::nvme::Event;
+use crate::nvme::ControllerEvent;
 
 /// Most steps of one controller in one poll; the rest is done in the next.
 const STEPS: usize = 256;
@@ -24,36 +24,38 @@ impl Control {
         self.more = true;
     }
 
-    fn driver_says(&mut self, controller: u16, event: Event, now: Time) {
+    fn driver_says(&mut self, controller: u16, event: ControllerEvent, now: Time) {
         let Some((unit, out)) = self.unit(controller) else { return };
         let input = match event {
-            Event::Ready => return unit.ready(out),
-            Event::Failed { why, quiet } => {
+            ControllerEvent::Ready => return unit.ready(out),
+            ControllerEvent::Failed { why, quiet } => {
                 nvme_platform::error!("{}: {why}", unit.name());
                 return self.device_lost(controller, quiet, now);
             }
-            Event::Gone => {
+            ControllerEvent::Gone => {
                 nvme_platform::error!("{}: the controller is gone", unit.name());
                 return self.device_lost(controller, None, now);
             }
-            Event::PairReady { token, pair } => return self.pair_ready(controller, token, pair, now),
-            Event::PairFailed { token, why } => return self.pair_failed(controller, token, why),
-            Event::NamespacesChanged => return self.namespaces_changed(controller),
-            Event::ScanRead { token, result } => return unit.table_read(token, result, now, out),
-            Event::Smart(smart) => return nvme_platform::info!("{}: {smart:?}", unit.name()),
-            Event::ShutDown { clean } => {
+            ControllerEvent::PairReady { token, pair } => {
+                return self.pair_ready(controller, token, pair, now);
+            }
+            ControllerEvent::PairFailed { token, why } => return self.pair_failed(controller, token, why),
+            ControllerEvent::NamespacesChanged => return self.namespaces_changed(controller),
+            ControllerEvent::ScanRead { token, result } => return unit.table_read(token, result, now, out),
+            ControllerEvent::Smart(smart) => return nvme_platform::info!("{}: {smart:?}", unit.name()),
+            ControllerEvent::ShutDown { clean } => {
                 if !clean {
                     nvme_platform::warn!("{}: the controller did not confirm its shutdown", unit.name());
                 }
                 return unit.is_shut_down();
             }
-            Event::PairDeleted { id, quiet } => unit.was_deleted(id, quiet),
-            Event::PairRecreated { id, doorbells } => unit.was_recreated(id, doorbells),
-            Event::PairLost { id, why } => {
+            ControllerEvent::PairDeleted { id, quiet } => unit.was_deleted(id, quiet),
+            ControllerEvent::PairRecreated { id, doorbells } => unit.was_recreated(id, doorbells),
+            ControllerEvent::PairLost { id, why } => {
                 nvme_platform::error!("{}: queue pair {id} is lost: {why}", unit.name());
                 unit.not_recreated(id)
             }
-            Event::Aborted { pair, cid, outcome } => {
+            ControllerEvent::Aborted { pair, cid, outcome } => {
                 nvme_platform::debug!(
                     "{}: abort of {:#06x} on pair {}: {}",
                     unit.name(),
@@ -63,13 +65,13 @@ impl Control {
                 );
                 Input::Aborted { queue: pair, cid }
             }
-            Event::Reset { quiet } => {
+            ControllerEvent::Reset { quiet } => {
                 let input = unit.was_reset(quiet);
                 // It may have come back as another.
                 self.namespaces_changed(controller);
                 input
             }
-            Event::ResetNeeded(why) => {
+            ControllerEvent::ResetNeeded(why) => {
                 nvme_platform::warn!("{}: a reset is needed: {why}", unit.name());
                 unit.reset_needed()
             }

@@ -348,17 +348,17 @@ impl Roster {
         (served.share.may(), group.share.may())
     }
 
-    /// A session has nothing to do for now.
-    pub(super) fn rest(&mut self, session: usize) {
+    /// A session has nothing to do for now, and keeps no time for later.
+    pub(super) fn forfeit(&mut self, session: usize) {
         if let Some(served) = self.sessions.get_mut(session) {
-            served.share.rest();
+            served.share.forfeit();
         }
     }
 
-    /// No session of a group has anything to do for now.
-    pub(super) fn rest_group(&mut self, group: usize) {
+    /// No session of a group has anything to do for now, and the group keeps no time for later.
+    pub(super) fn forfeit_group(&mut self, group: usize) {
         if let Some(group) = self.groups.get_mut(group) {
-            group.share.rest();
+            group.share.forfeit();
         }
     }
 

@@ -45,7 +45,7 @@ impl Share {
     }
 
     /// It has nothing to do, and keeps nothing.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn forfeit(&mut self) {
         self.left = self.left.min(0);
     }
 
@@ -118,16 +118,16 @@ mod tests {
     }
 
     #[test]
-    fn who_rests_keeps_no_time_and_what_it_owes() {
+    fn who_has_nothing_to_do_keeps_no_time_and_what_it_owes() {
         let mut share = Share::default();
         for _ in 0..5 {
             share.visit(SESSION);
         }
         assert_eq!(share.left, SESSION);
-        share.rest();
+        share.forfeit();
         assert_eq!(share.left, 0);
         share.pay(7);
-        share.rest();
+        share.forfeit();
         assert_eq!(share.debt(), Some(7));
         share.forgive(3);
         assert_eq!(share.debt(), Some(4));

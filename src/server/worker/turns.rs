@@ -100,7 +100,7 @@ impl Worker {
                 while goes_on {
                     let units = self.serve(session, *time);
                     if units == 0 {
-                        self.roster.rest(session);
+                        self.roster.forfeit(session);
                         break;
                     }
                     some = true;
@@ -114,7 +114,7 @@ impl Worker {
             worked |= some;
             // Each time one more may have a turn, so this comes to an end.
             if !some && !self.roster.forgive_sessions(group) {
-                self.roster.rest_group(group);
+                self.roster.forfeit_group(group);
                 return worked;
             }
         }
@@ -350,7 +350,7 @@ fn touched(operation: &Operation) -> u64 {
     }
 }
 
-/// How many units a request comes to that is no usual one, as far as one command does it.
+/// How many units a request of the slow path comes to, as far as one command does it.
 fn weight(queue: &mut Queue, bytes: u64) -> u32 {
     1 + queue.virtqueue.take_walked() / WALK + (bytes.min(HERE_MAX.into()) / BYTES) as u32
 }

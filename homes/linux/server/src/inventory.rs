@@ -5,15 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nvme_core::server::control::{Control, ControllerState};
 use nvme_linux::inventory::{
-    Access, Client as StaticClient, Controller, Inventory, Limits, Namespace, Partition, Peer, Session,
-    State, VERSION,
+    Access, Client, Controller, Inventory, Limits, Namespace, Partition, Peer, Session, State, VERSION,
 };
 use nvme_linux::memory::Trusted;
 use nvme_linux::socket;
 use nvme_session::factory::TableKind;
 use nvme_session::memory::REGIONS_MAX;
 
-use crate::client::{Client, Phase};
+use crate::seat::{Phase, Seat};
 
 /// A connection that is being told.
 pub(crate) struct Introspection {
@@ -66,7 +65,7 @@ fn table(kind: TableKind) -> Option<String> {
 }
 
 /// The document of a server.
-pub(crate) fn of(control: &Control, clients: &BTreeMap<u32, Client>, trusted: &Trusted) -> Inventory {
+pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trusted) -> Inventory {
     let controllers = control.controllers().enumerate().map(|(index, (name, controller, state))| {
         let info = controller.info();
         let namespaces =
@@ -103,30 +102,30 @@ pub(crate) fn of(control: &Control, clients: &BTreeMap<u32, Client>, trusted: &T
                 .collect(),
         }
     });
-    let sessions = clients.values().filter_map(|client| {
-        let session = control.session(client.key?)?;
+    let sessions = seats.values().filter_map(|seat| {
+        let session = control.session(seat.key?)?;
         let registry = session.registry();
         Some(Session {
-            id: client.key?.0,
-            device: client.policy.device().to_string(),
+            id: seat.key?.0,
+            device: seat.policy.device().to_string(),
             access: access(session.minted().grant().access()),
-            ds_max: client.policy.ds_max().get().into(),
+            ds_max: seat.policy.ds_max().get().into(),
             dataspaces: registry.dataspaces() as u32,
             regions: registry.regions() as u32,
             registered: registry.bytes(),
             queues: session.running() as u32,
-            client: client.cap.clone(),
-            connected: client.conn.is_some(),
-            peer: client.conn.as_ref().and_then(|c| c.peer).or(client.owner).map(peer),
+            client: seat.cap.clone(),
+            connected: seat.conn.is_some(),
+            peer: seat.conn.as_ref().and_then(|c| c.peer).or(seat.owner).map(peer),
         })
     });
-    let statics = clients.values().filter_map(|client| {
-        Some(StaticClient {
-            name: client.cap.clone()?,
-            device: client.policy.device().to_string(),
-            access: access(client.policy.access()),
-            present: client.phase != Phase::Absent,
-            connected: client.conn.is_some(),
+    let statics = seats.values().filter_map(|seat| {
+        Some(Client {
+            name: seat.cap.clone()?,
+            device: seat.policy.device().to_string(),
+            access: access(seat.policy.access()),
+            present: seat.phase != Phase::Absent,
+            connected: seat.conn.is_some(),
         })
     });
     let config = control.config();

@@ -12,7 +12,6 @@
 #![forbid(unsafe_code)]
 
 mod budget;
-mod client;
 mod devices;
 mod failure;
 mod frames;
@@ -22,6 +21,7 @@ mod inventory;
 mod lent;
 mod regions;
 mod rings;
+mod seat;
 mod server;
 mod worker;
 

@@ -12,7 +12,7 @@ use nvme_core::server::Polling;
 use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, ToWorker};
 use nvme_core::server::worker::Worker;
 use nvme_linux::events::{
-    Closed, Doorbell, Epoll, Event, Events, Interest, Receiver, SendError, Sender, channel,
+    Closed, Doorbell, Epoll, Events, Interest, Ready, Receiver, SendError, Sender, channel,
     guard_this_thread, now,
 };
 use nvme_linux::storage::{Seed, station};
@@ -212,7 +212,7 @@ impl Thread {
         if self.epoll.wait(events, timeout).is_err() {
             return;
         }
-        for Event { token, .. } in events.iter() {
+        for Ready { token, .. } in events.iter() {
             if token < INTERRUPT {
                 self.worker.kick(token as usize, time);
             }

@@ -72,7 +72,7 @@ impl ControllerState {
 #[expect(clippy::large_enum_variant, reason = "one at a time, and none is kept")]
 pub(super) enum News {
     /// The driver has news.
-    Driver(nvme::Event),
+    Driver(nvme::ControllerEvent),
     /// A partition table was read.
     Found(NamespaceInfo, Table),
     /// All tables were read, for the first time.

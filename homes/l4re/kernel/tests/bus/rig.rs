@@ -1,6 +1,6 @@
 //! A bus, what was found on it, and the driver over that.
 
-use nvme_core::nvme::{Controller, Event, Options as DriverOptions, QueuePair};
+use nvme_core::nvme::{Controller, ControllerEvent, Options as DriverOptions, QueuePair};
 use nvme_l4re::bus::{BusHandle, Found, Interrupts, L4Device, Options, Skipped, find};
 use nvme_l4re::kernel::Label;
 use nvme_l4re::model::bus::{Bus, Shape};
@@ -47,7 +47,7 @@ impl Driven {
     }
 
     /// The next event; time goes from deadline to deadline.
-    pub(crate) fn event(&mut self) -> Event {
+    pub(crate) fn event(&mut self) -> ControllerEvent {
         for _ in 0..100_000 {
             if let Some(event) = self.controller.poll(self.now) {
                 return event;
@@ -60,13 +60,13 @@ impl Driven {
 
     pub(crate) fn ready(&mut self) {
         let event = self.event();
-        assert!(matches!(event, Event::Ready), "{event:?}");
+        assert!(matches!(event, ControllerEvent::Ready), "{event:?}");
     }
 
     pub(crate) fn pair(&mut self) -> QueuePair {
         self.controller.create_pair(64, 7).unwrap();
         match self.event() {
-            Event::PairReady { token: 7, pair } => pair,
+            ControllerEvent::PairReady { token: 7, pair } => pair,
             other => panic!("{other:?}"),
         }
     }

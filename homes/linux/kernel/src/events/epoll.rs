@@ -39,9 +39,9 @@ impl Interest {
     }
 }
 
-/// Something happened.
+/// A descriptor has something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Event {
+pub struct Ready {
     /// The word that the descriptor was added with.
     pub token: u64,
     /// There is something to read, or to accept.
@@ -62,11 +62,11 @@ impl Events {
     }
 
     /// What the last wait found.
-    pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = Ready> + '_ {
         use epoll::EventFlags as F;
         self.0.iter().map(|event| {
             let flags = F::from_bits_retain(event.events);
-            Event {
+            Ready {
                 token: event.u64,
                 readable: flags.contains(F::IN),
                 writable: flags.contains(F::OUT),
@@ -181,9 +181,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::EventFd;
-    use super::{Epoll, Event, Events, Interest};
+    use super::{Epoll, Events, Interest, Ready};
 
-    fn wait(epoll: &Epoll) -> Vec<Event> {
+    fn wait(epoll: &Epoll) -> Vec<Ready> {
         let mut events = Events::new(4);
         epoll.wait(&mut events, Some(Duration::ZERO)).unwrap();
         events.iter().collect()

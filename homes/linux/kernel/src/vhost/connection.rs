@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::machine::{Machine, WrongReply};
-use super::request::{Event, ProtocolError, Reply, Token};
+use super::request::{Incoming, ProtocolError, Reply, Token};
 use super::wire::{PAYLOAD_MAX, config_changed};
 use crate::socket::{self, ReceiveError};
 
@@ -59,7 +59,7 @@ impl Connection {
 
     /// Sends what is to be sent, reads what has come, and says what is to be done. `None`: nothing now; wait as
     /// [`interest`](Self::interest) says, and call again.
-    pub fn poll(&mut self) -> Result<Option<Event>, ConnectionError> {
+    pub fn poll(&mut self) -> Result<Option<Incoming>, ConnectionError> {
         let mut received = 0;
         // What was received whole is taken before the turn ends: nothing would tell of it again.
         loop {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::parse::{Agreed, PROTOCOL, PROTOCOL_FEATURES, Parsed, parse};
-use super::request::{Call, Event, ProtocolError, Refusal, Reply, Request, Token, Why};
+use super::request::{Call, Incoming, ProtocolError, Refusal, Reply, Request, Token, Why};
 use super::wire::{
     CONFIG, FrontendReq, HEADER, Header, PAYLOAD_MAX, VERSION, VhostUserConfig, VhostUserHeaderFlag,
     VhostUserProtocolFeatures as Protocol, VhostUserVringState, encode,
@@ -151,7 +151,7 @@ impl Machine {
 
     /// What to do next, if anything. Requests that need nobody else are answered on the way.
     #[expect(clippy::should_implement_trait, reason = "it is no iterator: it fails for good")]
-    pub fn next(&mut self) -> Result<Option<Event>, ProtocolError> {
+    pub fn next(&mut self) -> Result<Option<Incoming>, ProtocolError> {
         self.check()?;
         if self.outstanding.is_some() || self.input.len() < HEADER || self.input.len() < self.message_len() {
             return Ok(None);
@@ -169,8 +169,8 @@ impl Machine {
         self.input.clear();
         dispose(files);
         match parsed {
-            Ok(parsed) => Ok(self.take(header, parsed).map(Event::Request)),
-            Err(why) => self.refuse(header, why).map(|refusal| Some(Event::Refused(refusal))),
+            Ok(parsed) => Ok(self.take(header, parsed).map(Incoming::Request)),
+            Err(why) => self.refuse(header, why).map(|refusal| Some(Incoming::Refused(refusal))),
         }
     }
 

@@ -1,7 +1,7 @@
 //! vhost-user, the back-end's side, as a protocol machine without I/O.
 //!
 //! ```text
-//! socket ─► Connection ─bytes, descriptors─► Machine ─► Event::Request{token, call} ─► control role
+//! socket ─► Connection ─bytes, descriptors─► Machine ─► Incoming::Request{token, call} ─► control role
 //! socket ◄─ Connection ◄──────bytes───────── Machine ◄─ reply(token, Reply), at any later time ◄┘
 //! ```
 //!
@@ -17,7 +17,7 @@ pub mod wire;
 
 pub use connection::{Connection, ConnectionError, Interest};
 pub use machine::{Machine, Stage, WrongReply};
-pub use request::{Call, Event, ProtocolError, Refusal, Region, RegionFile, Reply, Request, Token, Why};
+pub use request::{Call, Incoming, ProtocolError, Refusal, Region, RegionFile, Reply, Request, Token, Why};
 
 /// Queues that a device may have (`GET_QUEUE_NUM`).
 pub const QUEUES: u16 = 256;

@@ -11,7 +11,7 @@ pub struct Token(pub(super) u64);
 
 /// What the machine has for the control role.
 #[derive(Debug)]
-pub enum Event {
+pub enum Incoming {
     /// Something to do; it wants one [`Reply`].
     Request(Request),
     /// A request that was refused here and answered with a failure; the connection goes on. For the log.

@@ -3,7 +3,7 @@
 use crate::support::*;
 use crate::target::vhost;
 use nvme_linux::vhost::wire::FrontendReq as R;
-use nvme_linux::vhost::{Call, Event, Machine, Reply};
+use nvme_linux::vhost::{Call, Incoming, Machine, Reply};
 use proptest::prelude::*;
 
 /// A conversation that is right, as far as its numbers are.
@@ -57,7 +57,7 @@ fn outcome(script: &[u8], cuts: &[usize]) -> Vec<String> {
             break;
         }
         match m.next() {
-            Ok(Some(Event::Request(request))) => {
+            Ok(Some(Incoming::Request(request))) => {
                 seen.push(format!("{:?}", request.call));
                 let reply = match request.call {
                     Call::GetRingBase { .. } => Reply::RingBase(1),
@@ -66,7 +66,7 @@ fn outcome(script: &[u8], cuts: &[usize]) -> Vec<String> {
                 };
                 m.reply(request.token, reply).unwrap();
             }
-            Ok(Some(Event::Refused(refusal))) => seen.push(format!("{refusal:?}")),
+            Ok(Some(Incoming::Refused(refusal))) => seen.push(format!("{refusal:?}")),
             Ok(None) => {}
             Err(e) => {
                 seen.push(format!("{e:?}"));
@@ -109,7 +109,7 @@ proptest! {
             if m.feed(now, files).is_err() {
                 break;
             }
-            if let Ok(Some(Event::Request(request))) = m.next() {
+            if let Ok(Some(Incoming::Request(request))) = m.next() {
                 let _ = m.reply(request.token, Reply::Failed);
             }
             m.sent(usize::MAX);

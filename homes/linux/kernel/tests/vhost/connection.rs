@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::support::*;
 use nvme_linux::socket::{self, Kind};
 use nvme_linux::vhost::wire::{FrontendReq as R, config_changed};
-use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, ProtocolError, Reply, Stage};
+use nvme_linux::vhost::{Call, Connection, ConnectionError, Incoming, ProtocolError, Reply, Stage};
 
 fn connected() -> (Connection, OwnedFd) {
     let (ours, theirs) = socket::pair(Kind::Stream).unwrap();
@@ -28,7 +28,7 @@ fn receive(client: &OwnedFd) -> Vec<u8> {
 
 fn request(connection: &mut Connection) -> Call {
     match connection.poll() {
-        Ok(Some(Event::Request(request))) => {
+        Ok(Some(Incoming::Request(request))) => {
             connection.reply(request.token, Reply::Done).unwrap();
             request.call
         }
@@ -60,7 +60,7 @@ fn nothing_is_read_while_a_request_is_outstanding() {
     for _ in 0..2 {
         socket::send(&client, &message(R::SET_VRING_NUM, false, &u32s(&[2, 8])), &[]).unwrap();
     }
-    let Ok(Some(Event::Request(first))) = connection.poll() else { panic!() };
+    let Ok(Some(Incoming::Request(first))) = connection.poll() else { panic!() };
     assert!(!connection.interest().read && connection.poll().unwrap().is_none());
     connection.reply(first.token, Reply::Done).unwrap();
     assert!(connection.interest().read);
@@ -81,7 +81,7 @@ fn a_message_that_was_received_whole_does_not_wait_for_another() {
             polls += 1;
             assert!(polls < 10);
             if let Some(event) = connection.poll().unwrap() {
-                assert!(matches!(event, Event::Request(r) if matches!(r.call, Call::SetRingSize { .. })));
+                assert!(matches!(event, Incoming::Request(r) if matches!(r.call, Call::SetRingSize { .. })));
                 polls = 99;
             }
         }

@@ -2,11 +2,11 @@
 
 use crate::support::*;
 use nvme_linux::vhost::wire::{FrontendReq as R, VhostUserProtocolFeatures as Protocol};
-use nvme_linux::vhost::{Call, Event, Machine, ProtocolError, Refusal, Reply, Stage, Why};
+use nvme_linux::vhost::{Call, Incoming, Machine, ProtocolError, Refusal, Reply, Stage, Why};
 
 fn call(machine: &mut Machine, bytes: &[u8], files: usize) -> Call {
     match tell(machine, bytes, events(files)) {
-        Ok(Some(Event::Request(request))) => {
+        Ok(Some(Incoming::Request(request))) => {
             let reply = match request.call {
                 Call::GetRingBase { .. } => Reply::RingBase(0),
                 Call::GetConfig { len, .. } => Reply::Config(vec![0; len as usize]),
@@ -21,7 +21,7 @@ fn call(machine: &mut Machine, bytes: &[u8], files: usize) -> Call {
 
 fn refused(machine: &mut Machine, bytes: &[u8], files: usize) -> Why {
     match tell(machine, bytes, events(files)) {
-        Ok(Some(Event::Refused(Refusal { why, .. }))) => why,
+        Ok(Some(Incoming::Refused(Refusal { why, .. }))) => why,
         other => panic!("{other:?}"),
     }
 }
@@ -115,12 +115,12 @@ fn a_failure_is_acknowledged_or_ends_the_connection() {
 #[test]
 fn a_failure_of_the_server_takes_the_same_ways() {
     let mut m = ready();
-    let Ok(Some(Event::Request(r))) = tell(&mut m, &message(R::RESET_DEVICE, true, &[]), vec![]) else {
+    let Ok(Some(Incoming::Request(r))) = tell(&mut m, &message(R::RESET_DEVICE, true, &[]), vec![]) else {
         panic!()
     };
     m.reply(r.token, Reply::Failed).unwrap();
     assert_eq!(number(&mut m), 1);
-    let Ok(Some(Event::Request(r))) = tell(&mut m, &message(R::RESET_DEVICE, false, &[]), vec![]) else {
+    let Ok(Some(Incoming::Request(r))) = tell(&mut m, &message(R::RESET_DEVICE, false, &[]), vec![]) else {
         panic!()
     };
     m.reply(r.token, Reply::Failed).unwrap();
@@ -131,7 +131,7 @@ fn a_failure_of_the_server_takes_the_same_ways() {
 fn one_request_is_outstanding_and_is_answered_once() {
     let mut m = ready();
     let get = message(R::GET_VRING_BASE, false, &u32s(&[7, 99]));
-    let Ok(Some(Event::Request(r))) = tell(&mut m, &get, vec![]) else { panic!() };
+    let Ok(Some(Incoming::Request(r))) = tell(&mut m, &get, vec![]) else { panic!() };
     assert_eq!((m.wanted(), m.stage()), (0, Stage::Working));
     assert!(m.next().unwrap().is_none());
     m.reply(r.token, Reply::Done).unwrap_err();
@@ -314,7 +314,7 @@ fn a_read_of_configuration_space_fails_by_an_answer_without_bytes() {
         (Reply::Config(vec![7; 8]), [u32s(&[4, 8, 0]), vec![7; 8]].concat()),
         (Reply::Failed, u32s(&[0, 0, 0])),
     ] {
-        let Ok(Some(Event::Request(r))) = tell(&mut m, &get, vec![]) else { panic!() };
+        let Ok(Some(Incoming::Request(r))) = tell(&mut m, &get, vec![]) else { panic!() };
         m.reply(r.token, Reply::Config(vec![0; 9])).unwrap_err();
         m.reply(r.token, reply).unwrap();
         assert_eq!(answer(&mut m), Some((R::GET_CONFIG.into(), want)));
@@ -337,7 +337,7 @@ fn descriptors_of_a_refused_message_are_closed() {
         drop(file);
         assert!(!closed());
         let told = tell(&mut m, &bytes, copies);
-        assert!(matches!(told, Ok(Some(Event::Refused(_))) | Err(_)));
+        assert!(matches!(told, Ok(Some(Incoming::Refused(_))) | Err(_)));
         assert!(closed(), "{bytes:x?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nvme_linux::vhost::wire::{FrontendReq, HEADER, Header, VhostUserProtocolFeatures as Protocol};
-use nvme_linux::vhost::{Event, Machine, ProtocolError};
+use nvme_linux::vhost::{Incoming, Machine, ProtocolError};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -59,7 +59,7 @@ pub(crate) fn tell(
     machine: &mut Machine,
     bytes: &[u8],
     mut files: Vec<OwnedFd>,
-) -> Result<Option<Event>, ProtocolError> {
+) -> Result<Option<Incoming>, ProtocolError> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let (now, later) = rest.split_at(machine.wanted().min(rest.len()));
@@ -91,7 +91,7 @@ pub(crate) fn ready() -> Machine {
     let mut machine = Machine::new(FEATURES);
     set_protocol(&mut machine, ALL_PROTOCOL);
     let features = message(FrontendReq::SET_FEATURES, false, &u64s(&[FEATURES | PROTOCOL_FEATURES]));
-    let Ok(Some(Event::Request(request))) = tell(&mut machine, &features, vec![]) else { panic!() };
+    let Ok(Some(Incoming::Request(request))) = tell(&mut machine, &features, vec![]) else { panic!() };
     machine.reply(request.token, nvme_linux::vhost::Reply::Done).unwrap();
     machine
 }

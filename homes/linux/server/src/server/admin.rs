@@ -24,7 +24,7 @@ impl Server {
             let socket = match socket::accept(admin) {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
-                Err(e) => return self.rest("admin", e, time),
+                Err(e) => return self.pause_accepting("admin", e, time),
             };
             let operators = self.watched.values().filter(|w| matches!(w, Watched::Operator(_))).count();
             // Who comes beyond that is told by the end of the connection.

@@ -18,8 +18,8 @@ use nvme_session::factory::CreateError;
 
 use super::waiting::{Waiting, refused};
 use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
-use crate::client::{Client, Conn, Phase, Source};
 use crate::hints::Told;
+use crate::seat::{Conn, Phase, Seat, Source};
 
 /// How long a call waits for the scan to end.
 const SCAN_WAIT: Duration = Duration::from_secs(30);
@@ -47,7 +47,7 @@ impl Server {
 
     /// Listens to newcomers only while there is room for them.
     pub(super) fn breathe(&mut self) {
-        let room = self.has_place() && self.rest.is_none();
+        let room = self.has_place() && self.paused_until.is_none();
         let interest = if room { Interest::Read } else { Interest::Hangup };
         for (token, watched) in &self.watched {
             let fd = match watched {
@@ -58,7 +58,7 @@ impl Server {
             };
             if let Some(fd) = fd {
                 // The operator gets in though callers crowd.
-                let open = matches!(watched, Watched::Admin) && self.rest.is_none();
+                let open = matches!(watched, Watched::Admin) && self.paused_until.is_none();
                 let _ = self.epoll.modify(fd, *token, if open { Interest::Read } else { interest });
             }
         }
@@ -73,7 +73,7 @@ impl Server {
             let socket = match socket::accept(svr) {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
-                Err(e) => return self.rest("svr", e, time),
+                Err(e) => return self.pause_accepting("svr", e, time),
             };
             let Ok(caller) = Caller::new(socket) else { continue };
             let token = self.next_token;
@@ -218,11 +218,11 @@ impl Server {
         time: Time,
     ) -> io::Result<OwnedFd> {
         let (ours, theirs) = socket::pair(Kind::Stream)?;
-        let id = self.next_client;
+        let id = self.next_seat;
         let name = format!("session {}", key.0);
         let device = policy.device().to_string();
         let account = Account::new(&name);
-        let mut client = Client {
+        let mut seat = Seat {
             name,
             account,
             policy,
@@ -246,24 +246,24 @@ impl Server {
             let token = self.next_token;
             self.epoll.add(&listener, token, Interest::Read)?;
             self.token(Watched::Listener(id));
-            client.source = Source::Listener(listener);
-            client.lifetime = Some(ours);
+            seat.source = Source::Listener(listener);
+            seat.lifetime = Some(ours);
         } else {
             let token = self.next_token;
             let offered = self.control.session(key).map_or(0, |s| s.offered());
             let connection = Connection::new(ours, offered)?;
             self.epoll.add(connection.as_fd(), token, Interest::Read)?;
             self.token(Watched::Conn(id));
-            client.conn = Some(Conn::new(connection, owner, token, false, time));
-            client.phase = Phase::Connected;
+            seat.conn = Some(Conn::new(connection, owner, token, false, time));
+            seat.phase = Phase::Connected;
         }
         let who = owner.map_or_else(String::new, |p| format!(" for {p}"));
-        let access = client.policy.access();
-        log::info!(target: OPERATOR, "{}{who}: {device}, {access}, ds-max {}", client.name, client.policy.ds_max().get());
-        self.next_client += 1;
+        let access = seat.policy.access();
+        log::info!(target: OPERATOR, "{}{who}: {device}, {access}, ds-max {}", seat.name, seat.policy.ds_max().get());
+        self.next_seat += 1;
         self.by_session.insert(key, id);
         self.capabilities.insert(capability, id);
-        self.clients.insert(id, client);
+        self.seats.insert(id, seat);
         Ok(theirs)
     }
 }

@@ -14,14 +14,14 @@ use rustix::io::Errno;
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{ACCEPTS_PER_TURN, REST, Server, Watched};
-use crate::client::{Client, Conn, Over, Phase, Source, Waiter};
+use super::{ACCEPT_PAUSE, ACCEPTS_PER_TURN, Server, Watched};
+use crate::seat::{Conn, Over, Phase, Seat, Source, Waiter};
 
 impl Server {
     /// Watches a client's listening socket.
     pub(super) fn watch_listener(&mut self, id: u32) {
         let token = self.next_token;
-        let Some(Client { source: Source::Listener(listener), name, .. }) = self.clients.get(&id) else {
+        let Some(Seat { source: Source::Listener(listener), name, .. }) = self.seats.get(&id) else {
             return;
         };
         if let Err(e) = self.epoll.add(listener, token, Interest::Read) {
@@ -33,10 +33,10 @@ impl Server {
     /// Takes who has connected.
     pub(super) fn accept_client(&mut self, id: u32, time: Time) {
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(client) = self.clients.get(&id) else { return };
-            let Source::Listener(listener) = &client.source else { return };
+            let Some(seat) = self.seats.get(&id) else { return };
+            let Source::Listener(listener) = &seat.source else { return };
             // A static client's socket is ours; one that came with `create` shares its flags with the client.
-            let accepted = match client.cap {
+            let accepted = match seat.cap {
                 Some(_) => socket::accept(listener),
                 None => self.acceptor.accept(listener),
             };
@@ -44,15 +44,15 @@ impl Server {
                 Ok(Some(socket)) => self.take_in(id, socket, time),
                 Ok(None) => break,
                 Err(Errno::TIMEDOUT) => {
-                    log::warn!(target: REFUSAL, "{}: its socket does not let anybody in; it ends", client.name);
+                    log::warn!(target: REFUSAL, "{}: its socket does not let anybody in; it ends", seat.name);
                     return self.end(id);
                 }
                 Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
-                    let name = client.name.clone();
-                    return self.rest(&name, e, time);
+                    let name = seat.name.clone();
+                    return self.pause_accepting(&name, e, time);
                 }
                 Err(e) => {
-                    log::warn!(target: REFUSAL, "{}: accepting a connection: {e}; it ends", client.name);
+                    log::warn!(target: REFUSAL, "{}: accepting a connection: {e}; it ends", seat.name);
                     return self.end(id);
                 }
             }
@@ -62,22 +62,22 @@ impl Server {
 
     fn take_in(&mut self, id: u32, socket: OwnedFd, time: Time) {
         let token = self.next_token;
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let over = client.phase == Phase::Ending && client.cap.is_none();
-        if client.barred || over {
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        let over = seat.phase == Phase::Ending && seat.cap.is_none();
+        if seat.barred || over {
             return;
         }
         // The one whose turn it is has a place of its own.
-        let most = client.share.waiting + usize::from(client.conn.is_none());
-        if client.waiting.len() >= most {
-            let name = &client.name;
+        let most = seat.share.waiting + usize::from(seat.conn.is_none());
+        if seat.waiting.len() >= most {
+            let name = &seat.name;
             log::warn!(target: REFUSAL, "{name}: a connection was closed: {most} wait already");
             return;
         }
         if self.epoll.add(&socket, token, Interest::ReadEdge).is_err() {
             return;
         }
-        client.waiting.push_back(Waiter { socket, token });
+        seat.waiting.push_back(Waiter { socket, token });
         self.token(Watched::Waiter(id));
         self.look_at_waiter(id, token, false);
         self.another_waits(id, token, time);
@@ -86,13 +86,13 @@ impl Server {
     /// Somebody came while a client is there: that one yields, if it has begun nothing for its time; else the other is said to
     /// wait.
     fn another_waits(&mut self, id: u32, token: u64, time: Time) {
-        let connected = |c: &Client| c.conn.is_some() && c.waiting.iter().any(|w| w.token == token);
-        if !self.clients.get(&id).is_some_and(connected) {
+        let connected = |s: &Seat| s.conn.is_some() && s.waiting.iter().any(|w| w.token == token);
+        if !self.seats.get(&id).is_some_and(connected) {
             return;
         }
         // What it has said meanwhile counts.
         self.serve(id, time);
-        let Some(Client { conn: Some(conn), name, .. }) = self.clients.get(&id) else { return };
+        let Some(Seat { conn: Some(conn), name, .. }) = self.seats.get(&id) else { return };
         if conn.yields {
             return self.disconnect(id, &Over::Yielded);
         }
@@ -103,11 +103,11 @@ impl Server {
     /// The time of a client is over: one that has stalled is cut, and so is one that has begun nothing while another
     /// waits. While nobody does, such a one may stay until somebody comes: a machine may get the device of its chardev later.
     pub(super) fn out_of_time(&mut self, id: u32) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let Some(conn) = client.conn.as_mut().filter(|conn| conn.is_silent()) else {
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        let Some(conn) = seat.conn.as_mut().filter(|conn| conn.is_silent()) else {
             return self.disconnect(id, &Over::Stalled);
         };
-        if !client.waiting.is_empty() {
+        if !seat.waiting.is_empty() {
             return self.disconnect(id, &Over::Yielded);
         }
         conn.yields = true;
@@ -116,19 +116,19 @@ impl Server {
 
     /// Something came from a connection that waits.
     pub(super) fn look_at_waiter(&mut self, id: u32, token: u64, hangup: bool) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let Some(at) = client.waiting.iter().position(|w| w.token == token) else { return };
-        let Some(waiter) = client.waiting.get(at) else { return };
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        let Some(at) = seat.waiting.iter().position(|w| w.token == token) else { return };
+        let Some(waiter) = seat.waiting.get(at) else { return };
         let sent = if hangup { Unread::Gone } else { unread(&waiter.socket) };
         if sent == Unread::Bytes {
             return;
         }
         if sent == Unread::TooMuch {
             let who = socket::peer(&waiter.socket).map_or_else(String::new, |p| format!(" ({p})"));
-            let name = &client.name;
+            let name = &seat.name;
             log::warn!(target: REFUSAL, "{name}{who}: a connection was closed: it sent descriptors, or much, before its turn");
         }
-        if let Some(waiter) = client.waiting.remove(at) {
+        if let Some(waiter) = seat.waiting.remove(at) {
             let _ = self.epoll.remove(&waiter.socket);
         }
         self.watched.remove(&token);
@@ -137,10 +137,10 @@ impl Server {
     /// Lets the next one in, when there is nobody.
     pub(super) fn admit(&mut self, id: u32, time: Time) {
         loop {
-            let free = |c: &&mut Client| c.phase == Phase::Free && !c.barred;
-            let Some(client) = self.clients.get_mut(&id).filter(free) else { return };
-            let Some(key) = client.key else { return };
-            let Some(Waiter { socket, token }) = client.waiting.pop_front() else { return };
+            let free = |s: &&mut Seat| s.phase == Phase::Free && !s.barred;
+            let Some(seat) = self.seats.get_mut(&id).filter(free) else { return };
+            let Some(key) = seat.key else { return };
+            let Some(Waiter { socket, token }) = seat.waiting.pop_front() else { return };
             let _ = self.epoll.remove(&socket);
             self.watched.remove(&token);
             let peer = socket::peer(&socket);
@@ -150,10 +150,10 @@ impl Server {
             if self.epoll.add(connection.as_fd(), token, Interest::Read).is_err() {
                 continue;
             }
-            client.conn = Some(Conn::new(connection, peer, token, true, time));
-            client.phase = Phase::Connected;
+            seat.conn = Some(Conn::new(connection, peer, token, true, time));
+            seat.phase = Phase::Connected;
             let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
-            log::info!(target: OPERATOR, "{}{who}: connected", client.name);
+            log::info!(target: OPERATOR, "{}{who}: connected", seat.name);
             self.token(Watched::Conn(id));
             self.serve(id, time);
             return;
@@ -161,16 +161,16 @@ impl Server {
     }
 
     /// Lets nobody in for a moment: a listening socket that nobody can be accepted from stays readable.
-    pub(super) fn rest(&mut self, what: &str, why: Errno, time: Time) {
+    pub(super) fn pause_accepting(&mut self, what: &str, why: Errno, time: Time) {
         log::warn!(target: REFUSAL, "{what}: accepting a connection: {why}");
-        self.rest.get_or_insert(time + REST);
+        self.paused_until.get_or_insert(time + ACCEPT_PAUSE);
         self.breathe();
         self.listen(Interest::Hangup);
     }
 
     /// Listens again.
-    pub(super) fn rested(&mut self) {
-        self.rest = None;
+    pub(super) fn resume_accepting(&mut self) {
+        self.paused_until = None;
         self.breathe();
         self.listen(Interest::Read);
     }
@@ -178,7 +178,7 @@ impl Server {
     fn listen(&self, interest: Interest) {
         for (token, watched) in &self.watched {
             if let Watched::Listener(id) = watched
-                && let Some(Client { source: Source::Listener(listener), .. }) = self.clients.get(id)
+                && let Some(Seat { source: Source::Listener(listener), .. }) = self.seats.get(id)
             {
                 let _ = self.epoll.modify(listener, *token, interest);
             }

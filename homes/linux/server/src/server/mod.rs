@@ -27,9 +27,9 @@ use nvme_policy::{Errno, Policy};
 
 use self::waiting::{Waiting, refused};
 use crate::budget::Budget;
-use crate::client::{Client, Phase, STALL_MAX, Source};
 use crate::devices::{AllInterrupts, Served};
 use crate::inventory::{self, Introspection};
+use crate::seat::{Phase, STALL_MAX, Seat, Source};
 use crate::worker::{self, Message, WorkerLost};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
@@ -37,7 +37,7 @@ const CALLERS_MAX: usize = 64;
 /// Connections that are accepted before it is others' turn.
 const ACCEPTS_PER_TURN: usize = 16;
 /// How long nobody is let in after that failed. The reason, no room, goes on for a while.
-const REST: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long a connection to the factory may be silent while there is no place for others.
 const CALLER_IDLE: Duration = Duration::from_millis(250);
 
@@ -58,13 +58,13 @@ enum Watched {
     Admin,
     Operator(Caller),
     CtlPeer(Introspection, Time),
-    /// The connection of that client.
+    /// The connection of whoever has that seat.
     Conn(u32),
-    /// The listening socket of that client.
+    /// The listening socket of that seat.
     Listener(u32),
     /// A connection to it that waits.
     Waiter(u32),
-    /// Our end of that client's session capability.
+    /// Our end of the capability of the session at that seat.
     Lifetime(u32),
 }
 
@@ -125,15 +125,15 @@ pub(crate) struct Server {
     pub(crate) trusted: Trusted,
     watched: BTreeMap<u64, Watched>,
     next_token: u64,
-    pub(crate) clients: BTreeMap<u32, Client>,
-    next_client: u32,
+    pub(crate) seats: BTreeMap<u32, Seat>,
+    next_seat: u32,
     by_session: BTreeMap<SessionKey, u32>,
     /// The other ends of what the server minted.
     capabilities: BTreeMap<Cookie, u32>,
     waiting: VecDeque<Waiting>,
     budget: Budget,
     /// When to listen again, after descriptors or memory ran out.
-    rest: Option<Time>,
+    paused_until: Option<Time>,
     /// Whether no callers are taken any more.
     closed: bool,
     notifier: Notifier,
@@ -160,13 +160,13 @@ impl Server {
             trusted: parts.trusted,
             watched: BTreeMap::new(),
             next_token: 0,
-            clients: BTreeMap::new(),
-            next_client: 0,
+            seats: BTreeMap::new(),
+            next_seat: 0,
             by_session: BTreeMap::new(),
             capabilities: BTreeMap::new(),
             waiting: VecDeque::new(),
             budget: parts.budget,
-            rest: None,
+            paused_until: None,
             closed: false,
             notifier: parts.notifier,
             stop: false,
@@ -240,12 +240,12 @@ impl Server {
     }
 
     fn add_static(&mut self, client: StaticClient) {
-        let id = self.next_client;
-        self.next_client += 1;
+        let id = self.next_seat;
+        self.next_seat += 1;
         let StaticClient { cap, policy, listener } = client;
-        self.clients.insert(
+        self.seats.insert(
             id,
-            Client {
+            Seat {
                 account: Account::new(&format!("client {cap}")),
                 name: format!("client {cap}"),
                 policy,
@@ -303,7 +303,7 @@ impl Server {
     }
 
     fn deadline(&self) -> Option<Time> {
-        let conns = self.clients.values().filter_map(|c| c.conn.as_ref()?.deadline);
+        let conns = self.seats.values().filter_map(|s| s.conn.as_ref()?.deadline);
         let waiting = self.waiting.iter().map(|w| w.until);
         let crowded = self.callers() >= CALLERS_MAX;
         let idle = self.watched.values().filter_map(|w| match w {
@@ -311,7 +311,7 @@ impl Server {
             Watched::CtlPeer(_, until) => Some(*until),
             _ => None,
         });
-        conns.chain(waiting).chain(idle).chain(self.rest).chain(self.control.next_deadline()).min()
+        conns.chain(waiting).chain(idle).chain(self.paused_until).chain(self.control.next_deadline()).min()
     }
 
     fn hear_workers(&mut self, time: Time) -> Result<(), Fatal> {
@@ -329,8 +329,8 @@ impl Server {
         while let Some((worker, message)) = self.control.take_message() {
             let message = match message {
                 ToWorker::AddQueue(new) => {
-                    let client = self.by_session.get(&new.key.session).and_then(|id| self.clients.get(id));
-                    match client.and_then(|c| c.kick(new.key.index)) {
+                    let seat = self.by_session.get(&new.key.session).and_then(|id| self.seats.get(id));
+                    match seat.and_then(|s| s.kick(new.key.index)) {
                         Some(kick) => Message::Queue(new, kick),
                         // Its connection is gone already; it will be stopped without having been kicked.
                         None => Message::Core(ToWorker::AddQueue(new)),
@@ -405,8 +405,8 @@ impl Server {
             // Nothing is to be sent there: what is could be a copy of the other end, which would keep it open.
             Some(Watched::Lifetime(id)) => {
                 let id = *id;
-                if let Some(client) = self.clients.get(&id).filter(|_| !hangup) {
-                    log::warn!(target: REFUSAL, "{}: something was sent to its lifetime; it ends", client.name);
+                if let Some(seat) = self.seats.get(&id).filter(|_| !hangup) {
+                    log::warn!(target: REFUSAL, "{}: something was sent to its lifetime; it ends", seat.name);
                 }
                 self.forget(token);
                 self.end(id);
@@ -444,7 +444,7 @@ impl Server {
         for waiting in core::mem::take(&mut self.waiting) {
             self.answer(waiting.caller, Err(refused(Errno::Again, "the server is stopping")));
         }
-        let ids: Vec<u32> = self.clients.keys().copied().collect();
+        let ids: Vec<u32> = self.seats.keys().copied().collect();
         for id in ids {
             self.end(id);
         }
@@ -460,10 +460,10 @@ impl Server {
             let socket = match socket::accept(ctl) {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
-                Err(e) => return self.rest("ctl", e, time),
+                Err(e) => return self.pause_accepting("ctl", e, time),
             };
             let mut peer =
-                Introspection::new(socket, &inventory::of(&self.control, &self.clients, &self.trusted));
+                Introspection::new(socket, &inventory::of(&self.control, &self.seats, &self.trusted));
             if peer.send() {
                 continue;
             }
@@ -478,17 +478,17 @@ impl Server {
     /// Whose time is over.
     fn expire(&mut self, time: Time) {
         let stalled: Vec<u32> = self
-            .clients
+            .seats
             .iter()
-            .filter(|(_, c)| c.conn.as_ref().and_then(|c| c.deadline).is_some_and(|d| time >= d))
+            .filter(|(_, s)| s.conn.as_ref().and_then(|c| c.deadline).is_some_and(|d| time >= d))
             .map(|(id, _)| *id)
             .collect();
         for id in stalled {
             self.out_of_time(id);
         }
         self.expire_waiting(time);
-        if self.rest.is_some_and(|until| time >= until) {
-            self.rested();
+        if self.paused_until.is_some_and(|until| time >= until) {
+            self.resume_accepting();
         }
         let crowded = self.callers() >= CALLERS_MAX;
         let mut over = Vec::new();

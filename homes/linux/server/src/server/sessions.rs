@@ -13,18 +13,18 @@ use nvme_session::virtqueue::Broken;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Server, Watched};
-use crate::client::{Client, Over, Phase, Source};
 use crate::hints::Told;
 use crate::lent::Lent;
+use crate::seat::{Over, Phase, Seat, Source};
 
 impl Server {
     pub(super) fn lend<T>(
         &mut self,
         id: u32,
         now: Time,
-        work: impl FnOnce(&mut Client, &mut Lent<'_>) -> T,
+        work: impl FnOnce(&mut Seat, &mut Lent<'_>) -> T,
     ) -> Option<T> {
-        let client = self.clients.get_mut(&id)?;
+        let seat = self.seats.get_mut(&id)?;
         let mut lent = Lent {
             control: &mut self.control,
             workers: &self.workers,
@@ -32,12 +32,12 @@ impl Server {
             capabilities: &self.capabilities,
             now,
         };
-        Some(work(client, &mut lent))
+        Some(work(seat, &mut lent))
     }
 
     pub(super) fn serve(&mut self, id: u32, time: Time) {
         let lost = dispose::lost();
-        let result = self.lend(id, time, |client, lent| client.serve(lent));
+        let result = self.lend(id, time, |seat, lent| seat.serve(lent));
         match result {
             Some(Ok(())) => self.watch_conn(id),
             Some(Err(over)) => self.disconnect(id, &over),
@@ -50,11 +50,11 @@ impl Server {
 
     /// A client's files cannot be closed. Its session ends; a static client is let in no more.
     fn bar(&mut self, id: u32) {
-        let Some(client) = self.clients.get_mut(&id).filter(|c| !c.barred) else { return };
-        client.barred = true;
-        let fixed = client.cap.is_some();
+        let Some(seat) = self.seats.get_mut(&id).filter(|s| !s.barred) else { return };
+        seat.barred = true;
+        let fixed = seat.cap.is_some();
         let end = if fixed { "nobody is let in any more" } else { "it ends" };
-        log::warn!(target: REFUSAL, "{}: it sent files that cannot be closed; {end}", client.name);
+        log::warn!(target: REFUSAL, "{}: it sent files that cannot be closed; {end}", seat.name);
         self.disconnect(id, &Over::Unclosable);
         if !fixed {
             self.end(id);
@@ -63,7 +63,7 @@ impl Server {
     }
 
     pub(super) fn watch_conn(&mut self, id: u32) {
-        let Some(conn) = self.clients.get(&id).and_then(|c| c.conn.as_ref()) else { return };
+        let Some(conn) = self.seats.get(&id).and_then(|s| s.conn.as_ref()) else { return };
         let wants = conn.connection.interest();
         let interest = match (wants.read, wants.write) {
             (_, true) => Interest::ReadWrite,
@@ -76,7 +76,7 @@ impl Server {
 
     /// The client of a connection went away while a request of its own is worked on, so nothing is read.
     pub(super) fn hung_up(&mut self, id: u32) {
-        let interest = self.clients.get(&id).and_then(|c| c.conn.as_ref()).map(|c| c.connection.interest());
+        let interest = self.seats.get(&id).and_then(|s| s.conn.as_ref()).map(|s| s.connection.interest());
         if interest.is_some_and(|i| !i.read) {
             self.disconnect(id, &Over::Connection(ConnectionError::Closed));
         }
@@ -85,34 +85,34 @@ impl Server {
     /// A session's listening socket was shut down: the session ends.
     pub(super) fn stop_listening(&mut self, id: u32, token: u64) {
         self.watched.remove(&token);
-        let Some(client) = self.clients.get(&id) else { return };
-        log::warn!(target: REFUSAL, "{}: its listening socket was shut down; it ends", client.name);
-        if let Source::Listener(listener) = &client.source {
+        let Some(seat) = self.seats.get(&id) else { return };
+        log::warn!(target: REFUSAL, "{}: its listening socket was shut down; it ends", seat.name);
+        if let Source::Listener(listener) = &seat.source {
             let _ = self.epoll.remove(listener);
         }
         self.end(id);
     }
 
     pub(super) fn disconnect(&mut self, id: u32, over: &Over) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let Some(conn) = client.conn.take() else { return };
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        let Some(conn) = seat.conn.take() else { return };
         let who = conn.peer.map_or_else(String::new, |p| format!(" ({p})"));
         if over.is_ordinary() {
-            log::info!(target: OPERATOR, "{}{who}: disconnected", client.name);
+            log::info!(target: OPERATOR, "{}{who}: disconnected", seat.name);
         } else {
-            log::warn!(target: REFUSAL, "{}{who}: disconnected: {over}", client.name);
+            log::warn!(target: REFUSAL, "{}{who}: disconnected: {over}", seat.name);
         }
         let _ = self.epoll.remove(conn.connection.as_fd());
         self.watched.remove(&conn.token);
         let lost = dispose::lost();
         drop(conn);
         let lost = dispose::lost() > lost;
-        let over_with_it = matches!(client.source, Source::Connection);
-        if client.phase == Phase::Connected {
+        let over_with_it = matches!(seat.source, Source::Connection);
+        if seat.phase == Phase::Connected {
             if over_with_it {
                 self.end(id);
-            } else if let Some(key) = client.key {
-                client.phase = Phase::Clearing;
+            } else if let Some(key) = seat.key {
+                seat.phase = Phase::Clearing;
                 self.control.clear(key);
                 self.end_if_away(id);
             }
@@ -125,21 +125,21 @@ impl Server {
     /// A static client whose device is lost, and that nobody uses, ends, so that it can begin again with the device that
     /// comes back.
     fn end_if_away(&mut self, id: u32) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        let lost = client.key.and_then(|key| self.control.session(key)).is_some_and(|s| s.is_lost());
-        if lost && client.cap.is_some() && matches!(client.phase, Phase::Free | Phase::Clearing) {
-            client.away = true;
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        let lost = seat.key.and_then(|key| self.control.session(key)).is_some_and(|s| s.is_lost());
+        if lost && seat.cap.is_some() && matches!(seat.phase, Phase::Free | Phase::Clearing) {
+            seat.away = true;
             self.end(id);
         }
     }
 
     /// Ends a session, or a static client.
     pub(super) fn end(&mut self, id: u32) {
-        let Some(client) = self.clients.get_mut(&id).filter(|c| c.phase != Phase::Ending) else { return };
-        client.phase = Phase::Ending;
+        let Some(seat) = self.seats.get_mut(&id).filter(|s| s.phase != Phase::Ending) else { return };
+        seat.phase = Phase::Ending;
         self.disconnect(id, &Over::Ended);
-        let Some(client) = self.clients.get_mut(&id) else { return };
-        match client.key {
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        match seat.key {
             Some(key) => self.control.end(key),
             None => self.remove_client(id),
         }
@@ -147,32 +147,32 @@ impl Server {
 
     /// Whether a session is about to end, those included whose client has just gone.
     pub(super) fn someone_leaves(&mut self) -> bool {
-        let gone = |client: &Client| {
-            let socket = match (&client.lifetime, &client.conn) {
+        let gone = |seat: &Seat| {
+            let socket = match (&seat.lifetime, &seat.conn) {
                 (Some(lifetime), _) => lifetime.as_fd(),
-                (None, Some(conn)) if matches!(client.source, Source::Connection) => conn.connection.as_fd(),
+                (None, Some(conn)) if matches!(seat.source, Source::Connection) => conn.connection.as_fd(),
                 _ => return false,
             };
             let mut fds = [PollFd::new(&socket, PollFlags::empty())];
             poll(&mut fds, Some(&Timespec::default())).is_ok()
                 && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
         };
-        let gone: Vec<u32> = self.clients.iter().filter(|(_, c)| gone(c)).map(|(id, _)| *id).collect();
+        let gone: Vec<u32> = self.seats.iter().filter(|(_, s)| gone(s)).map(|(id, _)| *id).collect();
         for id in gone {
             self.end(id);
         }
-        self.clients.values().any(|c| c.phase == Phase::Ending)
+        self.seats.values().any(|s| s.phase == Phase::Ending)
     }
 
     pub(super) fn remove_client(&mut self, id: u32) {
-        let Some(client) = self.clients.remove(&id) else { return };
-        if let Source::Listener(listener) = &client.source {
+        let Some(seat) = self.seats.remove(&id) else { return };
+        if let Source::Listener(listener) = &seat.source {
             let _ = self.epoll.remove(listener);
         }
-        if let Some(lifetime) = &client.lifetime {
+        if let Some(lifetime) = &seat.lifetime {
             let _ = self.epoll.remove(lifetime);
         }
-        for waiter in &client.waiting {
+        for waiter in &seat.waiting {
             let _ = self.epoll.remove(&waiter.socket);
         }
         self.capabilities.retain(|_, i| *i != id);
@@ -195,54 +195,54 @@ impl Server {
                 }
             }
             Event::Done(key, result) => {
-                self.with_session(key, time, |client, _| client.memory_done(result));
+                self.with_session(key, time, |seat, _| seat.memory_done(result));
             }
             Event::QueueStopped(key, index, next) => {
-                self.with_session(key, time, |client, lent| client.stopped(index, Some(next), lent));
+                self.with_session(key, time, |seat, lent| seat.stopped(index, Some(next), lent));
             }
             Event::QueueBroken(key, index, why) => {
-                self.with_session(key, time, |client, _| {
-                    let peer = client.conn.as_ref().and_then(|c| c.peer);
+                self.with_session(key, time, |seat, _| {
+                    let peer = seat.conn.as_ref().and_then(|c| c.peer);
                     let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
-                    log::warn!(target: REFUSAL, "{}{who}: queue {index} is broken: {why}", client.name);
+                    log::warn!(target: REFUSAL, "{}{who}: queue {index} is broken: {why}", seat.name);
                 });
             }
             Event::Lost(key) => {
-                self.with_session(key, time, |client, _| {
-                    log::error!("{}: its device is lost; its requests fail", client.name);
+                self.with_session(key, time, |seat, _| {
+                    log::error!("{}: its device is lost; its requests fail", seat.name);
                 });
                 if let Some(id) = self.by_session.get(&key).copied() {
                     self.end_if_away(id);
                 }
             }
             Event::ConfigChanged(key) => {
-                self.with_session(key, time, |client, _| {
-                    if let Some(conn) = &mut client.conn {
+                self.with_session(key, time, |seat, _| {
+                    if let Some(conn) = &mut seat.conn {
                         conn.connection.config_changed();
                     }
                 });
             }
             Event::Cleared(key) => {
                 let Some(id) = self.by_session.get(&key).copied() else { return };
-                if let Some(client) = self.clients.get_mut(&id).filter(|c| c.phase == Phase::Clearing) {
-                    client.phase = Phase::Free;
+                if let Some(seat) = self.seats.get_mut(&id).filter(|s| s.phase == Phase::Clearing) {
+                    seat.phase = Phase::Free;
                     self.admit(id, time);
                 }
             }
             Event::Ended(key) => {
                 let Some(id) = self.by_session.remove(&key) else { return };
-                let Some(client) = self.clients.get_mut(&id) else { return };
-                log::info!(target: OPERATOR, "{}: ended", client.name);
+                let Some(seat) = self.seats.get_mut(&id) else { return };
+                log::info!(target: OPERATOR, "{}: ended", seat.name);
                 // Whoever is still connected had the session that is no more.
-                if let Some(conn) = client.conn.take() {
+                if let Some(conn) = seat.conn.take() {
                     let _ = self.epoll.remove(conn.connection.as_fd());
                     self.watched.remove(&conn.token);
                 }
-                if client.cap.is_some() && !self.stop {
+                if seat.cap.is_some() && !self.stop {
                     // A static client outlives the session that lost its device.
-                    client.key = None;
-                    client.phase = Phase::Absent;
-                    if core::mem::take(&mut client.away) {
+                    seat.key = None;
+                    seat.phase = Phase::Absent;
+                    if core::mem::take(&mut seat.away) {
                         // The device may be back already.
                         self.start_static(false, time);
                     }
@@ -260,11 +260,11 @@ impl Server {
         &mut self,
         key: SessionKey,
         time: Time,
-        work: impl FnOnce(&mut Client, &mut Lent<'_>),
+        work: impl FnOnce(&mut Seat, &mut Lent<'_>),
     ) {
         let Some(id) = self.by_session.get(&key).copied() else { return };
         self.lend(id, time, work);
-        if self.clients.get(&id).is_some_and(|c| c.conn.is_some()) {
+        if self.seats.get(&id).is_some_and(|s| s.conn.is_some()) {
             self.serve(id, time);
         }
     }
@@ -272,20 +272,20 @@ impl Server {
     /// Starts static clients whose device is there.
     pub(super) fn start_static(&mut self, first: bool, time: Time) {
         let absent: Vec<u32> =
-            self.clients.iter().filter(|(_, c)| c.phase == Phase::Absent).map(|(id, _)| *id).collect();
+            self.seats.iter().filter(|(_, s)| s.phase == Phase::Absent).map(|(id, _)| *id).collect();
         for id in absent {
-            let Some(client) = self.clients.get_mut(&id) else { continue };
-            match self.control.create(&client.policy, true) {
+            let Some(seat) = self.seats.get_mut(&id) else { continue };
+            match self.control.create(&seat.policy, true) {
                 Ok(key) => {
-                    client.key = Some(key);
-                    client.phase = Phase::Free;
+                    seat.key = Some(key);
+                    seat.phase = Phase::Free;
                     self.by_session.insert(key, id);
-                    let device = client.policy.device();
-                    log::info!(target: OPERATOR, "{}: {device}, {}, session {}", client.name, client.policy.access(), key.0);
+                    let device = seat.policy.device();
+                    log::info!(target: OPERATOR, "{}: {device}, {}, session {}", seat.name, seat.policy.access(), key.0);
                     self.admit(id, time);
                 }
                 Err(why) if first => {
-                    log::warn!("{}: {}; it is served when that changes", client.name, Told(&why));
+                    log::warn!("{}: {}; it is served when that changes", seat.name, Told(&why));
                 }
                 Err(_) => {}
             }

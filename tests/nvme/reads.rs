@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use nvme_core::nvme::{Event, SCAN_MAX, ScanError};
+use nvme_core::nvme::{ControllerEvent, SCAN_MAX, ScanError};
 use nvme_platform::Window;
 use nvme_policy::LbaRange;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
@@ -24,7 +24,7 @@ fn read(rig: &mut Rig, sector: u64, bytes: u64) -> Result<Vec<u8>, ScanError> {
     let range = range(rig, sector, bytes);
     rig.controller.scan_read(range, 11);
     match rig.event() {
-        Event::ScanRead { token: 11, result } => result,
+        ControllerEvent::ScanRead { token: 11, result } => result,
         other => panic!("{other:?}"),
     }
 }
@@ -63,7 +63,7 @@ fn reads_that_wait_are_done_in_order() {
         rig.controller.scan_read(range, token);
     }
     for want in 0..10 {
-        let Event::ScanRead { token, result: Ok(bytes) } = rig.event() else { panic!() };
+        let ControllerEvent::ScanRead { token, result: Ok(bytes) } = rig.event() else { panic!() };
         assert_eq!(token, want);
         assert!(bytes == pattern(5, 1 << 20)[want as usize * 512..][..512]);
     }
@@ -98,8 +98,8 @@ fn a_reset_ends_reads_and_they_work_again_afterwards() {
     rig.controller.scan_read(range, 1);
     assert!(rig.controller.poll(rig.now).is_none());
     rig.controller.reset();
-    assert!(matches!(rig.event(), Event::ScanRead { token: 1, result: Err(ScanError::NotReady) }));
-    assert!(matches!(rig.event(), Event::Reset { .. }));
+    assert!(matches!(rig.event(), ControllerEvent::ScanRead { token: 1, result: Err(ScanError::NotReady) }));
+    assert!(matches!(rig.event(), ControllerEvent::Reset { .. }));
     assert!(read(&mut rig, 0, 512).is_ok());
 }
 
@@ -114,7 +114,7 @@ fn patient() -> Rig {
             data[CRDT..CRDT + 6].copy_from_slice(&[1, 0, 7, 0, 50, 0]);
         }
     }));
-    assert!(matches!(rig.event(), Event::Ready));
+    assert!(matches!(rig.event(), ControllerEvent::Ready));
     rig
 }
 
@@ -139,6 +139,6 @@ fn a_time_behind_the_deadline_of_a_read_ends_it_and_it_is_looked_at_later() {
     let start = rig.now;
     assert_eq!(read(&mut rig, 0, 4096), Err(ScanError::Failed(status.0)));
     assert!(rig.now - start < Duration::from_secs(1), "it is known at once");
-    assert!(matches!(rig.event_within(Duration::from_secs(2)), Some(Event::NamespacesChanged)));
+    assert!(matches!(rig.event_within(Duration::from_secs(2)), Some(ControllerEvent::NamespacesChanged)));
     assert!(read(&mut rig, 0, 4096).is_ok());
 }

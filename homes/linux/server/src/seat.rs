@@ -1,4 +1,4 @@
-//! One session as the Linux home sees it: where its clients come from, and the one that is connected.
+//! A seat: one session as the Linux home sees it, where its clients come from, and the one that is connected.
 //!
 //! A request of the client's that takes time (memory, stopping a ring) is *pending*: the connection reads nothing
 //! more until control says that it is done. So a client waits for itself alone.
@@ -13,7 +13,7 @@ use nvme_linux::dispose::{self, dispose};
 use nvme_linux::events::Account;
 use nvme_linux::logger::REFUSAL;
 use nvme_linux::socket::{self, Peer};
-use nvme_linux::vhost::{Call, Connection, ConnectionError, Event, Reply, Request, Token};
+use nvme_linux::vhost::{Call, Connection, ConnectionError, Incoming, Reply, Request, Token};
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
@@ -88,8 +88,8 @@ pub(crate) struct Waiter {
     pub(crate) token: u64,
 }
 
-/// A session, or a static client that has none yet.
-pub(crate) struct Client {
+/// The place of one client after the other in a session; a static client has one before it has a session.
+pub(crate) struct Seat {
     /// For the log: `session 3` or `client cl1`.
     pub(crate) name: String,
     pub(crate) policy: Policy,
@@ -169,7 +169,7 @@ impl Conn {
     }
 }
 
-impl Client {
+impl Seat {
     fn refuse(&self, what: &str, why: &dyn core::fmt::Display) {
         let peer = self.conn.as_ref().and_then(|c| c.peer);
         let peer = peer.map_or_else(String::new, |p| format!(" ({p})"));
@@ -183,8 +183,8 @@ impl Client {
         for _ in 0..REQUESTS_PER_TURN {
             let Some(conn) = &mut self.conn else { return Ok(()) };
             match conn.connection.poll()? {
-                Some(Event::Request(request)) => self.request(request, lent),
-                Some(Event::Refused(refusal)) => self.refuse("a message was", &refusal),
+                Some(Incoming::Request(request)) => self.request(request, lent),
+                Some(Incoming::Refused(refusal)) => self.refuse("a message was", &refusal),
                 None => break,
             }
             if dispose::lost() > lost {
