@@ -5,9 +5,10 @@ use nvme_session::memory::DmaRange;
 use nvme_session::operation::{Operation, Outcome};
 use nvme_session::queue::Ended;
 
-use super::pair::{Issued, QueuePair, State};
+use super::issued::{Issued, Past, Standing};
+use super::pair::{QueuePair, State};
 use super::quiet;
-use super::repeat::{Clients, Past, Repeated, Standing};
+use super::repeat::{Clients, Repeated};
 use super::spec::command::{Completion, Status};
 
 /// What came of completions.

@@ -11,7 +11,7 @@
 //! **The worker's side**
 //! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: a request as a command; `transfer`: how it says where the data is;
 //!   `bounce`: data that must go through memory of ours.
-//! * `inflight`: the commands in flight by identifier; `ring`: the two queues; `recovery`: commands that do not end.
+//! * `issued`: a command in flight; `inflight`: all of them, by identifier; `ring`: the two queues; `recovery`: commands that do not end.
 //! * `retry`: whether a command that failed is tried again; `repeat`: how.
 //! * [`quiet`]: proof that the controller is done with memory.
 //!
@@ -24,6 +24,7 @@ mod encode;
 pub mod event;
 mod inflight;
 pub mod info;
+mod issued;
 pub mod options;
 pub mod pair;
 pub mod quiet;

@@ -22,8 +22,8 @@ use super::bounce::Bounce;
 use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longer};
 use super::inflight::InFlight;
 use super::info::SglSupport;
+use super::issued::{Issued, Pasts, Standing};
 use super::quiet::{self, Generation};
-use super::repeat::{Pasts, Standing};
 use super::retry::Delays;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::spec::command::Command;
@@ -138,15 +138,6 @@ pub(super) enum State {
     Running,
     /// Its queues do not exist (yet, or any more).
     Stopped,
-}
-
-/// A command in flight.
-#[derive(Debug)]
-pub(super) struct Issued {
-    pub(super) request: Request,
-    pub(super) deadline: Time,
-    pub(super) how: How,
-    pub(super) standing: Standing,
 }
 
 /// One submission queue, its completion queue, and what is in flight.

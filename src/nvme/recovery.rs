@@ -14,9 +14,9 @@ use nvme_session::memory::Quiet;
 use nvme_session::operation::Outcome;
 use nvme_session::queue::Tag;
 
-use super::pair::{Doorbells, Expired, Issued, QueuePair, State};
+use super::issued::{Issued, Past, Standing};
+use super::pair::{Doorbells, Expired, QueuePair, State};
 use super::quiet::QueueQuiet;
-use super::repeat::{Past, Standing};
 
 /// The proof is not about this pair, or about an earlier one with its number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@
 //! virtqueue asks for kicks and has no turns.
 //!
 //! * `roster`: groups of sessions, sessions, and their virtqueues. `shares`: whose turn it is.
-//! * `turns`: the turns of a pass.
+//! * `turns`: the turns of a pass. `submit`: one request of a turn.
 //! * `messages`: what control tells a worker.
 //! * `drains`: changes of memory.
 
@@ -15,10 +15,12 @@ mod drains;
 mod messages;
 mod roster;
 mod shares;
+mod submit;
 mod turns;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -27,9 +29,9 @@ use nvme_session::memory::{DmaRange, Spares, Windows};
 use nvme_session::queue::{BlkQueue, Tag};
 use nvme_session::virtqueue::Broken;
 
-use self::drains::Drain;
+use self::drains::{Drain, TABLE_STEP};
 use self::roster::{Activity, Duty, Roster};
-use self::turns::submit;
+use self::submit::submit;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
 use crate::nvme::{Came, Clients, QueuePair};
 
@@ -179,6 +181,45 @@ impl Worker {
             }
         }
         Pass { worked, wake }
+    }
+
+    /// Takes the next steps of changes of memory: a bounded part of each.
+    fn turn_drains(&mut self) -> bool {
+        let mut worked = false;
+        for at in 0..self.drains.len() {
+            worked |= self.update_tables(at, TABLE_STEP);
+        }
+        let (queues, kept, outbox) = (&self.roster, &self.quarantined, &mut self.outbox);
+        self.drains.retain_mut(|drain| {
+            if drain.updated < drain.queues.len() {
+                return true;
+            }
+            let before = drain.removed.len();
+            let done = drain.is_over(queues, kept);
+            if done {
+                outbox.push_back(FromWorker::TableSet(drain.session, drain.generation));
+            }
+            worked |= done || drain.removed.len() < before;
+            !done
+        });
+        worked
+    }
+
+    /// Gives some of a session's queues their new table. Whether there were any left.
+    fn update_tables(&mut self, at: usize, step: usize) -> bool {
+        let Some(drain) = self.drains.get_mut(at) else { return false };
+        let count = (step / drain.table.regions().len().max(1)).max(1);
+        let some: Vec<(usize, QueueKey)> =
+            drain.queues.iter().skip(drain.updated).take(count).copied().collect();
+        drain.updated += some.len();
+        let table = Arc::clone(&drain.table);
+        for (token, key) in &some {
+            let queue = self.roster.get_mut(*token).filter(|q| q.key == *key);
+            if let Some(Err(_)) = queue.map(|q| q.virtqueue.set_table(Arc::clone(&table))) {
+                self.break_queue(*token, Broken::RingsGone);
+            }
+        }
+        !some.is_empty()
     }
 
     /// Rings, runs and polls one pair.

@@ -11,11 +11,12 @@
 //! What is out of the table is still used: [`Registry::drained`], when no queue holds anything of it any more, hands back what is to be
 //! unmapped.
 //!
-//! * `plan`: the rules. `registry`: what is registered. `error`: which rule is broken, and by how much.
+//! * `plan`: what is wanted, and what it comes to. `registry`: what is registered. `rules`: what may be. `error`: which rule is broken, and by how much.
 
 mod error;
 mod plan;
 mod registry;
+mod rules;
 
 use nvme_policy::DsMax;
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::{Iova, Window};
 
-use super::plan::{NewRegion, Plan, count_files};
+use super::plan::{NewRegion, Plan};
 use super::{Claim, FileId, RegistryConfig, RegistryError};
 use crate::memory::{MemoryTable, Region, SLOTS_MAX};
 
@@ -180,6 +180,15 @@ impl Registry {
         self.entries.iter().map(|e| e.claim.len).fold(0, u64::saturating_add)
     }
 
+    /// While the old are unmapped, the new are mapped already.
+    pub(super) fn has_room(&self, new: usize, room: usize) -> Result<(), RegistryError> {
+        let asked = self.entries.len().saturating_add(new);
+        if new > 0 && asked > room {
+            return Err(RegistryError::NoRoom { asked, allowed: room });
+        }
+        Ok(())
+    }
+
     pub(super) fn free_slots(&self) -> impl Iterator<Item = u16> + use<> {
         let mut taken = [false; SLOTS_MAX];
         for entry in &self.entries {
@@ -200,4 +209,10 @@ fn leave(entry: &mut Entry) -> Result<(), RegistryError> {
         State::Mapping => Err(RegistryError::Busy),
         State::Leaving(..) => Err(RegistryError::NotRegistered),
     }
+}
+
+pub(super) fn count_files(mut files: Vec<FileId>) -> usize {
+    files.sort_unstable();
+    files.dedup();
+    files.len()
 }

@@ -11,22 +11,11 @@ use nvme_platform::{DmaError, Time};
 
 use super::super::message::{PairId, SessionKey};
 use super::anomaly::Anomaly;
+use super::error::SessionError;
+use super::session::{Session, SessionPair};
 use super::unit::Input;
-use super::{Control, PAIR_DEPTH, Session, SessionError};
+use super::{Control, PAIR_DEPTH};
 use crate::nvme::{PairError, QueuePair};
-
-/// The pair of a session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum SessionPair {
-    /// It has none: no queue was started.
-    None,
-    /// The controller is making one.
-    Wanted,
-    /// It waits for the one that another session wanted.
-    WaitsForAnother,
-    /// This one.
-    Has(PairId),
-}
 
 impl Control {
     /// Finds a pair for a session that has none. Its queues start at once, or when the pair is there.

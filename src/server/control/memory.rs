@@ -9,8 +9,10 @@ pub use nvme_session::dataspace::{MemoryChange, NewRegion};
 use nvme_session::dataspace::{Plan, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
-use super::assign::SessionPair;
-use super::{Control, Event, LARGE_PAGE, MAP_STEP, PAIR_DEPTH, Session, SessionError, Unit};
+use super::error::SessionError;
+use super::job::{Mapping, MemoryJob, RegionMemory, Stage, map_step};
+use super::session::{Session, SessionPair};
+use super::{Control, Event, PAIR_DEPTH, Unit};
 
 /// A change of a session's memory, planned: what [`Control::plan_memory`] says is to be mapped, and what becomes of the rest.
 /// It is of use once, for that session as it was then.
@@ -42,70 +44,6 @@ impl Default for Regions {
     /// No bound but each session's own.
     fn default() -> Self {
         Self { fixed: usize::MAX, dynamic: usize::MAX, common: 0 }
-    }
-}
-
-/// A region as the home mapped it for us: whole pages, since a controller reaches no less, and where in them the region
-/// lies. A client's regions may begin and end anywhere in a page; what else is in those pages is the same file's.
-pub struct RegionMemory {
-    /// Whole pages of 4096 bytes.
-    pub pages: Window,
-    /// The region's first byte in them.
-    pub skip: usize,
-    /// The region's length in bytes.
-    pub len: usize,
-}
-
-/// A region on its way to the controller.
-struct Mapping {
-    slot: u16,
-    memory: RegionMemory,
-    rights: DmaRights,
-    /// Where it goes, once that is reserved, and how much of it is mapped.
-    at: Option<Iova>,
-    done: usize,
-}
-
-impl Mapping {
-    /// How many bytes are mapped next. A step ends where a large page of an IOMMU may end, so that none is torn.
-    fn step(&self) -> usize {
-        let pages = &self.memory.pages;
-        let torn = pages.address().wrapping_add(self.done) % LARGE_PAGE;
-        (MAP_STEP - torn).min(pages.len() - self.done)
-    }
-}
-
-enum Stage {
-    Mapping,
-    /// The worker was given a table of this generation.
-    Draining(u64),
-}
-
-/// A change under way.
-pub(super) struct MemoryJob {
-    stage: Stage,
-    map: VecDeque<Mapping>,
-    /// What was mapped so far.
-    added: Vec<u16>,
-    removed: Vec<u16>,
-    result: Result<(), SessionError>,
-    /// Whether a client waits for it.
-    asked: bool,
-}
-
-impl MemoryJob {
-    pub(super) fn has_steps(&self) -> bool {
-        matches!(self.stage, Stage::Mapping)
-    }
-
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked
-    }
-
-    /// Bytes that were not asked to be mapped yet, those of the step that failed not among them.
-    fn unmapped(&self) -> u64 {
-        let asked = |m: &Mapping| m.done + if m.at.is_some() { m.step() } else { 0 };
-        self.map.iter().map(|m| (m.memory.pages.len() - asked(m)) as u64).fold(0, u64::saturating_add)
     }
 }
 
@@ -269,13 +207,6 @@ impl Control {
     }
 }
 
-/// The whole pages that were mapped for a region.
-fn pages_around(iova: Iova, len: u64) -> (Iova, u64) {
-    let page = PAGE as u64;
-    let first = iova.0 & !(page - 1);
-    (Iova(first), (iova.0 - first + len).next_multiple_of(page))
-}
-
 /// Takes a region away from the controller. What may still be mapped stays ours for ever.
 fn unmap(unit: &mut Unit, key: SessionKey, (at, len): (Iova, u64), window: Window) {
     let unmapped = unit.controller_mut().device().dma().unmap(at, len);
@@ -286,17 +217,9 @@ fn unmap(unit: &mut Unit, key: SessionKey, (at, len): (Iova, u64), window: Windo
     }
 }
 
-/// Maps the next part of a region. True: it is mapped as a whole.
-fn map_step(mapping: &mut Mapping, dma: &mut dyn nvme_platform::DmaSpace) -> Result<bool, DmaError> {
-    let pages = &mapping.memory.pages;
-    let len = pages.len();
-    let at = match mapping.at {
-        Some(at) => at,
-        None => *mapping.at.insert(dma.reserve(pages, mapping.rights)?),
-    };
-    let step = mapping.step();
-    let part = pages.sub(mapping.done, step).map_err(|_| DmaError::BadRange)?;
-    dma.map(Iova(at.0 + mapping.done as u64), &part, mapping.rights)?;
-    mapping.done += step;
-    Ok(mapping.done == len)
+/// The whole pages that were mapped for a region.
+fn pages_around(iova: Iova, len: u64) -> (Iova, u64) {
+    let page = PAGE as u64;
+    let first = iova.0 & !(page - 1);
+    (Iova(first), (iova.0 - first + len).next_multiple_of(page))
 }

@@ -3,9 +3,9 @@
 //! * `unit`: one controller: its driver, its queue pairs, its partition tables, its recovery. `news`: what it reports.
 //! * `effects`: carries out what a recovery wants.
 //! * `catalogue`: what the controllers have becomes the catalogue.
-//! * `session`: a client asks for a session, registers memory, starts and stops queues, ends.
+//! * `session`: a client asks for a session, registers memory, starts and stops queues, ends. `error`: or does not get what it asked for.
 //! * `assign`: which session is on which queue pair.
-//! * `memory`: memory is mapped for DMA in steps, handed to the worker as a table, and unmapped once it is quiet.
+//! * `memory`: memory is mapped for DMA in steps (`job`), handed to the worker as a table, and unmapped once it is quiet.
 //! * [`Anomaly`]: what cannot happen is counted and said. `outbox`: that, and messages for workers.
 //!
 //! Nothing here waits. [`Control::poll`] does what can be done now; the home calls it after every event, and when
@@ -15,6 +15,8 @@ mod anomaly;
 mod assign;
 mod catalogue;
 mod effects;
+mod error;
+mod job;
 mod memory;
 mod news;
 mod outbox;
@@ -32,9 +34,11 @@ use nvme_session::Transport;
 use nvme_session::factory::{Catalogue, CatalogueConfig};
 
 pub use self::anomaly::{Anomalies, Anomaly};
-pub use self::memory::{MemoryChange, MemoryPlan, NewRegion, RegionMemory, Regions};
+pub use self::error::SessionError;
+pub use self::job::RegionMemory;
+pub use self::memory::{MemoryChange, MemoryPlan, NewRegion, Regions};
 use self::outbox::Outbox;
-pub use self::session::{QueueSpec, Session, SessionError};
+pub use self::session::{QueueSpec, Session};
 pub use self::unit::{ControllerState, RecoveryTimes};
 use self::unit::{Input, Unit};
 use super::message::{FromWorker, PairId, SessionKey, StuckCommand, ToWorker};

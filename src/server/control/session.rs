@@ -6,78 +6,20 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 
-use nvme_platform::{DmaError, Notify, debug, info};
-use nvme_policy::{Errno, Grant, Policy};
+use nvme_platform::{Notify, debug, info};
+use nvme_policy::{Grant, Policy};
 use nvme_session::blk::Offer;
-use nvme_session::dataspace::{Registry, RegistryConfig, RegistryError};
+use nvme_session::dataspace::{Registry, RegistryConfig};
 use nvme_session::factory::{CreateError, Minted};
 use nvme_session::memory::MemoryTable;
 use nvme_session::queue::{BlkQueue, QueueConfig};
-use nvme_session::virtqueue::{Broken, RingAddresses, RingError};
+use nvme_session::virtqueue::{Broken, RingAddresses};
 
 use super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
-use super::assign::SessionPair;
-use super::memory::MemoryJob;
+use super::error::SessionError;
+use super::job::MemoryJob;
 use super::{Anomaly, Control, Event};
-
-/// Why a session did not do what its client asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SessionError {
-    /// There is no such session, or it is ending.
-    Ended,
-    /// It is busy with what was asked before.
-    Busy,
-    /// Its device is lost.
-    DeviceLost,
-    /// The controller has no queue pair for it.
-    NoQueuePair,
-    /// No such virtqueue, or it is running (or not running).
-    Queue,
-    /// The virtqueue's rings are not in order.
-    Ring(RingError),
-    /// The configuration space cannot be written like that.
-    Config,
-    /// The memory is not for this session.
-    Memory(RegistryError),
-    /// The memory could not be mapped for DMA.
-    Dma(DmaError),
-}
-
-impl SessionError {
-    /// The error number that goes with it, where the transport has one.
-    pub fn errno(self) -> Errno {
-        match self {
-            Self::Memory(why) => why.errno(),
-            Self::Dma(DmaError::NoMemory | DmaError::NoAddresses | DmaError::LockLimit { .. })
-            | Self::NoQueuePair => Errno::NoMemory,
-            Self::Dma(DmaError::Gone | DmaError::InUse) | Self::DeviceLost | Self::Ended => Errno::NoDevice,
-            Self::Busy => Errno::Busy,
-            Self::Dma(DmaError::BadRange) | Self::Queue | Self::Ring(_) | Self::Config => Errno::Invalid,
-        }
-    }
-}
-
-impl fmt::Display for SessionError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ended => f.write_str("the session has ended"),
-            Self::Busy => f.write_str("the session is busy with an earlier request"),
-            Self::DeviceLost => f.write_str("the session's device is lost"),
-            Self::NoQueuePair => f.write_str("the controller has no queue pair left"),
-            Self::Queue => f.write_str("no such queue, or it is not in a state for that"),
-            Self::Ring(e) => e.fmt(f),
-            Self::Config => {
-                f.write_str("only `writeback` can be written, with 0 or 1, where CONFIG_WCE was negotiated")
-            }
-            Self::Memory(e) => e.fmt(f),
-            Self::Dma(e) => e.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for SessionError {}
 
 /// How a virtqueue is to be started.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +50,19 @@ enum Goal {
     Clear,
     /// Nothing of it is to be left.
     End,
+}
+
+/// The pair of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum SessionPair {
+    /// It has none: no queue was started.
+    None,
+    /// The controller is making one.
+    Wanted,
+    /// It waits for the one that another session wanted.
+    WaitsForAnother,
+    /// This one.
+    Has(PairId),
 }
 
 /// One session.

@@ -3,14 +3,13 @@
 use core::time::Duration;
 
 use nvme_platform::Time;
-use nvme_session::memory::Spares;
-use nvme_session::operation::Operation;
-use nvme_session::queue::{Next, Request};
+use nvme_session::queue::Next;
 
-use super::roster::{Activity, Queue};
+use super::roster::Activity;
 use super::shares::nanos;
+use super::submit::{submit, weight};
 use super::{Pair, Worker};
-use crate::nvme::{HERE_MAX, QueuePair, Submit};
+use crate::nvme::QueuePair;
 
 /// Most units spent on one virtqueue at once. A pass rings one doorbell for all of them, so many make it cheap.
 const TAKE: u32 = 32;
@@ -23,11 +22,6 @@ const TURN: u32 = 4 * TAKE;
 const TURN_HERE: u32 = 2 * TAKE_HERE;
 /// What a unit costs at least. A clock that stands still lets nobody go on for ever.
 const UNIT: Duration = Duration::from_nanos(250);
-/// Descriptors and ranges that count as one more unit.
-const WALK: u32 = 16;
-/// Bytes copied here that count as one more unit.
-const BYTES: u64 = 8192;
-
 /// How much a session may have done before the clock is read again, in units: a request as most are is one, and what takes
 /// longer is more ([`weight`]). Who has spent its turn goes on later, with the virtqueue at which it stopped.
 struct Turn {
@@ -311,48 +305,6 @@ impl Worker {
             None => taken,
         }
     }
-}
-
-/// Submits one request of a queue, or the part of it that one command does. How many units that came to; 0: the pair is full.
-/// `news` becomes true when something is to be published.
-pub(super) fn submit(
-    queue: &mut Queue,
-    pair: &mut QueuePair,
-    request: Request,
-    news: &mut bool,
-    now: Time,
-    spares: &mut Spares,
-) -> u32 {
-    let bytes = if pair.runs_here() { touched(request.operation()) } else { 0 };
-    match pair.submit_slow(request, now, &*queue.virtqueue, spares) {
-        Submit::Issued => {}
-        Submit::Part(rest) => queue.virtqueue.divided(rest),
-        Submit::Full(request) => {
-            queue.virtqueue.put_back(request);
-            return 0;
-        }
-        Submit::Refused(ended) => {
-            *news = true;
-            let next = queue.virtqueue.complete(ended, spares);
-            // What cannot be done has nothing to follow it.
-            debug_assert!(next.is_none());
-        }
-    }
-    weight(queue, bytes)
-}
-
-/// The bytes that a controller which runs here copies, or sets.
-fn touched(operation: &Operation) -> u64 {
-    match operation {
-        Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.place().bytes(),
-        Operation::WriteZeroes { place, .. } => place.bytes(),
-        Operation::Flush { .. } | Operation::Discard { .. } => 0,
-    }
-}
-
-/// How many units a request of the slow path comes to, as far as one command does it.
-fn weight(queue: &mut Queue, bytes: u64) -> u32 {
-    1 + queue.virtqueue.take_walked() / WALK + (bytes.min(HERE_MAX.into()) / BYTES) as u32
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use nvme_platform::debug;
 
 use super::super::super::message::{SessionKey, ToWorker};
-use super::super::assign::SessionPair;
 use super::super::{Anomaly, Control, Event};
+use super::SessionPair;
 use super::{Goal, Session, SessionError};
 
 impl Control {

@@ -1,0 +1,107 @@
+//! A command in flight, and what came of it so far.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+use nvme_platform::Time;
+use nvme_session::queue::Request;
+
+use super::retry;
+use super::transfer::How;
+
+/// A command in flight.
+#[derive(Debug)]
+pub(super) struct Issued {
+    pub(super) request: Request,
+    pub(super) deadline: Time,
+    pub(super) how: How,
+    pub(super) standing: Standing,
+}
+
+/// Where a command stands. It is no larger than what a command needs that never fails: the rest is kept apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// The controller has it, for the first time, and its data is the client's memory.
+    Direct,
+    /// The controller has it, for the first time, and its data is in this chunk of bounce memory.
+    Bounced(u16),
+    /// The controller has it once more.
+    Repeated,
+    /// The controller has it not: it is issued again later.
+    Parked,
+}
+
+impl Standing {
+    /// Given to the controller for the first time.
+    #[inline(always)]
+    pub(super) fn first(chunk: Option<u16>) -> Self {
+        chunk.map_or(Self::Direct, Self::Bounced)
+    }
+}
+
+/// What came of a command so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Past {
+    /// How often it failed.
+    pub(super) tries: u8,
+    /// Its chunk of bounce memory.
+    pub(super) chunk: Option<u16>,
+}
+
+impl Past {
+    pub(super) fn standing(self) -> Standing {
+        if self.tries == 0 { Standing::first(self.chunk) } else { Standing::Repeated }
+    }
+
+    pub(super) fn failed(self) -> Self {
+        Self { tries: self.tries.saturating_add(1), ..self }
+    }
+}
+
+/// The past of commands that failed, by slot, and the time when those are issued again that wait.
+#[derive(Debug)]
+pub(super) struct Pasts {
+    pub(super) slots: Box<[(Past, Time)]>,
+    /// How many wait.
+    pub(super) parked: u16,
+}
+
+impl Pasts {
+    /// For so many slots.
+    pub(super) fn new(slots: u16) -> Self {
+        let none = (Past { tries: 0, chunk: None }, Time::from_nanos(0));
+        Self { slots: vec![none; usize::from(slots)].into_boxed_slice(), parked: 0 }
+    }
+
+    /// The past of the command in this slot.
+    pub(super) fn of(&self, slot: usize, standing: Standing) -> Past {
+        match (standing, self.slots.get(slot)) {
+            (Standing::Direct, _) => Past { tries: 0, chunk: None },
+            (Standing::Bounced(chunk), _) => Past { tries: 0, chunk: Some(chunk) },
+            (Standing::Repeated | Standing::Parked, Some((past, _))) => *past,
+            // There is one for each slot.
+            (Standing::Repeated | Standing::Parked, None) => Past { tries: retry::TRIES, chunk: None },
+        }
+    }
+
+    pub(super) fn keep(&mut self, slot: usize, past: Past, at: Time) {
+        if let Some(kept) = self.slots.get_mut(slot) {
+            *kept = (past, at);
+        }
+    }
+
+    /// When the command in this slot is issued again, or else is late.
+    pub(super) fn next(&self, slot: usize, issued: &Issued) -> Time {
+        match self.slots.get(slot) {
+            Some((_, at)) if issued.standing == Standing::Parked => *at,
+            _ => issued.deadline,
+        }
+    }
+
+    /// The deadline of the command in this slot has passed: whatever becomes of it, it is not repeated.
+    pub(super) fn late(&mut self, slot: usize, issued: &mut Issued) {
+        let past = Past { tries: retry::TRIES, ..self.of(slot, issued.standing) };
+        self.keep(slot, past, issued.deadline);
+        issued.standing = Standing::Repeated;
+    }
+}
