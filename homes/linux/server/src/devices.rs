@@ -43,7 +43,7 @@ pub(crate) struct Opened {
 /// An image that is served.
 #[derive(Clone)]
 pub(crate) struct Served {
-    pub(crate) image: Arc<storage::Image>,
+    pub(crate) stored: Arc<Stored>,
     pub(crate) handle: SoftHandle,
 }
 
@@ -146,24 +146,20 @@ impl Opener {
                         engine: engine.unwrap_or_default(),
                         preallocate,
                     };
-                    let image = storage::Image::open(file, options, self.known.len(), &self.rings)
+                    let stored = Stored::open(file, options, self.known.len(), &self.rings)
                         .map_err(|why| DeviceError::Image(name.clone(), why))?;
-                    if image.has_ring() {
-                        self.known.push(Arc::clone(&image));
+                    if stored.image().has_ring() {
+                        self.known.push(Arc::clone(stored.image()));
                     }
-                    self.stored(name, serial, image)
+                    self.stored(name, serial, stored)
                 }
             },
         }
     }
 
-    fn stored(
-        &self,
-        name: String,
-        serial: String,
-        image: Arc<storage::Image>,
-    ) -> Result<Opened, DeviceError> {
-        let namespace = NamespaceConfig::stored(Arc::new(Stored(Arc::clone(&image))))
+    fn stored(&self, name: String, serial: String, stored: Arc<Stored>) -> Result<Opened, DeviceError> {
+        let image = stored.image();
+        let namespace = NamespaceConfig::stored(Arc::clone(&stored) as _)
             .block_size(image.block_size())
             .read_only(image.read_only());
         let config = Config {
@@ -178,7 +174,7 @@ impl Opener {
             ..Config::default()
         };
         let device = SoftDevice::new(config).map_err(|why| DeviceError::Soft(name.clone(), why))?;
-        let served = Served { image, handle: device.handle() };
+        let served = Served { stored, handle: device.handle() };
         Ok(Opened {
             name,
             device: Box::new(device),

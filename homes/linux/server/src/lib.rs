@@ -203,7 +203,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let rings = opener.rings(workers).map_err(|why| Failure::Failed(format!("io_uring: {why}").into()))?;
     let hardware = interrupts.iter().any(Option::is_some);
     let mut ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
-    ioctls.extend(images.iter().flatten().flat_map(|served| served.image.ioctls()));
+    ioctls.extend(images.iter().flatten().flat_map(|served| served.stored.image().ioctls()));
     let prepared = Sandbox::prepare(Options { ioctls })?;
     // These threads take what clients could make wait.
     dispose::start()?;
@@ -212,7 +212,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let acceptor = Acceptor::new()?;
     let poll_for = Duration::from_micros(options.extra.poll_us.unwrap_or(POLL_US).into());
     for served in images.iter().flatten() {
-        served.image.start()?;
+        served.stored.start()?;
     }
     // What control reads and flushes by itself is done by helpers, and rings its bell.
     station::take(None, &bell)?;

@@ -123,8 +123,12 @@ fn processor_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Starts the thread that sends what takes too long. A server calls this before it gives up the right to start threads.
-pub(super) fn start() -> io::Result<()> {
+/// Starts the threads that watch over notifications, and that send what takes too long. A server calls this before it gives up the
+/// right to start threads.
+pub fn guard_calls() -> io::Result<()> {
+    if !guard::start()? {
+        return Ok(());
+    }
     let (sender, waiting) = sync_channel::<Arc<Signalled>>(WAITING);
     std::thread::Builder::new().name("notify".into()).stack_size(64 << 10).spawn(move || {
         guard::guard_this_thread();

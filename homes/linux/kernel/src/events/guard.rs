@@ -24,7 +24,6 @@ use nvme_platform::Time;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use super::account;
 use super::clock::now;
 use super::submission::Submissions;
 
@@ -72,10 +71,10 @@ thread_local! {
     static OWN: Cell<Option<Own>> = const { Cell::new(None) };
 }
 
-/// Starts the thread that watches over notifications. A server calls this before it gives up the right to start threads.
-pub fn guard_calls() -> io::Result<()> {
+/// Starts the thread that watches over notifications. False: there is one.
+pub(super) fn start() -> io::Result<bool> {
     if GUARD.get().is_some() {
-        return Ok(());
+        return Ok(false);
     }
     handle_signal()?;
     let guard = Guard {
@@ -88,11 +87,11 @@ pub fn guard_calls() -> io::Result<()> {
     let guard = GUARD.get_or_init(|| guard);
     let watcher = thread::Builder::new().name("watch".into()).stack_size(64 << 10).spawn(|| guard.watch())?;
     let _ = guard.watcher.set(watcher.thread().clone());
-    account::start()
+    Ok(true)
 }
 
 /// Says that the calling thread writes into clients' eventfds often, so that each costs it one system call. Once for each
-/// such thread, after [`guard_calls`]; without it every notification goes the slow way.
+/// such thread, after [`guard_calls`](super::guard_calls); without it every notification goes the slow way.
 pub fn guard_this_thread() {
     let Some(guard) = GUARD.get().filter(|_| OWN.get().is_none()) else { return };
     unblock_signal();

@@ -26,12 +26,12 @@ mod guard;
 mod signals;
 mod submission;
 
-pub use account::Account;
+pub use account::{Account, guard_calls};
 pub use call::{CallError, CallNotify, is_eventfd};
 pub use channel::{Closed, Receiver, SendError, Sender, channel};
 pub use clock::now;
 pub use doorbell::Doorbell;
 pub use epoll::{Epoll, Events, Interest, Ready};
 pub use eventfd::EventFd;
-pub use guard::{guard_calls, guard_this_thread};
+pub use guard::guard_this_thread;
 pub use signals::{Signals, Stop, settle_signals};

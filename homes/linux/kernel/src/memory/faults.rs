@@ -5,16 +5,13 @@
 //! along. Then the file's pages are put back. So a page costs those who used it while it was not there, and nobody else.
 #![expect(unsafe_code, reason = "puts pages in the place of others")]
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use nvme_mem::Window;
 use nvme_platform::PAGE;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
-
-use super::mapping;
 
 /// Pages that are remembered. More between two looks: whoever copied meanwhile counts as hit.
 const KEPT: usize = 64;
@@ -49,7 +46,7 @@ pub(crate) struct Before {
 const TAG: u64 = 0xffff;
 
 impl Faults {
-    fn new(file: OwnedFd, len: usize, writable: bool) -> Self {
+    pub(super) fn new(file: OwnedFd, len: usize, writable: bool) -> Self {
         Self {
             put: AtomicU64::new(0),
             back: AtomicU64::new(0),
@@ -62,6 +59,11 @@ impl Faults {
             turn: Mutex::new(()),
             broken: AtomicBool::new(false),
         }
+    }
+
+    /// Where its image is mapped. Nobody has used that yet.
+    pub(super) fn mapped_at(&self, base: usize) {
+        self.base.store(base, Ordering::Relaxed);
     }
 
     /// For the handler: puts a page of zeroes where this address is. Async-signal-safe.
@@ -157,29 +159,6 @@ impl Faults {
     }
 }
 
-/// Maps an image of `size` bytes whole, so that a page that cannot be had costs only those who use it.
-pub(crate) fn map_image(
-    file: BorrowedFd<'_>,
-    size: u64,
-    writable: bool,
-) -> Result<(Window, Arc<Faults>), String> {
-    let whole = size.checked_next_multiple_of(PAGE as u64).and_then(|n| usize::try_from(n).ok());
-    let whole = whole.ok_or("too long to be mapped")?;
-    let own = file.try_clone_to_owned().map_err(|e| e.to_string())?;
-    let faults = Arc::new(Faults::new(own, whole, writable));
-    let mapped = mapping::map_with(file, 0, whole, PAGE, writable, Some(Arc::clone(&faults))).map_err(
-        |e| match e {
-            mapping::MapError::TooMany => "the server has no room for another window".into(),
-            mapping::MapError::System(e) => format!("mmap: {e}"),
-        },
-    )?;
-    // Nobody has used it yet.
-    faults.base.store(mapped.address(), Ordering::Relaxed);
-    let size = usize::try_from(size).map_err(|e| e.to_string())?;
-    let window = mapped.sub(0, size).map_err(|e| e.to_string())?;
-    Ok((window, faults))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -188,7 +167,7 @@ mod tests {
     use nvme_platform::PAGE;
     use rustix::fs::{MemfdFlags, memfd_create};
 
-    use super::map_image;
+    use crate::memory::map_image;
 
     #[test]
     fn a_page_that_is_gone_costs_those_who_use_it_and_is_there_again_when_it_can() {

@@ -7,11 +7,14 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, OnceLock};
 
 use nvme_mem::{Owner, Window};
+use nvme_platform::PAGE;
+
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use super::faults::Faults;
-use super::sigbus::{self, Range, Registration};
+use super::range::Range;
+use super::sigbus::{self, Registration};
 
 /// The huge page of this machine, and the large page of its IOMMU.
 const HUGE: usize = 2 << 20;
@@ -101,6 +104,27 @@ pub(super) fn map_with(
     // SAFETY: mapped for `len` bytes until the owner drops the mapping; no reference to the bytes was ever made. A
     // window of a read-only mapping is not written: see `MemoryFile::writable`.
     Ok(unsafe { Window::new(base, len, owner) })
+}
+
+/// Maps an image of `size` bytes whole, so that a page that cannot be had costs only those who use it.
+pub(crate) fn map_image(
+    file: BorrowedFd<'_>,
+    size: u64,
+    writable: bool,
+) -> Result<(Window, Arc<Faults>), String> {
+    let whole = size.checked_next_multiple_of(PAGE as u64).and_then(|n| usize::try_from(n).ok());
+    let whole = whole.ok_or("too long to be mapped")?;
+    let own = file.try_clone_to_owned().map_err(|e| e.to_string())?;
+    let faults = Arc::new(Faults::new(own, whole, writable));
+    let mapped =
+        map_with(file, 0, whole, PAGE, writable, Some(Arc::clone(&faults))).map_err(|e| match e {
+            MapError::TooMany => "the server has no room for another window".into(),
+            MapError::System(e) => format!("mmap: {e}"),
+        })?;
+    faults.mapped_at(mapped.address());
+    let size = usize::try_from(size).map_err(|e| e.to_string())?;
+    let window = mapped.sub(0, size).map_err(|e| e.to_string())?;
+    Ok((window, faults))
 }
 
 /// A fresh mapping. One that is long enough for huge pages lies in them as it does in its file: only then can the kernel map

@@ -13,17 +13,19 @@ mod identity;
 mod image;
 mod lock;
 mod mapping;
+mod range;
 mod sigbus;
 mod trusted;
 mod zeroes;
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-pub(crate) use faults::{Faults, map_image};
+pub(crate) use faults::Faults;
 pub use file::MemoryFile;
 pub use identity::{FileId, Refusal};
 pub use image::{ImageAccess, ImageError, ImageFile};
-pub use sigbus::{Failures, WINDOWS_MAX, failures};
+pub use range::WINDOWS_MAX;
+pub use sigbus::{Failures, failures};
 pub use trusted::Trusted;
 
 /// A device's registers of `len` bytes at `offset`, as a window. A device that is pulled out makes it fail.
@@ -39,7 +41,7 @@ pub(crate) fn device(
 }
 
 pub(crate) use lock::{Lock, lock_file};
-pub(crate) use mapping::withdraw;
+pub(crate) use mapping::{map_image, withdraw};
 
 /// The path by which a descriptor's file can be reached anew.
 pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> String {

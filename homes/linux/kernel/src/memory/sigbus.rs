@@ -22,10 +22,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use super::faults::Faults;
+use super::range::{Range, WINDOWS_MAX};
 use super::zeroes::{self, Gone};
-
-/// Windows that may be mapped at once, in the whole process.
-pub const WINDOWS_MAX: usize = 1 << 16;
 
 struct Entry {
     /// Odd while the entry changes.
@@ -106,15 +104,6 @@ impl Entry {
             faults,
         })
     }
-}
-
-/// A mapping: `len` bytes at `base` in pages of `block` bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Range {
-    pub(super) base: usize,
-    pub(super) len: usize,
-    pub(super) block: usize,
-    pub(super) writable: bool,
 }
 
 const NOTHING: Range = Range { base: 0, len: 0, block: 0, writable: false };

@@ -20,7 +20,7 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_sea
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
-use super::sigbus::{Range, WINDOWS_MAX};
+use super::range::{Range, WINDOWS_MAX};
 
 /// Faults that may be mended at once. A thread needs two, where an access lies across their border.
 pub(super) const SLICES: usize = 64;

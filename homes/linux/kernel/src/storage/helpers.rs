@@ -9,12 +9,9 @@ use std::thread;
 
 use rustix::io::Errno;
 
-use super::image::Image;
+use super::image::{BLKDISCARD, Image};
 use super::task::{Call, Next, Task, errno};
 use crate::events::Doorbell;
-
-/// BLKDISCARD of linux/fs.h.
-pub(super) const BLKDISCARD: u32 = 0x1277;
 
 /// A task, and the bell of the thread that waits for it.
 struct Order {

@@ -1,22 +1,19 @@
-//! An image that is served: a file or a block device, and the engine that reaches it.
+//! An image that is served: a file or a block device.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use nvme_mem::Window;
-use nvme_soft::{Begun, Failure, Job, Request, Storage};
+use nvme_soft::{Failure, Job};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::durable::{Durable, Flush, Joined};
+use super::facts;
 use super::facts::{Alignment, Facts, FactsError};
-use super::helpers::{BLKDISCARD, Helpers};
-use super::task::{Task, ZEROES};
-use super::window::Mapped;
-use super::{facts, station};
-use crate::events::{Doorbell, now};
+use crate::events::now;
 use crate::logger::{OPERATOR, RateLimit};
 
 /// Who makes the calls.
@@ -103,23 +100,15 @@ pub enum OpenError {
     System(#[from] std::io::Error),
 }
 
-/// Helper threads of an image that has no ring.
-const THREADS: usize = 16;
-/// Of one that has: for what control itself reads and flushes.
-const HELPERS: usize = 2;
-/// Orders that helpers take.
-const ORDERS: usize = 256;
 /// Memory to copy to what alignment forbids to read and write in place: pieces of the longest transfer.
 const BOUNCES: usize = 16;
 const BOUNCE: usize = 1 << 20;
+/// BLKDISCARD of linux/fs.h.
+pub(super) const BLKDISCARD: u32 = 0x1277;
+/// Longest piece of zeroes written at once.
+const ZEROES: usize = 1 << 20;
 /// Lines about failures in one second.
 const LINES: u32 = 4;
-
-pub(super) enum Way {
-    Window(Box<Mapped>),
-    Ring,
-    Threads,
-}
 
 /// A file or a block device that is served.
 pub struct Image {
@@ -133,10 +122,9 @@ pub struct Image {
     block_size: u32,
     alignment: Alignment,
     size: AtomicU64,
-    way: Way,
+    /// Who reaches it: never [`Engine::Auto`].
+    engine: Engine,
     durable: Durable,
-    helpers: Arc<Helpers>,
-    bell: Arc<Doorbell>,
     bounces: Mutex<Vec<Window>>,
     zeroes: Window,
     lines: Mutex<RateLimit>,
@@ -151,12 +139,12 @@ impl fmt::Debug for Image {
 impl Image {
     /// Opens an image that was opened with at least these rights. `index`: the how manieth it is of those that rings know.
     /// `rings`: whether there can be rings, or why not.
-    pub fn open(
+    pub(super) fn open(
         file: OwnedFd,
         options: ImageOptions,
         index: usize,
         rings: &Result<(), String>,
-    ) -> Result<Arc<Self>, OpenError> {
+    ) -> Result<Self, OpenError> {
         let facts = Facts::of(file.as_fd(), options.read_only)?;
         let block_size = block_size(&facts, options.block_size)?;
         let size = facts.size / u64::from(block_size) * u64::from(block_size);
@@ -178,34 +166,26 @@ impl Image {
             }
             engine => engine,
         };
-        let way = match engine {
+        match engine {
             Engine::Window if facts.block_device => {
                 return Err(OpenError::Window("a block device is not mapped".into()));
             }
-            Engine::Window => Way::Window(Box::new(
-                Mapped::new(file.as_fd(), size, !options.read_only).map_err(OpenError::Window)?,
-            )),
-            Engine::Uring => {
-                rings.clone().map_err(OpenError::NoRing)?;
-                Way::Ring
-            }
-            Engine::Auto | Engine::Threads => Way::Threads,
-        };
-        let direct = match way {
-            Way::Window(_) => None,
-            Way::Ring | Way::Threads => facts::direct(file.as_fd(), &facts, options.read_only, block_size),
+            Engine::Uring => rings.clone().map_err(OpenError::NoRing)?,
+            Engine::Window | Engine::Auto | Engine::Threads => {}
+        }
+        let direct = match engine {
+            Engine::Window => None,
+            _ => facts::direct(file.as_fd(), &facts, options.read_only, block_size),
         };
         let (file, held, alignment) = match direct {
             Some((direct, alignment)) => (direct, Some(file), alignment),
             None => (file, None, Alignment { memory: 1, offset: 1 }),
         };
         let no_memory = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
-        let aside = !matches!(way, Way::Window(_));
+        let aside = engine != Engine::Window;
         let bounces = (0..if aside { BOUNCES } else { 0 }).map(|_| nvme_mem::heap(BOUNCE));
         let bounces = bounces.collect::<Option<Vec<_>>>().ok_or_else(no_memory)?;
-        let direct = if held.is_some() { ", direct" } else { "" };
-        log::info!(target: OPERATOR, "{}: {size} bytes, engine={}{direct}", options.name, engine.word());
-        Ok(Arc::new(Self {
+        Ok(Self {
             options,
             facts,
             file,
@@ -214,20 +194,29 @@ impl Image {
             block_size,
             alignment,
             size: AtomicU64::new(size),
-            way,
+            engine,
             durable: Durable::default(),
-            helpers: Helpers::new(ORDERS),
-            bell: Arc::new(Doorbell::new()?),
             bounces: Mutex::new(bounces),
             zeroes: nvme_mem::heap(ZEROES).ok_or_else(no_memory)?,
             lines: Mutex::new(RateLimit::new(LINES)),
-        }))
+        })
     }
 
-    /// Starts its helper threads: after the process has given up what threads would inherit.
-    pub fn start(&self) -> std::io::Result<()> {
-        let threads = if matches!(self.way, Way::Threads) { THREADS } else { HELPERS };
-        self.helpers.start("storage", threads)
+    /// Who reaches it.
+    pub(super) fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// How it is served, for the operator.
+    pub(super) fn say(&self) {
+        let (name, size, engine) = (&self.options.name, self.size(), self.engine.word());
+        let direct = if self.held.is_some() { ", direct" } else { "" };
+        log::info!(target: OPERATOR, "{name}: {size} bytes, engine={engine}{direct}");
+    }
+
+    /// Bytes, as far as is known.
+    pub(super) fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
     }
 
     /// Block size in bytes.
@@ -257,7 +246,7 @@ impl Image {
 
     /// Whether rings must know it.
     pub fn has_ring(&self) -> bool {
-        matches!(self.way, Way::Ring)
+        self.engine == Engine::Uring
     }
 
     /// Whether it is memory: as durable as it will ever be.
@@ -287,7 +276,7 @@ impl Image {
     pub fn rescan(&self) -> u64 {
         let before = self.size.load(Ordering::Relaxed);
         // A window is as long as it was mapped.
-        if matches!(self.way, Way::Window(_)) {
+        if self.engine == Engine::Window {
             return before;
         }
         let Ok(size) = facts::size(self.file.as_fd(), self.facts.block_device) else { return before };
@@ -372,71 +361,6 @@ impl Image {
             self.options.name,
             self.options.serial
         );
-    }
-
-    fn begin(self: &Arc<Self>, request: Request) -> Begun {
-        let end = match request.job() {
-            Job::Read { offset, len }
-            | Job::Write { offset, len }
-            | Job::Discard { offset, len }
-            | Job::Zero { offset, len, .. } => offset.saturating_add(len),
-            Job::Flush => 0,
-        };
-        // It may have shrunk since the controller was told its size.
-        if end > self.size.load(Ordering::Relaxed) {
-            return Begun::Ended(request, Err(Failure::Gone));
-        }
-        match &self.way {
-            Way::Window(mapped) => mapped.begin(self, request),
-            Way::Ring if self.is_device() && matches!(request.job(), Job::Discard { .. }) => {
-                self.help(request)
-            }
-            Way::Ring => match station::begin(self, request) {
-                Ok(begun) => begun,
-                Err(request) => self.help(request),
-            },
-            Way::Threads => self.help(request),
-        }
-    }
-
-    /// Hands a request to a helper.
-    pub(super) fn help(self: &Arc<Self>, request: Request) -> Begun {
-        if !self.helpers.has_room() {
-            return Begun::Full(request);
-        }
-        let bell = station::bell().unwrap_or_else(|| Arc::clone(&self.bell));
-        let task = if request.job() == Job::Flush {
-            match self.join(Flush { request, bell: Arc::clone(&bell) }) {
-                Joined::Call => Task::sync(self),
-                Joined::Waits => return Begun::UnderWay,
-                Joined::Lost(request) => return Begun::Ended(request, Err(Failure::Lost)),
-            }
-        } else {
-            match Task::new(self, request, Vec::new()) {
-                Ok(task) => task,
-                Err(request) => return Begun::Full(request),
-            }
-        };
-        self.helpers.put(task, bell);
-        Begun::UnderWay
-    }
-}
-
-/// An image as the software controller has it.
-#[derive(Clone, Debug)]
-pub struct Stored(pub Arc<Image>);
-
-impl Storage for Stored {
-    fn size(&self) -> u64 {
-        self.0.size.load(Ordering::Relaxed)
-    }
-
-    fn begin(&self, request: Request) -> Begun {
-        self.0.begin(request)
-    }
-
-    fn unmaps_to_zeroes(&self) -> bool {
-        true
     }
 }
 

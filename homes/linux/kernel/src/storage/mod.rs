@@ -1,13 +1,14 @@
 //! Images as real storage: files and block devices behind the software controller, without anybody waiting for them.
 //!
 //! ```text
-//! a descriptor ─ facts ─► Image ─┬─ window: memory (tmpfs), copied; a page that cannot be had costs its request
-//!                                ├─ ring: io_uring, one for each worker, made at start and restricted
-//!                                └─ threads: helpers with preadv and pwritev
+//! a descriptor ─ facts ─► Image ─► Stored ─┬─ window: memory (tmpfs), copied; a page that cannot be had costs its request
+//!                                          ├─ ring: io_uring, one for each worker, made at start and restricted
+//!                                          └─ threads: helpers with preadv and pwritev
 //! ```
 //!
 //! * [`facts`]: what the kernel says of a file or a device: size, block size, alignment, who holds it.
-//! * [`image`]: an [`Image`], which the software controller sees as [`Storage`](nvme_soft::Storage).
+//! * [`image`]: an [`Image`], with what is known of it. `stored`: which engine a request goes to; the software controller sees that as
+//!   [`Storage`](nvme_soft::Storage).
 //! * `task`: one request as the calls it takes, with what follows from each answer. The same for both engines.
 //! * `ring`, `helpers`: who makes the calls. `window`: who needs none.
 //! * `durable`: flushes, one at a time for each image; one that fails is remembered.
@@ -19,8 +20,10 @@ mod helpers;
 mod image;
 mod ring;
 pub mod station;
+mod stored;
 mod task;
 mod window;
 
-pub use image::{Engine, Image, ImageOptions, OpenError, Stored};
+pub use image::{Engine, Image, ImageOptions, OpenError};
 pub use ring::{Rings, RingsError, Seed};
+pub use stored::Stored;

@@ -76,8 +76,6 @@ unsafe impl Send for Task {}
 
 /// How often a call is made again that says EINTR or EAGAIN.
 const TRIES: u32 = 1000;
-/// Longest piece of zeroes written at once.
-pub(super) const ZEROES: usize = 1 << 20;
 
 impl Task {
     /// For a request. `Err`: its memory cannot be used as it is, and there is no memory to copy it to now.

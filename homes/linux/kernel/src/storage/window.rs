@@ -26,7 +26,8 @@ impl Mapped {
         Ok(Self { window, faults })
     }
 
-    pub(super) fn begin(&self, image: &Arc<Image>, request: Request) -> Begun {
+    /// Does it here. `Err`: it is a helper's.
+    pub(super) fn begin(&self, image: &Arc<Image>, request: Request) -> Result<Begun, Request> {
         match request.job() {
             Job::Read { offset, len } => self.copy(image, request, offset, len),
             Job::Write { offset, len } => self.copy(image, request, offset, len),
@@ -35,7 +36,7 @@ impl Mapped {
         }
     }
 
-    fn copy(&self, image: &Arc<Image>, request: Request, offset: u64, len: u64) -> Begun {
+    fn copy(&self, image: &Arc<Image>, request: Request, offset: u64, len: u64) -> Result<Begun, Request> {
         let before = self.faults.now();
         let at = offset as usize;
         let copied = match request.job() {
@@ -44,33 +45,32 @@ impl Mapped {
         };
         if !self.faults.hit(before, at, len as usize) {
             let result = if copied { Ok(()) } else { Err(Failure::Memory) };
-            return Begun::Ended(request, result);
+            return Ok(Begun::Ended(request, result));
         }
         Self::call(image, request)
     }
 
     /// Makes the call here where the image is memory: nothing of it waits. Else a helper does.
-    fn call(image: &Arc<Image>, request: Request) -> Begun {
+    fn call(image: &Arc<Image>, request: Request) -> Result<Begun, Request> {
         if !image.in_memory() {
-            return image.help(request);
+            return Err(request);
         }
-        match Task::new(image, request, Vec::new()) {
-            Ok(mut task) => {
-                let result = helpers::run(&mut task);
-                match task.into_parts().0 {
-                    Some(request) => Begun::Ended(request, result),
-                    None => Begun::UnderWay,
-                }
-            }
-            Err(request) => Begun::Full(request),
-        }
+        let mut task = match Task::new(image, request, Vec::new()) {
+            Ok(task) => task,
+            Err(request) => return Ok(Begun::Full(request)),
+        };
+        let result = helpers::run(&mut task);
+        Ok(match task.into_parts().0 {
+            Some(request) => Begun::Ended(request, result),
+            None => Begun::UnderWay,
+        })
     }
 
-    fn flush(image: &Arc<Image>, request: Request) -> Begun {
+    fn flush(image: &Arc<Image>, request: Request) -> Result<Begun, Request> {
         if !image.in_memory() {
-            return image.help(request);
+            return Err(request);
         }
         // Memory has no write-back that could fail.
-        Begun::Ended(request, Ok(()))
+        Ok(Begun::Ended(request, Ok(())))
     }
 }

@@ -79,7 +79,7 @@ impl Server {
     /// The images of that name: a serial number, or a device of it. All, without a name.
     fn named(&self, name: Option<&str>) -> Result<Vec<Served>, Refusal> {
         let is = |served: &&Served| {
-            let serial = served.image.serial();
+            let serial = served.stored.image().serial();
             name.is_none_or(|name| {
                 name == serial || name.strip_prefix(serial).is_some_and(|rest| rest.starts_with(":n1"))
             })
@@ -95,7 +95,8 @@ impl Server {
 
     fn rescan_images(&mut self, serial: Option<&str>, peer: &str) -> Result<String, Refusal> {
         let mut items = Vec::new();
-        for Served { image, handle } in self.named(serial)? {
+        for Served { stored, handle } in self.named(serial)? {
+            let image = stored.image();
             let bytes = image.rescan();
             handle.rescan(1);
             items.push(format!("{{\"device\":{},\"bytes\":{bytes}}}", quoted(image.serial())));
@@ -106,16 +107,16 @@ impl Server {
 
     fn resume_images(&mut self, device: Option<&str>, peer: &str) -> Result<String, Refusal> {
         let images = self.named(device)?;
-        let resumed = images.iter().filter(|served| served.image.resume());
-        let items: Vec<String> = resumed.map(|served| quoted(served.image.serial())).collect();
+        let resumed = images.iter().filter(|served| served.stored.image().resume());
+        let items: Vec<String> = resumed.map(|served| quoted(served.stored.image().serial())).collect();
         log::info!(target: OPERATOR, "admin{peer}: resume {}", device.unwrap_or("of all images"));
         Ok(format!("{{\"resumed\":[{}]}}", items.join(",")))
     }
 
     /// Looks whether images grew: before somebody new is told how large they are.
     pub(super) fn look_at_images(&mut self) {
-        for Served { image, handle } in self.images.iter().flatten() {
-            image.rescan();
+        for Served { stored, handle } in self.images.iter().flatten() {
+            stored.image().rescan();
             handle.rescan(1);
         }
     }
