@@ -11,20 +11,21 @@ use nvme_platform::{
 };
 
 use crate::admin::Nature;
+use crate::chip::Chip;
 use crate::config::{Config, ConfigError};
 use crate::control::Control;
 use crate::doorbells::{Engine, PairDoorbells};
 use crate::faulty::Faults;
 use crate::handle::SoftHandle;
 use crate::namespace::Namespace;
-use crate::shared::{Fixed, Outside, Shared, World};
+use crate::shared::{Fixed, Outside, World};
 use crate::space::Space;
 
 /// A software NVMe controller. All that it is, it was told by its [`Config`].
 ///
 /// Bus mastering is off at first, as on hardware: until [`Bus::master`] turns it on, no command is fetched.
 pub struct SoftDevice {
-    shared: Arc<Shared>,
+    chip: Arc<Chip>,
     memory: Box<dyn FnMut(usize) -> Option<Window> + Send>,
     vectors: u16,
 }
@@ -57,26 +58,26 @@ impl SoftDevice {
         };
         let outside = Outside { interrupts, wake: apart, pause };
         let faults = config.faults.map(Faults::new);
-        let shared = Shared::new(world, config.queues, Control::new(nature), faults, outside);
-        shared.counters.power_cycles.store(1, Ordering::Relaxed);
+        let chip = Chip::new(world, config.queues, Control::new(nature), faults, outside);
+        chip.counters.power_cycles.store(1, Ordering::Relaxed);
         let memory = config.memory.unwrap_or_else(|| Box::new(nvme_mem::heap));
-        Ok(Self { shared, memory, vectors })
+        Ok(Self { chip, memory, vectors })
     }
 
     /// What pulls the strings from outside.
     pub fn handle(&self) -> SoftHandle {
-        SoftHandle::new(&self.shared)
+        SoftHandle::new(&self.chip)
     }
 
     /// What runs I/O commands apart.
     pub fn engine(&self) -> Engine {
-        Engine::new(&self.shared)
+        Engine::new(&self.chip)
     }
 
     /// Waits for the engines after something was taken away.
     fn settle(&self) -> Result<(), DmaError> {
-        self.shared.settle().map_err(|_| {
-            self.shared.control.lock().fail(&self.shared);
+        self.chip.settle().map_err(|_| {
+            self.chip.control.lock().fail(&self.chip);
             DmaError::Gone
         })
     }
@@ -84,30 +85,30 @@ impl SoftDevice {
 
 impl Registers for SoftDevice {
     fn read32(&self, offset: u32) -> u32 {
-        if self.shared.is_gone() {
+        if self.chip.is_gone() {
             return u32::MAX;
         }
-        self.shared.control.lock().read(&self.shared, offset)
+        self.chip.control.lock().read(&self.chip, offset)
     }
 
     fn write32(&mut self, offset: u32, value: u32) {
-        if !self.shared.is_gone() {
-            self.shared.control.lock().write(&self.shared, offset, value);
+        if !self.chip.is_gone() {
+            self.chip.control.lock().write(&self.chip, offset, value);
         }
     }
 }
 
 impl DmaSpace for SoftDevice {
     fn reserve(&mut self, memory: &Window, _: DmaRights) -> Result<Iova, DmaError> {
-        self.shared.world.lock().space.reserve(memory.len() as u64)
+        self.chip.world.lock().space.reserve(memory.len() as u64)
     }
 
     fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {
-        self.shared.change(|world| world.space.map(at, memory, rights))
+        self.chip.change(|world| world.space.map(at, memory, rights))
     }
 
     fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
-        let unmapped = self.shared.change(|world| world.space.unmap(at, len))?;
+        let unmapped = self.chip.change(|world| world.space.unmap(at, len))?;
         self.settle()?;
         // Acquire: pairs with the end of the requests that reached it.
         let reached = unmapped.iter().any(|(_, uses)| uses.load(Ordering::Acquire) > 0);
@@ -120,7 +121,7 @@ impl DmaPool for SoftDevice {
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
         let window = (self.memory)(len).filter(|w| w.len() == len).ok_or(DmaError::NoMemory)?;
-        self.shared.change(|world| {
+        self.chip.change(|world| {
             let iova = world.space.reserve(len as u64)?;
             if let Err(error) = world.space.map(iova, &window, DmaRights::ReadWrite) {
                 return world.space.unmap(iova, len as u64).and(Err(error));
@@ -141,30 +142,30 @@ impl Bus for SoftDevice {
     }
 
     fn master(&mut self, on: bool) -> Result<(), DeviceError> {
-        if self.shared.is_gone() {
+        if self.chip.is_gone() {
             return Err(DeviceError::Gone);
         }
-        self.shared.change(|world| world.mastering = on);
+        self.chip.change(|world| world.mastering = on);
         if on { Ok(()) } else { self.settle().map_err(|_| DeviceError::Failed) }
     }
 
     fn reset(&mut self) -> Result<(), DeviceError> {
-        if self.shared.is_gone() {
+        if self.chip.is_gone() {
             return Err(DeviceError::Gone);
         }
-        self.shared.control.lock().reset(&self.shared).map_err(|_| DeviceError::Failed)
+        self.chip.control.lock().reset(&self.chip).map_err(|_| DeviceError::Failed)
     }
 
     #[expect(clippy::disallowed_methods, reason = "its map is empty and its queues are gone")]
     fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
-        let unmapped = self.shared.change(|world| {
+        let unmapped = self.chip.change(|world| {
             world.mastering = false;
             core::mem::take(&mut world.space)
         });
         drop(unmapped);
         self.settle().map_err(|_| DeviceError::Failed)?;
         // Storage has no power switch: what is under way there goes on.
-        if self.shared.quiet() { Ok(CutOff::seen()) } else { Err(DeviceError::Failed) }
+        if self.chip.quiet() { Ok(CutOff::seen()) } else { Err(DeviceError::Failed) }
     }
 }
 
@@ -182,13 +183,13 @@ impl Device for SoftDevice {
         self
     }
     fn doorbells(&mut self, queue: u16, stride: u32) -> Result<Box<dyn QueueDoorbells>, DeviceError> {
-        if self.shared.is_gone() {
+        if self.chip.is_gone() {
             return Err(DeviceError::Gone);
         }
-        if stride != self.shared.control.lock().stride() {
+        if stride != self.chip.control.lock().stride() {
             return Err(DeviceError::Unsupported);
         }
-        let pair = PairDoorbells::new(&self.shared, queue).ok_or(DeviceError::Unsupported)?;
+        let pair = PairDoorbells::new(&self.chip, queue).ok_or(DeviceError::Unsupported)?;
         Ok(Box::new(pair))
     }
 }

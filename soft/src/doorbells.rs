@@ -6,9 +6,10 @@ use core::sync::atomic::Ordering;
 
 use nvme_platform::{QueueDoorbells, Time};
 
+use crate::chip::Chip;
 use crate::engine;
 use crate::queue::{CompletionQueue, SubmissionQueue};
-use crate::shared::{Shared, Slot, Trouble};
+use crate::shared::{Slot, Trouble};
 
 /// One queue that was made under an identifier: the one there is, or the next. Never a later one.
 struct Bound<Q> {
@@ -32,7 +33,7 @@ impl<Q> Bound<Q> {
 /// The doorbells of one pair. They belong to the queues that exist when they are asked for, or are created next;
 /// once these are deleted, nothing happens here any more.
 pub(crate) struct PairDoorbells {
-    shared: Arc<Shared>,
+    chip: Arc<Chip>,
     id: u16,
     sq: Bound<SubmissionQueue>,
     cq: Bound<CompletionQueue>,
@@ -41,13 +42,13 @@ pub(crate) struct PairDoorbells {
 }
 
 impl PairDoorbells {
-    pub(crate) fn new(shared: &Arc<Shared>, id: u16) -> Option<Self> {
-        let looked = shared.queue_generation.load(Ordering::Acquire);
-        let queues = shared.queues.lock();
+    pub(crate) fn new(chip: &Arc<Chip>, id: u16) -> Option<Self> {
+        let looked = chip.queue_generation.load(Ordering::Acquire);
+        let queues = chip.queues.lock();
         let Slot { sq, cq, sqs_made, cqs_made } = queues.get(usize::from(id)).filter(|_| id > 0)?;
         let (sq, cq) = (Bound::new(sq.as_ref(), *sqs_made), Bound::new(cq.as_ref(), *cqs_made));
         drop(queues);
-        Some(Self { shared: Arc::clone(shared), id, sq, cq, looked })
+        Some(Self { chip: Arc::clone(chip), id, sq, cq, looked })
     }
 
     /// Looks for queues that did not exist yet.
@@ -56,10 +57,10 @@ impl PairDoorbells {
         if self.sq.queue.is_some() && self.cq.queue.is_some() {
             return;
         }
-        let generation = self.shared.queue_generation.load(Ordering::Acquire);
+        let generation = self.chip.queue_generation.load(Ordering::Acquire);
         if generation != self.looked {
             self.looked = generation;
-            if let Some(slot) = self.shared.queues.lock().get(usize::from(self.id)) {
+            if let Some(slot) = self.chip.queues.lock().get(usize::from(self.id)) {
                 self.sq.bind(slot.sq.as_ref(), slot.sqs_made);
                 self.cq.bind(slot.cq.as_ref(), slot.cqs_made);
             }
@@ -68,8 +69,8 @@ impl PairDoorbells {
 
     #[cold]
     fn refused(&self) {
-        self.shared.trouble(Trouble::BadDoorbellValue);
-        self.shared.control.lock().absorb(&self.shared);
+        self.chip.trouble(Trouble::BadDoorbellValue);
+        self.chip.absorb();
     }
 }
 
@@ -80,7 +81,7 @@ impl QueueDoorbells for PairDoorbells {
         if let Some(sq) = &self.sq.queue
             && !sq.gate.is_closed()
         {
-            if sq.ring(u32::from(tail)) { self.shared.wake() } else { self.refused() }
+            if sq.ring(u32::from(tail)) { self.chip.wake() } else { self.refused() }
         }
     }
 
@@ -88,52 +89,52 @@ impl QueueDoorbells for PairDoorbells {
     fn completion_head(&mut self, head: u16) {
         self.look();
         if let Some(cq) = &self.cq.queue {
-            if cq.ring(u32::from(head)) { self.shared.wake() } else { self.refused() }
+            if cq.ring(u32::from(head)) { self.chip.wake() } else { self.refused() }
         }
     }
 
     #[inline]
     fn run(&mut self, budget: u32, now: Time) -> Option<Time> {
-        if self.shared.outside.wake.is_some() {
+        if self.chip.outside.wake.is_some() {
             return None;
         }
         if self.sq.queue.is_none() {
             self.look();
         }
-        engine::run(&self.shared, self.sq.queue.as_ref()?, budget, now)
+        engine::run(&self.chip, self.sq.queue.as_ref()?, budget, now)
     }
 
     fn runs_here(&self) -> bool {
-        self.shared.outside.wake.is_none()
+        self.chip.outside.wake.is_none()
     }
 
     fn waits_for_storage(&self) -> bool {
-        self.shared.view().1.namespaces.iter().flatten().any(|n| n.storage.is_some())
+        self.chip.view().1.namespaces.iter().flatten().any(|n| n.storage.is_some())
     }
 }
 
 /// Runs the I/O commands of all queues, on a thread of the home's ([`Config::apart`](crate::Config::apart)).
 pub struct Engine {
-    shared: Arc<Shared>,
+    chip: Arc<Chip>,
     queues: Vec<Arc<SubmissionQueue>>,
     looked: Option<u64>,
 }
 
 impl Engine {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), queues: Vec::new(), looked: None }
+    pub(crate) fn new(chip: &Arc<Chip>) -> Self {
+        Self { chip: Arc::clone(chip), queues: Vec::new(), looked: None }
     }
 
     /// Runs up to `budget` commands of each queue, and says when there is more to do: `Some(now)`: at once;
     /// `None`: when it is woken.
     pub fn run(&mut self, budget: u32, now: Time) -> Option<Time> {
-        let generation = self.shared.queue_generation.load(Ordering::Acquire);
+        let generation = self.chip.queue_generation.load(Ordering::Acquire);
         if self.looked != Some(generation) {
             self.looked = Some(generation);
             self.queues.clear();
-            self.queues.extend(self.shared.queues.lock().iter().filter_map(|s| s.sq.clone()));
+            self.queues.extend(self.chip.queues.lock().iter().filter_map(|s| s.sq.clone()));
         }
-        let shared = &self.shared;
-        self.queues.iter().filter_map(|sq| engine::run(shared, sq, budget, now)).min()
+        let chip = &self.chip;
+        self.queues.iter().filter_map(|sq| engine::run(chip, sq, budget, now)).min()
     }
 }

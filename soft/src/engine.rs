@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use nvme_platform::{Time, Window};
 use zerocopy::little_endian::{U16, U32};
 
+use crate::chip::Chip;
 use crate::command::{Counts, Executor};
 use crate::queue::{CompletionQueue, Inside, Poster, Seen, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
@@ -17,9 +18,9 @@ const BYTES_SHIFT: u32 = 17;
 
 /// Runs up to `budget` commands of one queue, and says when there is more to do.
 #[inline]
-pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time) -> Option<Time> {
+pub(crate) fn run(chip: &Chip, sq: &SubmissionQueue, budget: u32, now: Time) -> Option<Time> {
     // What is in memory is ordered by the load in the batch; here it only matters whether to go there.
-    let plain = shared.plain.load(Ordering::Relaxed);
+    let plain = chip.plain.load(Ordering::Relaxed);
     if sq.tail.load(Ordering::Relaxed) == sq.head.load(Ordering::Relaxed) && plain {
         return None;
     }
@@ -30,7 +31,7 @@ pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time)
     // Another queue's engine may be posting.
     let Some(mut poster) = cq.poster.try_lock() else { return Some(now) };
     let Inside { seen, held, flight } = &mut *inside;
-    let seen = look(shared, sq, seen)?;
+    let seen = look(chip, sq, seen)?;
     let Seen { view, entries, completions, hits, .. } = seen;
     let mut batch = Batch {
         sq,
@@ -43,17 +44,17 @@ pub(crate) fn run(shared: &Shared, sq: &SubmissionQueue, budget: u32, now: Time)
         budget,
         executor: Executor { dma: Dma { view, hits }, counts: Counts::default() },
     };
-    let next = if plain { batch.run(now) } else { batch.run_slow(shared, view, flight, held, now) };
+    let next = if plain { batch.run(now) } else { batch.run_slow(chip, view, flight, held, now) };
     let Batch { head, posted, executor, .. } = batch;
     sq.head.store(head, Ordering::Relaxed);
-    shared.counters.add(&executor.counts);
+    chip.counters.add(&executor.counts);
     drop(poster);
     drop(inside);
     if posted > 0 {
-        shared.interrupt(cq.vector);
+        chip.interrupt(cq.vector);
     }
-    if shared.faults.is_some() {
-        shared.tell(now);
+    if chip.faults.is_some() {
+        chip.tell(now);
     }
     next
 }

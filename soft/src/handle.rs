@@ -5,16 +5,17 @@ use core::sync::atomic::Ordering;
 
 use nvme_platform::Time;
 
+use crate::chip::Chip;
 use crate::config::{ConfigError, NamespaceConfig};
 use crate::faulty::Faults;
 use crate::namespace::Namespace;
-use crate::shared::{Shared, Trouble};
+use crate::shared::Trouble;
 use crate::wire::Status;
 
 /// A string to the controller, for any thread.
 #[derive(Clone)]
 pub struct SoftHandle {
-    shared: Arc<Shared>,
+    chip: Arc<Chip>,
 }
 
 /// What a controller did since it was made.
@@ -37,13 +38,13 @@ pub struct Statistics {
 }
 
 impl SoftHandle {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared) }
+    pub(crate) fn new(chip: &Arc<Chip>) -> Self {
+        Self { chip: Arc::clone(chip) }
     }
 
     /// What was done so far.
     pub fn statistics(&self) -> Statistics {
-        let c = &self.shared.counters;
+        let c = &self.chip.counters;
         Statistics {
             reads: c.reads.load(Ordering::Relaxed),
             writes: c.writes.load(Ordering::Relaxed),
@@ -57,13 +58,13 @@ impl SoftHandle {
 
     /// Tells the time, for admin commands that a rule delays: those that are due complete. Engines tell it too.
     pub fn advance(&self, now: Time) {
-        self.shared.tell(now);
+        self.chip.tell(now);
     }
 
     /// Looks how large a namespace's storage is by now, and says so to the driver if it grew. How many bytes there are;
     /// `None`: there is no such namespace.
     pub fn rescan(&self, nsid: u32) -> Option<u64> {
-        let (_, view) = self.shared.view();
+        let (_, view) = self.chip.view();
         let namespace = view.namespace(nsid)?;
         let bytes = namespace.capacity();
         if bytes >> namespace.shift > namespace.blocks {
@@ -89,7 +90,7 @@ impl SoftHandle {
     pub fn add(&self, nsid: u32, namespace: NamespaceConfig) -> Result<(), ConfigError> {
         let namespace = Arc::new(Namespace::new(namespace)?);
         if namespace.storage.is_some() {
-            self.shared.plain.store(false, Ordering::Relaxed);
+            self.chip.plain.store(false, Ordering::Relaxed);
         }
         let added = self.edit(nsid, |slot| {
             *slot = Some(namespace);
@@ -104,55 +105,55 @@ impl SoftHandle {
     }
 
     fn edit(&self, nsid: u32, edit: impl FnOnce(&mut Option<Arc<Namespace>>) -> bool) -> bool {
-        let mut control = self.shared.control.lock();
+        let mut control = self.chip.control.lock();
         let edited = self
-            .shared
+            .chip
             .change(|world| world.namespaces.get_mut((nsid as usize).wrapping_sub(1)).is_some_and(edit));
         if edited {
-            if self.shared.settle().is_err() {
-                control.fail(&self.shared);
+            if self.chip.settle().is_err() {
+                control.fail(&self.chip);
             }
-            control.namespace_changed(&self.shared, nsid);
+            control.namespace_changed(&self.chip, nsid);
         }
         edited
     }
 
     /// Pulls the device out: all registers read as ones from now on, and nothing is done any more.
     pub fn vanish(&self) {
-        let mut control = self.shared.control.lock();
-        self.shared.gone.store(true, Ordering::Relaxed);
-        control.freeze(&self.shared);
+        let mut control = self.chip.control.lock();
+        self.chip.gone.store(true, Ordering::Relaxed);
+        control.freeze(&self.chip);
     }
 
     /// Takes power away and gives it back: the registers are as at first, all queues are gone, and a device that was
     /// pulled out is there again. What a [`WriteCache`](crate::WriteCache) loses is the caller's to say.
     pub fn power_cycle(&self) {
-        let mut control = self.shared.control.lock();
-        if control.reset(&self.shared).is_ok() {
-            self.shared.gone.store(false, Ordering::Relaxed);
-            self.shared.counters.power_cycles.fetch_add(1, Ordering::Relaxed);
+        let mut control = self.chip.control.lock();
+        if control.reset(&self.chip).is_ok() {
+            self.chip.gone.store(false, Ordering::Relaxed);
+            self.chip.counters.power_cycles.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Raises CSTS.CFS: nothing is done until the controller is reset.
     pub fn raise_fatal(&self) {
-        self.shared.trouble(Trouble::Fatal);
-        self.shared.control.lock().absorb(&self.shared);
+        self.chip.trouble(Trouble::Fatal);
+        self.chip.absorb();
     }
 
     /// Says by an asynchronous event that it has a persistent internal error; it goes on all the same.
     pub fn raise_internal_error(&self) {
-        self.shared.control.lock().internal_error(&self.shared);
+        self.chip.control.lock().internal_error(&self.chip);
     }
 
     /// Posts a completion that belongs to no command, with any identifier, on the completion queue of submission
     /// queue `queue` (0: admin). `false`: there is no such queue, or it is full.
     pub fn forge(&self, queue: u16, cid: u16, status: Status) -> bool {
-        self.shared.control.lock().forge(&self.shared, queue, cid, status)
+        self.chip.control.lock().forge(&self.chip, queue, cid, status)
     }
 
     /// The rules and lies of the faulty twin. `None`: this is not one.
     pub fn faults(&self) -> Option<&Faults> {
-        self.shared.faults.as_ref()
+        self.chip.faults.as_ref()
     }
 }

@@ -19,6 +19,7 @@
 extern crate alloc;
 
 mod admin;
+mod chip;
 mod command;
 mod config;
 mod control;
@@ -29,6 +30,7 @@ pub mod faulty;
 mod flight;
 mod gate;
 mod handle;
+mod meddled;
 mod medium;
 mod namespace;
 mod queue;
@@ -36,6 +38,7 @@ mod shared;
 mod shutdown;
 mod space;
 mod storage;
+mod stored;
 mod transfer;
 pub mod wire;
 mod world;

@@ -8,17 +8,16 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use nvme_platform::Time;
 use spin::Mutex;
 
 use crate::command::Counts;
 use crate::config::Interrupts;
-use crate::control::Control;
 use crate::faulty::Faults;
 use crate::gate::Stuck;
 use crate::namespace::Namespace;
 use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::space::Space;
+use crate::storage::Told;
 use crate::world::View;
 
 pub(crate) struct Shared {
@@ -28,12 +27,12 @@ pub(crate) struct Shared {
     pub(crate) queues: Mutex<Vec<Slot>>,
     /// Moves with each queue that is made or deleted.
     pub(crate) queue_generation: AtomicU64,
-    pub(crate) control: Mutex<Control>,
     pub(crate) counters: Counters,
     pub(crate) faults: Option<Faults>,
     /// No rules, and no storage that takes its time.
     pub(crate) plain: AtomicBool,
-    pub(crate) myself: Weak<Self>,
+    /// Who is told of what came back when nobody runs its queue.
+    pub(crate) control: Weak<dyn Told>,
     pub(crate) outside: Outside,
     /// The home's clock, as far as anybody has told.
     pub(crate) now: AtomicU64,
@@ -136,29 +135,28 @@ impl Shared {
     pub(crate) fn new(
         world: World,
         queues: u16,
-        control: Control,
         faults: Option<Faults>,
         outside: Outside,
-    ) -> Arc<Self> {
+        control: Weak<dyn Told>,
+    ) -> Self {
         let stored = world.namespaces.iter().flatten().any(|n| n.storage.is_some());
         let plain = AtomicBool::new(faults.is_none() && !stored);
-        Arc::new_cyclic(|myself| Self {
+        Self {
             generation: AtomicU64::new(0),
             world: Mutex::new(world),
             queues: Mutex::new((0..=queues).map(|_| Slot::default()).collect()),
             queue_generation: AtomicU64::new(0),
-            control: Mutex::new(control),
             counters: Counters::default(),
             faults,
             plain,
-            myself: myself.clone(),
+            control,
             outside,
             now: AtomicU64::new(0),
             gone: AtomicBool::new(false),
             masked: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             troubles: AtomicU32::new(0),
-        })
+        }
     }
 
     /// The world as it is, with its generation.
@@ -251,12 +249,6 @@ impl Shared {
     /// What control has not been told yet.
     pub(crate) fn take_troubles(&self) -> u32 {
         if self.troubles.load(Ordering::Relaxed) == 0 { 0 } else { self.troubles.swap(0, Ordering::AcqRel) }
-    }
-
-    /// Tells the time: admin commands that a rule delays and that are due go on. Not inside a gate.
-    pub(crate) fn tell(&self, now: Time) {
-        self.now.fetch_max(now.as_nanos(), Ordering::Relaxed);
-        self.control.lock().absorb(self);
     }
 
     pub(crate) fn is_gone(&self) -> bool {

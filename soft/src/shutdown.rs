@@ -19,7 +19,7 @@ impl Shutdown {
     pub(crate) fn begin(shared: &Shared) -> Self {
         let (_, view) = shared.view();
         let writable = view.namespaces.iter().flatten().filter(|n| !n.read_only);
-        let inbox = Inbox::new(&shared.myself, 1);
+        let inbox = Inbox::new(&shared.control, 1);
         inbox.abandon();
         let mut shutdown = Self { inbox, left: 0, good: true };
         for namespace in writable {

@@ -15,7 +15,6 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use nvme_platform::Window;
 use spin::Mutex;
 
-use crate::shared::Shared;
 use crate::wire::Sqe;
 use crate::world::View;
 
@@ -288,6 +287,12 @@ impl fmt::Debug for Request {
     }
 }
 
+/// Whoever is told that something came back to a queue that nobody runs any more.
+pub(crate) trait Told: Send + Sync {
+    /// Something did.
+    fn came_back(&self);
+}
+
 /// Where requests of one queue come back to.
 pub(crate) struct Inbox {
     ended: Mutex<Boxes>,
@@ -295,16 +300,16 @@ pub(crate) struct Inbox {
     any: AtomicBool,
     /// Nobody runs the queue any more: control is to be told.
     orphan: AtomicBool,
-    shared: Weak<Shared>,
+    control: Weak<dyn Told>,
 }
 
 impl Inbox {
-    pub(crate) fn new(shared: &Weak<Shared>, room: usize) -> Arc<Self> {
+    pub(crate) fn new(control: &Weak<dyn Told>, room: usize) -> Arc<Self> {
         Arc::new(Self {
             ended: Mutex::new(Vec::with_capacity(room)),
             any: AtomicBool::new(false),
             orphan: AtomicBool::new(false),
-            shared: shared.clone(),
+            control: Weak::clone(control),
         })
     }
 
@@ -316,9 +321,9 @@ impl Inbox {
         // After the entry, which control looks for after it has set this: one of the two sees the other.
         core::sync::atomic::fence(Ordering::SeqCst);
         if self.orphan.load(Ordering::Relaxed)
-            && let Some(shared) = self.shared.upgrade()
+            && let Some(control) = self.control.upgrade()
         {
-            shared.control.lock().absorb(&shared);
+            control.came_back();
         }
     }
 

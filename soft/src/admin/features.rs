@@ -1,7 +1,6 @@
 //! Features (5.13, 5.21).
 
 use crate::admin::{Answer, Nature};
-use crate::control::Control;
 use crate::shared::Shared;
 use crate::wire::{Sqe, Status, feature};
 use crate::world::View;
@@ -68,76 +67,81 @@ impl Features {
     }
 }
 
-impl Control {
-    pub(super) fn set_features(&mut self, shared: &Shared, view: &View, sqe: &Sqe) -> Result<Answer, Status> {
-        let (dword10, value) = (sqe.dword(10), sqe.dword(11));
-        let (id, nature) = (dword10 as u8, &self.nature);
-        // An unknown feature first, then what cannot be done with any.
-        self.features.get(nature, id, value)?;
-        if dword10 & SAVE != 0 {
-            return Err(Status::NOT_SAVEABLE);
-        }
-        let features = &mut self.features;
-        match id {
-            feature::ARBITRATION => features.arbitration = value,
-            // There is one power state.
-            feature::POWER if value & 0x1f != 0 => return Err(Status::INVALID_FIELD),
-            feature::TEMPERATURE => features.temperature = value & 0x003f_ffff,
-            feature::ERROR_RECOVERY => {
-                let nsid = sqe.nsid.get();
-                if nsid != u32::MAX && view.namespace(nsid).is_none() {
-                    return Err(Status::INVALID_NAMESPACE);
-                }
-                features.error_recovery = value & 0xffff;
-            }
-            feature::WRITE_CACHE => {
-                let on = value & 1 != 0;
-                // What was written before is made durable, so that nothing volatile is left behind.
-                if !on && features.write_cache {
-                    let durable = view
-                        .namespaces
-                        .iter()
-                        .flatten()
-                        .filter(|n| !n.read_only)
-                        .all(|n| n.medium.flush(0, n.window.len() as u64).is_ok());
-                    if !durable {
-                        return Err(Status::INTERNAL);
-                    }
-                }
-                features.write_cache = on;
-                shared.change(|world| world.write_back = on);
-            }
-            feature::QUEUES => {
-                if shared.queues.lock().iter().any(|s| s.cq.is_some()) {
-                    return Err(Status::SEQUENCE);
-                }
-                let (sq, cq) = (value as u16, (value >> 16) as u16);
-                if sq == u16::MAX || cq == u16::MAX {
-                    return Err(Status::INVALID_FIELD);
-                }
-                features.submission_queues = (sq + 1).min(nature.queues);
-                features.completion_queues = (cq + 1).min(nature.queues);
-                let lie = shared.faults.as_ref().and_then(|f| f.granted());
-                return Ok(Answer::Done(lie.unwrap_or(features.queues())));
-            }
-            feature::COALESCING => features.coalescing = value & 0xffff,
-            feature::ATOMICITY => features.atomicity = value & 1,
-            feature::EVENTS => features.events = value & (0xff | NAMESPACE_NOTICES),
-            // Power state 0, and the vectors' configuration, which does nothing.
-            _ => {}
-        }
-        Ok(Answer::Done(0))
+/// Set Features (5.21).
+pub(super) fn set(
+    features: &mut Features,
+    nature: &Nature,
+    shared: &Shared,
+    view: &View,
+    sqe: &Sqe,
+) -> Result<Answer, Status> {
+    let (dword10, value) = (sqe.dword(10), sqe.dword(11));
+    let id = dword10 as u8;
+    // An unknown feature first, then what cannot be done with any.
+    features.get(nature, id, value)?;
+    if dword10 & SAVE != 0 {
+        return Err(Status::NOT_SAVEABLE);
     }
+    match id {
+        feature::ARBITRATION => features.arbitration = value,
+        // There is one power state.
+        feature::POWER if value & 0x1f != 0 => return Err(Status::INVALID_FIELD),
+        feature::TEMPERATURE => features.temperature = value & 0x003f_ffff,
+        feature::ERROR_RECOVERY => {
+            let nsid = sqe.nsid.get();
+            if nsid != u32::MAX && view.namespace(nsid).is_none() {
+                return Err(Status::INVALID_NAMESPACE);
+            }
+            features.error_recovery = value & 0xffff;
+        }
+        feature::WRITE_CACHE => {
+            let on = value & 1 != 0;
+            // What was written before is made durable, so that nothing volatile is left behind.
+            if !on && features.write_cache {
+                let durable = view
+                    .namespaces
+                    .iter()
+                    .flatten()
+                    .filter(|n| !n.read_only)
+                    .all(|n| n.medium.flush(0, n.window.len() as u64).is_ok());
+                if !durable {
+                    return Err(Status::INTERNAL);
+                }
+            }
+            features.write_cache = on;
+            shared.change(|world| world.write_back = on);
+        }
+        feature::QUEUES => {
+            if shared.queues.lock().iter().any(|s| s.cq.is_some()) {
+                return Err(Status::SEQUENCE);
+            }
+            let (sq, cq) = (value as u16, (value >> 16) as u16);
+            if sq == u16::MAX || cq == u16::MAX {
+                return Err(Status::INVALID_FIELD);
+            }
+            features.submission_queues = (sq + 1).min(nature.queues);
+            features.completion_queues = (cq + 1).min(nature.queues);
+            let lie = shared.faults.as_ref().and_then(|f| f.granted());
+            return Ok(Answer::Done(lie.unwrap_or(features.queues())));
+        }
+        feature::COALESCING => features.coalescing = value & 0xffff,
+        feature::ATOMICITY => features.atomicity = value & 1,
+        feature::EVENTS => features.events = value & (0xff | NAMESPACE_NOTICES),
+        // Power state 0, and the vectors' configuration, which does nothing.
+        _ => {}
+    }
+    Ok(Answer::Done(0))
+}
 
-    pub(super) fn get_features(&mut self, sqe: &Sqe) -> Result<Answer, Status> {
-        let (id, select) = (sqe.dword(10) as u8, sqe.dword(10) >> 8 & 7);
-        let now = self.features.get(&self.nature, id, sqe.dword(11))?;
-        Ok(Answer::Done(match select {
-            0 => now,
-            // Default, and saved, which is the default as nothing can be saved.
-            1 | 2 => Features::new(&self.nature).get(&self.nature, id, sqe.dword(11))?,
-            3 => CHANGEABLE,
-            _ => return Err(Status::INVALID_FIELD),
-        }))
-    }
+/// Get Features (5.13).
+pub(super) fn get(features: &Features, nature: &Nature, sqe: &Sqe) -> Result<Answer, Status> {
+    let (id, select) = (sqe.dword(10) as u8, sqe.dword(10) >> 8 & 7);
+    let now = features.get(nature, id, sqe.dword(11))?;
+    Ok(Answer::Done(match select {
+        0 => now,
+        // Default, and saved, which is the default as nothing can be saved.
+        1 | 2 => Features::new(nature).get(nature, id, sqe.dword(11))?,
+        3 => CHANGEABLE,
+        _ => return Err(Status::INVALID_FIELD),
+    }))
 }

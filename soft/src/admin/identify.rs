@@ -3,6 +3,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use crate::admin::nature::padded;
 use crate::admin::{Answer, Nature, events, log};
 use crate::control::Control;
 use crate::namespace::Namespace;
@@ -97,15 +98,6 @@ struct IdentifyNamespace {
 }
 
 const _: () = assert!(size_of::<IdentifyNamespace>() == 4096);
-
-/// ASCII, padded with spaces (1.5).
-pub(super) fn padded<const N: usize>(text: &str) -> [u8; N] {
-    let mut field = [b' '; N];
-    for (to, from) in field.iter_mut().zip(text.bytes()) {
-        *to = from;
-    }
-    field
-}
 
 /// A locally administered EUI-64 that stays the same: of the serial number and the namespace.
 fn eui64(nature: &Nature, nsid: u32) -> [u8; 8] {

@@ -4,8 +4,8 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use crate::admin::Answer;
-use crate::control::Control;
+use crate::admin::nature::padded;
+use crate::admin::{Answer, Events, Nature};
 use crate::shared::Shared;
 use crate::transfer::Dma;
 use crate::wire::{Sqe, Status};
@@ -104,42 +104,48 @@ impl Logs {
     }
 }
 
-impl Control {
-    pub(super) fn get_log_page(&mut self, shared: &Shared, view: &View, sqe: &Sqe) -> Result<Answer, Status> {
-        let id = sqe.dword(10) as u8;
-        let page = match id {
-            ERRORS => self.logs.error_page(),
-            SMART if matches!(sqe.nsid.get(), 0 | u32::MAX) => self.logs.smart_page(shared),
-            // One for the controller, none for each namespace (LPA bit 0 is clear).
-            SMART => return Err(Status::INVALID_FIELD),
-            FIRMWARE => self.firmware_page(),
-            NAMESPACES => self.logs.changed_page(),
-            _ => return Err(Status::LOG_PAGE),
-        };
-        let dwords = u64::from(sqe.dword(10) >> 16) | u64::from(sqe.dword(11) & 0xffff) << 16;
-        let offset = u64::from(sqe.dword(12)) | u64::from(sqe.dword(13)) << 32;
-        let len = usize::try_from((dwords + 1) * 4).unwrap_or(usize::MAX);
-        let offset = usize::try_from(offset).ok().filter(|o| o % 4 == 0).ok_or(Status::INVALID_FIELD)?;
-        let rest = page.get(offset..).ok_or(Status::INVALID_FIELD)?;
-        // What is beyond the page's end is not written.
-        let part = rest.get(..len).unwrap_or(rest);
-        Dma { view, hits: &mut Hits::default() }.store_all(sqe, part)?;
-        if sqe.dword(10) & RETAIN == 0 {
-            if id == NAMESPACES {
-                self.logs.changed.clear();
-            }
-            self.events.heard(id);
+/// Get Log Page (5.14).
+pub(super) fn get(
+    logs: &mut Logs,
+    events: &mut Events,
+    nature: &Nature,
+    shared: &Shared,
+    view: &View,
+    sqe: &Sqe,
+) -> Result<Answer, Status> {
+    let id = sqe.dword(10) as u8;
+    let page = match id {
+        ERRORS => logs.error_page(),
+        SMART if matches!(sqe.nsid.get(), 0 | u32::MAX) => logs.smart_page(shared),
+        // One for the controller, none for each namespace (LPA bit 0 is clear).
+        SMART => return Err(Status::INVALID_FIELD),
+        FIRMWARE => firmware_page(nature),
+        NAMESPACES => logs.changed_page(),
+        _ => return Err(Status::LOG_PAGE),
+    };
+    let dwords = u64::from(sqe.dword(10) >> 16) | u64::from(sqe.dword(11) & 0xffff) << 16;
+    let offset = u64::from(sqe.dword(12)) | u64::from(sqe.dword(13)) << 32;
+    let len = usize::try_from((dwords + 1) * 4).unwrap_or(usize::MAX);
+    let offset = usize::try_from(offset).ok().filter(|o| o % 4 == 0).ok_or(Status::INVALID_FIELD)?;
+    let rest = page.get(offset..).ok_or(Status::INVALID_FIELD)?;
+    // What is beyond the page's end is not written.
+    let part = rest.get(..len).unwrap_or(rest);
+    Dma { view, hits: &mut Hits::default() }.store_all(sqe, part)?;
+    if sqe.dword(10) & RETAIN == 0 {
+        if id == NAMESPACES {
+            logs.changed.clear();
         }
-        Ok(Answer::Done(0))
+        events.heard(id);
     }
+    Ok(Answer::Done(0))
+}
 
-    /// Firmware Slot Information (5.14.1.3): slot 1 is active, and the only one.
-    fn firmware_page(&self) -> Vec<u8> {
-        let mut page = [0u8; 512];
-        put(&mut page, 0, &[1]);
-        put(&mut page, 8, &super::identify::padded::<8>(&self.nature.firmware));
-        page.to_vec()
-    }
+/// Firmware Slot Information (5.14.1.3): slot 1 is active, and the only one.
+fn firmware_page(nature: &Nature) -> Vec<u8> {
+    let mut page = [0u8; 512];
+    put(&mut page, 0, &[1]);
+    put(&mut page, 8, &padded::<8>(&nature.firmware));
+    page.to_vec()
 }
 
 /// Copies a field into a page; one that does not fit is left out.

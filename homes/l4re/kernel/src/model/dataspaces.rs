@@ -7,26 +7,8 @@ use core::ptr::NonNull;
 
 use nvme_platform::{Owner, PAGE, Window};
 
-use super::{Id, Model, Object, World};
+use super::world::{Dataspace, Id, Kind, Model, Object, World};
 use crate::kernel::{Cap, DataspaceInfo, Dataspaces, L4Error};
-
-/// What a dataspace is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Memory of L4Re's own server.
-    Memory,
-    /// Likewise, that nobody may write.
-    ReadOnly,
-    /// Some task answers for it, which may do so late or never.
-    Foreign,
-    /// As io's vbus: it answers what it is with `-L4_ENOSYS`, and can be attached.
-    Bus,
-}
-
-pub(super) struct Dataspace {
-    pub(super) kind: Kind,
-    pub(super) memory: Window,
-}
 
 /// What is behind the owner of a window that was attached.
 pub struct Attached {

@@ -1,59 +1,9 @@
 //! Messages: calls of other tasks wait in the order in which they came, behind gates that are served.
 
-use alloc::vec::Vec;
-
 use nvme_platform::Time;
 
-use super::objects::TaskCap;
-use super::{Id, Model, Object, Ready, World};
+use super::world::{Answer, CallId, Model, Object, Ready, TaskCap, World};
 use crate::kernel::{HandOut, Incoming, Ipc, Message, Reply, WORDS_MAX};
-
-/// A call, by number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CallId(pub(super) u64);
-
-/// What a task says in a call.
-#[derive(Clone, Debug, Default)]
-pub struct Said {
-    /// The protocol in the tag.
-    pub protocol: i64,
-    /// The words; what is more than a message holds is cut.
-    pub words: Vec<u64>,
-    /// A capability of the task's, and whether it is sent with the right to write.
-    pub cap: Option<(TaskCap, bool)>,
-}
-
-/// What a call was answered with.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
-    /// An answer.
-    Reply {
-        /// The label of its tag.
-        label: i64,
-        /// Its words.
-        words: Vec<u64>,
-        /// The capability that came with it.
-        cap: Option<TaskCap>,
-    },
-    /// There was none, and there will be none.
-    None,
-    /// The object is gone.
-    Gone,
-}
-
-pub(super) struct Call {
-    pub(super) from: Id,
-    pub(super) to: Id,
-    pub(super) special: bool,
-    pub(super) said: Said,
-    pub(super) answer: Option<Answer>,
-}
-
-impl Call {
-    pub(super) fn is_waiting(&self) -> bool {
-        self.answer.is_none()
-    }
-}
 
 impl World {
     pub(super) fn anything_ready(&self) -> bool {

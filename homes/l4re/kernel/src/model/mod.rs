@@ -3,7 +3,7 @@
 //!
 //! * [`Model`]: implements the traits of [`kernel`](crate::kernel) for the one task that is under test. Clones are the same model.
 //! * [`Task`]: another task, whose part the test plays: it holds capabilities, calls, and dies.
-//! * `objects`: gates, interrupts and slots. `ipc`: messages wait in the order in which they came. `dataspaces`: windows on the
+//! * `world`: what there is. `objects`: gates, interrupts and slots. `ipc`: messages wait in the order in which they came. `dataspaces`: windows on the
 //!   heap. [`bus`]: the virtual bus and its DMA spaces, a model of their own.
 //! * [`Counting`]: an allocator that counts, for tests of what must not allocate.
 //!
@@ -15,84 +15,24 @@ mod heap;
 mod ipc;
 mod objects;
 mod task;
+mod world;
 
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::string::{String, ToString};
-use alloc::sync::{Arc, Weak};
+use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::{Owner, Time};
-use spin::{Mutex, MutexGuard};
+use nvme_platform::Time;
+use spin::Mutex;
 
-pub use dataspaces::{Attached, Kind};
+pub use dataspaces::Attached;
 pub use heap::Counting;
-pub use ipc::{Answer, CallId, Said};
-pub use objects::TaskCap;
 pub use task::Task;
+pub use world::{Answer, CallId, Kind, Model, Said, TaskCap};
 
-use crate::kernel::{Cap, Label};
-use dataspaces::Dataspace;
-use ipc::Call;
-use objects::{Gate, Irq, Slot};
-
-/// An object, by number. No number is used twice.
-type Id = u64;
-/// In a slot that was emptied.
-const NOTHING: Id = 0;
-
-enum Object {
-    Gate(Gate),
-    Irq(Irq),
-    Dataspace(Dataspace),
-    /// Anything else: a capability that is none of those that are wanted.
-    Other,
-}
-
-/// What is ready to be received.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ready {
-    Call(CallId),
-    Irq(Id),
-}
-
-struct World {
-    now: u64,
-    tick: u64,
-    next: u64,
-    objects: BTreeMap<Id, Object>,
-    /// The slots of the task under test.
-    slots: BTreeMap<usize, Slot>,
-    names: BTreeMap<String, Cap>,
-    /// Dataspaces that it was started with, or made: these may be called.
-    own: Vec<Id>,
-    tasks: BTreeMap<Id, BTreeMap<u64, Slot>>,
-    /// Which of the slots came from which task: what it gave goes with it.
-    given: BTreeMap<usize, Id>,
-    calls: BTreeMap<u64, Call>,
-    ready: VecDeque<Ready>,
-    /// Who waits for an answer to the last message.
-    caller: Option<CallId>,
-    /// Whether the last answer reached its caller.
-    delivered: bool,
-    unanswered: u64,
-    deletion: Option<Id>,
-    /// The last receive found nothing, and waits until then.
-    asleep: Option<Option<Time>>,
-    attached: Vec<(Id, usize, Weak<Owner>)>,
-    /// Whether what was attached vanished, and nobody asked yet.
-    vanished: bool,
-    /// Whether there is memory in reserve.
-    reserve: bool,
-    /// How many objects may still be made.
-    quota: usize,
-    /// How many times a dataspace may still be attached.
-    attach_quota: usize,
-}
-
-/// The kernel, for the task under test. Clones are the same.
-#[derive(Clone)]
-pub struct Model(Arc<Mutex<World>>);
+use crate::kernel::Cap;
+use world::{Id, World};
 
 impl Default for Model {
     fn default() -> Self {
@@ -126,10 +66,6 @@ impl Model {
             quota: usize::MAX,
             attach_quota: usize::MAX,
         })))
-    }
-
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock()
     }
 
     /// Another task.
@@ -206,45 +142,5 @@ impl Model {
         let mut world = self.world();
         let cap = world.install(object, writable);
         world.names.insert(name.to_string(), cap);
-    }
-}
-
-impl World {
-    fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    fn make(&mut self, object: Object) -> Id {
-        let id = self.number();
-        self.objects.insert(id, object);
-        id
-    }
-
-    fn install(&mut self, object: Id, writable: bool) -> Cap {
-        let cap = Cap((self.number() as usize) << 12);
-        self.slots.insert(cap.0, Slot { object, writable, special: true });
-        cap
-    }
-
-    /// What is in a slot. It must be one that is in use.
-    fn slot(&self, cap: Cap) -> &Slot {
-        match self.slots.get(&cap.0) {
-            Some(slot) => slot,
-            None => panic!("slot {:#x} is not in use", cap.0),
-        }
-    }
-
-    fn object(&self, cap: Cap) -> Option<(Id, &Object)> {
-        let id = self.slot(cap).object;
-        self.objects.get(&id).map(|object| (id, object))
-    }
-
-    fn label_of(&self, id: Id) -> Option<Label> {
-        match self.objects.get(&id) {
-            Some(Object::Gate(gate)) => gate.label,
-            Some(Object::Irq(irq)) => irq.label,
-            _ => None,
-        }
     }
 }

@@ -1,34 +1,7 @@
 //! Slots, gates and interrupts.
 
-use super::{Id, Model, Object, Ready, World};
+use super::world::{Gate, Id, Irq, Model, Object, Ready, World};
 use crate::kernel::{Cap, Capabilities, L4Error, Label, Objects};
-
-/// A capability of a task that the test plays.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct TaskCap(pub(super) u64);
-
-/// A capability in a task's table.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slot {
-    pub(super) object: Id,
-    pub(super) writable: bool,
-    pub(super) special: bool,
-}
-
-pub(super) struct Gate {
-    /// Under which it reports to the task under test.
-    pub(super) label: Option<Label>,
-    /// Whether that task made it: it goes when nobody else has it any more, once it was sent.
-    pub(super) own: bool,
-    pub(super) sent: bool,
-}
-
-pub(super) struct Irq {
-    /// Under which it reports to the task under test; another's has none.
-    pub(super) label: Option<Label>,
-    /// How often it was raised.
-    pub(super) raised: u64,
-}
 
 impl World {
     fn spend(&mut self) -> Result<(), L4Error> {

@@ -4,10 +4,9 @@ use alloc::collections::BTreeMap;
 
 use nvme_platform::{PAGE, Window};
 
-use super::dataspaces::{Dataspace, Kind};
-use super::ipc::{Answer, Call, CallId, Said};
-use super::objects::{Gate, Irq, Slot, TaskCap};
-use super::{Id, Model, NOTHING, Object, Ready};
+use super::world::{
+    Answer, Call, CallId, Dataspace, Gate, Id, Irq, Kind, Model, NOTHING, Object, Ready, Said, Slot, TaskCap,
+};
 
 /// A task. It goes on living when this is dropped, until it [dies](Task::die).
 pub struct Task {

@@ -2,8 +2,10 @@
 
 use alloc::vec::Vec;
 
-use super::REGISTERS;
 use crate::bus::{Message, Width};
+
+/// Registers, and behind them the MSI-X table, as in QEMU's controller.
+pub(super) const REGISTERS: usize = 0x2000;
 
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;

@@ -1,58 +1,17 @@
-//! DMA spaces, and the dataspaces that are mapped there.
+//! DMA spaces: dataspaces are mapped there.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use nvme_platform::{DmaRights, Iova, Window};
 
-use super::{Bus, World};
+use super::memory::{Mapped, Memory};
+use super::world::{Bus, Function, World};
 use crate::attachment::{Place, attached};
 use crate::bus::{DmaSpaces, DriverDataspaces};
 use crate::kernel::{Cap, L4Error};
 
 const EXIST: L4Error = L4Error(-17);
-
-struct Memory {
-    window: Window,
-    /// How much of it lies together, from any offset.
-    together: u64,
-}
-
-struct Mapped {
-    space: Cap,
-    object: u64,
-    offset: u64,
-    len: u64,
-    at: u64,
-}
-
-#[derive(Default)]
-pub(super) struct Dma {
-    next: usize,
-    /// Slots, and the objects in them.
-    slots: BTreeMap<Cap, u64>,
-    memory: BTreeMap<u64, Memory>,
-    spaces: BTreeMap<Option<u32>, Cap>,
-    unassigned: Vec<Option<u32>>,
-    mapped: Vec<Mapped>,
-}
-
-impl Dma {
-    fn slot(&mut self, object: u64) -> Cap {
-        self.next += 1;
-        let cap = Cap(self.next << 12);
-        self.slots.insert(cap, object);
-        cap
-    }
-
-    fn object(&self, cap: Cap) -> u64 {
-        match self.slots.get(&cap) {
-            Some(object) => *object,
-            None => panic!("slot {:#x} is not in use", cap.0),
-        }
-    }
-}
 
 /// Gives a slot back when the last window is gone.
 struct Release(Bus, Cap);
@@ -120,7 +79,7 @@ impl Bus {
 
 impl World {
     /// The devices of a space.
-    fn devices(&mut self, space: Cap) -> impl Iterator<Item = &mut super::Function> {
+    fn devices(&mut self, space: Cap) -> impl Iterator<Item = &mut Function> {
         let domains: Vec<Option<u32>> =
             self.dma.spaces.iter().filter(|(_, cap)| **cap == space).map(|(domain, _)| *domain).collect();
         self.functions.iter_mut().filter(move |f| domains.contains(&f.domain) && f.behind.is_some())

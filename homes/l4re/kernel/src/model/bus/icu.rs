@@ -1,68 +1,9 @@
-//! Lines, and the interrupts bound to them.
+//! What is asked of the lines.
 
-use alloc::vec::Vec;
-
-use super::Bus;
+use super::lines::{ADDRESS, Bound, PIN};
+use super::world::Bus;
 use crate::bus::{BusHandle, Icu, IcuInfo, Line, Message, Pin, Unmask};
 use crate::kernel::{Cap, L4Error, Label};
-
-/// All functions have this wire.
-const PIN: u32 = 11;
-/// What a message goes to, with its number.
-const ADDRESS: u64 = 0xfee0_0000_0001_2000;
-
-struct Bound {
-    line: Line,
-    label: Label,
-    irq: Cap,
-    /// For which device its message was asked.
-    device: Option<BusHandle>,
-    masked: bool,
-    /// It came while it was masked.
-    waits: bool,
-}
-
-pub(super) struct Lines {
-    messages: u32,
-    bound: Vec<Bound>,
-    raised: Vec<Label>,
-}
-
-impl Lines {
-    pub(super) fn new(messages: u32) -> Self {
-        Self { messages, bound: Vec::new(), raised: Vec::new() }
-    }
-
-    pub(super) fn take(&mut self) -> Vec<Label> {
-        core::mem::take(&mut self.raised)
-    }
-
-    fn raise(&mut self, line: Line) {
-        let Some(bound) = self.bound.iter_mut().find(|b| b.line == line) else {
-            panic!("an interrupt on a line that nobody bound: {line:?}");
-        };
-        if bound.masked {
-            bound.waits = true;
-        } else {
-            self.raised.push(bound.label);
-            // A level stays until it is served.
-            bound.masked = matches!(line, Line::Pin(_));
-        }
-    }
-
-    /// A device wrote a message.
-    pub(super) fn message(&mut self, message: Message, from: BusHandle) {
-        let number = message.data;
-        assert_eq!(message.address, ADDRESS, "a message to nowhere");
-        let of = self.bound.iter().find(|b| b.line == Line::Msi(number)).and_then(|b| b.device);
-        assert_eq!(of, Some(from), "a message of another device");
-        self.raise(Line::Msi(number));
-    }
-
-    pub(super) fn raise_pin(&mut self, _: BusHandle) {
-        self.raise(Line::Pin(PIN));
-    }
-}
 
 impl Icu for Bus {
     fn info(&self) -> Result<IcuInfo, L4Error> {

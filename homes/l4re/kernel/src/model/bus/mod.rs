@@ -3,67 +3,36 @@
 //!
 //! * [`Bus`]: implements the traits of [`bus`](crate::bus). Clones are the same bus.
 //! * [`Behind`]: what is behind a function's registers; the test brings it.
-//! * `config`: configuration spaces. `icu`: lines. `dma`: DMA spaces, and the dataspaces mapped there.
+//! * `world`: what there is. `config`: configuration spaces. `lines`, `icu`: lines, and what is asked of them. `memory`, `dma`:
+//!   dataspaces, and the DMA spaces where they are mapped.
 
 mod config;
 mod dma;
 mod icu;
+mod lines;
+mod memory;
+mod world;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::Device;
-use spin::{Mutex, MutexGuard};
+use spin::Mutex;
 
-use self::config::Config;
 pub use self::config::Shape;
-use self::dma::Dma;
-use self::icu::Lines;
+use self::config::{Config, REGISTERS};
+use self::lines::Lines;
+use self::memory::Dma;
+pub use self::world::{Behind, Bus};
+use self::world::{Function, World};
 use crate::bus::{BusDevice, BusHandle, Mmio, Resource, Vbus, Width};
 use crate::kernel::{L4Error, Label};
 
 /// Where the first BAR is; the next ones follow at this distance.
 const BARS: u64 = 0xfe00_0000;
 const BAR_LEN: u64 = 0x10_0000;
-/// Registers, and behind them the MSI-X table, as in QEMU's controller.
-const REGISTERS: usize = 0x2000;
 const BAR_USED: usize = 0x4000;
-
-/// What is behind a function's registers.
-pub trait Behind: Send {
-    /// It, as a home would have it: its registers; where it reaches memory; bus mastering and reset.
-    fn device(&mut self) -> &mut dyn Device;
-    /// A register was written: it may have something to do.
-    fn written(&mut self) {}
-    /// The vectors that it raised since it was asked last.
-    fn raised(&mut self) -> Vec<u16> {
-        Vec::new()
-    }
-}
-
-struct Function {
-    handle: BusHandle,
-    /// `None`: not on PCI.
-    config: Option<Config>,
-    domain: Option<u32>,
-    resources: Vec<Resource>,
-    behind: Option<Box<dyn Behind>>,
-    /// It was pulled out.
-    gone: bool,
-}
-
-struct World {
-    functions: Vec<Function>,
-    lines: Lines,
-    dma: Dma,
-    paused: Duration,
-}
-
-/// The bus. Clones are the same.
-#[derive(Clone)]
-pub struct Bus(Arc<Mutex<World>>);
 
 impl Bus {
     /// An empty one, which may use so many message-signalled interrupts.
@@ -75,10 +44,6 @@ impl Bus {
             dma: Dma::default(),
             paused: Duration::ZERO,
         })))
-    }
-
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock()
     }
 
     fn add(&self, config: Option<Config>, domain: Option<u32>, behind: Option<Box<dyn Behind>>) -> BusHandle {
@@ -139,25 +104,6 @@ impl Bus {
 
 fn bar(index: usize) -> u64 {
     BARS + index as u64 * BAR_LEN
-}
-
-impl World {
-    fn function(&mut self, handle: BusHandle) -> Result<&mut Function, L4Error> {
-        self.functions.iter_mut().find(|f| f.handle == handle).ok_or(L4Error::NODEV)
-    }
-
-    /// Takes what a function has raised to the lines.
-    fn deliver(&mut self, at: usize) {
-        let Some(function) = self.functions.get_mut(at) else { return };
-        let (Some(config), Some(behind)) = (&function.config, &mut function.behind) else { return };
-        for vector in behind.raised() {
-            match config.message(vector) {
-                Some(message) => self.lines.message(message, function.handle),
-                None if config.pin() => self.lines.raise_pin(function.handle),
-                None => {}
-            }
-        }
-    }
 }
 
 impl Vbus for Bus {
