@@ -124,6 +124,15 @@ impl Extent {
             && other.first < self.first + self.blocks
     }
 
+    /// Whether all of the other lies in it, counted in the same blocks.
+    pub fn contains(&self, other: &Extent) -> bool {
+        self.namespace == other.namespace
+            && self.size == other.size
+            && self.first <= other.first
+            && other.first - self.first <= self.blocks
+            && other.blocks <= self.blocks - (other.first - self.first)
+    }
+
     /// Confines a request of `bytes` bytes at 512-byte sector `sector` of this extent. This is the one place
     /// where an [`LbaRange`] is made.
     #[inline(always)]

@@ -48,6 +48,13 @@ impl Grant {
         Self { extent, access }
     }
 
+    /// A part of it, for less or for the same: what a factory gives on. `None` unless all of `extent` lies inside, and `access` is no
+    /// more than its own.
+    pub fn narrow(&self, extent: Extent, access: Access) -> Option<Self> {
+        let allowed = access == Access::ReadOnly || self.access == Access::ReadWrite;
+        (allowed && self.extent.contains(&extent)).then_some(Self { extent, access })
+    }
+
     /// What it covers.
     #[inline]
     pub fn extent(&self) -> &Extent {
@@ -110,5 +117,29 @@ mod tests {
         let extent = Extent::whole(Namespace { controller: 0, nsid: 1 }, 8, BlockSize::B512).unwrap();
         assert!(Grant::new(extent, Access::ReadOnly).write_permit().is_err());
         assert!(Grant::new(extent, Access::ReadWrite).write_permit().is_ok());
+    }
+
+    #[test]
+    fn a_grant_becomes_narrower_and_never_wider() {
+        let whole = Extent::whole(Namespace { controller: 0, nsid: 1 }, 8, BlockSize::B512).unwrap();
+        let part = |first, blocks| whole.part(first, blocks).unwrap();
+        let held = Grant::new(part(2, 4), Access::ReadWrite);
+        for inside in [part(2, 4), part(2, 1), part(5, 1)] {
+            let narrow = held.narrow(inside, Access::ReadOnly).unwrap();
+            assert_eq!((*narrow.extent(), narrow.access()), (inside, Access::ReadOnly));
+            assert!(held.narrow(inside, Access::ReadWrite).unwrap().write_permit().is_ok());
+            assert!(narrow.narrow(inside, Access::ReadWrite).is_none());
+        }
+        for outside in [part(1, 4), part(3, 4), part(0, 8), part(6, 1), part(0, 2)] {
+            assert!(held.narrow(outside, Access::ReadOnly).is_none(), "{outside:?}");
+        }
+        for other in [
+            Extent::whole(Namespace { controller: 1, nsid: 1 }, 8, BlockSize::B512),
+            Extent::whole(Namespace { controller: 0, nsid: 2 }, 8, BlockSize::B512),
+            Extent::whole(Namespace { controller: 0, nsid: 1 }, 8, BlockSize::B4096),
+        ] {
+            let other = other.unwrap().part(2, 4).unwrap();
+            assert!(held.narrow(other, Access::ReadOnly).is_none(), "{other:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use nvme_mem::heap;
 use nvme_platform::Iova;
-use nvme_policy::{DsMax, Errno};
+use nvme_policy::{Dataspaces, DsMax, Errno};
 use nvme_session::dataspace::{
     Claim, File, FileId, MemoryChange, Plan, Registry, RegistryConfig, RegistryError as E,
 };
@@ -12,11 +12,16 @@ use proptest::prelude::*;
 const PAGE: u64 = 4096;
 
 fn registry(ds_max: u16, memory_max: u64, trusted_only: bool) -> Registry {
-    Registry::new(RegistryConfig { ds_max: DsMax::new(ds_max).unwrap(), memory_max, trusted_only })
+    Registry::new(RegistryConfig {
+        ds_max: DsMax::new(ds_max).unwrap(),
+        memory_max,
+        trusted_only,
+        dataspaces: Dataspaces::ALL,
+    })
 }
 
 fn file(inode: u64) -> File {
-    File { id: FileId(1, inode), size: 1 << 30, writable: true, memory: true, trusted: false }
+    File { id: FileId(1, inode), size: 1 << 30, writable: true, memory: true, trusted: None }
 }
 
 /// `pages` pages at page `at`, in the file at the same place.
@@ -137,7 +142,7 @@ fn only_trusted_dataspaces_are_registered_when_there_are_any() {
     assert_eq!(add(&mut r, claim(0, 1), file(1)), Err(E::NotTrusted));
     assert_eq!(E::NotTrusted.errno(), Errno::Invalid);
     // A trusted one need not be memory.
-    assert!(add(&mut r, claim(0, 1), File { trusted: true, memory: false, ..file(1) }).is_ok());
+    assert!(add(&mut r, claim(0, 1), File { trusted: Some(0), memory: false, ..file(1) }).is_ok());
 }
 
 #[test]
@@ -145,7 +150,7 @@ fn a_file_that_is_not_memory_is_refused_unless_it_is_trusted() {
     let mut r = registry(2, 1 << 40, false);
     let disk = File { memory: false, ..file(1) };
     assert_eq!(add(&mut r, claim(0, 1), disk), Err(E::NotMemory));
-    assert!(add(&mut r, claim(0, 1), File { trusted: true, ..disk }).is_ok());
+    assert!(add(&mut r, claim(0, 1), File { trusted: Some(0), ..disk }).is_ok());
 }
 
 #[test]
@@ -396,16 +401,33 @@ fn a_plan_fits_what_was_registered_when_it_was_made_and_nothing_else() {
 #[test]
 fn what_may_be_registered_at_all_is_known_before_anything_is_asked_of_a_dataspace() {
     for (trusted_only, memory, trusted, want) in [
-        (true, true, false, Err(E::NotTrusted)),
-        (true, false, false, Err(E::NotTrusted)),
-        (true, false, true, Ok(())),
-        (false, false, false, Err(E::NotMemory)),
-        (false, true, false, Ok(())),
-        (false, false, true, Ok(())),
+        (true, true, None, Err(E::NotTrusted)),
+        (true, false, None, Err(E::NotTrusted)),
+        (true, false, Some(0), Ok(())),
+        (false, false, None, Err(E::NotMemory)),
+        (false, true, None, Ok(())),
+        (false, false, Some(0), Ok(())),
     ] {
         let r = registry(1, 1 << 40, trusted_only);
         assert_eq!(r.config().admits(memory, trusted), want);
         let add = MemoryChange::Add(claim(0, 1), File { memory, trusted, ..file(1) });
         assert_eq!(r.plan(&add, 1).map(|_| ()), want, "a plan asks the same");
+    }
+}
+
+/// Memory of one VM is never another session's, though that came by its descriptor.
+#[test]
+fn a_session_that_was_given_dataspaces_by_name_registers_no_other() {
+    let dataspaces = Dataspaces::NONE.and(1).unwrap();
+    for trusted_only in [true, false] {
+        let ds_max = DsMax::default();
+        let mut r = Registry::new(RegistryConfig { ds_max, memory_max: 1 << 40, trusted_only, dataspaces });
+        for near_miss in [Some(0), Some(2), Some(63), Some(64), None] {
+            let refused = add(&mut r, claim(0, 1), File { trusted: near_miss, ..file(1) }).unwrap_err();
+            assert_eq!(refused.errno(), Errno::Invalid, "{near_miss:?}");
+            let replace = MemoryChange::Replace(vec![(claim(0, 1), File { trusted: near_miss, ..file(1) })]);
+            assert_eq!(r.plan(&replace, 9).unwrap_err(), refused);
+        }
+        assert!(add(&mut r, claim(0, 1), File { trusted: Some(1), ..file(1) }).is_ok());
     }
 }

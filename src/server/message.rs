@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::{Notify, Time};
 use nvme_policy::Grant;
+use nvme_session::factory::FactoryId;
 use nvme_session::memory::MemoryTable;
 use nvme_session::queue::{BlkQueue, QueueTag};
 use nvme_session::virtqueue::Broken;
@@ -40,8 +41,14 @@ pub struct SessionKey(pub u64);
 pub struct GroupKey(pub u64);
 
 impl GroupKey {
-    /// The factory's.
+    /// The server's own factory's.
     pub const FACTORY: Self = Self(0);
+
+    /// A factory's, of those right below the server's own.
+    pub fn of_factory(top: FactoryId) -> Self {
+        // Sessions have small numbers, factories are counted from the other end.
+        if top == FactoryId::SERVER { Self::FACTORY } else { Self(u64::MAX - top.number()) }
+    }
 
     /// A static client's, by its session.
     pub fn of_static(session: SessionKey) -> Self {

@@ -52,7 +52,7 @@ pub(crate) struct Client {
 pub(crate) fn region(guest: u64, len: u64, file: u64) -> (Claim, File) {
     let claim = Claim { guest, user: guest, len, offset: 0 };
     let id = FileId(1, file);
-    (claim, File { id, size: len, writable: true, memory: true, trusted: false })
+    (claim, File { id, size: len, writable: true, memory: true, trusted: None })
 }
 
 impl Client {

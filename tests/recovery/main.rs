@@ -5,6 +5,7 @@
 mod client;
 mod device;
 mod durability;
+mod factories;
 mod faults;
 mod lost;
 mod memory;

@@ -172,7 +172,7 @@ fn requests_that_are_refused_late_are_paid_for() {
         let at = FAR + page * 4096;
         let claim = Claim { guest: at, user: at, len: 4096, offset: page * 4096 };
         let file =
-            File { id: FileId(1, 2000), size: 480 * 4096, writable: true, memory: true, trusted: false };
+            File { id: FileId(1, 2000), size: 480 * 4096, writable: true, memory: true, trusted: None };
         let window = nvme_mem::heap(4096).unwrap();
         rig.change(&odd, &MemoryChange::Add(claim, file), |_| Some(window.clone())).unwrap();
     }

@@ -6,6 +6,7 @@ use super::{
     Ask, CAP_NAME_MAX, CAPS_MAX, CLIENTS_MAX, Cap, CommandLine, Dialect, ExtraOptions, POLL_US_MAX,
     SESSIONS_MAX, StaticClient, TRUSTED_MAX, Verbosity, WORKERS_MAX,
 };
+use crate::ceiling::Ceiling;
 use crate::number::{decimal_within, size};
 use crate::words::Draft;
 
@@ -176,7 +177,9 @@ impl<'a> Parser<'a> {
             return Ok(());
         };
         let wrong = |problem| OptionError::at(Name::Client.as_str(), cap.as_bytes(), problem);
-        let policy = draft.finish().map_err(|why| wrong(Problem::Client(why)))?;
+        let admitted =
+            draft.session().and_then(|asked| Ceiling::SERVER.admit(&asked).map_err(|refused| refused.why));
+        let policy = admitted.map_err(|why| wrong(Problem::Client(why)))?;
         let client = StaticClient { cap, policy };
         self.line.clients.push(client).map_err(|_full| wrong(Problem::TooMany(CLIENTS_MAX)))
     }

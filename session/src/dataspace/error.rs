@@ -42,6 +42,8 @@ pub enum RegistryError {
     },
     /// Its file is none of the trusted dataspaces.
     NotTrusted,
+    /// Its file is none of the trusted dataspaces that the session was given by name.
+    NotNamed,
     /// Its file is not memory.
     NotMemory,
     /// No such region is registered.
@@ -68,6 +70,7 @@ impl RegistryError {
             | Self::OutsideFile
             | Self::Overlaps
             | Self::NotTrusted
+            | Self::NotNamed
             | Self::NotMemory
             | Self::NotRegistered
             | Self::BadMapping => Errno::Invalid,
@@ -96,6 +99,7 @@ impl fmt::Display for RegistryError {
                 return write!(f, "too much memory ({asked} bytes, and {allowed} at most)");
             }
             Self::NotTrusted => "the dataspace is none of the trusted ones",
+            Self::NotNamed => "the dataspace is none of those that this session may register (ds=)",
             Self::NotMemory => "the dataspace is not known to be memory, and not trusted",
             Self::NotRegistered => "no such region is registered",
             Self::Busy => "a region is still being mapped",

@@ -18,7 +18,7 @@ mod plan;
 mod registry;
 mod rules;
 
-use nvme_policy::DsMax;
+use nvme_policy::{Dataspaces, DsMax};
 
 pub use error::RegistryError;
 pub use plan::{MemoryChange, NewRegion, Plan};
@@ -44,8 +44,8 @@ pub struct File {
     pub writable: bool,
     /// Whether it is memory and nothing else (tmpfs, memfd, hugetlbfs): no page fault waits for somebody.
     pub memory: bool,
-    /// Whether it is one of the trusted dataspaces.
-    pub trusted: bool,
+    /// Which of the trusted dataspaces it is, by its place in the server's list; `None` if it is none of them.
+    pub trusted: Option<usize>,
 }
 
 /// A region as the client describes it.
@@ -70,4 +70,6 @@ pub struct RegistryConfig {
     pub memory_max: u64,
     /// Whether only trusted ones.
     pub trusted_only: bool,
+    /// Which of the trusted ones, if not all.
+    pub dataspaces: Dataspaces,
 }

@@ -180,6 +180,12 @@ impl Registry {
         self.entries.iter().map(|e| e.claim.len).fold(0, u64::saturating_add)
     }
 
+    /// How many bytes of that are in these slots.
+    pub fn bytes_in(&self, slots: &[u16]) -> u64 {
+        let in_them = self.entries.iter().filter(|e| slots.contains(&e.slot));
+        in_them.map(|e| e.claim.len).fold(0, u64::saturating_add)
+    }
+
     /// While the old are unmapped, the new are mapped already.
     pub(super) fn has_room(&self, new: usize, room: usize) -> Result<(), RegistryError> {
         let asked = self.entries.len().saturating_add(new);

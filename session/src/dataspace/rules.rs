@@ -10,11 +10,14 @@ use crate::memory::REGIONS_MAX;
 impl RegistryConfig {
     /// Whether memory of that kind may be registered at all. For a home that must know before it looks at a dataspace any further;
     /// [`Registry::plan`] asks the same.
-    pub fn admits(&self, memory: bool, trusted: bool) -> Result<(), RegistryError> {
-        if self.trusted_only && !trusted {
+    pub fn admits(&self, memory: bool, trusted: Option<usize>) -> Result<(), RegistryError> {
+        if self.trusted_only && trusted.is_none() {
             return Err(RegistryError::NotTrusted);
         }
-        if !memory && !trusted {
+        if !self.dataspaces.admits(trusted) {
+            return Err(RegistryError::NotNamed);
+        }
+        if !memory && trusted.is_none() {
             return Err(RegistryError::NotMemory);
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! Who has what.
 
+mod delegate;
 mod news;
+mod tree;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -8,11 +10,15 @@ use alloc::vec::Vec;
 
 use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, PciPlace, Policy};
 
+pub use delegate::{FactoryView, HeldDevice};
+pub use tree::{FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId};
+
 use super::device::{Device, NamespaceEntry, PartitionEntry, overlap};
 use super::error::CreateError;
 use super::identity::DiskIdentity;
 use super::tables::{Disks, Refused};
 use crate::operation::Limits;
+use tree::Tree;
 
 /// A session, by number. No number is used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -41,6 +47,8 @@ pub struct CatalogueConfig {
 pub struct Minted {
     session: SessionId,
     grant: Grant,
+    policy: Policy,
+    factory: FactoryId,
     limits: Limits,
     id: [u8; 20],
     device: String,
@@ -56,6 +64,16 @@ impl Minted {
     /// What it holds.
     pub fn grant(&self) -> &Grant {
         &self.grant
+    }
+
+    /// What it may do, its place on disk aside.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Which factory minted it.
+    pub fn factory(&self) -> FactoryId {
+        self.factory
     }
 
     /// What its device can do.
@@ -110,6 +128,7 @@ struct Live {
     extent: Extent,
     access: Access,
     reservation: Option<ReservationId>,
+    factory: FactoryId,
     /// Whether it has a whole namespace, and not a partition of it.
     whole: bool,
     /// Whether it can write what a scan reads.
@@ -133,7 +152,7 @@ impl Reserved {
 }
 
 /// What tells a device that went and came back from another of its name. (The controller may have another index.)
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Home {
     serial: String,
     /// Where its controller was.
@@ -157,13 +176,17 @@ impl Home {
     }
 
     fn is(&self, device: &Device<'_>) -> bool {
-        let (extent, entry) = (device.extent(), &device.disk.entry);
+        let extent = device.extent();
+        self.is_on(&device.disk.entry) && self.part == device.part.map(|_| (extent.first(), extent.blocks()))
+    }
+
+    /// Whether the namespace is the one that it is, or is on.
+    fn is_on(&self, entry: &NamespaceEntry) -> bool {
         // What is shared may come back by another way; nothing else does. Two drives may have one serial number.
         let way = self.disk_identity.shared || self.place == entry.place();
         way && self.disk_identity.may_be(entry.disk_identity())
             && self.serial == entry.serial()
-            && self.nsid == extent.namespace().nsid
-            && self.part == device.part.map(|_| (extent.first(), extent.blocks()))
+            && self.nsid == entry.namespace().nsid
     }
 }
 
@@ -174,6 +197,7 @@ pub struct Catalogue {
     disks: Disks,
     live: Vec<Live>,
     reserved: Vec<Reserved>,
+    tree: Tree,
     scanned: bool,
     next: u64,
 }
@@ -186,6 +210,7 @@ impl Catalogue {
             disks: Disks::default(),
             live: Vec::new(),
             reserved: Vec::new(),
+            tree: Tree::default(),
             scanned: false,
             next: 1,
         }
@@ -218,20 +243,16 @@ impl Catalogue {
         self.bind();
     }
 
-    /// Mints a session for a dynamic client.
+    /// Mints a session for a client of the server's own factory, by a policy that was admitted already.
     pub fn create(&mut self, policy: &Policy) -> Result<Minted, CreateError> {
         if !self.scanned {
             return Err(CreateError::Scanning);
         }
-        let dynamic = self.live.iter().filter(|l| l.reservation.is_none()).count();
-        let allowed = self.config.sessions_max;
-        if dynamic.saturating_add(self.reserved.len()) >= allowed {
-            return Err(CreateError::NoRoom { allowed });
-        }
+        self.has_room(FactoryId::SERVER)?;
         let device = self.resolve(policy.device())?;
         self.may(&device, policy.access(), None)?;
         let (extent, whole) = (device.extent(), device.part.is_none());
-        self.mint(extent, whole, policy.access(), None)
+        self.mint(extent, whole, policy, None)
     }
 
     /// Reserves a static client's device before any dynamic client is served. One that is absent, or not scanned yet, is
@@ -282,7 +303,7 @@ impl Catalogue {
                     refused = CreateError::InUse { device, readable: false };
                 }
                 (None, Some(extent)) => {
-                    return self.mint(extent, reserved.is_whole(), policy.access(), Some(id));
+                    return self.mint(extent, reserved.is_whole(), policy, Some(id));
                 }
                 // It has no device, so there is something to say.
                 (None, None) => refused = self.is_present(id).err().unwrap_or(CreateError::Scanning),
@@ -450,6 +471,7 @@ impl Catalogue {
                 reserved.home.get_or_insert(home);
             }
         }
+        self.bind_holdings();
     }
 
     /// The device of that place. (A partition may be as large as its namespace.)
@@ -458,30 +480,32 @@ impl Catalogue {
         devices.find(|d| d.extent() == *extent && d.part.is_none() == whole)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the catalogue has checked that nobody is in the way")]
     fn mint(
         &mut self,
         extent: Extent,
         whole: bool,
-        access: Access,
+        policy: &Policy,
         reservation: Option<ReservationId>,
     ) -> Result<Minted, CreateError> {
         let found = self.device_at(&extent, whole).filter(|d| !d.disk.stale);
         let Some(device) = found else { return Err(CreateError::Scanning) };
-        // The table may say so only since it was reserved.
-        self.writable(&device, access, reservation.is_some())?;
-        let rewrites = access == Access::ReadWrite && reaches_table(&extent, device.disk.entry.extent());
-        let minted = Minted {
-            session: SessionId(self.next),
-            grant: Grant::new(extent, access),
-            limits: *device.disk.entry.limits(),
-            id: device.id(),
-            device: self.disks.own_name(&device),
-            disk_identity: device.disk.entry.disk_identity().clone(),
-        };
-        self.next += 1;
-        self.live.push(Live { id: minted.session, extent, access, reservation, whole, rewrites });
+        let grant = delegate::server_grant(device.disk).narrow(extent, policy.access());
+        let Some(grant) = grant else { return Err(CreateError::Scanning) };
+        let fixed = reservation.is_some();
+        let minted = self.draw_up(&device, grant, policy.clone(), FactoryId::SERVER, fixed)?;
+        self.enter(&minted, whole, reservation);
         Ok(minted)
+    }
+
+    /// What was drawn up is there from now on.
+    fn enter(&mut self, minted: &Minted, whole: bool, reservation: Option<ReservationId>) {
+        let (extent, access) = (*minted.grant.extent(), minted.grant.access());
+        let disk = self.disks.get(extent.namespace());
+        let reaches = disk.is_none_or(|d| reaches_table(&extent, d.entry.extent()));
+        let rewrites = access == Access::ReadWrite && reaches;
+        self.next += 1;
+        let (id, factory) = (minted.session, minted.factory);
+        self.live.push(Live { id, extent, access, reservation, factory, whole, rewrites });
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use nvme_policy::{DeviceName, Errno};
+use nvme_policy::{DeviceName, Errno, Refusal};
 
 use super::device::Protection;
 
@@ -50,6 +50,29 @@ pub enum CreateError {
     },
     /// The static client has not been reserved for.
     NotReserved,
+    /// The words ask for what the factory does not give.
+    Words(Box<Refusal>),
+    /// The factory holds no device of that name. One and the same answer, whether there is one or not.
+    NotHeld,
+    /// As many as a factory above allows are there already.
+    UsedUp {
+        /// Sessions or factories.
+        what: &'static str,
+        /// How many that is.
+        allowed: u64,
+    },
+    /// Factories cannot stand that deep.
+    TooDeep {
+        /// How deep they may.
+        allowed: usize,
+    },
+    /// There are as many factories as there may be.
+    NoRoomForFactory {
+        /// How many that is.
+        allowed: usize,
+    },
+    /// The factory was taken back.
+    FactoryEnded,
 }
 
 impl CreateError {
@@ -57,7 +80,12 @@ impl CreateError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::Scanning => Errno::Again,
-            Self::NoRoom { .. } => Errno::NoMemory,
+            Self::Words(refusal) => refusal.errno(),
+            Self::NotHeld | Self::FactoryEnded => Errno::Access,
+            Self::NoRoom { .. }
+            | Self::UsedUp { .. }
+            | Self::TooDeep { .. }
+            | Self::NoRoomForFactory { .. } => Errno::NoMemory,
             Self::ReadOnly { why: Protection::Attribute | Protection::CoversTable, .. } => Errno::Access,
             Self::InUse { .. } => Errno::Busy,
             Self::NoDevice(_) => Errno::NoDevice,
@@ -94,6 +122,14 @@ impl fmt::Display for CreateError {
             }
             Self::NoRoom { allowed } => write!(f, "too many sessions ({allowed} at most)"),
             Self::NotReserved => f.write_str("no such static client"),
+            Self::Words(refusal) => refusal.fmt(f),
+            Self::NotHeld => f.write_str("device: not held by this factory"),
+            Self::UsedUp { what, allowed } => {
+                write!(f, "no more {what} through this factory ({allowed} at most)")
+            }
+            Self::TooDeep { allowed } => write!(f, "factories stand {allowed} deep at most"),
+            Self::NoRoomForFactory { allowed } => write!(f, "too many factories ({allowed} at most)"),
+            Self::FactoryEnded => f.write_str("the factory was taken back"),
         }
     }
 }

@@ -14,6 +14,9 @@
 //!
 //! A partition that its table marks read-only, or that covers that table, is minted read-only or not at all.
 //!
+//! Authority is divided by factories ([`FactoryId`]): each holds a part of what the one holds that made it, and mints at most that. What it
+//! holds is bound when it is made. Names are resolved among what it holds, and nothing is said of anything else.
+//!
 //! A namespace that two controllers share is one disk. It is had by the way that was there first, and by no other.
 
 mod catalogue;
@@ -22,7 +25,10 @@ mod error;
 mod identity;
 mod tables;
 
-pub use catalogue::{Catalogue, CatalogueConfig, Ended, Holder, Minted, ReservationId, SessionId};
+pub use catalogue::{
+    Catalogue, CatalogueConfig, Ended, FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId, FactoryView, HeldDevice,
+    Holder, Minted, ReservationId, SessionId,
+};
 pub use device::{NamespaceEntry, PartitionEntry, Protection, TableKind};
 pub use error::CreateError;
 pub use identity::{DiskIdentity, Identifiers, Subsystem};

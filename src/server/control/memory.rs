@@ -54,8 +54,9 @@ impl Control {
         if session.is_lost() && !matches!(change, MemoryChange::Remove(..)) {
             return Err(SessionError::DeviceLost);
         }
-        let plan = session.registry.plan(change, self.room_for_regions(key));
-        Ok(MemoryPlan { key, plan: plan.map_err(SessionError::Memory)? })
+        let plan = session.registry.plan(change, self.room_for_regions(key)).map_err(SessionError::Memory)?;
+        self.memory_allowed(key, &plan)?;
+        Ok(MemoryPlan { key, plan })
     }
 
     /// Changes a session's memory as planned. `memory` is the home's part: our views of the plan's new regions, in its order.
@@ -67,6 +68,7 @@ impl Control {
     ) -> Result<(), SessionError> {
         let MemoryPlan { key, plan } = plan;
         self.can_work(*key)?;
+        self.memory_allowed(*key, plan)?;
         let room = self.room_for_regions(*key);
         let Some(session) = self.sessions.get_mut(key) else { return Err(SessionError::Ended) };
         if memory.len() != plan.new_regions().len() {

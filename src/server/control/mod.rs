@@ -16,6 +16,7 @@ mod assign;
 mod catalogue;
 mod effects;
 mod error;
+mod factories;
 mod job;
 mod memory;
 mod news;
@@ -31,7 +32,7 @@ use core::time::Duration;
 use nvme_platform::{Device, Time};
 use nvme_policy::PciPlace;
 use nvme_session::Transport;
-use nvme_session::factory::{Catalogue, CatalogueConfig};
+use nvme_session::factory::{Catalogue, CatalogueConfig, FactoryId};
 
 pub use self::anomaly::{Anomalies, Anomaly};
 pub use self::error::SessionError;
@@ -96,6 +97,8 @@ pub enum Event {
     Cleared(SessionKey),
     /// Nothing is left of a session.
     Ended(SessionKey),
+    /// Nothing is left of a factory that was taken back, nor of anything below it.
+    FactoryEnded(FactoryId),
     /// All sessions have ended and all controllers are shut down.
     ShutDown,
 }

@@ -11,7 +11,7 @@ use nvme_platform::{Notify, debug, info};
 use nvme_policy::{Grant, Policy};
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig};
-use nvme_session::factory::{CreateError, Minted};
+use nvme_session::factory::{CreateError, FactoryId, Minted};
 use nvme_session::memory::MemoryTable;
 use nvme_session::queue::{BlkQueue, QueueConfig};
 use nvme_session::virtqueue::{Broken, RingAddresses};
@@ -173,12 +173,19 @@ impl Control {
     /// Mints a session for a client.
     pub fn create(&mut self, policy: &Policy, is_static: bool) -> Result<SessionKey, CreateError> {
         let minted = if is_static { self.catalogue.claim(policy) } else { self.catalogue.create(policy) }?;
+        Ok(self.enter(minted, is_static))
+    }
+
+    /// What was minted is a session from now on.
+    pub(super) fn enter(&mut self, minted: Minted, is_static: bool) -> SessionKey {
+        let policy = minted.policy();
         let key = SessionKey(minted.session().number());
         let offer = self.offer(&minted);
         let registry = Registry::new(RegistryConfig {
             ds_max: policy.ds_max(),
             memory_max: self.config.memory_max,
             trusted_only: self.config.trusted_only,
+            dataspaces: policy.dataspaces(),
         });
         let write_back = minted.limits().volatile_cache;
         self.sessions.insert(
@@ -201,7 +208,7 @@ impl Control {
             },
         );
         debug!("session {}: minted", key.0);
-        Ok(key)
+        key
     }
 
     /// What a session's device offers.
@@ -314,6 +321,8 @@ impl Control {
 
     /// Hands waiting queues to the worker, once the session has a pair.
     pub(super) fn launch_queues(&mut self, key: SessionKey) {
+        let factory = self.sessions.get(&key).map_or(FactoryId::SERVER, |s| s.minted.factory());
+        let top = self.catalogue.top_of(factory);
         let Some(session) = self.known(key) else { return };
         // The queues of a lost session fail what they are asked, without any pair.
         let nowhere = PairId { controller: session.controller(), queue: 0 };
@@ -323,7 +332,7 @@ impl Control {
             _ => return,
         };
         let worker = session.worker;
-        let group = if session.is_static { GroupKey::of_static(key) } else { GroupKey::FACTORY };
+        let group = if session.is_static { GroupKey::of_static(key) } else { GroupKey::of_factory(top) };
         let mut launched = Vec::new();
         for (index, state) in &mut session.queues {
             if let QueueState::Waiting(..) = state

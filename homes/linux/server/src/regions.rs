@@ -41,7 +41,7 @@ fn check(region: RegionFile, trusted: &Trusted) -> Result<Checked, Refusal> {
         writable: file.writable(),
         // `MemoryFile` takes nothing else, unless it is trusted.
         memory: true,
-        trusted: file.trusted().is_some(),
+        trusted: file.trusted(),
     };
     Ok(Checked { claim: Claim { guest, user, len: size, offset }, file, facts })
 }

@@ -27,6 +27,7 @@ impl Catalogue {
                 self.follow(extent, &mut grown);
             }
         }
+        self.bind_holdings();
         grown
     }
 

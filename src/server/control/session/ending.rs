@@ -90,6 +90,7 @@ impl Control {
             self.rescan(namespace);
         }
         self.events.push_back(Event::Ended(key));
+        self.factories_ended();
     }
 
     /// The device of these sessions will not come back.

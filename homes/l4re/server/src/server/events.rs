@@ -97,7 +97,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 self.start_clients(false);
             }
             // Nobody clears a session, or shuts the server down.
-            Event::Cleared(_) | Event::ShutDown => {}
+            Event::Cleared(_) | Event::FactoryEnded(_) | Event::ShutDown => {}
         }
     }
 

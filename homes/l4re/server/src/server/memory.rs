@@ -78,13 +78,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
         // Whatever it is, it answers to nobody before we know that it is harmless.
         let kernel = &mut self.kernel;
-        let ours = self.trusted.iter().copied().find(|known| kernel.same(*known, cap));
-        let trusted = ours.is_some();
+        let trusted = self.trusted.iter().position(|known| kernel.same(*known, cap));
+        let ours = trusted.and_then(|at| self.trusted.get(at)).copied();
         let rules = self.control.session(key).ok_or(Refused::Away)?.registry().config();
-        rules.admits(trusted || kernel.is_memory(cap), trusted).map_err(SessionError::Memory)?;
+        rules.admits(trusted.is_some() || kernel.is_memory(cap), trusted).map_err(SessionError::Memory)?;
         let info = match kernel.info(cap) {
             Ok(info) => Some(info),
-            Err(L4Error::NOSYS) if trusted => None,
+            Err(L4Error::NOSYS) if trusted.is_some() => None,
             Err(code) => return Err(here(code)("it does not say what it is")),
         };
         let place = Place::new(register, info).map_err(|code| here(code)("it is not as large as that"))?;

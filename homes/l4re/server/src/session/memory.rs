@@ -76,7 +76,8 @@ pub(crate) struct Dataspace {
     pub(crate) source: Cap,
     /// Which one it is, among the session's.
     pub(crate) id: u64,
-    pub(crate) trusted: bool,
+    /// Which of the trusted ones it is.
+    pub(crate) trusted: Option<usize>,
     pub(crate) place: Place,
     /// How often the session had been reset or connected to when it came.
     pub(crate) epoch: u32,
@@ -257,7 +258,7 @@ mod tests {
 
     fn there(base: u64, id: u64, epoch: u32) -> Dataspace {
         let place = place(base, 0, 0x1000, 0x1000).unwrap();
-        Dataspace { cap: Cap(0), source: Cap(0), id, trusted: false, place, epoch, owners: Vec::new() }
+        Dataspace { cap: Cap(0), source: Cap(0), id, trusted: None, place, epoch, owners: Vec::new() }
     }
 
     #[test]

@@ -252,6 +252,8 @@ impl Server {
                 // The device may be what somebody waits for.
                 self.retry_waiting(time);
             }
+            // This home makes no factories so far.
+            Event::FactoryEnded(_) => {}
             Event::ShutDown => self.down = true,
         }
     }

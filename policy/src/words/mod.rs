@@ -1,0 +1,18 @@
+//! The words of `create()`, and what they ask for.
+//!
+//! * [`SessionRequest`]: `create(0, …)`. [`FactoryRequest`]: `create("factory", …)`. Both say only what was said: what is had of it, a
+//!   [`Ceiling`](crate::Ceiling) decides.
+//! * `draft`: where words and options are gathered, each once. [`Refusal`]: which word is wrong, and why.
+
+mod draft;
+mod factory;
+mod refusal;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use draft::Trusted;
+pub(crate) use draft::{Draft, Named};
+pub use factory::{DEVICES_MAX, FactoryRequest};
+pub use refusal::{Refusal, Why};
+pub use session::{DsMax, Policy, SessionRequest};
