@@ -3,6 +3,7 @@
 //!
 //! * `config`: what control decided.
 //! * `take`: a chain is taken from the ring, in a fast way as far as it is a read or write as most are, else in a slow way.
+//!   `slow`: what the one leaves to the other.
 //! * `decide`: what both ways ask about a read or write: kind, rights, direction, place; and how one begins.
 //! * `other`: requests that are neither.
 //! * `request`: a [`Request`] on its way, and [`Ended`] on its way back.
@@ -24,6 +25,7 @@ pub mod fake;
 mod flight;
 mod other;
 mod request;
+mod slow;
 mod take;
 
 use alloc::collections::VecDeque;
@@ -36,8 +38,8 @@ use nvme_policy::Grant;
 pub use config::{Direction, QueueConfig};
 use flight::{Flights, Left};
 pub use request::{Ended, QueueTag, Request, Tag};
-pub use take::Slow;
-use take::Why;
+pub use slow::Slow;
+use slow::Why;
 
 use crate::blk::features;
 use crate::blk::request::Status;

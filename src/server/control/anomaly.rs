@@ -14,6 +14,10 @@ pub enum Anomaly {
     NoSession(SessionKey),
     /// Something is about a queue pair that is not there.
     NoPair(PairId),
+    /// A session has no change of its memory under way, though its next step is due.
+    NoChange(SessionKey),
+    /// A session has no such region, though it is to be taken away.
+    NoRegion(SessionKey, u16),
     /// A queue pair is not where it has to be for what is to be done with it.
     Misplaced(PairId),
     /// A worker does not have a queue pair that it was given.
@@ -31,6 +35,8 @@ impl fmt::Display for Anomaly {
             Self::NoController(at) => write!(f, "there is no controller {at}"),
             Self::NoSession(key) => write!(f, "there is no session {}", key.0),
             Self::NoPair(id) => write!(f, "controller {} has no queue pair {}", id.controller, id.queue),
+            Self::NoChange(key) => write!(f, "session {} changes no memory", key.0),
+            Self::NoRegion(key, slot) => write!(f, "session {} has no region {slot}", key.0),
             Self::Misplaced(id) => {
                 write!(f, "controller {}: queue pair {} is not where it has to be", id.controller, id.queue)
             }

@@ -178,6 +178,7 @@ impl Control {
     /// A session does not need its pair any more.
     pub(super) fn release_pair(&mut self, key: SessionKey) {
         let Some(session) = self.known(key) else { return };
+        // It may have started no queue.
         let SessionPair::Has(id) = core::mem::replace(&mut session.pair, SessionPair::None) else { return };
         let worker = session.worker;
         if let Some(load) = self.loads.get_mut(worker) {

@@ -65,10 +65,11 @@ impl MemoryJob {
         self.asked
     }
 
-    /// Bytes that were not asked to be mapped yet, those of the step that failed not among them.
-    pub(super) fn unmapped(&self) -> u64 {
+    /// Bytes that were not asked to be mapped yet, with those of `failed`, but not those of its step that failed.
+    pub(super) fn unmapped(&self, failed: &Mapping) -> u64 {
         let asked = |m: &Mapping| m.done + if m.at.is_some() { m.step() } else { 0 };
-        self.map.iter().map(|m| (m.memory.pages.len() - asked(m)) as u64).fold(0, u64::saturating_add)
+        let all = core::iter::once(failed).chain(&self.map);
+        all.map(|m| (m.memory.pages.len() - asked(m)) as u64).fold(0, u64::saturating_add)
     }
 }
 

@@ -9,6 +9,7 @@ pub use nvme_session::dataspace::{MemoryChange, NewRegion};
 use nvme_session::dataspace::{Plan, RegistryError};
 
 use super::super::message::{NewTable, SessionKey, ToWorker};
+use super::anomaly::Anomaly;
 use super::error::SessionError;
 use super::job::{Mapping, MemoryJob, RegionMemory, Stage, map_step};
 use super::session::{Session, SessionPair};
@@ -98,7 +99,7 @@ impl Control {
 
     /// Takes everything away that a session registered. Nobody waits for it but the session's end.
     pub(super) fn remove_everything(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.known(key) else { return };
         let removed = session.registry.remove_all();
         let (stage, map, added) = (Stage::Mapping, VecDeque::new(), Vec::new());
         session.job = Some(MemoryJob { stage, map, added, removed, result: Ok(()), asked: false });
@@ -107,17 +108,23 @@ impl Control {
 
     /// Takes the next step of a change.
     pub(super) fn poll_memory(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return self.out.anomaly(Anomaly::NoSession(key));
+        };
         let controller = session.controller();
+        // Most sessions that are looked at have no change under way, or wait for their worker.
         let Some(job) = session.job.as_mut().filter(|job| job.has_steps()) else { return };
-        let Some(unit) = self.units.get_mut(usize::from(controller)) else { return };
-        let Some(mapping) = job.map.front_mut() else {
+        let Some(unit) = self.units.get_mut(usize::from(controller)) else {
+            return self.out.anomaly(Anomaly::NoController(controller));
+        };
+        let Some(mut mapping) = job.map.pop_front() else {
             self.hand_over_table(key);
             return;
         };
         let dma = unit.controller_mut().device().dma();
-        let mapped = match map_step(mapping, dma) {
+        let mapped = match map_step(&mut mapping, dma) {
             Ok(false) => {
+                job.map.push_front(mapping);
                 self.more = true;
                 return;
             }
@@ -134,12 +141,12 @@ impl Control {
                 } else {
                     0
                 };
-                let need = need.saturating_add(job.unmapped()).saturating_add(pair);
+                let need = need.saturating_add(job.unmapped(&mapping)).saturating_add(pair);
                 DmaError::LockLimit { need, allowed }
             }
             other => other,
         });
-        let Some(Mapping { slot, memory, at, .. }) = job.map.pop_front() else { return };
+        let Mapping { slot, memory, at, .. } = mapping;
         let RegionMemory { pages, skip, len } = memory;
         let registered = match mapped {
             Ok(at) => {
@@ -158,8 +165,9 @@ impl Control {
         }
         // All of it, or nothing of what is new. No table had it, so it is drained at once.
         for slot in job.added.drain(..) {
-            if session.registry.withdraw(slot).is_ok() {
-                job.removed.push(slot);
+            match session.registry.withdraw(slot) {
+                Ok(()) => job.removed.push(slot),
+                Err(_) => self.out.anomaly(Anomaly::NoRegion(key, slot)),
             }
         }
         if let Some(at) = at {
@@ -168,8 +176,10 @@ impl Control {
     }
 
     fn hand_over_table(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let Some(job) = &mut session.job else { return };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return self.out.anomaly(Anomaly::NoSession(key));
+        };
+        let Some(job) = &mut session.job else { return self.out.anomaly(Anomaly::NoChange(key)) };
         session.generation += 1;
         job.stage = Stage::Draining(session.generation);
         let (generation, removed) = (session.generation, job.removed.clone());
@@ -185,21 +195,25 @@ impl Control {
 
     /// Nothing in flight lies in what was removed: unmap it, and tell the client.
     pub(super) fn table_set(&mut self, key: SessionKey, generation: u64) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let due = |job: &MemoryJob| matches!(job.stage, Stage::Draining(g) if g == generation);
-        if session.is_quarantined() || !session.job.as_ref().is_some_and(due) {
-            return;
-        }
-        let Some(job) = session.job.take() else { return };
+        // What a worker says of a session that was given up meanwhile, or of a table before the last, comes too late.
+        let Some(session) = self.sessions.get_mut(&key).filter(|s| !s.is_quarantined()) else { return };
+        let due = |job: &mut MemoryJob| matches!(job.stage, Stage::Draining(g) if g == generation);
+        let Some(job) = session.job.take_if(due) else { return };
         let controller = session.controller();
         for slot in job.removed {
-            let Some(gone) = session.registry.drained(slot) else { continue };
+            let Some(gone) = session.registry.drained(slot) else {
+                self.out.anomaly(Anomaly::NoRegion(key, slot));
+                continue;
+            };
             match self.units.get_mut(usize::from(controller)) {
                 Some(unit) => {
                     let range = pages_around(gone.iova, gone.window.len() as u64);
                     unmap(unit, key, range, gone.window);
                 }
-                None => core::mem::forget(gone.window),
+                None => {
+                    self.out.anomaly(Anomaly::NoController(controller));
+                    core::mem::forget(gone.window);
+                }
             }
         }
         if job.asked {

@@ -31,6 +31,13 @@ fn write(inventory: &Inventory, out: &mut String) -> std::fmt::Result {
         let names: Vec<String> = inventory.trusted.iter().map(|name| clean(name)).collect();
         writeln!(out, "\ntrusted dataspaces, and no other memory: {}", names.join(", "))?;
     }
+    if inventory.anomalies > 0 {
+        writeln!(
+            out,
+            "\nhappened though it cannot: {} times; please report what the log says",
+            inventory.anomalies
+        )?;
+    }
     Ok(())
 }
 
@@ -237,6 +244,15 @@ sessions: 1 of 64
   3  'device=my disk:n1'  read-write  1 GiB in 1/2 dataspaces, 3 regions  1 queues  process 9 of user 1000
 ";
         assert_eq!(text(&example()), expected);
+    }
+
+    #[test]
+    fn what_cannot_happen_is_shown_when_it_has() {
+        assert!(!text(&example()).contains("cannot"));
+        let odd = Inventory { anomalies: 2, ..example() };
+        assert!(
+            text(&odd).ends_with("\nhappened though it cannot: 2 times; please report what the log says\n")
+        );
     }
 
     #[test]

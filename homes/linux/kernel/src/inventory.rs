@@ -39,6 +39,8 @@ pub struct Inventory {
     pub trusted: Vec<String>,
     /// What one session, and the server, may have.
     pub limits: Limits,
+    /// How often something happened in the server that cannot happen; the log says what. Anything but 0 is a defect.
+    pub anomalies: u64,
 }
 
 /// A controller.

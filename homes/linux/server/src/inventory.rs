@@ -64,6 +64,12 @@ fn table(kind: TableKind) -> Option<String> {
     }
 }
 
+/// How often something happened that cannot, in control and in all drivers.
+fn anomalies(control: &Control) -> u64 {
+    let drivers = control.controllers().map(|(_, controller, _)| controller.anomalies());
+    drivers.fold(control.anomalies().count(), u64::saturating_add)
+}
+
 /// The document of a server.
 pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trusted) -> Inventory {
     let controllers = control.controllers().enumerate().map(|(index, (name, controller, state))| {
@@ -145,5 +151,6 @@ pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trust
             queues: u32::from(nvme_linux::vhost::QUEUES),
             workers: config.workers as u32,
         },
+        anomalies: anomalies(control),
     }
 }
