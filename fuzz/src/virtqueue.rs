@@ -9,6 +9,7 @@ use nvme_policy::{Access, BlockSize, Extent, Grant, Namespace};
 use nvme_session::memory::{MemoryTable, Quiet, QuietBy, Region, Spares};
 use nvme_session::operation::{Limits, Operation, Outcome};
 use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, Request, RingAddresses};
+use nvme_testkit::Ring;
 
 const LEN: usize = 0x4000;
 
@@ -81,7 +82,7 @@ impl World {
         self.queue.publish();
     }
 
-    fn step(&mut self, step: Step, ram: &Window, avail: &mut u16) {
+    fn step(&mut self, step: Step, ram: &Window, ring: &Ring, avail: &mut u16) {
         match step {
             Step::Serve => match self.queue.next(&mut self.spares) {
                 Next::Request(request) => {
@@ -113,10 +114,7 @@ impl World {
                 let _ = ram.write_value(usize::from(at), &value);
             }
             Step::Offer(head) => {
-                let size = self.queue.config().size;
-                let _ = ram.store16(0x1004 + 2 * usize::from(*avail % size), head);
-                *avail = avail.wrapping_add(1);
-                let _ = ram.store16(0x1002, *avail);
+                let _ = ring.offer(avail, head);
             }
             Step::Table(all) => {
                 let left = if all { self.regions.clone() } else { self.regions[..1].to_vec() };
@@ -166,9 +164,10 @@ pub fn virtqueue(data: &[u8]) {
     let table = Arc::new(MemoryTable::new(regions.clone()).expect("a table"));
     let queue = BlkQueue::new(config, table).expect("a queue");
     let mut world = World { queue, spares: Spares::new(), flying: Vec::new(), regions, extent };
+    let ring = Ring::within(&ram, 1 << (input.size % 8), [0, 0x1000, 0x2000]).expect("inside");
     let mut avail = input.next_avail;
     for step in input.steps.into_iter().take(4096) {
-        world.step(step, &ram, &mut avail);
+        world.step(step, &ram, &ring, &mut avail);
     }
     while !world.flying.is_empty() {
         world.end(0, Outcome::Done);

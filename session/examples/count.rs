@@ -12,6 +12,7 @@ use nvme_session::blk::features;
 use nvme_session::memory::{MemoryTable, Quiet, QuietBy, Region, Spares};
 use nvme_session::operation::{Limits, Outcome};
 use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, RingAddresses};
+use nvme_testkit::{Desc, Ring, desc_flag};
 
 const REGION: u64 = 0x10000;
 const ROUNDS: u16 = 1000;
@@ -59,23 +60,20 @@ fn main() {
     };
     let mut queue = BlkQueue::new(config, table.clone()).expect("a queue");
     let mut spares = Spares::new();
-    let put = |at: u64, addr: u64, len: u32, flags: u16, next: u16| {
-        ram.write_value(at as usize, &addr).expect("inside");
-        ram.write_value(at as usize + 8, &len).expect("inside");
-        ram.write_value(at as usize + 12, &flags).expect("inside");
-        ram.write_value(at as usize + 14, &next).expect("inside");
-    };
-    let chain = if indirect == 1 { 0x3000 } else { 0 };
+    let ring = Ring::within(&ram, 256, [0, 0x1000, 0x2000]).expect("inside");
+    // An indirect table looks as the ring's own does.
+    let at = if indirect == 1 { 0x3000 } else { 0 };
+    let table = Ring::within(&ram, 3, [at, 0x1000, 0x2000]).expect("inside");
     if indirect == 1 {
-        put(0, 0x3000, 48, 4, 0);
+        ring.set_desc(0, Desc { addr: 0x3000, len: 48, flags: desc_flag::INDIRECT, next: 0 })
+            .expect("inside");
     }
     for round in 1..=ROUNDS {
         // The data goes from region to region.
         let data = (u64::from(round) * 7 % count) * 2 * REGION + 0x8000;
-        put(chain, 0x4000, 16, 1, 1);
-        put(chain + 16, data, 4096, 3, 2);
-        put(chain + 32, 0x4010, 1, 2, 0);
-        ram.store16(0x1002, round).expect("inside");
+        let write = desc_flag::WRITE;
+        table.chain(0, &[(0x4000, 16, 0), (data, 4096, write), (0x4010, 1, write)]).expect("inside");
+        ring.set_avail_index(round).expect("inside");
         black_box(serve(&mut queue, &mut spares));
     }
     assert_eq!(ram.load16(0x2002), Ok(ROUNDS));

@@ -4,19 +4,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+pub(crate) use nvme_client::desc_flag::{INDIRECT, NEXT, WRITE};
 use nvme_client::message::RegionWords;
-use nvme_client::{Client, Desc, Header, Memory, Options, Ring, desc_flag, feature, kind, memfd, socket};
+pub(crate) use nvme_client::status::{IOERR, OK, UNSUPP};
+use nvme_client::{Client, Desc, Header, Memory, Options, Ring, feature, kind, memfd, socket};
 use rustix::event::PollFlags;
 
 use crate::disk;
 use crate::rig::{Rig, WAIT, file_bytes};
-
-pub(crate) const NEXT: u16 = desc_flag::NEXT;
-pub(crate) const WRITE: u16 = desc_flag::WRITE;
-pub(crate) const INDIRECT: u16 = desc_flag::INDIRECT;
-pub(crate) const OK: u8 = 0;
-pub(crate) const IOERR: u8 = 1;
-pub(crate) const UNSUPP: u8 = 2;
 
 /// Guest addresses of the registered memory: three regions, the first two adjoining, the third behind a gap.
 pub(crate) const RAM: u64 = 0x10_0000;

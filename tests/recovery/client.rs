@@ -7,6 +7,11 @@ use nvme_platform::fake::FakeNotify;
 use nvme_session::blk::features;
 use nvme_session::dataspace::{Claim, File, FileId};
 use nvme_session::queue::{AddressSpace, RingAddresses};
+use nvme_testkit::desc_flag::WRITE;
+pub(crate) use nvme_testkit::kind::{DISCARD, FLUSH, IN, OUT, WRITE_ZEROES as ZEROES};
+pub(crate) use nvme_testkit::status::{IOERR, OK, UNSET as PENDING};
+use nvme_testkit::{Chained, Header, Range, Ring as Raw};
+use zerocopy::IntoBytes;
 
 /// Where the client's first region begins, and how long it is.
 pub(crate) const GUEST: u64 = 0x10_0000;
@@ -18,16 +23,6 @@ pub(crate) const SIZE: u16 = 256;
 /// Requests that fit into one.
 pub(crate) const SLOTS: u16 = SIZE / 4;
 const STRIDE: u64 = 0x8000;
-
-pub(crate) const IN: u32 = 0;
-pub(crate) const OUT: u32 = 1;
-pub(crate) const FLUSH: u32 = 4;
-pub(crate) const DISCARD: u32 = 11;
-pub(crate) const ZEROES: u32 = 13;
-
-pub(crate) const OK: u8 = 0;
-pub(crate) const IOERR: u8 = 1;
-pub(crate) const PENDING: u8 = 0xee;
 
 pub(crate) const ALL: u64 = features::VERSION_1
     | features::INDIRECT_DESC
@@ -90,13 +85,21 @@ impl Client {
         self.memory.write(at as usize, bytes).unwrap();
     }
 
-    fn desc(&self, queue: usize, index: u16, addr: u64, len: u32, flags: u16) {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&addr.to_le_bytes());
-        bytes[8..12].copy_from_slice(&len.to_le_bytes());
-        bytes[12..14].copy_from_slice(&flags.to_le_bytes());
-        bytes[14..].copy_from_slice(&(index + 1).to_le_bytes());
-        self.put(Self::base(queue) + 16 * u64::from(index), &bytes);
+    fn ring(&self, queue: usize) -> Raw {
+        let at = Self::base(queue) as usize;
+        Raw::within(&self.memory, SIZE, [at, at + 0x1000, at + 0x2000]).unwrap()
+    }
+
+    /// Writes a request: its header, its buffers, and a status that is not set.
+    fn write(&self, queue: usize, slot: u16, kind: u32, sector: u64, buffers: &[(u64, u32)]) {
+        let header = Self::header(queue, slot);
+        self.put(header, Header::new(kind, sector).as_bytes());
+        self.put(header + 16, &[PENDING]);
+        let flags = if kind == IN { WRITE } else { 0 };
+        let mut chain: Vec<Chained> = vec![(GUEST + header, 16, 0)];
+        chain.extend(buffers.iter().map(|(at, len)| (*at, *len, flags)));
+        chain.push((GUEST + header + 16, 1, WRITE));
+        self.ring(queue).chain(slot * 4, &chain).unwrap();
     }
 
     fn header(queue: usize, slot: u16) -> u64 {
@@ -105,58 +108,33 @@ impl Client {
 
     /// Makes a request available: `len` bytes at `at` (a guest address), in the place of `slot`.
     pub(crate) fn ask(&mut self, queue: usize, slot: u16, kind: u32, sector: u64, at: u64, len: u32) {
-        let (head, header) = (slot * 4, Self::header(queue, slot));
-        self.put(header, &kind.to_le_bytes());
-        self.put(header + 8, &sector.to_le_bytes());
-        self.put(header + 16, &[PENDING]);
-        self.desc(queue, head, GUEST + header, 16, 1);
-        let mut last = head + 1;
-        if len > 0 {
-            self.desc(queue, last, at, len, if kind == IN { 3 } else { 1 });
-            last += 1;
-        }
-        self.desc(queue, last, GUEST + header + 16, 1, 2);
-        self.offer(queue, head);
+        let buffer = [(at, len)];
+        self.write(queue, slot, kind, sector, if len > 0 { &buffer } else { &[] });
+        self.offer(queue, slot * 4);
     }
 
     /// The same in slot 0, with as many buffers as there are, each with its length.
     pub(crate) fn ask_chain(&mut self, queue: usize, kind: u32, sector: u64, buffers: &[(u64, u32)]) {
-        let header = Self::header(queue, 0);
-        self.put(header, &kind.to_le_bytes());
-        self.put(header + 8, &sector.to_le_bytes());
-        self.put(header + 16, &[PENDING]);
-        self.desc(queue, 0, GUEST + header, 16, 1);
-        let mut last = 1;
-        for (at, len) in buffers {
-            self.desc(queue, last, *at, *len, if kind == IN { 3 } else { 1 });
-            last += 1;
-        }
-        self.desc(queue, last, GUEST + header + 16, 1, 2);
+        self.write(queue, 0, kind, sector, buffers);
         self.offer(queue, 0);
     }
 
     fn offer(&mut self, queue: usize, head: u16) {
-        let ring = &mut self.rings[queue];
-        let entry = 0x1000 + 4 + 2 * u64::from(ring.avail % SIZE);
-        ring.avail = ring.avail.wrapping_add(1);
-        let avail = ring.avail;
-        self.put(Self::base(queue) + entry, &head.to_le_bytes());
-        self.memory.store16(Self::base(queue) as usize + 0x1002, avail).unwrap();
+        let raw = self.ring(queue);
+        raw.offer(&mut self.rings[queue].avail, head).unwrap();
     }
 
     /// A discard or write-zeroes of so many sectors.
     pub(crate) fn ask_range(&mut self, queue: usize, slot: u16, kind: u32, sector: u64, sectors: u32) {
         let at = Self::header(queue, slot) + 32;
-        self.put(at, &sector.to_le_bytes());
-        self.put(at + 8, &sectors.to_le_bytes());
-        self.put(at + 12, &[0; 4]);
+        self.put(at, Range { sector, sectors, flags: 0 }.as_bytes());
         self.ask(queue, slot, kind, 0, GUEST + at, 16);
     }
 
     /// Breaks a ring: its available index jumps.
     pub(crate) fn break_ring(&self, queue: usize) {
         let avail = self.rings[queue].avail.wrapping_add(SIZE + 1);
-        self.memory.store16(Self::base(queue) as usize + 0x1002, avail).unwrap();
+        self.ring(queue).set_avail_index(avail).unwrap();
     }
 
     pub(crate) fn status(&self, queue: usize, slot: u16) -> u8 {
@@ -167,17 +145,9 @@ impl Client {
 
     /// Slots of new used entries.
     pub(crate) fn used(&mut self, queue: usize) -> Vec<u16> {
-        let base = Self::base(queue) as usize + 0x2000;
-        let index = self.memory.load16(base + 2).unwrap();
-        let mut slots = Vec::new();
-        while self.rings[queue].used != index {
-            let mut word = [0; 4];
-            let entry = usize::from(self.rings[queue].used % SIZE);
-            self.memory.read(base + 4 + 8 * entry, &mut word).unwrap();
-            slots.push((u32::from_le_bytes(word) / 4) as u16);
-            self.rings[queue].used = self.rings[queue].used.wrapping_add(1);
-        }
-        slots
+        let raw = self.ring(queue);
+        let used = &mut self.rings[queue].used;
+        std::iter::from_fn(|| raw.take_used(used).unwrap()).map(|(head, _)| (head / 4) as u16).collect()
     }
 
     /// Where the data of a slot is kept by those who use 4 KiB for each.

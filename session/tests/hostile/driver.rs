@@ -11,6 +11,11 @@ use nvme_session::operation::{Limits, Operation, Outcome};
 use nvme_session::queue::{
     AddressSpace, BlkQueue, Broken, Direction, Next, QueueConfig, Request, RingAddresses,
 };
+pub(crate) use nvme_testkit::desc_flag::{INDIRECT, NEXT, WRITE};
+pub(crate) use nvme_testkit::kind::{DISCARD, FLUSH, GET_ID, IN, OUT, WRITE_ZEROES};
+pub(crate) use nvme_testkit::status::{IOERR, OK, UNSET, UNSUPP};
+use nvme_testkit::{Desc, Header, Ring};
+use zerocopy::IntoBytes;
 
 pub(crate) const SIZE: u16 = 16;
 /// Guest memory: rings and headers in the first region, data in the second, which adjoins it; then a gap, then a region
@@ -27,23 +32,6 @@ pub(crate) const USED: u64 = RAM + 0x2000;
 pub(crate) const TABLE: u64 = RAM + 0x3000;
 /// Headers and status bytes, 64 bytes for each head.
 pub(crate) const HEAD: u64 = RAM + 0x8000;
-
-pub(crate) const NEXT: u16 = 1;
-pub(crate) const WRITE: u16 = 2;
-pub(crate) const INDIRECT: u16 = 4;
-
-pub(crate) const IN: u32 = 0;
-pub(crate) const OUT: u32 = 1;
-pub(crate) const FLUSH: u32 = 4;
-pub(crate) const GET_ID: u32 = 8;
-pub(crate) const DISCARD: u32 = 11;
-pub(crate) const WRITE_ZEROES: u32 = 13;
-
-pub(crate) const OK: u8 = 0;
-pub(crate) const IOERR: u8 = 1;
-pub(crate) const UNSUPP: u8 = 2;
-/// What a status byte holds before it is written.
-pub(crate) const UNSET: u8 = 0xee;
 
 pub(crate) const ALL: u64 = features::VERSION_1
     | features::INDIRECT_DESC
@@ -101,27 +89,8 @@ pub(crate) fn config() -> QueueConfig {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Desc {
-    pub(crate) addr: u64,
-    pub(crate) len: u32,
-    pub(crate) flags: u16,
-    pub(crate) next: u16,
-}
-
 pub(crate) fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Desc {
     Desc { addr, len, flags, next }
-}
-
-impl Desc {
-    fn bytes(&self) -> [u8; 16] {
-        let mut b = [0; 16];
-        b[..8].copy_from_slice(&self.addr.to_le_bytes());
-        b[8..12].copy_from_slice(&self.len.to_le_bytes());
-        b[12..14].copy_from_slice(&self.flags.to_le_bytes());
-        b[14..].copy_from_slice(&self.next.to_le_bytes());
-        b
-    }
 }
 
 /// A driver and its queue.
@@ -153,6 +122,12 @@ impl Driver {
         (&r.window, (addr - r.guest) as usize)
     }
 
+    /// Where its rings are now.
+    fn ring(&self) -> Ring {
+        let (window, _) = self.at(RAM);
+        Ring::within(window, SIZE, [DESC, AVAIL, USED].map(|at| (at - RAM) as usize)).unwrap()
+    }
+
     pub(crate) fn put(&self, addr: u64, bytes: &[u8]) {
         for (i, byte) in bytes.iter().enumerate() {
             let (window, offset) = self.at(addr + i as u64);
@@ -170,29 +145,24 @@ impl Driver {
     }
 
     pub(crate) fn set_desc(&self, index: u16, d: Desc) {
-        self.put(DESC + 16 * u64::from(index), &d.bytes());
+        self.ring().set_desc(index, d).unwrap();
     }
 
     pub(crate) fn set_indirect(&self, index: u16, d: Desc) {
-        self.put(TABLE + 16 * u64::from(index), &d.bytes());
+        self.put(TABLE + 16 * u64::from(index), d.as_bytes());
     }
 
     pub(crate) fn header(&self, addr: u64, kind: u32, sector: u64) {
-        self.put(addr, &kind.to_le_bytes());
-        self.put(addr + 4, &[0; 4]);
-        self.put(addr + 8, &sector.to_le_bytes());
+        self.put(addr, Header::new(kind, sector).as_bytes());
     }
 
     /// Makes a head available.
     pub(crate) fn offer(&mut self, head: u16) {
-        self.put(AVAIL + 4 + 2 * u64::from(self.avail % SIZE), &head.to_le_bytes());
-        self.avail = self.avail.wrapping_add(1);
-        self.set_avail(self.avail);
+        self.ring().offer(&mut self.avail, head).unwrap();
     }
 
     pub(crate) fn set_avail(&self, index: u16) {
-        let (window, offset) = self.at(AVAIL);
-        window.store16(offset + 2, index).unwrap();
+        self.ring().set_avail_index(index).unwrap();
     }
 
     /// A chain in descriptors `head..`, made available: a header, these buffers, a status byte.
@@ -200,12 +170,10 @@ impl Driver {
         let at = HEAD + 64 * u64::from(head);
         self.header(at, kind, sector);
         self.put(at + 16, &[UNSET]);
-        let n = data.len() as u16;
-        self.set_desc(head, desc(at, 16, NEXT, head + 1));
-        for (i, (addr, len, flags)) in (head + 1..).zip(data) {
-            self.set_desc(i, desc(*addr, *len, flags | NEXT, i + 1));
-        }
-        self.set_desc(head + 1 + n, desc(at + 16, 1, WRITE, 0));
+        let mut chain = vec![(at, 16, 0)];
+        chain.extend(data);
+        chain.push((at + 16, 1, WRITE));
+        self.ring().chain(head, &chain).unwrap();
         self.offer(head);
     }
 
@@ -235,16 +203,8 @@ impl Driver {
     /// New used entries: head and length.
     pub(crate) fn used(&mut self) -> Vec<(u32, u32)> {
         self.queue.publish();
-        let (window, offset) = self.at(USED);
-        let index = window.load16(offset + 2).unwrap();
-        let mut entries = vec![];
-        while self.seen_used != index {
-            let at = USED + 4 + 8 * u64::from(self.seen_used % SIZE);
-            let word = |o| u32::from_le_bytes(self.get(at + o, 4).try_into().unwrap());
-            entries.push((word(0), word(4)));
-            self.seen_used = self.seen_used.wrapping_add(1);
-        }
-        entries
+        let ring = self.ring();
+        std::iter::from_fn(|| ring.take_used(&mut self.seen_used).unwrap()).collect()
     }
 
     /// The request of `head` is answered at once, with this status and without any operation; nothing is held.

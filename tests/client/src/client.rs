@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use zerocopy::IntoBytes;
 
-use crate::block::Range;
 use crate::message::{protocol, request};
 use crate::{
-    Addresses, BlkConfig, Completion, Error, Format, FrontEnd, Io, Memory, Queue, Result, Segment, Status,
-    feature, kind, socket,
+    Addresses, BlkConfig, Completion, Error, Format, FrontEnd, Io, Memory, Queue, Range, Result, Segment,
+    Status, feature, kind, socket,
 };
 
 /// How a client sets itself up.

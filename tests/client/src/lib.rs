@@ -6,7 +6,7 @@
 //! | [`socket`] | bytes and descriptors, with deadlines | any bytes, half messages, any descriptors |
 //! | [`FrontEnd`] | vhost-user requests and replies | [`FrontEnd::send`] with any header |
 //! | [`Memory`] | files, regions, guest addresses | regions that lie; files truncated by their owner |
-//! | [`Ring`] | a split virtqueue's three parts, raw | any descriptor, any index |
+//! | [`Ring`] | a split virtqueue's three parts, raw ([`nvme_testkit::Ring`]) | any descriptor, any index |
 //! | [`Queue`] | a driver: requests in, completions out | [`Queue::ring`], [`Queue::kick`] |
 //! | [`Client`] | all of it negotiated; `read`, `write`, `flush`, … | its parts are public |
 //! | [`Factory`] | `create` on the factory socket | any datagram |
@@ -18,7 +18,6 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
-mod block;
 mod client;
 mod error;
 mod factory;
@@ -30,11 +29,11 @@ mod queue;
 mod ring;
 pub mod socket;
 
-pub use block::{BlkConfig, Header, Range, Segment, Status, feature, kind};
 pub use client::{Client, Options};
 pub use error::{Error, Result};
 pub use factory::{Factory, Reply};
 pub use frontend::{Addresses, BackEndChannel, FrontEnd, receive};
 pub use memory::{Memory, Region, memfd};
+pub use nvme_testkit::{BlkConfig, Desc, Header, Range, Segment, Status, desc_flag, feature, kind, status};
 pub use queue::{Completion, Format, Io, Queue};
-pub use ring::{Desc, Ring, desc_flag};
+pub use ring::Ring;

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use nvme_mem::Window;
 use rustix::event::PollFlags;
 
-use crate::block::Header;
-use crate::{Desc, Error, Memory, Result, Ring, Segment, Status, desc_flag, socket};
+use crate::{Desc, Error, Header, Memory, Result, Ring, Segment, Status, desc_flag, socket};
 
 /// How chains are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -295,9 +294,9 @@ impl Queue {
     pub fn disarm(&self) -> Result<()> {
         if self.event_idx {
             // Half the number space away.
-            self.ring.set_used_event(self.next_used.wrapping_sub(0x8000))
+            Ok(self.ring.set_used_event(self.next_used.wrapping_sub(0x8000))?)
         } else {
-            self.ring.set_avail_flags(1)
+            Ok(self.ring.set_avail_flags(1)?)
         }
     }
 

@@ -36,6 +36,16 @@ pub mod kind {
     pub const WRITE_ZEROES: u32 = 13;
 }
 
+/// Status bytes (virtio 1.2, 5.2.6).
+pub mod status {
+    #![expect(missing_docs, reason = "the names are the specification's")]
+    pub const OK: u8 = 0;
+    pub const IOERR: u8 = 1;
+    pub const UNSUPP: u8 = 2;
+    /// None of them: what tests put there before the device writes.
+    pub const UNSET: u8 = 0xee;
+}
+
 /// How a request ended (virtio 1.2, 5.2.6).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
@@ -53,9 +63,9 @@ impl Status {
     /// From the status byte.
     pub fn from_byte(byte: u8) -> Self {
         match byte {
-            0 => Status::Ok,
-            1 => Status::IoErr,
-            2 => Status::Unsupported,
+            status::OK => Status::Ok,
+            status::IOERR => Status::IoErr,
+            status::UNSUPP => Status::Unsupported,
             other => Status::Other(other),
         }
     }
@@ -83,6 +93,13 @@ pub struct Header {
 }
 
 const _: () = assert!(size_of::<Header>() == 16);
+
+impl Header {
+    /// A request of that kind at that sector.
+    pub const fn new(kind: u32, sector: u64) -> Self {
+        Self { kind, reserved: 0, sector }
+    }
+}
 
 /// A segment of a discard or write-zeroes request (virtio 1.2, 5.2.6).
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

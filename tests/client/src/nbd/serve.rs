@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use zerocopy::IntoBytes;
 
 use super::LEN_MAX;
-use crate::block::Range;
 use crate::{Client, Completion, Error, Io, Result, Segment, Status, kind, socket};
+use nvme_testkit::Range;
 
 const REQUEST: u32 = 0x2560_9513;
 const REPLY: u32 = 0x6744_6698;

@@ -8,7 +8,7 @@ use nvme_soft::Config as Soft;
 use crate::driver::{Driver, IN, OK, OUT};
 use crate::rig::{Rig, disk, soft};
 
-#[expect(dead_code, reason = "shared with the other tests")]
+#[expect(dead_code, unused_imports, reason = "shared with the other tests")]
 #[path = "../l4virtio/driver.rs"]
 mod driver;
 #[expect(dead_code, reason = "likewise")]

@@ -3,20 +3,13 @@
 
 use nvme_l4re::model::{Answer, Kind, Said, Task, TaskCap};
 use nvme_mem::Window;
+use nvme_testkit::desc_flag::WRITE;
+pub(crate) use nvme_testkit::kind::{DISCARD, FLUSH, GET_ID, IN, OUT, WRITE_ZEROES as ZEROES};
+pub(crate) use nvme_testkit::status::{IOERR, OK, UNSUPP};
+use nvme_testkit::{Chained, Header, Ring, status::UNSET};
+use zerocopy::IntoBytes;
 
 use crate::rig::{Rig, label, said};
-
-pub(crate) const IN: u32 = 0;
-pub(crate) const OUT: u32 = 1;
-pub(crate) const FLUSH: u32 = 4;
-pub(crate) const GET_ID: u32 = 8;
-pub(crate) const DISCARD: u32 = 11;
-pub(crate) const ZEROES: u32 = 13;
-
-pub(crate) const OK: u8 = 0;
-pub(crate) const IOERR: u8 = 1;
-pub(crate) const UNSUPP: u8 = 2;
-const PENDING: u8 = 0xee;
 
 /// Where the client begins to hand addresses out: at the first superpage.
 pub(crate) const BASE: u64 = 2 << 20;
@@ -25,9 +18,9 @@ pub(crate) const SIZE: u16 = 256;
 /// Requests that can be under way: three descriptors each.
 pub(crate) const SLOTS: u16 = SIZE / 3;
 
-const AVAIL: usize = 16 * SIZE as usize;
-const USED: usize = AVAIL + (6 + 2 * SIZE as usize).next_multiple_of(4);
-const HEADERS: usize = (USED + 6 + 8 * SIZE as usize).next_multiple_of(8);
+const AVAIL: usize = Ring::desc_len(SIZE);
+const USED: usize = AVAIL + Ring::avail_len(SIZE).next_multiple_of(4);
+const HEADERS: usize = (USED + Ring::used_len(SIZE)).next_multiple_of(8);
 const STATUS: usize = HEADERS + 16 * SIZE as usize;
 /// Where data begins in the dataspace.
 pub(crate) const DATA: usize = (STATUS + SIZE as usize).next_multiple_of(4096);
@@ -208,13 +201,8 @@ impl Driver {
         self.begin(rig);
     }
 
-    fn desc(&self, index: u16, addr: u64, len: u32, flags: u16, next: u16) {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&addr.to_le_bytes());
-        bytes[8..12].copy_from_slice(&len.to_le_bytes());
-        bytes[12..14].copy_from_slice(&flags.to_le_bytes());
-        bytes[14..].copy_from_slice(&next.to_le_bytes());
-        self.memory.write(16 * usize::from(index), &bytes).unwrap();
+    fn ring(&self) -> Ring {
+        Ring::within(&self.memory, SIZE, [0, AVAIL, USED]).unwrap()
     }
 
     /// Asks for something, with data at `data` bytes behind the begin of the dataspace's data. `None`: its queue is full.
@@ -226,19 +214,15 @@ impl Driver {
         let slot = self.free.pop()?;
         let (head, slot_at) = (slot * 3, usize::from(slot));
         let header = HEADERS + 16 * slot_at;
-        self.memory.write(header, &kind.to_le_bytes()).unwrap();
-        self.memory.write(header + 4, &[0; 4]).unwrap();
-        self.memory.write(header + 8, &sector.to_le_bytes()).unwrap();
-        self.memory.fill(STATUS + slot_at, 1, PENDING).unwrap();
-        self.desc(head, BASE + header as u64, 16, 1, head + 1);
-        let mut last = head + 1;
+        self.memory.write(header, Header::new(kind, sector).as_bytes()).unwrap();
+        self.memory.fill(STATUS + slot_at, 1, UNSET).unwrap();
+        let mut chain: Vec<Chained> = vec![(BASE + header as u64, 16, 0)];
         if len > 0 {
             // What is written to the disk is flagged as if it was read, and the other way round.
-            let flags = if kind > 0 { 3 } else { 1 };
-            self.desc(last, addr, len, flags, last + 1);
-            last += 1;
+            chain.push((addr, len, if kind == IN { 0 } else { WRITE }));
         }
-        self.desc(last, BASE + (STATUS + slot_at) as u64, 1, 2, 0);
+        chain.push((BASE + (STATUS + slot_at) as u64, 1, WRITE));
+        self.ring().chain(head, &chain).unwrap();
         self.offer(head);
         Some(slot)
     }
@@ -250,15 +234,12 @@ impl Driver {
 
     /// Makes a chain available, whatever it is.
     pub(crate) fn offer(&mut self, head: u16) {
-        let entry = AVAIL + 4 + 2 * usize::from(self.avail % SIZE);
-        self.memory.store16(entry, head).unwrap();
-        self.avail = self.avail.wrapping_add(1);
-        self.memory.store16(AVAIL + 2, self.avail).unwrap();
+        self.ring().offer(&mut self.avail, head).unwrap();
     }
 
     /// Says that there is something, unless the device does not want to hear it.
     pub(crate) fn notify(&self) {
-        if self.memory.load16(USED).unwrap() & 1 == 0 {
+        if self.ring().used_flags().unwrap() & 1 == 0 {
             self.task.trigger(self.kick);
         }
     }
@@ -266,10 +247,8 @@ impl Driver {
     /// What has ended: slots with their status.
     pub(crate) fn ended(&mut self) -> Vec<(u16, u8)> {
         let mut ended = Vec::new();
-        while self.memory.load16(USED + 2).unwrap() != self.used {
-            let entry = USED + 4 + 8 * usize::from(self.used % SIZE);
-            let head = self.memory.load32(entry).unwrap();
-            self.used = self.used.wrapping_add(1);
+        let ring = self.ring();
+        while let Some((head, _)) = ring.take_used(&mut self.used).unwrap() {
             let slot = u16::try_from(head).unwrap() / 3;
             let mut status = [0];
             self.memory.read(STATUS + usize::from(slot), &mut status).unwrap();
