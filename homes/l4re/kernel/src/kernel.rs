@@ -103,6 +103,10 @@ pub struct Reply {
     pub cap: Option<(Cap, HandOut)>,
 }
 
+/// A caller that is kept while its call is worked on. It may be gone by now: who is answered then is nobody.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Caller(pub usize);
+
 /// Messages.
 pub trait Ipc {
     /// Answers the caller of the last message, if there is an answer, and takes the next message. With `until` in the past
@@ -112,6 +116,11 @@ pub trait Ipc {
     /// Whether the answer of the last [`receive`](Ipc::receive) reached its caller (true if there was none): a capability that did
     /// not has no user, and nothing reports its end.
     fn delivered(&self) -> bool;
+    /// Keeps the caller of the last message, which is not answered yet, so that further messages can be taken meanwhile. `None`: this
+    /// kernel cannot, or has no room for it: then the next receive forgets the caller, so nothing is received before it is answered.
+    fn keep(&mut self) -> Option<Caller>;
+    /// Answers a caller that was kept. False: it did not wait any more.
+    fn answer(&mut self, caller: Caller, reply: &Reply) -> bool;
     /// The time.
     fn now(&self) -> Time;
 }

@@ -3,7 +3,7 @@
 use nvme_platform::Time;
 
 use super::world::{Answer, CallId, Model, Object, Ready, TaskCap, World};
-use crate::kernel::{HandOut, Incoming, Ipc, Message, Reply, WORDS_MAX};
+use crate::kernel::{Caller, HandOut, Incoming, Ipc, Message, Reply, WORDS_MAX};
 
 impl World {
     pub(super) fn anything_ready(&self) -> bool {
@@ -119,6 +119,29 @@ impl Ipc for Model {
 
     fn delivered(&self) -> bool {
         self.world().delivered
+    }
+
+    fn keep(&mut self) -> Option<Caller> {
+        let mut world = self.world();
+        if world.kept.len() >= world.kept_max {
+            return None;
+        }
+        let number = world.number() as usize;
+        // Whoever is gone already is kept like the others: nobody tells.
+        let caller = world.caller.take().unwrap_or(CallId(0));
+        world.kept.insert(number, caller);
+        Some(Caller(number))
+    }
+
+    fn answer(&mut self, caller: Caller, reply: &Reply) -> bool {
+        let mut world = self.world();
+        let Some(kept) = world.kept.remove(&caller.0) else { panic!("{caller:?} is not kept") };
+        // Whoever called last still waits.
+        let last = world.caller.replace(kept);
+        let before = world.delivered;
+        world.answer(reply);
+        world.caller = last;
+        core::mem::replace(&mut world.delivered, before)
     }
 
     fn now(&self) -> Time {

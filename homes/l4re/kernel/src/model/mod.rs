@@ -56,6 +56,8 @@ impl Model {
             calls: BTreeMap::new(),
             ready: VecDeque::new(),
             caller: None,
+            kept: BTreeMap::new(),
+            kept_max: 511,
             delivered: true,
             unanswered: 0,
             deletion: None,
@@ -101,6 +103,16 @@ impl Model {
     /// How often it took another message without having answered the last.
     pub fn unanswered(&self) -> u64 {
         self.world().unanswered
+    }
+
+    /// How many callers are kept.
+    pub fn kept(&self) -> usize {
+        self.world().kept.len()
+    }
+
+    /// From now on it may keep so many callers at a time; none: a kernel that does not know how.
+    pub fn set_kept_max(&self, callers: usize) {
+        self.world().kept_max = callers;
     }
 
     /// How many slots the task under test has.

@@ -148,7 +148,12 @@ impl Task {
     /// Takes one of its objects away from everybody, as a memory server does when its client's account is closed.
     pub fn destroy(&self, cap: TaskCap) {
         let id = self.held(cap).object;
-        self.model.world().kill(id);
+        let mut world = self.model.world();
+        let gate = matches!(world.objects.get(&id), Some(Object::Gate(_)));
+        world.kill(id);
+        if let Some(deletion) = world.deletion.filter(|_| gate) {
+            world.raise(deletion);
+        }
     }
 
     /// It is gone, with all that it held and all that it gave; what it had called is not answered any more.

@@ -47,6 +47,9 @@ pub(super) struct World {
     pub(super) ready: VecDeque<Ready>,
     /// Who waits for an answer to the last message.
     pub(super) caller: Option<CallId>,
+    /// Callers that are kept, by number, and how many there may be at a time.
+    pub(super) kept: BTreeMap<usize, CallId>,
+    pub(super) kept_max: usize,
     /// Whether the last answer reached its caller.
     pub(super) delivered: bool,
     pub(super) unanswered: u64,

@@ -3,8 +3,8 @@
 
 use super::arch;
 use super::types::{
-    L4_INVALID_CAP, L4_IPC_BOTH_TIMEOUT_0, L4_IPC_NEVER, L4_RCV_ITEM_SINGLE_CAP, l4_cap_idx_t, l4_msgtag_t,
-    l4_mword_t, l4_timeout_t, l4_umword_t,
+    L4_CAP_SHIFT, L4_INVALID_CAP, L4_IPC_BOTH_TIMEOUT_0, L4_IPC_NEVER, L4_RCV_ITEM_SINGLE_CAP, l4_cap_idx_t,
+    l4_msgtag_t, l4_mword_t, l4_timeout_t, l4_umword_t,
 };
 use super::utcb::l4_utcb;
 use crate::kernel::L4Error;
@@ -14,7 +14,13 @@ const SEND: l4_umword_t = 1;
 const CALL: l4_umword_t = 3;
 const RECEIVE: l4_umword_t = 2;
 const WAIT: l4_umword_t = 6;
+const REPLY: l4_umword_t = 8;
 const REPLY_AND_WAIT: l4_umword_t = 0xf;
+
+/// Selects a place for a caller, of those that this task has, instead of the one that each thread has.
+const L4_REPLY_CAP_BIT: l4_cap_idx_t = 1 << (L4_CAP_SHIFT - 2);
+/// Why nothing was received: nothing came.
+const L4_IPC_RETIMEOUT: l4_umword_t = 3;
 
 /// Errors of delivery begin here: `-(2000 + code)`.
 const L4_EIPC_LO: l4_mword_t = 2000;
@@ -53,12 +59,44 @@ pub(super) unsafe fn l4_ipc_send(object: l4_cap_idx_t, tag: l4_msgtag_t) -> Resu
     if tag.has_error() { l4_error(tag).map(|_| ()) } else { Ok(()) }
 }
 
+/// Where the kernel remembers a caller until it is answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place(l4_cap_idx_t);
+
+impl Place {
+    /// The thread's own. The next receive forgets who was there.
+    pub(super) const THREAD: Self = Self(L4_INVALID_CAP);
+
+    /// The task's place of this number. Nobody else may use it.
+    pub(super) const fn of_task(number: usize) -> Self {
+        Self(number << L4_CAP_SHIFT | L4_REPLY_CAP_BIT)
+    }
+
+    /// Whether there is such a place, and makes room for it. To be asked before anybody can send anything.
+    pub(super) fn is_there(self) -> bool {
+        offer_buffer(None);
+        // SAFETY: nothing comes, and nothing can be mapped.
+        let (tag, _) =
+            unsafe { arch::l4_ipc(self.0, WAIT, 0, l4_msgtag_t::new(0, 0, 0), L4_IPC_BOTH_TIMEOUT_0) };
+        tag.has_error() && l4_utcb().error() == L4_IPC_RETIMEOUT
+    }
+}
+
+/// Answers whoever is remembered there with what is in the message registers. False: nobody is.
+pub(super) fn l4_ipc_reply(place: Place, reply: l4_msgtag_t) -> bool {
+    // SAFETY: as in `l4_ipc_receive`.
+    let (tag, _) = unsafe { arch::l4_ipc(place.0, SEND | REPLY, 0, reply, L4_IPC_BOTH_TIMEOUT_0) };
+    !tag.has_error()
+}
+
 /// Takes a message from anybody, after the caller of the last one was answered with what is in the message registers, if
-/// there is a `reply`. A caller that does not wait any more gets none. Says also whether the answer was delivered.
+/// there is a `reply`. A caller that does not wait any more gets none. Says also whether the answer was delivered. Who was to be
+/// answered, and who called now, is in `place`.
 ///
 /// # Safety
 /// `slot` is free.
 pub(super) unsafe fn l4_ipc_receive(
+    place: Place,
     reply: Option<l4_msgtag_t>,
     slot: Option<l4_cap_idx_t>,
     micros: Option<u64>,
@@ -68,7 +106,7 @@ pub(super) unsafe fn l4_ipc_receive(
     if let Some(reply) = reply {
         // SAFETY: an answer goes to whoever waits for it, and may give it a capability, never memory; what is received is
         // words, and a capability in a free slot.
-        let (tag, label) = unsafe { arch::l4_ipc(L4_INVALID_CAP, REPLY_AND_WAIT, 0, reply, timeout) };
+        let (tag, label) = unsafe { arch::l4_ipc(place.0, REPLY_AND_WAIT, 0, reply, timeout) };
         if !tag.has_error() {
             return (true, Some((tag, label)));
         }
@@ -80,7 +118,7 @@ pub(super) unsafe fn l4_ipc_receive(
         offer_buffer(slot);
     }
     // SAFETY: as above.
-    let (tag, label) = unsafe { arch::l4_ipc(L4_INVALID_CAP, WAIT, 0, l4_msgtag_t::new(0, 0, 0), timeout) };
+    let (tag, label) = unsafe { arch::l4_ipc(place.0, WAIT, 0, l4_msgtag_t::new(0, 0, 0), timeout) };
     (delivered, (!tag.has_error()).then_some((tag, label)))
 }
 

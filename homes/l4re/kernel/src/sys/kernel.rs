@@ -5,8 +5,9 @@ use alloc::sync::Arc;
 
 use nvme_platform::{DmaRights, PAGE, Time, Window};
 
+use super::callers::Callers;
 use super::env::{self, Clock};
-use super::ipc::l4_ipc_receive;
+use super::ipc::{l4_ipc_receive, l4_ipc_reply};
 use super::types::{
     L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, L4_CAP_FPAGE_RWSD, L4_CAP_FPAGE_S, L4_ITEM_MAP, RECEIVED, l4_msgtag_t,
     l4_mword_t, l4_obj_fpage, l4_umword_t,
@@ -15,8 +16,8 @@ use super::utcb::l4_utcb;
 use super::vbus::{Hardware, Spaces, dma_map, dma_unmap};
 use super::{allocate, memory, objects, vanish};
 use crate::kernel::{
-    Cap, Capabilities, DataspaceInfo, Dataspaces, HandOut, Incoming, Ipc, L4Error, Label, Message, Objects,
-    Reply, WORDS_MAX,
+    Caller, Cap, Capabilities, DataspaceInfo, Dataspaces, HandOut, Incoming, Ipc, L4Error, Label, Message,
+    Objects, Reply, WORDS_MAX,
 };
 
 /// Rights in a delivered label.
@@ -30,6 +31,7 @@ pub struct Kernel {
     /// The free slot for the next capability that comes.
     slot: Option<Cap>,
     delivered: bool,
+    callers: Callers,
     spaces: Spaces,
 }
 
@@ -37,7 +39,8 @@ impl Kernel {
     /// For the main thread.
     pub fn new() -> Self {
         vanish::install();
-        Self { clock: Clock::new(), slot: None, delivered: true, spaces: Arc::default() }
+        let (clock, callers) = (Clock::new(), Callers::new());
+        Self { clock, slot: None, delivered: true, callers, spaces: Arc::default() }
     }
 
     /// The virtual bus of this capability.
@@ -91,7 +94,8 @@ impl Ipc for Kernel {
         let micros = until.map(|until| (until - self.now()).as_nanos().div_ceil(1000) as u64);
         let reply = reply.map(Self::write_reply);
         // SAFETY: the slot is free: it is taken from `self` when something came into it.
-        let (delivered, came) = unsafe { l4_ipc_receive(reply, self.slot.map(|cap| cap.0), micros) };
+        let (delivered, came) =
+            unsafe { l4_ipc_receive(self.callers.place(), reply, self.slot.map(|cap| cap.0), micros) };
         self.delivered = delivered;
         let (tag, label) = came?;
         let message = self.read_message(tag);
@@ -104,6 +108,15 @@ impl Ipc for Kernel {
 
     fn delivered(&self) -> bool {
         self.delivered
+    }
+
+    fn keep(&mut self) -> Option<Caller> {
+        self.callers.keep()
+    }
+
+    fn answer(&mut self, caller: Caller, reply: &Reply) -> bool {
+        let place = self.callers.take(caller);
+        l4_ipc_reply(place, Self::write_reply(reply))
     }
 
     fn now(&self) -> Time {

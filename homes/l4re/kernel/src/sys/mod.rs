@@ -2,7 +2,7 @@
 //!
 //! * `types`: types and constants.
 //! * `arch`: the system call, the UTCB's place, the cycle counter: all that depends on amd64, with `icu` (whose MSIs do).
-//! * `utcb`, `ipc`: messages.
+//! * `utcb`, `ipc`: messages; `callers`: who waits for an answer.
 //! * `c`: functions that are symbols of L4Re's libraries.
 //! * `objects`: what L4Re's headers have as inline functions: gates, interrupts, capability slots.
 //! * `env`: initial capabilities, the clock.
@@ -15,6 +15,7 @@
 mod allocate;
 mod arch;
 mod c;
+mod callers;
 mod env;
 mod icu;
 mod ipc;

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use nvme_l4re::kernel::{Cap, HandOut, Incoming, L4Error, Message, Reply};
+use nvme_l4re::kernel::{Caller, Cap, HandOut, Incoming, L4Error, Message, Reply};
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
@@ -13,21 +13,23 @@ use crate::message::{FactoryCall, SessionCall, answer, hand_out, number, refusal
 use crate::session::status;
 use crate::{Kernel, Output};
 
-/// How long a call may take that waits for a device, all in all. Nobody else's calls are answered meanwhile, and what a device
-/// has not done by then may take much longer.
+/// How long a call may take that waits for a device, all in all. What a device has not done by then may take much longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Interrupts by which a session's driver is told, and those by which it tells us.
 const IRQS: u64 = 1;
 
 /// What a call has come to.
-#[expect(clippy::large_enum_variant, reason = "one at a time, and a box would be an allocation")]
 pub(super) enum Outcome {
     /// It is answered.
     Reply(Reply),
+    /// Likewise, with the capability to a new session.
+    Minted(Reply, Number),
     /// Nobody waits for an answer.
     Silent,
-    /// There is more to do first.
+    /// There is more to do first, and that can be done now.
+    Step,
+    /// Something has to happen first.
     Wait,
 }
 
@@ -48,7 +50,18 @@ impl<K: Kernel, O: Output> Server<K, O> {
         };
         let cap = message.cap;
         match asked {
-            Ok(asked) => self.work_on(Pending { asked, cap, since: now }, now),
+            Ok(asked) => {
+                let pending = Pending { asked, cap, begun: None };
+                if !self.may_wait(&pending.asked) {
+                    // Before it is begun: there would be nobody to go on with it.
+                    let code = pending.asked.too_many();
+                    self.answer(pending, None, Outcome::Reply(refusal(code)));
+                } else if self.is_behind(&pending.asked) {
+                    self.wait(pending, None);
+                } else {
+                    self.work_on(pending, None, now);
+                }
+            }
             Err(why) => {
                 self.reply = Some(refusal(why));
                 if let Some(cap) = cap {
@@ -71,24 +84,51 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    /// Asks a call again; it is answered, or pending (again).
-    pub(super) fn work_on(&mut self, mut pending: Pending, now: Time) {
-        let Pending { asked, cap, since } = &mut pending;
+    /// Asks a call (again); it is answered, or waits (again). Without a `caller` it is the last message's.
+    pub(super) fn work_on(&mut self, mut pending: Pending, caller: Option<Caller>, now: Time) {
+        let Pending { asked, cap, begun } = &mut pending;
+        let since = *begun.get_or_insert(now);
         let outcome = match asked {
             Asked::Factory(meta) => Outcome::Reply(meta.answer(FactoryCall::INTERFACES)),
-            Asked::Create(policy) => self.create(policy, *since, now),
-            Asked::Session(number, call) => self.call(*number, call, cap, *since, now),
+            Asked::Create(policy) => self.create(policy, since, now),
+            Asked::Session(number, call) => self.call(*number, call, cap, since, now),
         };
         match outcome {
-            Outcome::Wait => {
-                self.pending = Some(pending);
-                return;
+            Outcome::Wait => self.wait(pending, caller),
+            Outcome::Step => {
+                self.stirred = true;
+                self.wait(pending, caller);
             }
-            Outcome::Silent => self.reply = None,
-            Outcome::Reply(reply) => self.reply = Some(reply),
+            outcome => self.answer(pending, caller, outcome),
+        }
+    }
+
+    /// A call is over.
+    fn answer(&mut self, pending: Pending, caller: Option<Caller>, outcome: Outcome) {
+        let (reply, minted) = match outcome {
+            Outcome::Reply(reply) => (Some(reply), None),
+            Outcome::Minted(reply, session) => (Some(reply), Some(session)),
+            Outcome::Silent | Outcome::Step | Outcome::Wait => (None, None),
+        };
+        match (caller, reply) {
+            (Some(caller), Some(reply)) => {
+                let delivered = self.kernel.answer(caller, &reply);
+                if let Some(session) = minted.filter(|_| !delivered) {
+                    self.nobody_has(session);
+                }
+            }
+            // It goes with the next receive.
+            (_, reply) => (self.reply, self.minted) = (reply, minted),
         }
         if let Some(cap) = pending.cap {
             self.kernel.release(cap);
+        }
+    }
+
+    /// A new session's capability did not reach whoever asked for it, so nobody's end would ever be reported.
+    pub(super) fn nobody_has(&mut self, session: Number) {
+        if let Some(slot) = self.session(session) {
+            self.end(slot);
         }
     }
 
@@ -101,6 +141,10 @@ impl<K: Kernel, O: Output> Server<K, O> {
         now: Time,
     ) -> Outcome {
         let slot = session.slot();
+        // It may have ended while the call waited.
+        if self.session(session).is_none() {
+            return Outcome::Reply(refusal(L4Error::NOENT));
+        }
         let holds_gate = matches!(call, SessionCall::Bind(_)) && cap.is_some_and(|cap| self.is_gate(cap));
         let Some(found) = self.sessions.get_mut(slot) else {
             return Outcome::Reply(refusal(L4Error::NOENT));

@@ -64,7 +64,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let room = taken.saturating_add(slots(policy)) <= self.slots_max;
         let refused = match self.control_creates(policy, room) {
             Ok(key) => match self.mint(key, policy) {
-                Ok(gate) => return Outcome::Reply(hand_out(number(0), gate, HandOut::Rwsd)),
+                Ok((gate, session)) => {
+                    return Outcome::Minted(hand_out(number(0), gate, HandOut::Rwsd), session);
+                }
                 Err(why) => {
                     self.control.end(key);
                     self.control_at = Some(Time::default());
@@ -100,7 +102,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         self.control.create(policy, false).map_err(NotCreated::Control)
     }
 
-    fn mint(&mut self, key: SessionKey, policy: &Policy) -> Result<Cap, L4Error> {
+    fn mint(&mut self, key: SessionKey, policy: &Policy) -> Result<(Cap, Number), L4Error> {
         let slot = self.new_session(None, policy.clone())?;
         self.take_device(slot, key);
         self.show_device(slot);
@@ -115,8 +117,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 policy.ds_max().get()
             ),
         );
-        self.minted = Some(session.number);
-        Ok(session.gate)
+        Ok((session.gate, session.number))
     }
 
     /// The objects of a session: for a static client with its name and the gate that it was given, or with a gate of ours.
@@ -258,6 +259,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let Some(session) = self.sessions.get_mut(slot) else { return };
         session.ending = true;
         session.token = None;
+        self.stirred = true;
         let line = format_args!("{}: its client is gone", session.name);
         self.lines.say(Level::Info, line);
         self.kernel.delete(session.kick);

@@ -21,6 +21,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         // What the events led to.
         self.deliver(now);
         self.control_at = self.control.next_deadline();
+        self.stirred = true;
     }
 
     pub(super) fn deliver(&mut self, now: Time) {

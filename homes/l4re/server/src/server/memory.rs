@@ -20,7 +20,7 @@ use crate::{Kernel, Output};
 /// Why nothing more is taken on when the server's own memory runs out.
 const SHORT: &str = "the server is short of memory; raise its quota";
 /// How long control may work on a change that a call waits for.
-const MAPPING_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const MAPPING_PATIENCE: Duration = Duration::from_secs(30);
 /// Capabilities of a session's to its dataspaces, for each that it may have: there are different rights, and different clients, one after
 /// the other.
 pub(super) const CAPS_EACH: usize = 2;
@@ -49,7 +49,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         match self.admit(slot, register, dataspace, since, now) {
             Ok(true) => {
                 *cap = None;
-                Outcome::Wait
+                Outcome::Step
             }
             Ok(false) => Outcome::Wait,
             Err(why) => {
@@ -167,7 +167,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
     /// Takes the next step of registering what was admitted.
     fn registered(&mut self, slot: usize, now: Time) -> Outcome {
         match self.change_step(slot) {
-            None => Outcome::Wait,
+            None if self.is_mapping(slot) => Outcome::Wait,
+            None => Outcome::Step,
             Some(Ok(())) => Outcome::Reply(number(0)),
             Some(Err(why)) => {
                 self.refused(slot, now, "a dataspace", &why);
@@ -197,6 +198,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             let Some(&slot) = self.restoring.get(at) else { continue };
             if let Some(result) = self.change_step(slot) {
                 self.restoring.swap_remove(at);
+                self.stirred = true;
                 let stale = self.sessions.get(slot).is_some_and(|s| s.stale);
                 if let Err(why) = result
                     && !stale

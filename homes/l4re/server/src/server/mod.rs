@@ -1,13 +1,14 @@
 //! The server: both roles and the kernel, on one thread.
 //!
 //! * `turn`: what is done between two messages, and how long the next one is waited for.
-//! * `calls`: what clients ask, and what they are answered; `pending`: the one that takes time. `create`: sessions come, and go.
+//! * `calls`: what clients ask, and what they are answered; `pending`: those that take time. `create`: sessions come, and go.
 //! * `device`: a session as an L4virtio device: status and queue. `memory`: what it registers. `taken`: what is taken from it.
 //! * `events`: what control says became of it. `lines`: what there is, for the operator.
 //!
-//! A call that takes time is *pending*: it is asked again after each step until there is an answer. There can be only one, since
-//! the kernel remembers one caller and forgets it at the next receive. Meanwhile nothing is received, but everything that was set up
-//! is served: rings are polled without kicks, and completions without interrupts. So a pending call has a deadline.
+//! A call that takes time is *pending*: its caller is kept, and it is asked again whenever something happened, until there is an answer.
+//! Everything else goes on; only further calls of the same session wait for it, and each has a deadline. (A kernel that was built
+//! without places for callers remembers one, and forgets it at the next receive. There a pending call is *held*: nothing is received
+//! meanwhile, and rings and controllers are polled without kicks and interrupts.)
 
 mod calls;
 mod create;
@@ -34,7 +35,7 @@ use nvme_policy::{CommandLine, Policy};
 use slab::Slab;
 
 use self::lines::Seen;
-use self::pending::Pending;
+use self::pending::{Kept, Pending};
 use crate::label::{Number, SLOTS, Source};
 use crate::news::News;
 use crate::output::Lines;
@@ -73,7 +74,14 @@ pub struct Server<K, O> {
     leaving: Vec<(Cap, Vec<Weak<Owner>>)>,
     /// The names of dataspaces are not used again.
     next_dataspace: u64,
-    pending: Option<Pending>,
+    /// Calls that wait, and when one of them is to be asked again though nothing happens; when they were asked last.
+    kept: Vec<Kept>,
+    kept_at: Option<Time>,
+    asked_at: Time,
+    /// Whether something happened that they may have waited for.
+    stirred: bool,
+    /// The one call that waits where callers are not kept.
+    held: Option<Pending>,
     /// To be given with the next receive.
     reply: Option<Reply>,
     /// The session whose capability goes with it.
@@ -140,7 +148,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
             restoring: Vec::new(),
             leaving: Vec::new(),
             next_dataspace: 0,
-            pending: None,
+            kept: Vec::new(),
+            kept_at: None,
+            asked_at: now,
+            stirred: false,
+            held: None,
             reply: None,
             minted: None,
             trusted,

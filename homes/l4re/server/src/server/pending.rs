@@ -1,11 +1,24 @@
-//! A call that takes time.
+//! Calls that take time.
 
-use nvme_l4re::kernel::Cap;
+use nvme_l4re::kernel::{Caller, Cap, L4Error};
 use nvme_platform::Time;
 use nvme_policy::Policy;
 
-use crate::label::Number;
+use super::Server;
+use super::calls::PATIENCE;
+use super::memory::MAPPING_PATIENCE;
+use crate::label::{Number, SLOTS};
 use crate::message::{Meta, SessionCall};
+use crate::{Kernel, Output};
+
+/// Calls to the factory that may wait at a time.
+const CREATES_MAX: usize = 32;
+/// Calls of one session that may wait at a time: the one that is worked on, and what came after it.
+const CALLS_EACH: usize = 4;
+/// Calls that may wait at a time, all in all: fewer than the kernel has places for, so that none is ever held.
+const CALLS_MAX: usize = 500;
+/// The first call of each session, and the factory's, always find a place beside what others have more than one of.
+const CALLS_MORE: usize = CALLS_MAX - SLOTS / 2 - CREATES_MAX;
 
 /// What is asked, and by whom.
 pub(super) enum Asked {
@@ -14,10 +27,82 @@ pub(super) enum Asked {
     Session(Number, SessionCall),
 }
 
-/// A call that is worked on.
+impl Asked {
+    fn session(&self) -> Option<Number> {
+        if let Self::Session(number, _) = self { Some(*number) } else { None }
+    }
+
+    /// What it is answered when too many wait.
+    pub(super) fn too_many(&self) -> L4Error {
+        if let Self::Session(..) = self { L4Error::BUSY } else { L4Error::AGAIN }
+    }
+}
+
+/// A call that is worked on, or waits for that.
 pub(super) struct Pending {
     pub(super) asked: Asked,
     /// What came with it, as long as nobody took it.
     pub(super) cap: Option<Cap>,
-    pub(super) since: Time,
+    /// Since when it is worked on.
+    pub(super) begun: Option<Time>,
+}
+
+/// One whose caller is kept.
+pub(super) struct Kept {
+    pending: Pending,
+    caller: Caller,
+}
+
+impl<K: Kernel, O: Output> Server<K, O> {
+    /// Whether a call of the same session came before: it is answered first.
+    pub(super) fn is_behind(&self, asked: &Asked) -> bool {
+        let session = asked.session();
+        session.is_some() && self.kept.iter().any(|kept| kept.pending.asked.session() == session)
+    }
+
+    /// Whether one more such call may wait.
+    pub(super) fn may_wait(&self, asked: &Asked) -> bool {
+        let alike = self.kept.iter().filter(|kept| kept.pending.asked.session() == asked.session()).count();
+        let all = self.kept.len();
+        match asked.session() {
+            Some(_) if alike == 0 => all < CALLS_MAX,
+            Some(_) => alike < CALLS_EACH && all < CALLS_MORE,
+            None => matches!(asked, Asked::Factory(_)) || alike < CREATES_MAX && all < CALLS_MAX,
+        }
+    }
+
+    /// Puts a call aside until something happens. Where the kernel keeps no callers, nothing is received until it is answered.
+    pub(super) fn wait(&mut self, pending: Pending, caller: Option<Caller>) {
+        match caller.or_else(|| self.kernel.keep()) {
+            Some(caller) => {
+                self.kept.push(Kept { pending, caller });
+                self.kept_at = self.next_deadline();
+            }
+            None => self.held = Some(pending),
+        }
+    }
+
+    /// Asks those again that wait, in the order in which they came, if something happened since, or one has waited long enough.
+    pub(super) fn ask_again(&mut self, now: Time) {
+        let due = self.kept_at.is_some_and(|at| at <= now);
+        if !core::mem::take(&mut self.stirred) && !due {
+            return;
+        }
+        self.asked_at = now;
+        for Kept { pending, caller } in core::mem::take(&mut self.kept) {
+            if self.is_behind(&pending.asked) {
+                self.kept.push(Kept { pending, caller });
+            } else {
+                self.work_on(pending, Some(caller), now);
+            }
+        }
+        self.kept_at = self.next_deadline();
+    }
+
+    /// When the next one of them has waited long enough for something.
+    fn next_deadline(&self) -> Option<Time> {
+        let begun = self.kept.iter().filter_map(|kept| kept.pending.begun);
+        let deadlines = begun.flat_map(|begun| [begun + PATIENCE, begun + MAPPING_PATIENCE]);
+        deadlines.filter(|at| *at > self.asked_at).min()
+    }
 }

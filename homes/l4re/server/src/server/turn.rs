@@ -16,20 +16,17 @@ impl<K: Kernel, O: Output> Server<K, O> {
     pub fn turn(&mut self) {
         let now = self.kernel.now();
         let wake = self.work(now);
-        if let Some(pending) = self.pending.take() {
-            self.work_on(pending, now);
+        self.ask_again(now);
+        if let Some(held) = self.held.take() {
+            self.work_on(held, None, now);
         }
-        if self.pending.is_some() {
-            // Nobody is listened to: what is asleep is looked at as well.
-            for (_, session) in &self.sessions {
-                if let Some(token) = session.token {
-                    self.worker.kick(token, now);
-                }
-            }
-            return;
+        if self.held.is_some() {
+            return self.look_everywhere(now);
         }
         let due = self.control_at.is_some_and(|at| at <= now);
         match wake {
+            // A call takes a step in each turn. Steps are long: others are heard between them.
+            _ if self.stirred => self.look(Some(now)),
             Wake::At(until) if !due && self.reply.is_none() => {
                 let polls = now - self.last_work < self.polling.window();
                 if polls && self.worker.busy_pairs().next().is_some() {
@@ -38,7 +35,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 if !self.worker.sleep() {
                     return self.glance(now);
                 }
-                let until = [until, self.control_at, self.factory_at].into_iter().flatten().min();
+                let until =
+                    [until, self.control_at, self.factory_at, self.kept_at].into_iter().flatten().min();
                 self.look(until);
                 let woken = self.last_look;
                 self.polling.slept(woken - self.last_work);
@@ -95,16 +93,25 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let incoming = self.kernel.receive(reply.as_ref(), until);
         if let Some(session) = self.minted.take()
             && !self.kernel.delivered()
-            && let Some(slot) = self.session(session)
         {
-            // Nobody has it, so nobody's end would ever be reported.
-            self.end(slot);
+            self.nobody_has(session);
         }
         let now = self.kernel.now();
         self.last_look = now;
         if let Some(incoming) = incoming {
             self.take(incoming, now);
         }
+    }
+
+    /// Nothing is received as long as a call is held: so what is asleep is looked at as well, and control's interrupts are not
+    /// waited for.
+    fn look_everywhere(&mut self, now: Time) {
+        for (_, session) in &self.sessions {
+            if let Some(token) = session.token {
+                self.worker.kick(token, now);
+            }
+        }
+        self.control_at = Some(Time::default());
     }
 
     /// A controller raised an interrupt. The next pass looks at all pairs that have something in flight anyway.

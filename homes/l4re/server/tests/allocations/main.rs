@@ -11,6 +11,8 @@ use crate::rig::{Rig, disk, soft};
 #[expect(dead_code, unused_imports, reason = "shared with the other tests")]
 #[path = "../l4virtio/driver.rs"]
 mod driver;
+#[path = "../l4virtio/quiet.rs"]
+mod quiet;
 #[expect(dead_code, reason = "likewise")]
 #[path = "../l4virtio/rig.rs"]
 mod rig;
@@ -30,11 +32,12 @@ fn serve(rig: &mut Rig, driver: &mut Driver, count: usize) -> u64 {
             asked += 1;
         }
         driver.notify();
-        let before = HEAP.asked();
         while rig.model.asleep().is_none() {
+            let before = HEAP.asked();
             rig.server.turn();
+            memory += HEAP.asked() - before;
+            rig.engine.run(rig.model.time());
         }
-        memory += HEAP.asked() - before;
         done.extend(driver.ended());
         assert!(done.iter().all(|(_, status)| *status == OK));
         ended += done.len();

@@ -17,6 +17,8 @@ use nvme_policy::{CommandLine, Dialect};
 use nvme_soft::faulty::Faults;
 use nvme_soft::{Config as Soft, Interrupts, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
 
+use crate::quiet::{Engine, Quiet};
+
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 /// How long an I/O command may take here.
@@ -59,6 +61,7 @@ pub(crate) struct Rig {
     pub(crate) server: Server<Model, Log>,
     pub(crate) log: Log,
     pub(crate) handles: Vec<SoftHandle>,
+    pub(crate) engine: Engine,
     /// Who started everything, and hands capabilities out.
     pub(crate) ned: Task,
     pub(crate) svr: TaskCap,
@@ -140,7 +143,7 @@ impl Rig {
         let words: Vec<&str> = options.split_whitespace().collect();
         let line = CommandLine::parse(words.iter().copied(), Dialect::COMMON).unwrap();
         let mut hardware = Hardware::default();
-        let mut handles = Vec::new();
+        let (mut handles, engine) = (Vec::new(), Engine::default());
         for (at, mut soft) in devices.into_iter().enumerate() {
             // Vector 0 is the control role's, the other the worker's, if there is one.
             soft.vectors = soft.vectors.min(2);
@@ -153,12 +156,16 @@ impl Rig {
             let device = SoftDevice::new(soft).unwrap();
             handles.push(device.handle());
             let name = format!("controller {at}");
-            hardware.controllers.push(Controller { name, device: Box::new(device), pci: None });
+            hardware.controllers.push(Controller {
+                name,
+                device: Box::new(Quiet(device, engine.clone())),
+                pci: None,
+            });
         }
         let tuning = Tuning { nvme: Options { io_timeout: IO, ..Options::default() }, ..Tuning::default() };
         let log = Log::default();
         let server = Server::new(model.clone(), log.clone(), &line, hardware, &tuning)?;
-        Ok(Self { model, server, log, handles, ned, svr, turns: 0 })
+        Ok(Self { model, server, log, handles, engine, ned, svr, turns: 0 })
     }
 
     /// A server with one controller, `soft0`, over a blank disk.
@@ -176,6 +183,8 @@ impl Rig {
         for handle in &self.handles {
             handle.advance(self.model.time());
         }
+        // A command that was just issued is executed meanwhile, as is what is due.
+        self.engine.run(self.model.time());
         self.server.turn();
         self.turns += 1;
     }
@@ -201,7 +210,8 @@ impl Rig {
             }
             let now = self.model.time();
             let most = now + SECOND;
-            let next = next.map_or(most, |next| next.min(most)).max(now + Duration::from_micros(1));
+            let due = self.engine.run(now);
+            let next = next.into_iter().chain(due).fold(most, Ord::min).max(now + Duration::from_micros(1));
             self.model.advance(next - now);
             assert!(now < end, "{what} never comes\n{}", self.log.text());
         }

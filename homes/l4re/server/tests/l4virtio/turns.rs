@@ -13,6 +13,7 @@ use nvme_soft::SoftDevice;
 use nvme_soft::faulty::{Action, Queue, Rule, When};
 
 use crate::driver::*;
+use crate::quiet::{Engine, Quiet};
 use crate::rig::*;
 
 /// A controller whose interrupts arrive, level-triggered ones if `level`; how often they were raised and unmasked.
@@ -36,7 +37,7 @@ fn faulty(
     soft.faults = Some(faults);
     soft.interrupts = Some(Box::new(Wire(model.clone(), irqs, Arc::clone(&raised))));
     let device = SoftDevice::new(soft).unwrap();
-    let handles = vec![device.handle()];
+    let (handles, engine) = (vec![device.handle()], Engine::default());
     let interrupt = |at| {
         let unmasked = Arc::clone(&unmasked);
         let unmask: Box<dyn FnMut()> = Box::new(move || {
@@ -45,13 +46,17 @@ fn faulty(
         Interrupt { admin: at == 0, unmask: level.then_some(unmask) }
     };
     let hardware = Hardware {
-        controllers: vec![Controller { name: "wired".into(), device: Box::new(device), pci: None }],
+        controllers: vec![Controller {
+            name: "wired".into(),
+            device: Box::new(Quiet(device, engine.clone())),
+            pci: None,
+        }],
         interrupts: (0..vectors).map(interrupt).collect(),
     };
     let line = CommandLine::parse(Vec::<&str>::new(), Dialect::COMMON).unwrap();
     let log = Log::default();
     let server = Server::new(model.clone(), log.clone(), &line, hardware, tuning).unwrap();
-    (Rig { model, server, log, handles, ned, svr, turns: 0 }, raised, unmasked)
+    (Rig { model, server, log, handles, engine, ned, svr, turns: 0 }, raised, unmasked)
 }
 
 #[test]
