@@ -89,11 +89,14 @@ fn a_region_over_the_end_of_its_file_is_refused() {
 }
 
 #[test]
-fn overlapping_and_duplicate_regions_are_refused() {
+fn overlapping_regions_are_refused() {
     let mut r = registry(2, 1 << 40, false);
     let c = claim(4, 4);
     add(&mut r, c, file(1)).unwrap();
-    assert_eq!(add(&mut r, c, file(1)), Err(E::Overlaps));
+    // What differs in anything is another, in the same place.
+    assert_eq!(add(&mut r, c, file(2)), Err(E::Overlaps));
+    assert_eq!(add(&mut r, c, File { writable: false, ..file(1) }), Err(E::Overlaps));
+    assert_eq!(add(&mut r, Claim { offset: c.offset + PAGE, ..c }, file(1)), Err(E::Overlaps));
     for (guest, user) in [(7, 100), (100, 7), (1, 1), (5, 5)] {
         let other = Claim { guest: guest * PAGE, user: (1 << 40) + user * PAGE, ..c };
         assert_eq!(add(&mut r, other, file(1)), Err(E::Overlaps), "{guest} {user}");
@@ -101,9 +104,35 @@ fn overlapping_and_duplicate_regions_are_refused() {
     assert!(add(&mut r, claim(0, 4), file(1)).is_ok() && add(&mut r, claim(8, 1), file(1)).is_ok());
     // What is still being mapped counts.
     let slot = begin(&mut r, claim(20, 1), file(1)).unwrap();
-    assert_eq!(add(&mut r, claim(20, 1), file(1)), Err(E::Overlaps));
+    assert_eq!(add(&mut r, claim(20, 2), file(1)), Err(E::Overlaps));
     r.abandon(slot);
     assert!(add(&mut r, claim(20, 1), file(1)).is_ok());
+}
+
+#[test]
+fn a_region_that_is_registered_already_is_the_same() {
+    let mut r = registry(1, 4 * PAGE, false);
+    let c = claim(4, 4);
+    let slot = begin(&mut r, c, file(1)).unwrap();
+    let again = MemoryChange::Add(c, file(1));
+    assert_eq!(r.plan(&again, 1), Err(E::Busy), "it would be said to be there before it is");
+    map(&mut r, slot, 4);
+    // It is no region more, no file more and no byte more.
+    for _ in 0..3 {
+        let plan = change(&mut r, &again, 1).unwrap();
+        assert!(plan.new_regions().is_empty() && plan.removed().is_empty());
+    }
+    assert_eq!((r.regions(), r.bytes(), r.table().regions().len()), (1, 4 * PAGE, 1));
+    // Its file is looked at all the same, and it goes at once.
+    let short = MemoryChange::Add(c, File { size: 7 * PAGE, ..file(1) });
+    assert_eq!(r.plan(&short, 1), Err(E::OutsideFile));
+    remove(&mut r, c).unwrap();
+    assert_eq!(remove(&mut r, c), Err(E::NotRegistered));
+    assert_eq!(
+        r.plan(&again, 9),
+        Err(E::TooMuchMemory { asked: 8 * PAGE, allowed: 4 * PAGE }),
+        "it is leaving"
+    );
 }
 
 #[test]
@@ -312,7 +341,11 @@ proptest! {
             let c = claim(at, pages);
             match what {
                 0..=3 => {
-                    let _ = add(&mut r, c, file(inode));
+                    // One that is registered already, just so, is no change.
+                    let plan = change(&mut r, &MemoryChange::Add(c, file(inode)), usize::MAX);
+                    for new in plan.iter().flat_map(Plan::new_regions) {
+                        map(&mut r, new.slot, pages);
+                    }
                 }
                 4 => leaving.extend(remove(&mut r, c)),
                 5 => if let Some(slot) = leaving.pop() {

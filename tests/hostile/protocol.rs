@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use nvme_client::message::{VRING_NO_FD, flag, header, protocol, request};
-use nvme_client::{Addresses, Client, FrontEnd, Memory, Options, feature, memfd, socket};
+use nvme_client::{Addresses, Client, FrontEnd, Memory, Options, feature, kind, memfd, socket};
 
 use crate::raw::*;
 use crate::rig::{Rig, WAIT, attack};
@@ -335,5 +335,58 @@ fn a_stalled_half_message_is_ended_and_holds_nobody_up() {
         // The next client of the socket gets its turn.
         let mut client = Client::connect(rig.path("listen"), &options()).unwrap();
         client.read(0, &mut [0; 512]).unwrap();
+    });
+}
+
+#[test]
+fn a_session_that_starts_on_a_connection_finds_nothing_of_the_one_before() {
+    attack(|rig| {
+        let mut raw = Raw::new(rig);
+        let regions: Vec<_> = raw.client.memory.regions.iter().map(|r| r.words).collect();
+        for round in 0..30 {
+            // Five chains are in flight, each of which fills the third region; as QEMU's hot-unplug leaves it, no region is
+            // removed.
+            raw.header(kind::IN, 0);
+            for chain in 0..5 {
+                let at = chain * 3;
+                raw.set_desc(at, desc(raw.head, 16, NEXT, at + 1));
+                raw.set_desc(at + 1, desc(THIRD, THIRD_LEN as u32, NEXT | WRITE, at + 2));
+                raw.set_desc(at + 2, desc(raw.status_at(), 1, WRITE, 0));
+            }
+            raw.offer(&[0, 3, 6, 9, 12]);
+            if round % 2 == 0 {
+                // As QEMU does, which negotiates again before it.
+                let protocol = raw.client.protocol;
+                raw.client.front.set_protocol_features(protocol).unwrap();
+            }
+            raw.client.front.set_owner().unwrap();
+            let mark = vec![round as u8 | 0x80; THIRD_LEN as usize];
+            raw.put(THIRD, &mark);
+            let used = raw.ring().used_index().unwrap();
+            if round % 2 == 1 {
+                // Nothing that it negotiated is left: what is not acknowledged any more has to be negotiated first.
+                raw.client.front.acknowledge = false;
+                let protocol = raw.client.protocol;
+                raw.client.front.set_protocol_features(protocol).unwrap();
+            }
+            let front = &raw.client.front;
+            // No ring runs, none can be started, and nothing is registered.
+            let kick = raw.client.queues[0].kick.as_fd();
+            raw.client.queues[0].kick().unwrap();
+            assert!(front.rem_mem_reg(regions[0]).is_err());
+            front.set_features(raw.client.features).unwrap();
+            let queue = &raw.client.queues[0];
+            assert!(raw.client.start_queue(queue).is_err(), "a ring was started in memory of the one before");
+            assert!(front.vring_fd(request::SET_VRING_KICK, 0, Some(kick)).is_err());
+            assert!(raw.get(THIRD, mark.len()) == mark, "written after the session's end");
+            assert_eq!(raw.ring().used_index().unwrap(), used, "answered after the session's end");
+            for region in &regions {
+                front.add_mem_reg(*region, raw.client.memory.file(0).unwrap()).unwrap();
+            }
+            raw.restart();
+            raw.serves();
+        }
+        rig.says("another session starts on its connection");
+        raw.guards_hold();
     });
 }

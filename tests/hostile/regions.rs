@@ -30,14 +30,24 @@ fn refused(raw: &mut Raw, region: RegionWords) {
 }
 
 #[test]
-fn overlapping_and_duplicate_regions_are_refused() {
+fn overlapping_regions_are_refused() {
     attack(|rig| {
         let mut raw = Raw::new(rig);
         let [first, second, third] = [0, 1, 2].map(|i| raw.client.memory.regions[i].words);
+        // In a whole table no region may be twice.
+        let file = raw.client.memory.file(0).unwrap();
+        for twice in [first, second, third] {
+            let table = [first, second, third, twice];
+            assert!(raw.client.front.set_mem_table_raw(4, &table, &[file; 4]).is_err());
+        }
+        // Another part of the file in a region's place, and another file.
+        let other = memfd(4 << 20, false).unwrap();
+        assert!(raw.client.front.add_mem_reg(first, other.as_fd()).is_err());
         for region in [
-            first,
-            second,
-            third,
+            words(third.guest, third.size, third.user, third.offset - PAGE),
+            words(third.guest, third.size - PAGE, third.user, third.offset),
+            words(third.guest, third.size, third.user + PAGE, third.offset),
+            words(third.guest + PAGE, third.size, third.user, third.offset),
             // In the guest's addresses: over the start, the end, inside, around.
             words(RAM - PAGE, 2 * PAGE, FREE, 0),
             words(THIRD + THIRD_LEN - PAGE, 2 * PAGE, FREE, 0),
@@ -51,6 +61,31 @@ fn overlapping_and_duplicate_regions_are_refused() {
         ] {
             refused(&mut raw, region);
         }
+        raw.guards_hold();
+    });
+}
+
+#[test]
+fn a_region_that_is_registered_already_is_the_same() {
+    attack(|rig| {
+        let session = rig.create(&["device=partlabel:attack", "ds-max=1"]);
+        let mut raw = Raw::with(session, &options());
+        let before = (rig.descriptors(), rig.anonymous());
+        for _ in 0..200 {
+            for i in 0..3 {
+                let file = raw.client.memory.file(0).unwrap();
+                raw.client.front.add_mem_reg(raw.client.memory.regions[i].words, file).unwrap();
+            }
+        }
+        let now = (rig.descriptors(), rig.anonymous());
+        assert!(now.0 <= before.0 && now.1 <= before.1 + (256 << 10), "{before:?} became {now:?}");
+        raw.serves();
+        // However often it was added, it goes at once.
+        let third = raw.client.memory.regions[2].words;
+        assert_eq!(raw.ask(kind::IN, 1, &[(THIRD, 512, WRITE)]), (OK, 513));
+        raw.client.front.rem_mem_reg(third).unwrap();
+        raw.refused(kind::IN, 1, &[(THIRD, 512, WRITE)], IOERR);
+        assert!(raw.client.front.rem_mem_reg(third).is_err());
         raw.guards_hold();
     });
 }
@@ -188,7 +223,7 @@ fn regions_that_come_and_go_cost_nothing_in_the_end() {
             }
             let front = &raw.client.front;
             front.add_mem_reg(region(round), file.as_fd()).unwrap();
-            assert!(front.add_mem_reg(region(round), file.as_fd()).is_err());
+            assert!(front.add_mem_reg(region(round), raw.client.memory.file(0).unwrap()).is_err());
             if round % 8 == 0 {
                 assert_eq!(raw.ask(kind::IN, 0, &[(region(round).guest, 512, WRITE)]), (OK, 513));
             }

@@ -50,6 +50,20 @@ impl Machine {
     /// its kernel; `held` lives as long as the machine.
     pub(crate) fn launch(
         name: &'static str,
+        command: Command,
+        kernel: (&Path, &Path),
+        words: &str,
+        input: Stdio,
+        held: Option<Box<dyn Any>>,
+    ) -> Machine {
+        let mut machine = Self::spawn(name, command, kernel, words, input, held);
+        machine.wait_ready();
+        machine
+    }
+
+    /// The same without waiting: its guest may never come as far as a shell.
+    pub(crate) fn spawn(
+        name: &'static str,
         mut command: Command,
         kernel: (&Path, &Path),
         words: &str,
@@ -81,9 +95,7 @@ impl Machine {
                 line.clear();
             }
         });
-        let mut machine = Machine { child, console, lines, dir, name, _held: held };
-        machine.wait_ready();
-        machine
+        Machine { child, console, lines, dir, name, _held: held }
     }
 
     fn line(&mut self, deadline: Instant, what: &str) -> String {
@@ -144,6 +156,11 @@ impl Machine {
 
     /// Says commands to QEMU's monitor (QMP), each of which must succeed.
     pub(crate) fn monitor(&mut self, commands: &[&str]) {
+        self.try_monitor(commands).unwrap();
+    }
+
+    /// Says commands to QEMU's monitor (QMP), up to the first that fails; what it says to that.
+    pub(crate) fn try_monitor(&mut self, commands: &[&str]) -> Result<(), String> {
         let mut stream = connect(&self.dir.path().join("qmp"), &mut self.child);
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -155,13 +172,16 @@ impl Machine {
             loop {
                 line.clear();
                 assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the monitor is gone");
-                assert!(!line.contains("\"error\""), "{command}: {line}");
+                if line.contains("\"error\"") {
+                    return Err(format!("{command}: {line}"));
+                }
                 // Events come in between.
                 if line.contains("\"return\"") {
                     break;
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -78,7 +78,14 @@ fn an_image_has_one_writer() {
     let (disk, other) = (bench.disk(), bench.socket("other"));
     let log = Bench::new();
     let mut second = log.start(&[&disk, &other.replace("=other=", "=svr=")], &[], &[]);
-    assert!(second.wait() != 0 && second.said().contains("image"), "{}", second.said());
+    assert_eq!(second.wait(), 2);
+    // Which image, and who has it.
+    let (said, image) =
+        (second.said(), disk.split(':').nth(1).unwrap().split(',').next().unwrap().to_owned());
+    assert!(
+        said.contains(&image) && said.contains(&format!("(process {} (nvme-drv))", server.pid())),
+        "{said}"
+    );
     assert_eq!(server.stop(), 0);
 }
 

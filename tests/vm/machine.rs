@@ -1,6 +1,7 @@
 //! The machines of these tests: one disk of the server, by vhost-user.
 
 use std::any::Any;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::kernel::Kernel;
@@ -14,7 +15,8 @@ pub(crate) struct Shape {
     /// A VGA adapter, which splits the low memory.
     pub(crate) vga: bool,
     pub(crate) fio: bool,
-    /// More arguments for QEMU.
+    /// What else is special about it: `hotplug` (room for memory), `port` (the disk can be unplugged), `private` (its memory is not
+    /// shared), `numa` (288M in three files).
     pub(crate) more: &'static [&'static str],
 }
 
@@ -24,18 +26,48 @@ impl Default for Shape {
     }
 }
 
+/// For the kernel.
+const WORDS: &str = "memhp_default_state=online";
+
+/// QEMU's command, kernel and initramfs, its standard input, and what lives as long as the machine.
+type Prepared<'k> = (Command, (&'k Path, &'k Path), Stdio, Option<Box<dyn Any>>);
+
 impl Machine {
     /// Boots a machine with one disk and waits for its shell.
     pub(crate) fn boot(name: &'static str, kernel: &Kernel, attach: Attach, shape: &Shape) -> Machine {
+        let (command, kernel, input, held) = Self::prepare(kernel, attach, shape);
+        Machine::launch(name, command, kernel, WORDS, input, held)
+    }
+
+    /// The same without waiting for anything.
+    pub(crate) fn begin(name: &'static str, kernel: &Kernel, attach: Attach, shape: &Shape) -> Machine {
+        let (command, kernel, input, held) = Self::prepare(kernel, attach, shape);
+        Machine::spawn(name, command, kernel, WORDS, input, held)
+    }
+
+    fn prepare<'k>(kernel: &'k Kernel, attach: Attach, shape: &Shape) -> Prepared<'k> {
         // The session goes in as descriptor 3: standard input is the one way to hand down a descriptor that no
         // other program started at the same time inherits.
         let mut command = Command::new("sh");
         command.args(["-c", "exec 3<&0 </dev/null; exec \"$@\"", "sh", "qemu-system-x86_64"]);
-        command.arg("-object").arg(format!("memory-backend-memfd,id=mem,size={},share=on", shape.memory));
+        let file = |name: &str, size: &str| format!("memory-backend-memfd,id={name},size={size},share=on");
+        let machine = if shape.more.contains(&"private") {
+            // As QEMU has it where nobody says anything.
+            "q35"
+        } else if shape.more.contains(&"numa") {
+            for node in 0..3 {
+                command.arg("-object").arg(file(&format!("node{node}"), "96M"));
+                command.arg("-numa").arg(format!("node,memdev=node{node}"));
+            }
+            "q35"
+        } else {
+            command.arg("-object").arg(file("mem", shape.memory));
+            "q35,memory-backend=mem"
+        };
         let hotplug = shape.more.contains(&"hotplug");
         let memory =
             if hotplug { format!("{},slots=4,maxmem=4G", shape.memory) } else { shape.memory.to_string() };
-        command.args(["-M", "q35,memory-backend=mem", "-m", &memory, "-smp", &shape.cpus.to_string()]);
+        command.args(["-M", machine, "-m", &memory, "-smp", &shape.cpus.to_string()]);
         command.args(["-vga", if shape.vga { "std" } else { "none" }]);
         let initramfs = if shape.fio { &kernel.initramfs_fio } else { &kernel.initramfs };
         let (input, held) = match attach {
@@ -48,9 +80,14 @@ impl Machine {
                 (Stdio::null(), held.map(|held| Box::new(held) as Box<dyn Any>))
             }
         };
-        command.args(["-device", "vhost-user-blk-pci,chardev=disk"]);
-        let words = "memhp_default_state=online";
-        Machine::launch(name, command, (&kernel.vmlinux, initramfs), words, input, held)
+        if shape.more.contains(&"port") {
+            // Where a disk can be plugged.
+            command.args(["-device", "pcie-root-port,id=slot1,chassis=1"]);
+            command.args(["-device", "vhost-user-blk-pci,chardev=disk,id=disk0,bus=slot1"]);
+        } else {
+            command.args(["-device", "vhost-user-blk-pci,chardev=disk"]);
+        }
+        (command, (kernel.vmlinux.as_path(), initramfs.as_path()), input, held)
     }
 
     /// Restarts the guest and waits for its shell.

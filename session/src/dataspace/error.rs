@@ -15,7 +15,7 @@ pub enum RegistryError {
     Wraps,
     /// It reaches over the end of its file.
     OutsideFile,
-    /// It overlaps another region, in the guest's or in the client's addresses; or it is registered already.
+    /// It overlaps another region, in the guest's or in the client's addresses.
     Overlaps,
     /// There are [`REGIONS_MAX`] regions already (or as many as that which are still being removed).
     TooManyRegions,

@@ -7,7 +7,7 @@ use super::{Claim, File, FileId};
 /// What a client wants to be changed.
 #[derive(Clone, Debug)]
 pub enum MemoryChange {
-    /// One region more.
+    /// One region more. One that is registered already, just so, is no change.
     Add(Claim, File),
     /// One region less, exactly as it was registered, its file offset aside: guest address, client address and length.
     Remove(u64, u64, u64),

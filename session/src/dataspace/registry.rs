@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use nvme_platform::{Iova, Window};
 
 use super::plan::{NewRegion, Plan};
-use super::{Claim, FileId, RegistryConfig, RegistryError};
+use super::{Claim, File, FileId, RegistryConfig, RegistryError};
 use crate::memory::{MemoryTable, Region, SLOTS_MAX};
 
 #[derive(Debug)]
@@ -31,6 +31,11 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn stays(&self) -> bool {
         !matches!(self.state, State::Leaving(..))
+    }
+
+    /// Whether it is that region, and stays.
+    pub(super) fn is(&self, claim: &Claim, file: &File) -> bool {
+        self.stays() && self.claim == *claim && self.file == file.id && self.writable == file.writable
     }
 }
 

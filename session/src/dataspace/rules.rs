@@ -32,6 +32,13 @@ impl Registry {
     pub fn plan(&self, change: &MemoryChange, room: usize) -> Result<Plan, RegistryError> {
         match change {
             MemoryChange::Add(claim, file) => {
+                if let Some(entry) = self.entries.iter().find(|e| e.is(claim, file)) {
+                    self.check(claim, file)?;
+                    return match entry.state {
+                        State::Mapping => Err(RegistryError::Busy),
+                        _ => self.with(Vec::new(), &[], room),
+                    };
+                }
                 let staying = self.entries.iter().filter(|e| e.stays()).map(|e| (e.claim, e.file));
                 let table: Vec<_> = staying.chain([(*claim, file.id)]).collect();
                 bounded(table.len())?;
@@ -62,12 +69,10 @@ impl Registry {
         }
         let table: Vec<_> = wanted.iter().map(|(claim, file)| (*claim, file.id)).collect();
         self.judge(&table)?;
-        let same = |e: &Entry, (claim, file): &(Claim, File)| {
-            e.stays() && e.claim == *claim && e.file == file.id && e.writable == file.writable
-        };
-        let goes = |e: &&Entry| e.stays() && !wanted.iter().any(|w| same(e, w));
+        let goes = |e: &&Entry| e.stays() && !wanted.iter().any(|(claim, file)| e.is(claim, file));
         let removed = self.entries.iter().filter(goes).map(|e| e.slot).collect();
-        let comes = |(_, w): &(usize, &(Claim, File))| !self.entries.iter().any(|e| same(e, w));
+        let comes =
+            |(_, (claim, file)): &(usize, &(Claim, File))| !self.entries.iter().any(|e| e.is(claim, file));
         let new: Vec<_> =
             wanted.iter().enumerate().filter(comes).map(|(i, (claim, file))| (i, *claim, *file)).collect();
         self.with(removed, &new, room)

@@ -115,6 +115,11 @@ impl Session {
         self.lost
     }
 
+    /// Whether what its client left is being cleared away.
+    pub fn is_leaving(&self) -> bool {
+        self.goal != Goal::Serve
+    }
+
     pub(super) fn is_quarantined(&self) -> bool {
         self.quarantined
     }

@@ -22,6 +22,11 @@ impl fmt::Display for Told<'_, SessionError> {
             }
             SessionError::Memory(RegistryError::TooMuchMemory { .. }) => "; raise --mem-max",
             SessionError::Memory(RegistryError::NoRoom { .. }) => "; raise vm.max_map_count",
+            // QEMU's own words are about a table of memory that could not be set.
+            SessionError::Memory(RegistryError::TooManyDataspaces { .. }) => {
+                ": each NUMA node and each DIMM of a QEMU is one. It goes on without what was plugged in, and requests into that \
+                 memory fail; what it has from the start, its disk does not start without"
+            }
             SessionError::Memory(RegistryError::NotTrusted) => "; trust it with --register-ds",
             SessionError::Memory(RegistryError::NotMemory) => {
                 "; use tmpfs, a memfd or hugetlbfs, or trust it with --register-ds"
@@ -53,6 +58,9 @@ mod tests {
             memory(RegistryError::TooMuchMemory { asked: 70, allowed: 64 }),
             "too much memory (70 bytes, and 64 at most); raise --mem-max"
         );
+        let files = memory(RegistryError::TooManyDataspaces { asked: 3, allowed: 2 });
+        let told = "too many dataspaces (3, and 2 at most); raise ds-max: each NUMA node and each DIMM of a QEMU is one.";
+        assert!(files.starts_with(told) && files.contains("goes on without"), "{files}");
         let room = memory(RegistryError::NoRoom { asked: 9, allowed: 8 });
         assert!(room.starts_with('9') && room.ends_with("8; raise vm.max_map_count"), "{room}");
         assert!(memory(RegistryError::NotTrusted).ends_with("--register-ds"));

@@ -11,7 +11,7 @@ use nvme_core::server::control::SessionError;
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose::{self, dispose};
 use nvme_linux::events::Account;
-use nvme_linux::logger::REFUSAL;
+use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Peer};
 use nvme_linux::vhost::{Call, Connection, ConnectionError, Incoming, Reply, Request, Token};
 use nvme_platform::Time;
@@ -65,6 +65,8 @@ enum Pending {
     Disable(Token, u16),
     /// All rings stop.
     Reset(Token),
+    /// What the session before left is cleared away.
+    Start(Token),
 }
 
 /// A connected client.
@@ -375,6 +377,12 @@ impl Seat {
                 self.settle_reset(lent);
                 None
             }
+            Call::StartSession => {
+                log::info!(target: OPERATOR, "{}: another session starts on its connection", self.name);
+                self.pend(Pending::Start(token));
+                lent.control.clear(key);
+                None
+            }
             Call::SetBackendChannel(channel) => {
                 match socket::channel(channel, |cookie| lent.capabilities.contains_key(&cookie)) {
                     Ok(channel) => self.conn.as_mut()?.connection.set_channel(channel),
@@ -499,6 +507,18 @@ impl Seat {
             other => conn.pending = other,
         }
         self.settle_reset(lent);
+    }
+
+    /// What the session before left on this connection is cleared away, as between two clients.
+    pub(crate) fn cleared(&mut self) {
+        let Some(conn) = &mut self.conn else { return };
+        match conn.pending.take() {
+            Some(Pending::Start(token)) => {
+                conn.rings.clear();
+                self.reply(token, Reply::Done);
+            }
+            other => conn.pending = other,
+        }
     }
 
     /// Answers a reset once no ring runs any more.

@@ -25,6 +25,16 @@ pub(super) const MAPPING_PATIENCE: Duration = Duration::from_secs(30);
 /// the other.
 pub(super) const CAPS_EACH: usize = 2;
 
+/// What becomes of a dataspace that a client wants to register.
+enum Admitted {
+    /// It is taken, and registering it has begun.
+    Begun,
+    /// It is registered already.
+    Known,
+    /// Something has to end first.
+    Later,
+}
+
 impl<K: Kernel, O: Output> Server<K, O> {
     pub(super) fn register(
         &mut self,
@@ -47,11 +57,12 @@ impl<K: Kernel, O: Output> Server<K, O> {
             };
         };
         match self.admit(slot, register, dataspace, since, now) {
-            Ok(true) => {
+            Ok(Admitted::Begun) => {
                 *cap = None;
                 Outcome::Step
             }
-            Ok(false) => Outcome::Wait,
+            Ok(Admitted::Later) => Outcome::Wait,
+            Ok(Admitted::Known) => Outcome::Reply(number(0)),
             Err(why) => {
                 self.refused(slot, now, "a dataspace", &why);
                 Outcome::Reply(refusal(why.code()))
@@ -59,7 +70,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    /// Judges a dataspace. True: it is taken, and registering it has begun. False: something has to end first.
+    /// Judges a dataspace.
     fn admit(
         &mut self,
         slot: usize,
@@ -67,14 +78,18 @@ impl<K: Kernel, O: Output> Server<K, O> {
         cap: Cap,
         since: Time,
         now: Time,
-    ) -> Result<bool, Refused> {
+    ) -> Result<Admitted, Refused> {
         let here = |code| move |why| Refused::Here(code, why);
         let gone = Refused::Here(L4Error::NOENT, "it is gone");
         let Some(session) = self.sessions.get_mut(slot) else { return Err(gone) };
         let Some(key) = session.key else { return Err(here(L4Error::NODEV)("its device is away")) };
         if session.change.is_some() {
             let over = now - since >= PATIENCE;
-            return if over { Err(here(L4Error::BUSY)("its memory is being mapped")) } else { Ok(false) };
+            return if over {
+                Err(here(L4Error::BUSY)("its memory is being mapped"))
+            } else {
+                Ok(Admitted::Later)
+            };
         }
         // Whatever it is, it answers to nobody before we know that it is harmless.
         let kernel = &mut self.kernel;
@@ -99,10 +114,14 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let kernel = &self.kernel;
         let Some(session) = self.sessions.get_mut(slot) else { return Err(gone) };
         if session.change.is_some() {
-            return Ok(false);
+            return Ok(Admitted::Later);
         }
         let known = session.memory.iter().find(|ds| kernel.same(ds.cap, cap)).map(|ds| ds.id);
         let (id, epoch) = (known.unwrap_or(self.next_dataspace), session.epoch);
+        // What is registered just so is the same; one of an older epoch is another client's.
+        if session.memory.iter().any(|ds| (ds.id, ds.epoch, ds.place) == (id, epoch, place)) {
+            return Ok(Admitted::Known);
+        }
         let heir = is_heir(&session.memory, &place, epoch);
         let stays = session.memory.iter().filter(|ds| !heir || ds.epoch == epoch);
         let mut dataspace = Dataspace { cap, source: cap, id, trusted, place, epoch, owners: Vec::new() };
@@ -112,7 +131,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         match self.control.plan_memory(key, &wanted) {
             Ok(_) => {}
             // What control is at ends by itself.
-            Err(SessionError::Busy) if now - since < PATIENCE => return Ok(false),
+            Err(SessionError::Busy) if now - since < PATIENCE => return Ok(Admitted::Later),
             Err(why) => return Err(why.into()),
         }
         // One slot does for the same capability, if it is the same client's.
@@ -132,7 +151,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             // A queue that runs is in what goes.
             let busy = |code| here(code)("what the session had in flight does not end");
             if !self.vacate(slot, since, now).map_err(busy)? {
-                return Ok(false);
+                return Ok(Admitted::Later);
             }
             self.forget(slot, |_, ds| ds.epoch != epoch);
         }
@@ -144,7 +163,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         if shared.is_some() {
             self.kernel.release(cap);
         }
-        Ok(true)
+        Ok(Admitted::Begun)
     }
 
     /// Sees that no queue runs in what is about to go. One that does not run yet stays as it was set up: whether its rings are still

@@ -59,7 +59,9 @@ fn a_region_lies_in_its_dataspace_and_beside_others() {
         (BASE, 0, u64::MAX, EINVAL),
         (u64::MAX - 4095, 0, 4096, EINVAL),
         (BASE, 0, 1 << 16, 0),
-        (BASE, 0, 1 << 16, EINVAL),
+        // What is registered already, just so, is the same.
+        (BASE, 0, 1 << 16, 0),
+        (BASE, 0, 0x8000, EINVAL),
         (BASE + 0xf000, 0, 4096, EINVAL),
         (BASE - 0x1000, 0, 0x2000, EINVAL),
         (BASE + 0x1_0000, 0, 0x1000, 0),

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::machine::{Machine, WrongReply};
 use super::request::{Incoming, ProtocolError, Reply, Token};
-use super::wire::{PAYLOAD_MAX, config_changed};
+use super::wire::{PAYLOAD_MAX, VhostUserProtocolFeatures, config_changed};
 use crate::socket::{self, ReceiveError};
 
 /// How often one [`Connection::poll`] receives, so that a client that only chatters cannot hold its caller.
@@ -87,6 +87,10 @@ impl Connection {
     /// Answers a request; what the socket takes at once is sent at once.
     pub fn reply(&mut self, token: Token, reply: Reply) -> Result<(), WrongReply> {
         self.machine.reply(token, reply)?;
+        // A session that starts on this connection may have negotiated less.
+        if !self.machine.protocol_features().contains(VhostUserProtocolFeatures::BACKEND_REQ) {
+            self.channel = None;
+        }
         // Whatever is wrong with the socket shows again in the next poll.
         let _ = self.flush();
         Ok(())

@@ -45,6 +45,7 @@ impl std::error::Error for WrongReply {}
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Want {
     Ack,
+    Start,
     RingBase(u16),
     Config { offset: u32, len: u32 },
 }
@@ -61,7 +62,12 @@ struct Outstanding {
 #[derive(Debug)]
 pub struct Machine {
     agreed: Agreed,
+    /// The device is taken: `SET_OWNER` or `SET_FEATURES` came.
+    taken: bool,
+    /// `SET_OWNER` came.
     owned: bool,
+    /// `SET_PROTOCOL_FEATURES` came after the last `SET_FEATURES`: whoever starts a session next negotiated it.
+    negotiated: bool,
     touched: bool,
     input: Vec<u8>,
     files: Vec<OwnedFd>,
@@ -81,7 +87,9 @@ impl Machine {
                 features: 0,
                 protocol: Protocol::empty(),
             },
+            taken: false,
             owned: false,
+            negotiated: false,
             touched: false,
             input: Vec::new(),
             files: Vec::new(),
@@ -180,17 +188,26 @@ impl Machine {
             Parsed::GetProtocolFeatures => return self.number(header, PROTOCOL.bits()),
             Parsed::GetQueueNum => return self.number(header, u64::from(QUEUES)),
             Parsed::GetMaxMemSlots => return self.number(header, MEM_SLOTS),
-            Parsed::Owner => {
-                self.owned = true;
+            Parsed::Ignored => return self.ack(header, true),
+            Parsed::Owner if !std::mem::replace(&mut self.owned, true) => {
+                self.taken = true;
                 return self.ack(header, true);
+            }
+            Parsed::Owner => {
+                // QEMU negotiates protocol features first, and again for each session. Whoever did not has none, as on a
+                // connection that is new, once this message is answered.
+                self.agreed.features = 0;
+                Call::StartSession
             }
             Parsed::SetProtocolFeatures(features) => {
                 // The acknowledgement of this very message follows what it negotiates, as in rust-vmm's front-ends.
                 self.agreed.protocol = features;
+                self.negotiated = true;
                 return self.ack(header, true);
             }
             Parsed::Features(features) => {
-                self.owned = true;
+                self.taken = true;
+                self.negotiated = false;
                 self.agreed.features = features;
                 Call::SetFeatures(features & !PROTOCOL_FEATURES)
             }
@@ -199,6 +216,7 @@ impl Machine {
         let want = match call {
             Call::GetRingBase { ring } => Want::RingBase(ring),
             Call::GetConfig { offset, len } => Want::Config { offset, len },
+            Call::StartSession => Want::Start,
             _ => Want::Ack,
         };
         self.tokens = self.tokens.wrapping_add(1);
@@ -214,6 +232,12 @@ impl Machine {
         match (outstanding.want, reply) {
             (Want::Ack, Reply::Done) => {
                 self.ack(header, true);
+            }
+            (Want::Start, Reply::Done) => {
+                self.ack(header, true);
+                if !self.negotiated {
+                    self.agreed.protocol = Protocol::empty();
+                }
             }
             (Want::RingBase(ring), Reply::RingBase(base)) => {
                 let state = VhostUserVringState::new(u32::from(ring), u32::from(base));
@@ -312,7 +336,7 @@ impl Machine {
             Stage::Working
         } else if !self.input.is_empty() || self.sent < self.output.len() {
             Stage::MidMessage
-        } else if self.owned {
+        } else if self.taken {
             Stage::Ready
         } else if self.touched {
             Stage::Handshake

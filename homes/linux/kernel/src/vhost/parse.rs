@@ -45,8 +45,10 @@ pub(super) enum Parsed {
     SetProtocolFeatures(Protocol),
     GetQueueNum,
     GetMaxMemSlots,
-    /// `SET_OWNER`; and `RESET_OWNER`, which the specification tells back-ends to ignore.
+    /// `SET_OWNER`: a session starts.
     Owner,
+    /// `RESET_OWNER`, which the specification tells back-ends to ignore.
+    Ignored,
 }
 
 /// Checks a message. `files` are the descriptors that came with it; a call takes what is its own, the rest stays.
@@ -61,7 +63,8 @@ pub(super) fn parse(
     match request {
         R::GET_FEATURES => bare(payload, files).map(|()| Parsed::GetFeatures),
         R::GET_PROTOCOL_FEATURES => bare(payload, files).map(|()| Parsed::GetProtocolFeatures),
-        R::SET_OWNER | R::RESET_OWNER => bare(payload, files).map(|()| Parsed::Owner),
+        R::SET_OWNER => bare(payload, files).map(|()| Parsed::Owner),
+        R::RESET_OWNER => bare(payload, files).map(|()| Parsed::Ignored),
         R::SET_FEATURES => {
             let bits = number(payload, files)?;
             let surplus = bits & !agreed.offered;

@@ -135,6 +135,9 @@ pub enum Call {
     },
     /// Stop every ring and go back to the state after power-on; memory stays registered.
     ResetDevice,
+    /// A session starts on a connection that had one (`SET_OWNER`): clear away everything that is left of that, memory too. A
+    /// QEMU that gets a new device for its chardev sends this, and nothing that ends the old one's.
+    StartSession,
     /// The channel for messages to the client, for [`Connection::set_channel`](super::Connection::set_channel).
     SetBackendChannel(OwnedFd),
 }

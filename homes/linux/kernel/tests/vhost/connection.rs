@@ -73,7 +73,7 @@ fn a_message_that_was_received_whole_does_not_wait_for_another() {
     for before in 0..140 {
         let (mut connection, client) = connected();
         for _ in 0..before {
-            socket::send(&client, &message(R::SET_OWNER, false, &[]), &[]).unwrap();
+            socket::send(&client, &message(R::RESET_OWNER, false, &[]), &[]).unwrap();
         }
         socket::send(&client, &message(R::SET_VRING_NUM, false, &u32s(&[2, 8])), &[]).unwrap();
         let mut polls = 0;

@@ -179,6 +179,37 @@ fn a_half_message_and_a_half_handshake_want_a_deadline() {
 }
 
 #[test]
+fn a_session_starts_with_an_owner_and_the_next_one_finds_nothing_of_it() {
+    let owner = message(R::SET_OWNER, true, &[]);
+    let features = message(R::SET_FEATURES, false, &u64s(&[FEATURES]));
+    let protocol = message(R::SET_PROTOCOL_FEATURES, false, &u64s(&[ALL_PROTOCOL]));
+    let mut m = Machine::new(FEATURES);
+    // The first, whatever came before it, has nothing to clear away.
+    tell(&mut m, &protocol, vec![]).unwrap();
+    call(&mut m, &features, 0);
+    assert!(tell(&mut m, &owner, vec![]).unwrap().is_none());
+    assert_eq!((number(&mut m), m.features()), (0, FEATURES));
+    let reset_owner = message(R::RESET_OWNER, true, &[]);
+    assert!(tell(&mut m, &reset_owner, vec![]).unwrap().is_none(), "back-ends are to ignore it");
+    assert_eq!((number(&mut m), m.features()), (0, FEATURES));
+
+    // As QEMU begins again: what it negotiated before it is the new session's.
+    tell(&mut m, &protocol, vec![]).unwrap();
+    assert!(matches!(call(&mut m, &owner, 0), Call::StartSession));
+    assert_eq!(number(&mut m), 0, "it is acknowledged");
+    assert_eq!((m.features(), m.protocol_features().bits()), (0, ALL_PROTOCOL));
+    assert!(m.rings_start_enabled() && m.stage() == Stage::Ready);
+
+    // As others do: first the owner, and then what it can.
+    call(&mut m, &features, 0);
+    assert!(matches!(call(&mut m, &owner, 0), Call::StartSession));
+    assert_eq!(number(&mut m), 0, "who asked had negotiated that");
+    assert_eq!((m.features(), m.protocol_features().bits()), (0, 0));
+    assert!(matches!(call(&mut m, &owner, 0), Call::StartSession));
+    assert_eq!(answer(&mut m), None, "nobody has negotiated that");
+}
+
+#[test]
 fn whatever_is_wrong_with_a_message_is_named() {
     const OK: [u64; 4] = [0, 0x1000, 0x7000_0000, 0];
     let one = |region: [u64; 4]| u64s(&[&[0][..], &region].concat());

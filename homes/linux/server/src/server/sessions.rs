@@ -224,9 +224,15 @@ impl Server {
             }
             Event::Cleared(key) => {
                 let Some(id) = self.by_session.get(&key).copied() else { return };
+                // It may be cleared once more already: for a session that starts on a connection, and for the next client.
+                if self.control.session(key).is_none_or(|session| session.is_leaving()) {
+                    return;
+                }
                 if let Some(seat) = self.seats.get_mut(&id).filter(|s| s.phase == Phase::Clearing) {
                     seat.phase = Phase::Free;
                     self.admit(id, time);
+                } else {
+                    self.with_session(key, time, |client, _| client.cleared());
                 }
             }
             Event::Ended(key) => {
