@@ -7,7 +7,7 @@ use nvme_platform::{PAGE, Time, Window};
 use zerocopy::little_endian::{U16, U32};
 
 use crate::admin::{Answer, Events, Features, Logs, Nature};
-use crate::faulty::{self, Action, Held};
+use crate::faulty::{self, Abort, Action, Held};
 use crate::gate::Stuck;
 use crate::queue::{Poster, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
@@ -339,7 +339,7 @@ impl Control {
         // before it left it.
         let mut waiting = core::mem::take(&mut queue.waiting);
         while queue.poster.room(queue.cq_size, queue.cq_head) {
-            let due = waiting.pop().or_else(|| faulty::take_due(&mut queue.held, now));
+            let due = waiting.pop().or_else(|| faulty::take_due(&mut queue.held, now).map(|(sqe, _)| sqe));
             let (sqe, action) = match due {
                 Some(sqe) => (sqe, None),
                 None if queue.head != queue.tail => {
@@ -351,11 +351,11 @@ impl Control {
             };
             let answer = match action {
                 Some(Action::Hang) => {
-                    faulty::hold(&mut queue.held, sqe, None);
+                    faulty::hold(&mut queue.held, sqe, None, Abort::Ends);
                     continue;
                 }
                 Some(Action::Delay(time)) => {
-                    faulty::hold(&mut queue.held, sqe, Some(now + time));
+                    faulty::hold(&mut queue.held, sqe, Some(now + time), Abort::Ends);
                     continue;
                 }
                 Some(Action::Fail(status)) => Err(status),
@@ -429,7 +429,7 @@ impl Control {
             let sq = shared.queues.lock().get(usize::from(id)).and_then(|s| s.sq.clone());
             sq.is_some_and(|sq| {
                 let Ok(mut inside) = sq.gate.pass(shared.outside.pause) else { return false };
-                let Some(index) = inside.held.iter().position(|h| h.sqe.cid.get() == cid) else {
+                let Some(index) = faulty::aborts(&mut inside.held, cid) else {
                     return false;
                 };
                 let there = self.post_io(shared, &sq, cid, Status::ABORTED);

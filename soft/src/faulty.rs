@@ -60,6 +60,9 @@ pub enum Action {
     Drop,
     /// It is executed and completed so much later.
     Delay(Duration),
+    /// The same; an Abort meanwhile answers that it aborted nothing, and then the command, which was executed, completes as one
+    /// that was aborted. QEMU 11.1 does so.
+    DelayDeaf(Duration),
     /// It is not executed, and completes with this status.
     Fail(Status),
     /// It is executed; its completion claims this status.
@@ -232,12 +235,24 @@ pub(crate) struct Held {
     pub(crate) sqe: Sqe,
     /// When it goes on; `None`: never.
     pub(crate) due: Option<Time>,
+    pub(crate) abort: Abort,
+}
+
+/// What an Abort does to a command that is held up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// Ends it.
+    Ends,
+    /// Nothing so far: there was none.
+    Deaf,
+    /// Nothing, but that it completes as if.
+    Asked,
 }
 
 /// Holds a command up.
-pub(crate) fn hold(held: &mut Vec<Held>, sqe: Sqe, due: Option<Time>) {
+pub(crate) fn hold(held: &mut Vec<Held>, sqe: Sqe, due: Option<Time>, abort: Abort) {
     if held.len() < HELD_MAX {
-        held.push(Held { sqe, due });
+        held.push(Held { sqe, due, abort });
     }
 }
 
@@ -246,10 +261,22 @@ pub(crate) fn next_due(held: &[Held]) -> Option<Time> {
     held.iter().filter_map(|h| h.due).min()
 }
 
-/// The first command that is to go on now.
-pub(crate) fn take_due(held: &mut Vec<Held>, now: Time) -> Option<Sqe> {
+/// The first command that is to go on now, and what becomes of it.
+pub(crate) fn take_due(held: &mut Vec<Held>, now: Time) -> Option<(Sqe, Option<Action>)> {
     let index = held.iter().position(|h| h.due.is_some_and(|due| due <= now))?;
-    Some(held.remove(index).sqe)
+    let Held { sqe, abort, .. } = held.remove(index);
+    Some((sqe, (abort == Abort::Asked).then_some(Action::Status(Status::ABORTED))))
+}
+
+/// Which of these commands an Abort ends.
+pub(crate) fn aborts(held: &mut [Held], cid: u16) -> Option<usize> {
+    let index = held.iter().position(|h| h.sqe.cid.get() == cid)?;
+    let found = held.get_mut(index)?;
+    if found.abort == Abort::Ends {
+        return Some(index);
+    }
+    found.abort = Abort::Asked;
+    None
 }
 
 /// Spoils a completion.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use nvme_platform::Time;
 
 use crate::engine::Batch;
-use crate::faulty::{Action, Held, hold, spoil};
+use crate::faulty::{Abort, Action, Held, hold, spoil};
 use crate::wire::{Sqe, Status};
 
 impl Batch<'_> {
@@ -19,12 +19,17 @@ impl Batch<'_> {
     ) -> bool {
         match action {
             Some(Action::Hang) => {
-                hold(held, sqe, None);
+                hold(held, sqe, None, Abort::Ends);
                 self.charge();
                 return true;
             }
             Some(Action::Delay(time)) => {
-                hold(held, sqe, Some(now + time));
+                hold(held, sqe, Some(now + time), Abort::Ends);
+                self.charge();
+                return true;
+            }
+            Some(Action::DelayDeaf(time)) => {
+                hold(held, sqe, Some(now + time), Abort::Deaf);
                 self.charge();
                 return true;
             }

@@ -180,7 +180,7 @@ impl Batch<'_> {
             }
             let due = faulty::take_due(held, now);
             let (sqe, action) = match due {
-                Some(sqe) => (sqe, None),
+                Some(due) => due,
                 None => {
                     if !self.pending() {
                         return faulty::next_due(held);
@@ -189,7 +189,10 @@ impl Batch<'_> {
                     (sqe, shared.faults.as_ref().and_then(|f: &Faults| f.decide(self.sq.id, sqe.opcode)))
                 }
             };
-            let meddled = matches!(action, Some(Action::Fail(_) | Action::Hang | Action::Delay(_)));
+            let meddled = matches!(
+                action,
+                Some(Action::Fail(_) | Action::Hang | Action::Delay(_) | Action::DelayDeaf(_))
+            );
             if !meddled && is_stored(view, &sqe) {
                 self.begin(shared, view, flight, &sqe);
             } else if !self.meddle(sqe, action, held, now) {

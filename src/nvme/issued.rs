@@ -44,17 +44,51 @@ impl Standing {
 pub(super) struct Past {
     /// How often it failed.
     pub(super) tries: u8,
+    pub(super) late: Late,
     /// Its chunk of bounce memory.
     pub(super) chunk: Option<u16>,
 }
 
+/// Whether the deadline of a command has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Late {
+    /// It has not.
+    Never,
+    /// It has, and that was told: it is going to be aborted.
+    Now,
+    /// It had, and the command was issued again.
+    Before,
+    /// It has, for the second time.
+    Again,
+}
+
 impl Past {
+    /// Of a command that was issued for the first time.
+    pub(super) fn none(chunk: Option<u16>) -> Self {
+        Self { tries: 0, late: Late::Never, chunk }
+    }
+
     pub(super) fn standing(self) -> Standing {
-        if self.tries == 0 { Standing::first(self.chunk) } else { Standing::Repeated }
+        if self == Self::none(self.chunk) { Standing::first(self.chunk) } else { Standing::Repeated }
     }
 
     pub(super) fn failed(self) -> Self {
         Self { tries: self.tries.saturating_add(1), ..self }
+    }
+
+    /// Its deadline has passed, or has passed once more for the same command.
+    fn late(self) -> Self {
+        let late = match self.late {
+            Late::Never | Late::Now => Late::Now,
+            Late::Before | Late::Again => Late::Again,
+        };
+        Self { late, ..self }
+    }
+
+    /// It is issued again, with a deadline of its own.
+    pub(super) fn begun(self) -> Self {
+        let late = if self.late == Late::Now { Late::Before } else { self.late };
+        Self { late, ..self }
     }
 }
 
@@ -69,18 +103,20 @@ pub(super) struct Pasts {
 impl Pasts {
     /// For so many slots.
     pub(super) fn new(slots: u16) -> Self {
-        let none = (Past { tries: 0, chunk: None }, Time::from_nanos(0));
+        let none = (Past::none(None), Time::from_nanos(0));
         Self { slots: vec![none; usize::from(slots)].into_boxed_slice(), parked: 0 }
     }
 
     /// The past of the command in this slot.
     pub(super) fn of(&self, slot: usize, standing: Standing) -> Past {
         match (standing, self.slots.get(slot)) {
-            (Standing::Direct, _) => Past { tries: 0, chunk: None },
-            (Standing::Bounced(chunk), _) => Past { tries: 0, chunk: Some(chunk) },
+            (Standing::Direct, _) => Past::none(None),
+            (Standing::Bounced(chunk), _) => Past::none(Some(chunk)),
             (Standing::Repeated | Standing::Parked, Some((past, _))) => *past,
             // There is one for each slot.
-            (Standing::Repeated | Standing::Parked, None) => Past { tries: retry::TRIES, chunk: None },
+            (Standing::Repeated | Standing::Parked, None) => {
+                Past { tries: retry::TRIES, late: Late::Again, chunk: None }
+            }
         }
     }
 
@@ -98,9 +134,9 @@ impl Pasts {
         }
     }
 
-    /// The deadline of the command in this slot has passed: whatever becomes of it, it is not repeated.
+    /// The deadline of the command in this slot has passed. It is issued again only if it ends as one that was aborted, and once.
     pub(super) fn late(&mut self, slot: usize, issued: &mut Issued) {
-        let past = Past { tries: retry::TRIES, ..self.of(slot, issued.standing) };
+        let past = self.of(slot, issued.standing).late();
         self.keep(slot, past, issued.deadline);
         issued.standing = Standing::Repeated;
     }

@@ -12,7 +12,7 @@ use nvme_session::operation::Operation;
 use nvme_session::queue::Tag;
 
 use super::encode::decide;
-use super::issued::{Issued, Past, Standing};
+use super::issued::{Issued, Late, Past, Standing};
 use super::pair::{QueuePair, State};
 use super::spec::command::Status;
 use super::{quiet, retry};
@@ -62,7 +62,17 @@ impl QueuePair {
         now: Time,
         clients: &dyn Clients,
     ) -> Repeated {
-        let again = retry::again(status, past.tries, self.config.caps.delays, now, issued.deadline);
+        let again = match past.late {
+            // As we asked. Whether it was done nobody knows, and its client was not told anything.
+            Late::Now if status.code() == Status::ABORTED && !status.do_not_retry() => {
+                issued.deadline = now + self.config.timeout;
+                Some(now)
+            }
+            Late::Now | Late::Again => None,
+            Late::Never | Late::Before => {
+                retry::again(status, past.tries, self.config.caps.delays, now, issued.deadline)
+            }
+        };
         let wanted =
             || may_be_repeated(issued.request.operation(), status) && clients.wants(issued.request.tag());
         let Some(at) = again.filter(|_| wanted()) else { return Repeated::Over(issued) };
@@ -96,7 +106,7 @@ impl QueuePair {
         let verb = decide(operation, self.config.controller);
         let sqe = verb.and_then(|verb| self.encode(slot, operation, verb, issued.how, past.chunk).ok());
         let Some(mut sqe) = sqe else { return Err(issued) };
-        let deadline = issued.deadline;
+        let (deadline, past) = (issued.deadline, past.begun());
         issued.standing = past.standing();
         let cid = self.flight.insert(issued)?;
         self.pasts.keep(slot, past, deadline);
@@ -110,7 +120,7 @@ impl QueuePair {
 
     /// Issues again whose time has come. True when there was any: [`ring`](Self::ring) afterwards.
     pub fn issue_due(&mut self, now: Time) -> bool {
-        if self.pasts.parked == 0 || self.state != State::Running {
+        if self.pasts.parked == 0 || self.state == State::Stopped {
             return false;
         }
         let mut any = false;

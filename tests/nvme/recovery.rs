@@ -62,6 +62,12 @@ fn an_abort_ends_in_the_commands_own_completion() {
         panic!()
     };
     assert_eq!((id, cid), (pair.id(), late.cid));
+    // It is issued again, once.
+    assert!(rig.pass(&mut pair).is_empty() && rig.pass(&mut pair).is_empty());
+    assert_eq!((pair.holds(late.cid), pair.in_flight()), (false, 1));
+    let late = pair.expired(pair.next_deadline().unwrap()).unwrap();
+    rig.controller.abort(pair.id(), late.cid);
+    assert!(matches!(rig.event(), ControllerEvent::Aborted { outcome: AbortOutcome::Aborted, .. }));
     let ended = rig.pass(&mut pair);
     assert_eq!(
         (ended.len(), ended[0].outcome, ended[0].quiet.by()),

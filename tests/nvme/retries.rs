@@ -177,10 +177,82 @@ fn no_time_that_the_controller_asks_for_makes_a_request_last_longer_than_its_dea
     assert_eq!(pair.next_deadline(), Some(deadline));
     let late = pair.expired(deadline).unwrap();
     assert_eq!(late.tag.head(), 3);
-    // What ends after that is over, whatever it says.
+    // What ends after that is over, whatever else it says than that it was aborted.
     rig.now = deadline;
-    assert!(rig.handle.forge(pair.id(), late.cid, Status(0x07)));
+    assert!(rig.handle.forge(pair.id(), late.cid, Status(0x21)));
     assert_eq!(ended(&mut rig, &mut pair), Outcome::Failed);
+}
+
+/// A command whose deadline has passed, and that the controller ends so.
+fn late(rig: &mut Rig, pair: &mut QueuePair, status: u16) {
+    let deadline = pair.next_deadline().expect("a deadline");
+    rig.now = deadline;
+    let late = pair.expired(deadline).expect("it is late");
+    assert!(rig.handle.forge(pair.id(), late.cid, Status(status)));
+}
+
+#[test]
+fn what_was_late_and_aborted_is_issued_again_once() {
+    for (what, ask) in ALL {
+        for (times, outcome) in [(1, Outcome::Done), (2, Outcome::Failed)] {
+            let mut rig = rig();
+            let mut pair = rig.pair(16);
+            rig.handle.faults().unwrap().inject(Rule::any(Queue::AnyIo, When::First(times), Action::Hang));
+            let operation = ask(&mut rig);
+            rig.issue(&mut pair, operation, 3);
+            for _ in 0..times {
+                assert!(rig.pass(&mut pair).is_empty(), "{what}");
+                late(&mut rig, &mut pair, 0x07);
+            }
+            let start = rig.now;
+            assert_eq!((ended(&mut rig, &mut pair), rig.now), (outcome, start), "{what} {times} times");
+            let counters = pair.counters();
+            assert_eq!((counters.issued, counters.repeated, pair.in_flight()), (2, 1, 0));
+        }
+    }
+}
+
+#[test]
+fn what_was_late_and_ends_otherwise_or_may_not_be_done_again_has_failed() {
+    let cases: [(Ask, u16); 3] = [
+        (|rig| rig.write(8, &[(GUEST, 4096)]), 0x07 | DO_NOT_RETRY),
+        (|rig| rig.write(8, &[(GUEST, 4096)]), 0x06),
+        // Whether it was begun, this does not say.
+        (|rig| rig.flush(), 0x07),
+    ];
+    for (ask, status) in cases {
+        let mut rig = rig();
+        let mut pair = rig.pair(16);
+        rig.handle.faults().unwrap().inject(Rule::any(Queue::AnyIo, When::First(1), Action::Hang));
+        let operation = ask(&mut rig);
+        rig.issue(&mut pair, operation, 3);
+        assert!(rig.pass(&mut pair).is_empty());
+        late(&mut rig, &mut pair, status);
+        assert_eq!(ended(&mut rig, &mut pair), Outcome::Failed, "{status:#x}");
+        assert_eq!(pair.counters().issued, 1);
+    }
+}
+
+#[test]
+fn what_was_late_has_its_tries_and_its_data_when_it_is_issued_again() {
+    let mut rig = rig();
+    let mut pair = rig.pair(16);
+    let faults = rig.handle.faults().unwrap();
+    faults.inject(Rule::any(Queue::AnyIo, When::First(1), Action::Hang));
+    faults.inject(Rule::any(Queue::AnyIo, When::First(4), Action::Fail(Status(0x21))));
+    let data = pattern(9, 512);
+    rig.client.write(GUEST + 1, &data);
+    let write = rig.write(8, &[(GUEST + 1, 512)]);
+    rig.issue(&mut pair, write, 1);
+    assert!(rig.pass(&mut pair).is_empty());
+    rig.client.write(GUEST + 1, &pattern(10, 512));
+    late(&mut rig, &mut pair, 0x07);
+    assert_eq!(ended(&mut rig, &mut pair), Outcome::Done);
+    assert_eq!(pair.counters().issued, 6);
+    let read = rig.read(8, &[(GUEST + 8193, 512)]);
+    rig.issue(&mut pair, read, 2);
+    assert_eq!(ended(&mut rig, &mut pair), Outcome::Done);
+    assert!(rig.client.read(GUEST + 8193, 512) == data);
 }
 
 #[test]
