@@ -52,14 +52,11 @@ struct World {
 impl World {
     fn check(&self, request: &Request) {
         let operation = request.operation();
-        let (memory, place) = match operation {
-            Operation::Read(t) | Operation::Write { transfer: t, .. } => (t.memory(), t.place()),
-            Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => (&[][..], place),
-            Operation::Flush { .. } => return,
-        };
+        let memory = operation.memory();
+        let Some(place) = operation.place() else { return };
         assert!(place.first() >= self.extent.first());
         assert!(place.first() + place.blocks() <= self.extent.first() + self.extent.blocks());
-        let writes = matches!(operation, Operation::Read(_));
+        let writes = matches!(operation, Operation::Read(_) | Operation::ReadPart(_));
         for range in memory {
             let (at, len) = (range.iova().0, u64::from(range.len()));
             let inside = |r: &&Region| r.iova.0 <= at && at + len <= r.iova.0 + r.len;

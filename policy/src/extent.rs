@@ -156,6 +156,33 @@ impl Extent {
             size: self.size,
         })
     }
+
+    /// As [`confine`](Self::confine), for a request that is whole sectors and may be parts of blocks: the blocks around it,
+    /// which are inside the extent as it is, since that is whole blocks.
+    pub fn cover(&self, sector: u64, bytes: u64) -> Result<Cover, NotConfined> {
+        let start = sector.checked_mul(SECTOR).ok_or(NotConfined::Outside)?;
+        let end = start.checked_add(bytes).ok_or(NotConfined::Outside)?;
+        if bytes == 0 {
+            return Err(NotConfined::Empty);
+        }
+        if !bytes.is_multiple_of(SECTOR) {
+            return Err(NotConfined::Misaligned);
+        }
+        let block = self.size.bytes();
+        let skip = start % block;
+        let end = end.checked_next_multiple_of(block).ok_or(NotConfined::Outside)?;
+        let place = self.confine((start - skip) / SECTOR, end - (start - skip))?;
+        Ok(Cover { place, skip: skip as u32 })
+    }
+}
+
+/// The whole blocks around a request that may begin and end inside of blocks.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Cover {
+    /// The blocks. The request touches each of them.
+    pub place: LbaRange,
+    /// How many bytes of the first are before the request.
+    pub skip: u32,
 }
 
 /// Proof of place. Having this value tells you that its blocks are whole, at least one, and inside the extent that confined them, and so in what
@@ -252,6 +279,27 @@ mod tests {
         assert_eq!(e.confine(0, 512), Err(NotConfined::Misaligned));
         let r = e.confine(8, 4096).unwrap();
         assert_eq!((r.first(), r.blocks(), r.bytes()), (11, 1, 4096));
+    }
+
+    #[test]
+    fn parts_of_blocks_are_covered_by_whole_ones_of_the_extent() {
+        let e = part(10, 2, BlockSize::B4096);
+        let cover =
+            |sector, bytes| e.cover(sector, bytes).map(|c| (c.place.first(), c.place.blocks(), c.skip));
+        assert_eq!(cover(0, 512), Ok((10, 1, 0)));
+        assert_eq!(cover(15, 512), Ok((11, 1, 7 * 512)));
+        assert_eq!(cover(7, 1024), Ok((10, 2, 7 * 512)));
+        assert_eq!(cover(0, 8192), Ok((10, 2, 0)));
+        for (sector, bytes) in
+            [(16, 512), (15, 1024), (0, 8192 + 512), (1 << 55, 512), (u64::MAX, 512), (1, u64::MAX - 511)]
+        {
+            assert_eq!(cover(sector, bytes), Err(NotConfined::Outside), "{sector} {bytes}");
+        }
+        assert_eq!(cover(0, 0), Err(NotConfined::Empty));
+        assert_eq!(
+            (cover(0, 511), cover(1, 4095)),
+            (Err(NotConfined::Misaligned), Err(NotConfined::Misaligned))
+        );
     }
 
     #[test]

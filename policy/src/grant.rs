@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::extent::{Extent, LbaRange, Namespace, NotConfined};
+use crate::extent::{Cover, Extent, LbaRange, Namespace, NotConfined};
 
 /// What a session may do with its device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +70,11 @@ impl Grant {
     #[inline(always)]
     pub fn confine(&self, sector: u64, bytes: u64) -> Result<LbaRange, NotConfined> {
         self.extent.confine(sector, bytes)
+    }
+
+    /// See [`Extent::cover`].
+    pub fn cover(&self, sector: u64, bytes: u64) -> Result<Cover, NotConfined> {
+        self.extent.cover(sector, bytes)
     }
 
     /// The one place where a [`WritePermit`] is made: one for each request that changes the disk.

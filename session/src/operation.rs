@@ -51,50 +51,54 @@ impl Transfer {
     pub fn split_at(
         self,
         blocks: u64,
-        mut spare: Segments,
+        spare: Segments,
     ) -> Result<(Transfer, Transfer), (Transfer, Segments)> {
         let Self { place, memory } = self;
         let (place, rest) = match place.split_at(blocks) {
             Ok(both) => both,
             Err(place) => return Err((Self { place, memory }, spare)),
         };
-        let mut left = place.bytes();
-        let mut memory = match memory {
-            Ranges::Many(memory) => memory,
-            Ranges::One(range) => match range.split_at(left as u32) {
-                Ok((a, b)) => {
-                    spare.push(b);
-                    let (head, rest) = (Self { place, memory: Ranges::One(a) }, rest);
-                    return Ok((head, Self { place: rest, memory: Ranges::Many(spare) }));
-                }
-                // It is as long as both places together, so it can be divided.
-                Err(range) => [range].into(),
-            },
-        };
-        let mut whole = 0;
-        while let Some(s) = memory.get(whole)
-            && u64::from(s.len()) <= left
-        {
-            left -= u64::from(s.len());
-            whole += 1;
-        }
-        let mut tail = memory.drain(whole..);
-        let mut head = None;
-        if left > 0
-            && let Some(s) = tail.next()
-        {
-            // `left` is less than this segment's length, so it fits and neither side is empty.
-            match s.split_at(left as u32) {
-                Ok((a, b)) => {
-                    head = Some(a);
-                    spare.push(b);
-                }
-                Err(s) => spare.push(s),
-            }
-        }
-        spare.extend(tail);
-        memory.extend(head);
-        Ok((Self { place, memory: Ranges::Many(memory) }, Self { place: rest, memory: Ranges::Many(spare) }))
+        let (memory, behind) = memory.split_at(place.bytes(), spare);
+        Ok((Self { place, memory }, Self { place: rest, memory: behind }))
+    }
+}
+
+/// A part of one block, and as many bytes of memory.
+#[derive(Debug)]
+pub struct Part {
+    place: LbaRange,
+    skip: u32,
+    memory: Ranges,
+}
+
+impl Part {
+    /// Joins a block and memory for the bytes of it behind the first `skip`. Hands both back when it is not one block, or
+    /// has not as many.
+    pub fn new(place: LbaRange, skip: u32, memory: impl Into<Ranges>) -> Result<Self, (LbaRange, Ranges)> {
+        let memory = memory.into();
+        let (bytes, block) = (memory.bytes(), place.block_size().bytes());
+        let fits = bytes > 0 && u64::from(skip).saturating_add(bytes) <= block;
+        if fits && place.blocks() == 1 { Ok(Self { place, skip, memory }) } else { Err((place, memory)) }
+    }
+
+    /// The block.
+    pub fn place(&self) -> &LbaRange {
+        &self.place
+    }
+
+    /// How many bytes of the block are before the part.
+    pub fn skip(&self) -> u32 {
+        self.skip
+    }
+
+    /// Where in memory.
+    pub fn memory(&self) -> &[DmaRange] {
+        self.memory.as_slice()
+    }
+
+    /// Its memory, when the block is done with.
+    pub fn into_memory(self) -> Ranges {
+        self.memory
     }
 }
 
@@ -135,10 +139,40 @@ pub enum Operation {
         /// Whether the storage behind them may be given back. Only where what was given back reads as zeroes.
         unmap: bool,
     },
+    /// A part of a block to memory. The rest of it is shown to nobody.
+    ReadPart(Part),
+    /// Memory to a part of a block, the rest of which stays what it is, whatever else is done to that block meanwhile.
+    WritePart {
+        /// What goes where.
+        part: Part,
+        /// The right to change the disk.
+        permit: WritePermit,
+        /// Whether it must be durable when it completes.
+        fua: bool,
+    },
 }
 
 impl Operation {
-    /// Divides it after `blocks` blocks, when it is longer. A flush is never divided.
+    /// The blocks that it is about. A flush is about all of its namespace.
+    pub fn place(&self) -> Option<&LbaRange> {
+        match self {
+            Self::Read(transfer) | Self::Write { transfer, .. } => Some(transfer.place()),
+            Self::Discard { place, .. } | Self::WriteZeroes { place, .. } => Some(place),
+            Self::ReadPart(part) | Self::WritePart { part, .. } => Some(part.place()),
+            Self::Flush { .. } => None,
+        }
+    }
+
+    /// The memory that it is about.
+    pub fn memory(&self) -> &[DmaRange] {
+        match self {
+            Self::Read(transfer) | Self::Write { transfer, .. } => transfer.memory(),
+            Self::ReadPart(part) | Self::WritePart { part, .. } => part.memory(),
+            Self::Discard { .. } | Self::WriteZeroes { .. } | Self::Flush { .. } => &[],
+        }
+    }
+
+    /// Divides it after `blocks` blocks, when it is longer. A flush is never divided, nor is a part of a block.
     pub fn split_at(self, blocks: u64, spares: &mut Spares) -> (Self, Option<Self>) {
         let mut halve = |transfer: Transfer| match transfer.split_at(blocks, spares.take()) {
             Ok((head, rest)) => (head, Some(rest)),
@@ -176,7 +210,7 @@ impl Operation {
                     (Self::WriteZeroes { place: head, permit: a, fua, unmap }, Some(rest))
                 }
             },
-            flush @ Self::Flush { .. } => (flush, None),
+            whole @ (Self::Flush { .. } | Self::ReadPart(_) | Self::WritePart { .. }) => (whole, None),
         }
     }
 }

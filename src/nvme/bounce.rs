@@ -46,15 +46,16 @@ impl Bounce {
         self.memory.window().fill(usize::from(chunk) * CHUNK, bytes as usize, 0)
     }
 
-    /// Copies all of `ranges` into a chunk.
+    /// Copies all of `ranges` into a chunk, behind its first `skip` bytes.
     pub(super) fn gather(
         &self,
         chunk: u16,
+        skip: u32,
         ranges: &[DmaRange],
         window: &mut dyn FnMut(&DmaRange) -> Option<Window>,
     ) -> Result<(), OutOfBounds> {
         let chunk = self.memory.window().sub(usize::from(chunk) * CHUNK, CHUNK)?;
-        let mut at = 0;
+        let mut at = skip as usize;
         for range in ranges {
             let len = range.len() as usize;
             window(range).ok_or(OutOfBounds)?.copy_to(0, &chunk, at, len)?;
@@ -63,15 +64,16 @@ impl Bounce {
         Ok(())
     }
 
-    /// Copies a chunk to all of `ranges`.
+    /// Copies a chunk, but for its first `skip` bytes, to all of `ranges`.
     pub(super) fn scatter(
         &self,
         chunk: u16,
+        skip: u32,
         ranges: &[DmaRange],
         window: &mut dyn FnMut(&DmaRange) -> Option<Window>,
     ) -> Result<(), OutOfBounds> {
         let chunk = self.memory.window().sub(usize::from(chunk) * CHUNK, CHUNK)?;
-        let mut at = 0;
+        let mut at = skip as usize;
         for range in ranges {
             let len = range.len() as usize;
             chunk.copy_to(at, &window(range).ok_or(OutOfBounds)?, 0, len)?;

@@ -10,6 +10,7 @@ use super::pair::{QueuePair, State};
 use super::quiet;
 use super::repeat::{Clients, Repeated};
 use super::spec::command::{Completion, Status};
+use super::transfer::How;
 
 /// What came of completions.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl QueuePair {
     /// bounced. `None`: to be asked there, where the entry is loaded anew and checked by itself.
     #[inline(always)]
     pub fn next_fast(&mut self) -> Option<Ended> {
-        if !self.ended.is_empty() || self.state != State::Running {
+        if !self.ended.is_empty() || self.state == State::Stopped {
             return None;
         }
         let completion = self.cq.peek()?;
@@ -63,7 +64,7 @@ impl QueuePair {
     /// After the last one of a pass, [`finish_poll`](Self::finish_poll).
     #[inline(never)]
     pub fn next_ended(&mut self, now: Time, clients: &dyn Clients) -> Option<Came> {
-        if !self.ended.is_empty() || self.state != State::Running {
+        if !self.ended.is_empty() || self.state == State::Stopped {
             return self.ended.pop().map(Came::Ended);
         }
         // A controller that fills the queue with strays as fast as they are taken is not listened to for ever.
@@ -85,6 +86,15 @@ impl QueuePair {
                     Repeated::Again => return Some(Came::Again),
                     Repeated::Parked => continue,
                     Repeated::Over(over) => issued = over,
+                }
+            } else if issued.how == How::Fill {
+                match self.filled(issued, past, now, clients) {
+                    Ok(()) => return Some(Came::Again),
+                    Err(unfilled) => {
+                        self.release_bounce(past.chunk);
+                        self.unguard(unfilled.request.operation());
+                        return Some(Came::Ended(ended(unfilled, Outcome::Failed)));
+                    }
                 }
             }
             let outcome = self.outcome(&issued, past, status, clients);
@@ -125,15 +135,21 @@ impl QueuePair {
             if status.ok() { Outcome::Done } else { self.failed(issued.request.operation(), status) };
         if let Some(chunk) = past.chunk {
             // What a read brought is copied.
-            if let (Operation::Read(transfer), Outcome::Done) = (issued.request.operation(), outcome) {
+            let (skip, memory) = match issued.request.operation() {
+                Operation::Read(transfer) => (0, transfer.memory()),
+                Operation::ReadPart(part) => (part.skip(), part.memory()),
+                _ => (0, &[][..]),
+            };
+            if outcome == Outcome::Done {
                 let tag = issued.request.tag();
                 let find = &mut |range: &DmaRange| clients.window(tag, range);
-                if self.bounce.scatter(chunk, transfer.memory(), find).is_err() {
+                if self.bounce.scatter(chunk, skip, memory, find).is_err() {
                     outcome = Outcome::Failed;
                 }
             }
             self.bounce.put(chunk);
         }
+        self.unguard(issued.request.operation());
         outcome
     }
 
@@ -142,8 +158,8 @@ impl QueuePair {
         self.counters.errors += 1;
         if self.counters.errors.is_power_of_two() {
             let what = match operation {
-                Operation::Read(_) => "read",
-                Operation::Write { .. } => "write",
+                Operation::Read(_) | Operation::ReadPart(_) => "read",
+                Operation::Write { .. } | Operation::WritePart { .. } => "write",
                 Operation::Flush { .. } => "flush",
                 Operation::Discard { .. } => "discard",
                 Operation::WriteZeroes { .. } => "write-zeroes",
@@ -159,7 +175,7 @@ impl QueuePair {
     /// Rings the completion queue's doorbell, when anything was taken.
     #[inline]
     pub fn finish_poll(&mut self) {
-        if self.state == State::Running
+        if self.state != State::Stopped
             && let Some(head) = self.cq.take_head()
         {
             self.doorbells.completion_head(head);

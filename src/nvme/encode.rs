@@ -2,7 +2,7 @@
 
 use nvme_platform::{Iova, OutOfBounds};
 use nvme_policy::LbaRange;
-use nvme_session::operation::{Operation, Transfer};
+use nvme_session::operation::{Operation, Part, Transfer};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
@@ -52,7 +52,7 @@ pub(super) fn is_longer(operation: &Operation, blocks: u64) -> bool {
     match operation {
         Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.place().blocks() > blocks,
         Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => place.blocks() > blocks,
-        Operation::Flush { .. } => false,
+        Operation::Flush { .. } | Operation::ReadPart(_) | Operation::WritePart { .. } => false,
     }
 }
 
@@ -78,6 +78,10 @@ pub(super) fn decide(operation: &Operation, controller: u16) -> Option<Verb> {
         }
         Operation::WriteZeroes { place, permit, fua, .. } => {
             (io::WRITE_ZEROES, *fua, place.namespace(), Some(permit))
+        }
+        Operation::ReadPart(part) => (io::READ, false, part.place().namespace(), None),
+        Operation::WritePart { part, permit, fua } => {
+            (io::WRITE, *fua, part.place().namespace(), Some(permit))
         }
     };
     let fits = namespace.controller == controller && permit.is_none_or(|p| p.namespace() == namespace);
@@ -119,6 +123,9 @@ pub(super) fn command(
             Ok(Command { opcode: verb.opcode, nsid: permit.namespace().nsid.into(), ..Command::default() })
         }
         Operation::Discard { place, .. } => discard(verb, place, memory),
+        Operation::ReadPart(part) | Operation::WritePart { part, .. } => {
+            part_command(verb, part, how, memory)
+        }
         // The blocks read as zeroes afterwards (NVM 3.2.8): DEAC is set only where deallocated blocks do (DLFEAT).
         Operation::WriteZeroes { place, unmap, .. } => {
             let mut command = with_place(verb, place, 0, [U64::ZERO; 2]);
@@ -149,6 +156,19 @@ fn transfer_command(
         _ => return Err(OutOfBounds),
     };
     Ok(with_place(verb, place, flags, dptr))
+}
+
+/// All of the block, by a bounce chunk: as it is asked for, or to be filled with what there is.
+fn part_command(verb: Verb, part: &Part, how: How, memory: &Memory<'_>) -> Result<Command, OutOfBounds> {
+    let place = part.place();
+    let bytes = u32::try_from(place.bytes()).map_err(|_| OutOfBounds)?;
+    let at = memory.bounce.ok_or(OutOfBounds)?;
+    let dptr = prps(core::iter::once((at.0, bytes)), bytes, &memory.list)?;
+    match how {
+        How::Bounce => Ok(with_place(verb, place, 0, dptr)),
+        How::Fill => Ok(read_blocks(place.namespace().nsid, place.first(), place.blocks() as u32, dptr)),
+        How::Prp | How::Sgl => Err(OutOfBounds),
+    }
 }
 
 #[inline(always)]

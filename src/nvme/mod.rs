@@ -10,7 +10,7 @@
 //!
 //! **The worker's side**
 //! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: a request as a command; `transfer`: how it says where the data is;
-//!   `bounce`: data that must go through memory of ours.
+//!   `bounce`: data that must go through memory of ours; `parts`: parts of blocks.
 //! * `issued`: a command in flight; `inflight`: all of them, by identifier; `ring`: the two queues; `recovery`: commands that do not end.
 //! * `retry`: whether a command that failed is tried again; `repeat`: how.
 //! * [`quiet`]: proof that the controller is done with memory.
@@ -27,6 +27,7 @@ pub mod info;
 mod issued;
 pub mod options;
 pub mod pair;
+mod parts;
 pub mod quiet;
 pub mod quirks;
 mod recovery;

@@ -23,11 +23,12 @@ use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longe
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::issued::{Issued, Pasts, Standing};
+use super::parts::Guarded;
 use super::quiet::{self, Generation};
 use super::retry::Delays;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::spec::command::Command;
-use super::transfer::{How, ListPage, plan};
+use super::transfer::{BOUNCE_CHUNK, How, ListPage, plan};
 
 /// What a pair has to know about its controller.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +137,8 @@ pub struct Counters {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum State {
     Running,
+    /// The same, and parts of blocks are being written: nothing is submitted by the fast way, which looks at no blocks.
+    Guarded,
     /// Its queues do not exist (yet, or any more).
     Stopped,
 }
@@ -155,6 +158,8 @@ pub struct QueuePair {
     pub(super) ended: Vec<Ended>,
     /// Of the commands in flight that failed before.
     pub(super) pasts: Pasts,
+    /// Blocks of which a part is being written.
+    pub(super) guarded: Guarded,
     /// No command's deadline is before this, nor the time when one is issued again.
     pub(super) earliest: Time,
     pub(super) counters: Counters,
@@ -175,6 +180,7 @@ impl QueuePair {
             // One less than the queue's entries: a full queue could not be told from an empty one (Base 3.3.1.4), and
             // the completion queue, of the same depth, can never overflow.
             flight: InFlight::new(config.depth - 1),
+            guarded: Guarded::new(bounce.window().len() / BOUNCE_CHUNK as usize),
             bounce: Bounce::new(bounce),
             memory: [sq, cq, lists],
             ended: Vec::new(),
@@ -255,7 +261,8 @@ impl QueuePair {
     fn begin_fast(&mut self, operation: &Operation) -> bool {
         let sqe = decide(operation, self.config.controller)
             .and_then(|verb| fast(operation, verb, self.config.caps.transfer));
-        match (sqe, self.next_command()) {
+        let next = if self.state == State::Running { self.flight.next() } else { None };
+        match (sqe, next) {
             (Some(sqe), Some((_, cid))) => self.begin(cid, sqe),
             _ => false,
         }
@@ -278,8 +285,11 @@ impl QueuePair {
         if blocks == 0 {
             return refused(request, Outcome::Unsupported);
         }
+        if self.is_in_the_way(request.operation(), blocks) {
+            return Submit::Full(request);
+        }
         let mut bounce = None;
-        if how == How::Bounce {
+        if matches!(how, How::Bounce | How::Fill) {
             bounce = self.bounce.take();
             if bounce.is_none() {
                 return Submit::Full(request);
@@ -293,6 +303,7 @@ impl QueuePair {
         let filled = bounce.is_none_or(|chunk| self.fill_bounce(chunk, request.operation(), windows).is_ok());
         let sqe = self.encode(slot, request.operation(), verb, how, bounce).ok().filter(|_| filled);
         if sqe.is_some_and(|sqe| self.begin(cid, sqe)) {
+            self.guard(request.operation());
             self.keep(request, how, bounce, now);
             return rest.map_or(Submit::Issued, Submit::Part);
         }
@@ -309,9 +320,8 @@ impl QueuePair {
     }
 
     /// The slot and the identifier of the next command, when one can be issued.
-    #[inline(always)]
     fn next_command(&self) -> Option<(usize, u16)> {
-        if self.state == State::Running { self.flight.next() } else { None }
+        if self.state == State::Stopped { None } else { self.flight.next() }
     }
 
     /// Begins the next command: writes it. False when it could not be written.
@@ -341,6 +351,8 @@ impl QueuePair {
             Operation::Flush { .. } => (How::Prp, 1),
             Operation::Discard { place, .. } => (How::Prp, caps.discard.blocks(place)),
             Operation::WriteZeroes { place, .. } => (How::Prp, caps.zeroes.blocks(place)),
+            Operation::ReadPart(_) => (How::Bounce, 1),
+            Operation::WritePart { .. } => (How::Fill, 1),
         }
     }
 
@@ -379,16 +391,19 @@ impl QueuePair {
         match operation {
             Operation::Read(transfer) => self.bounce.clear(chunk, transfer.place().bytes() as u32),
             Operation::Write { transfer, .. } => {
-                self.bounce.gather(chunk, transfer.memory(), &mut |range| windows.window(range))
+                self.bounce.gather(chunk, 0, transfer.memory(), &mut |range| windows.window(range))
             }
-            _ => Ok(()),
+            Operation::ReadPart(part) | Operation::WritePart { part, .. } => {
+                self.bounce.clear(chunk, part.place().bytes() as u32)
+            }
+            Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => Ok(()),
         }
     }
 
     /// Rings the submission queue's doorbell, when there is anything new.
     #[inline]
     pub fn ring(&mut self) {
-        if self.state == State::Running
+        if self.state != State::Stopped
             && let Some(tail) = self.sq.take_tail()
         {
             self.doorbells.submission_tail(tail);
@@ -404,7 +419,7 @@ impl QueuePair {
     /// Lets a software controller execute up to `budget` commands; see [`QueueDoorbells::run`].
     #[inline]
     pub fn run(&mut self, budget: u32, now: Time) -> Option<Time> {
-        if self.state == State::Running { self.doorbells.run(budget, now) } else { None }
+        if self.state == State::Stopped { None } else { self.doorbells.run(budget, now) }
     }
 
     pub(super) fn release_bounce(&mut self, chunk: Option<u16>) {

@@ -103,7 +103,7 @@ impl QueuePair {
         let Doorbells { doorbells, generation, made, .. } = doorbells;
         self.generation = generation;
         self.set_doorbells(doorbells);
-        self.state = State::Running;
+        self.state = self.running();
         for (mut issued, past) in again {
             issued.deadline = made + self.config.timeout;
             if let Err(issued) = self.issue_again(issued, past) {
@@ -115,6 +115,7 @@ impl QueuePair {
 
     pub(super) fn fail(&mut self, issued: Issued, past: Past, quiet: Quiet) {
         self.release_bounce(past.chunk);
+        self.unguard(issued.request.operation());
         self.ended.push(issued.request.end(Outcome::Failed, quiet));
     }
 

@@ -15,6 +15,7 @@ use super::encode::decide;
 use super::issued::{Issued, Late, Past, Standing};
 use super::pair::{QueuePair, State};
 use super::spec::command::Status;
+use super::transfer::How;
 use super::{quiet, retry};
 
 /// Whoever keeps the virtqueues that requests come from.
@@ -98,8 +99,10 @@ impl QueuePair {
         let Some(slot) = self.flight.next_slot() else { return Err(issued) };
         let operation = issued.request.operation();
         // Data to be written is still in its chunk. What was read before into it is nobody's.
-        if let (Operation::Read(transfer), Some(chunk)) = (operation, past.chunk)
-            && self.bounce.clear(chunk, transfer.place().bytes() as u32).is_err()
+        let reads =
+            matches!(operation, Operation::Read(_) | Operation::ReadPart(_)) || issued.how == How::Fill;
+        if let (Some(place), Some(chunk)) = (operation.place().filter(|_| reads), past.chunk)
+            && self.bounce.clear(chunk, place.bytes() as u32).is_err()
         {
             return Err(issued);
         }

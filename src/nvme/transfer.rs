@@ -58,6 +58,8 @@ pub(super) enum How {
     Sgl,
     /// Neither: the data goes through a bounce chunk.
     Bounce,
+    /// A block of which a part is to be written is read into a bounce chunk first (see `parts`).
+    Fill,
 }
 
 /// How, and for how many bytes: at least one block, whole blocks.

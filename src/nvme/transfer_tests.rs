@@ -90,6 +90,7 @@ fn run(segments: &[(u64, u32)], block: u32, max: u32, sgl_support: SglSupport) -
                 assert!(got.iter().all(|(a, l)| (a | u64::from(*l)) & mask == 0));
                 assert_eq!(joined(got), want);
             }
+            How::Fill => panic!("it is for parts of blocks"),
         }
         ways.push(plan.how);
         let mut left = plan.bytes;

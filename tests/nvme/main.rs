@@ -3,6 +3,7 @@
 //! * `rig`: one controller, one client's memory, and the little that control and worker do in between.
 //! * `bringup`: from reset to ready, what Identify may say, namespaces, shutdown.
 //! * `data`: reads, writes and the rest arrive where they should, whatever shape the memory has.
+//! * `parts`: parts of blocks.
 //! * `hostile`: completions that are stale, forged or repeated; full queues.
 //! * `recovery`: commands that never end: abort, delete, reset, issue again.
 //! * `retries`: commands that fail for the moment.
@@ -12,6 +13,7 @@
 mod bringup;
 mod data;
 mod hostile;
+mod parts;
 mod reads;
 mod recovery;
 mod retries;

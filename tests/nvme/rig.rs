@@ -177,6 +177,21 @@ impl Rig {
         self.client.desk.write(place, permit, false, parts)
     }
 
+    /// A read of a part of a block.
+    pub fn read_part(&mut self, sector: u64, parts: &[(u64, u32)]) -> Operation {
+        let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
+        let cover = self.grant().cover(sector, bytes).unwrap();
+        self.client.desk.read_part(cover.place, cover.skip, parts)
+    }
+
+    /// A write of a part of a block.
+    pub fn write_part(&mut self, sector: u64, fua: bool, parts: &[(u64, u32)]) -> Operation {
+        let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
+        let cover = self.grant().cover(sector, bytes).unwrap();
+        let permit = self.grant().write_permit().unwrap();
+        self.client.desk.write_part(cover.place, cover.skip, permit, fua, parts)
+    }
+
     pub fn flush(&self) -> Operation {
         Operation::Flush { permit: self.grant().write_permit().unwrap() }
     }

@@ -9,6 +9,7 @@ mod factories;
 mod faults;
 mod lost;
 mod memory;
+mod parts;
 mod passing;
 mod queues;
 mod rescans;

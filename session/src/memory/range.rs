@@ -86,6 +86,46 @@ impl Ranges {
         }
     }
 
+    /// Divides them after `bytes` bytes, of which there are more; `spare` is empty storage for the second part.
+    pub(crate) fn split_at(self, bytes: u64, mut spare: Segments) -> (Self, Self) {
+        let mut left = bytes;
+        let mut memory = match self {
+            Self::Many(memory) => memory,
+            Self::One(range) => match range.split_at(left as u32) {
+                Ok((a, b)) => {
+                    spare.push(b);
+                    return (Self::One(a), Self::Many(spare));
+                }
+                // It is longer than that, so it can be divided.
+                Err(range) => [range].into(),
+            },
+        };
+        let mut whole = 0;
+        while let Some(s) = memory.get(whole)
+            && u64::from(s.len()) <= left
+        {
+            left -= u64::from(s.len());
+            whole += 1;
+        }
+        let mut tail = memory.drain(whole..);
+        let mut head = None;
+        if left > 0
+            && let Some(s) = tail.next()
+        {
+            // `left` is less than this segment's length, so it fits and neither side is empty.
+            match s.split_at(left as u32) {
+                Ok((a, b)) => {
+                    head = Some(a);
+                    spare.push(b);
+                }
+                Err(s) => spare.push(s),
+            }
+        }
+        spare.extend(tail);
+        memory.extend(head);
+        (Self::Many(memory), Self::Many(spare))
+    }
+
     /// As a list, in storage that is given for it.
     pub(crate) fn into_segments(self, mut storage: Segments) -> Segments {
         match self {

@@ -1,6 +1,6 @@
 //! What a read or write may do, and how it begins: once, for whatever form a request has.
 
-use nvme_policy::{LbaRange, WritePermit};
+use nvme_policy::{LbaRange, NotConfined, WritePermit};
 
 use super::flight::Plan;
 use super::{BlkQueue, Direction, Request, Tag};
@@ -68,14 +68,14 @@ impl Decision {
 }
 
 impl BlkQueue {
-    /// Decides about a read or write: the right to it, the way its data goes, its place. `None` for any other kind of
-    /// request, whose data is not looked at.
+    /// Decides about a read or write: the right to it, the way its data goes. How many bytes it has, and the permit of a
+    /// write. `None` for any other kind of request, whose data is not looked at.
     #[inline(always)]
-    pub(super) fn decide(
+    pub(super) fn may(
         &self,
         header: &Header,
         flow: impl FnOnce() -> Result<Flow, Refused>,
-    ) -> Result<Option<Decision>, Refused> {
+    ) -> Result<Option<(u64, Option<WritePermit>)>, Refused> {
         let (need, permit) = match Kind::from_wire(header.kind) {
             Some(Kind::In) => (Rights::Write, None),
             Some(Kind::Out) => (Rights::Read, Some(self.permit()?)),
@@ -83,8 +83,23 @@ impl BlkQueue {
         };
         let flow = flow()?;
         self.goes(flow, need)?;
-        let place = self.config.grant.confine(header.sector, flow.bytes).map_err(|_| BAD)?;
-        Ok(Some(Decision { place, permit }))
+        Ok(Some((flow.bytes, permit)))
+    }
+
+    /// Decides about a read or write of whole blocks, its place included. `None` for any other request.
+    #[inline(always)]
+    pub(super) fn decide(
+        &self,
+        header: &Header,
+        flow: impl FnOnce() -> Result<Flow, Refused>,
+    ) -> Result<Option<Decision>, Refused> {
+        let Some((bytes, permit)) = self.may(header, flow)? else { return Ok(None) };
+        match self.config.grant.confine(header.sector, bytes) {
+            Ok(place) => Ok(Some(Decision { place, permit })),
+            // Parts of blocks: see `parts`.
+            Err(NotConfined::Misaligned) => Ok(None),
+            Err(NotConfined::Empty | NotConfined::Outside) => Err(BAD),
+        }
     }
 
     /// Begins what was decided, with memory of as many bytes. Otherwise that comes back.

@@ -9,7 +9,7 @@ use nvme_policy::{LbaRange, WritePermit};
 use super::request::Take;
 use super::{Ended, QueueTag, Request, Spares, Tag};
 use crate::memory::{Account, DmaRange, MemoryTable, Rights, Segments, Windows};
-use crate::operation::{Operation, Outcome, Transfer};
+use crate::operation::{Operation, Outcome, Part, Transfer};
 
 /// Mediates, makes requests and takes them back.
 pub struct Desk {
@@ -59,6 +59,26 @@ impl Desk {
         Operation::Write { transfer: Transfer::new(place, memory).expect("as many bytes"), permit, fua }
     }
 
+    /// A read of a part of a block into that memory.
+    pub fn read_part(&mut self, place: LbaRange, skip: u32, parts: &[(u64, u32)]) -> Operation {
+        let memory = self.memory(parts, Rights::Write);
+        Operation::ReadPart(Part::new(place, skip, memory).expect("a part of a block"))
+    }
+
+    /// A write of a part of a block from that memory.
+    pub fn write_part(
+        &mut self,
+        place: LbaRange,
+        skip: u32,
+        permit: WritePermit,
+        fua: bool,
+        parts: &[(u64, u32)],
+    ) -> Operation {
+        let memory = self.memory(parts, Rights::Read);
+        let part = Part::new(place, skip, memory).expect("a part of a block");
+        Operation::WritePart { part, permit, fua }
+    }
+
     /// A request.
     pub fn request(&mut self, head: u16, operation: Operation) -> Request {
         let take = Take::new(head, self.before);
@@ -88,8 +108,13 @@ impl Desk {
         if *left == 0 {
             self.parts.remove(&tag.take());
         }
-        if let Operation::Read(transfer) | Operation::Write { transfer, .. } = operation {
-            let mut memory = transfer.into_parts().1.into_segments(spares.take());
+        let memory = match operation {
+            Operation::Read(transfer) | Operation::Write { transfer, .. } => Some(transfer.into_parts().1),
+            Operation::ReadPart(part) | Operation::WritePart { part, .. } => Some(part.into_memory()),
+            Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => None,
+        };
+        if let Some(memory) = memory {
+            let mut memory = memory.into_segments(spares.take());
             for range in memory.drain(..) {
                 self.account.release(range, &quiet).expect("its own memory");
             }

@@ -5,6 +5,7 @@
 //! * `take`: a chain is taken from the ring, in a fast way as far as it is a read or write as most are, else in a slow way.
 //!   `slow`: what the one leaves to the other.
 //! * `decide`: what both ways ask about a read or write: kind, rights, direction, place; and how one begins.
+//! * `parts`: those of them that begin or end inside of a block.
 //! * `other`: requests that are neither.
 //! * `request`: a [`Request`] on its way, and [`Ended`] on its way back.
 //! * `flight`: which requests are under way, of how many operations each.
@@ -15,8 +16,8 @@
 //! request without a status byte (the last descriptor is empty, not writable, or outside the registered memory)
 //! could never be answered: its driver would wait for ever, so it counts as broken structure.
 //!
-//! A request may become several operations: a discard of several segments, or a transfer that the driver divided
-//! ([`BlkQueue::divided`]). Its used entry is written when the last has ended, with the worst outcome.
+//! A request may become several operations: a discard of several segments, a transfer that begins or ends inside of a block, or
+//! one that the driver divided ([`BlkQueue::divided`]). Its used entry is written when the last has ended, with the worst outcome.
 
 mod config;
 mod decide;
@@ -24,6 +25,7 @@ mod decide;
 pub mod fake;
 mod flight;
 mod other;
+mod parts;
 mod request;
 mod slow;
 mod take;
@@ -205,7 +207,7 @@ impl BlkQueue {
                 let (_, memory) = transfer.into_parts();
                 self.release(memory, &quiet, &mut spares.lists);
             }
-            Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {}
+            other => self.release_of(other, &quiet, &mut spares.lists),
         }
         if tag.queue() != self.tag {
             self.stray();
@@ -357,6 +359,20 @@ impl BlkQueue {
         if self.broken.is_none() {
             // `data` left room for the status byte.
             self.ring.give(head, data.saturating_add(1));
+        }
+    }
+
+    /// What an operation holds that is seldom asked for.
+    #[cold]
+    fn release_of(&mut self, operation: Operation, quiet: &Quiet, lists: &mut Lists) {
+        match operation {
+            Operation::Read(transfer) | Operation::Write { transfer, .. } => {
+                self.release(transfer.into_parts().1, quiet, lists);
+            }
+            Operation::ReadPart(part) | Operation::WritePart { part, .. } => {
+                self.release(part.into_memory(), quiet, lists);
+            }
+            Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {}
         }
     }
 

@@ -60,7 +60,7 @@ impl BlkQueue {
 
     fn parse(&self, kind: Option<Kind>, data: &[Buffer]) -> Result<Step, Refused> {
         match kind {
-            // Transfers were decided before.
+            // Transfers are not for here.
             None | Some(Kind::In | Kind::Out) => Err(UNSUPPORTED),
             // Where FLUSH was not negotiated all changes are durable already; it is asked for, and it is done.
             Some(Kind::Flush) => Ok(match self.config.grant.write_permit() {

@@ -22,7 +22,7 @@ pub(super) enum Why {
     Old,
     /// Its chain is another; so much of it was read.
     Chain(u16, Read),
-    /// It is no transfer, or one over several regions: header, status and data are known.
+    /// It is no transfer, or one over several regions or of parts of blocks: header, status and data are known.
     Start(u16, Header, Pinned, Buffer),
     /// It is answered with an error.
     Answer(u16, Pinned, Status),

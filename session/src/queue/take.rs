@@ -12,7 +12,7 @@ use zerocopy::transmute;
 use super::decide::{BAD, Flow, Refused};
 use super::slow::{Slow, Why};
 use super::{BlkQueue, Direction, Next, Request};
-use crate::blk::request::{HEADER, Header, Status};
+use crate::blk::request::{HEADER, Header, Kind, Status};
 use crate::memory::{Lists, Pinned, Ranges, Spares};
 use crate::virtqueue::{Broken, Buffer, Three};
 
@@ -112,7 +112,12 @@ impl BlkQueue {
     ) -> Next {
         let decision = match self.decide(header, || Flow::measure(data)) {
             Ok(Some(decision)) => decision,
-            Ok(None) => return self.start_other(head, status, header, data),
+            Ok(None) => {
+                return match Kind::from_wire(header.kind) {
+                    Some(Kind::In | Kind::Out) => self.start_parts(head, status, header, data, lists),
+                    _ => self.start_other(head, status, header, data),
+                };
+            }
             Err(Refused(answer)) => return self.answer_now(head, status, answer, 0),
         };
         let memory = match self.mediate(data, decision.need(), lists) {

@@ -97,15 +97,17 @@ impl World {
     /// What a controller would be given lies inside what is registered and has the right; and the queue can see it.
     fn check(&self, request: &Request) {
         let op = request.operation();
-        let writes = matches!(op, Operation::Read(_));
-        let memory = match op {
-            Operation::Read(t) | Operation::Write { transfer: t, .. } => {
-                let total: u64 = t.memory().iter().map(|r| u64::from(r.len())).sum();
-                assert_eq!(total, t.place().bytes());
-                t.memory()
+        let writes = matches!(op, Operation::Read(_) | Operation::ReadPart(_));
+        let memory = op.memory();
+        let total: u64 = memory.iter().map(|r| u64::from(r.len())).sum();
+        match op {
+            Operation::Read(t) | Operation::Write { transfer: t, .. } => assert_eq!(total, t.place().bytes()),
+            Operation::ReadPart(part) | Operation::WritePart { part, .. } => {
+                assert!(total > 0 && u64::from(part.skip()) + total <= part.place().bytes());
+                assert_eq!(part.place().blocks(), 1);
             }
-            _ => &[],
-        };
+            _ => {}
+        }
         for range in memory {
             let (at, len) = (range.iova().0, u64::from(range.len()));
             let home = regions().into_iter().find(|r| r.iova.0 <= at && at + len <= r.iova.0 + r.len);

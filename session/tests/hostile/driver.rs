@@ -242,20 +242,10 @@ impl Driver {
 
 /// Addresses and lengths of a request's memory.
 pub(crate) fn ranges(request: &Request) -> Vec<(u64, u32)> {
-    match request.operation() {
-        Operation::Read(t) | Operation::Write { transfer: t, .. } => {
-            t.memory().iter().map(|r| (r.iova().0, r.len())).collect()
-        }
-        _ => vec![],
-    }
+    request.operation().memory().iter().map(|r| (r.iova().0, r.len())).collect()
 }
 
 /// First block and blocks of a request.
 pub(crate) fn place(request: &Request) -> (u64, u64) {
-    let p = match request.operation() {
-        Operation::Read(t) | Operation::Write { transfer: t, .. } => t.place(),
-        Operation::Discard { place, .. } | Operation::WriteZeroes { place, .. } => place,
-        Operation::Flush { .. } => return (0, 0),
-    };
-    (p.first(), p.blocks())
+    request.operation().place().map_or((0, 0), |p| (p.first(), p.blocks()))
 }

@@ -1,8 +1,9 @@
 //! When changes have to be durable.
 
+use nvme_policy::{Access, BlockSize};
 use nvme_session::blk::features;
 use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::Request;
+use nvme_session::queue::{Next, Request};
 
 use crate::driver::*;
 
@@ -18,7 +19,9 @@ fn discard(d: &mut Driver, kind: u32) -> Request {
 fn is_fua(request: &Request) -> bool {
     matches!(
         request.operation(),
-        Operation::Write { fua: true, .. } | Operation::WriteZeroes { fua: true, .. }
+        Operation::Write { fua: true, .. }
+            | Operation::WriteZeroes { fua: true, .. }
+            | Operation::WritePart { fua: true, .. }
     )
 }
 
@@ -86,4 +89,22 @@ fn a_discard_that_failed_is_not_flushed_and_a_failed_flush_fails_it() {
     let flush = d.complete(op, Outcome::Done).unwrap();
     assert!(d.complete(flush, Outcome::Failed).is_none());
     assert_eq!((d.status(0), d.used()), (IOERR, vec![(0, 1)]));
+}
+
+#[test]
+fn a_write_of_parts_of_blocks_is_durable_in_each_of_them() {
+    for write_back in [true, false] {
+        let mut d = Driver::with(|c| {
+            c.write_back = write_back;
+            c.grant = grant(Access::ReadWrite, BlockSize::B4096);
+        });
+        d.request(0, OUT, 7, &[(DATA, 512 + 4096 + 512, 0)]);
+        assert!(matches!(d.next(), Next::Again));
+        for _ in 0..3 {
+            let op = d.taken();
+            assert_eq!(is_fua(&op), !write_back);
+            assert!(d.complete(op, Outcome::Done).is_none());
+        }
+        assert_eq!((d.status(0), d.used()), (OK, vec![(0, 1)]));
+    }
 }

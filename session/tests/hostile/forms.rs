@@ -34,8 +34,9 @@ struct Form {
     data: Vec<u32>,
 }
 
-/// One operation: name, place, memory (no two parts of which adjoin), whether it must be durable at once.
-type One = (&'static str, (u64, u64), Vec<(u64, u64)>, bool);
+/// One operation: name, place, bytes of it that are not asked for, memory (no two parts of which adjoin), whether it must be
+/// durable at once.
+type One = (&'static str, (u64, u64), u32, Vec<(u64, u64)>, bool);
 
 /// What it came to.
 #[derive(PartialEq, Debug)]
@@ -61,6 +62,12 @@ fn what(request: &Request) -> One {
         Operation::Flush { .. } => ("flush", false),
         Operation::Discard { .. } => ("discard", false),
         Operation::WriteZeroes { fua, .. } => ("zeroes", *fua),
+        Operation::ReadPart(_) => ("read-part", false),
+        Operation::WritePart { fua, .. } => ("write-part", *fua),
+    };
+    let skip = match request.operation() {
+        Operation::ReadPart(part) | Operation::WritePart { part, .. } => part.skip(),
+        _ => 0,
     };
     let mut memory: Vec<(u64, u64)> = vec![];
     for (at, len) in ranges(request) {
@@ -69,7 +76,7 @@ fn what(request: &Request) -> One {
             _ => memory.push((at, len.into())),
         }
     }
-    (name, place(request), memory, durable)
+    (name, place(request), skip, memory, durable)
 }
 
 /// Asks in that form. Head 0; the chain has room for all that `pieces` makes.
@@ -210,6 +217,7 @@ fn the_requests_above_are_served_and_refused_in_every_way() {
         };
         *seen.entry(name).or_insert(0) += 1;
     }
-    let names = ["discard", "flush", "ioerr", "ok", "read", "unsupp", "write", "zeroes"];
+    let names =
+        ["discard", "flush", "ioerr", "ok", "read", "read-part", "unsupp", "write", "write-part", "zeroes"];
     assert!(seen.keys().copied().eq(names) && seen.values().all(|count| *count > 20), "{seen:?}");
 }

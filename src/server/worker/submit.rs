@@ -46,6 +46,7 @@ fn touched(operation: &Operation) -> u64 {
     match operation {
         Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.place().bytes(),
         Operation::WriteZeroes { place, .. } => place.bytes(),
+        Operation::ReadPart(part) | Operation::WritePart { part, .. } => part.place().bytes(),
         Operation::Flush { .. } | Operation::Discard { .. } => 0,
     }
 }
