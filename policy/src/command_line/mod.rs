@@ -2,7 +2,7 @@
 //!
 //! The arguments go by once, from left to right. Options may stand anywhere, but `--device`, `--ds-max` and `--readonly`
 //! belong to the `--client` before them. A long option takes its value as the next argument or behind a `=`; a value that
-//! starts with `-` only behind a `=`. `-v` and `-q` may be bundled (`-vvv`), and `-d` may end a bundle (`-vdCAP`). Nothing
+//! starts with `-` only behind a `=`. `-v` and `-q` may be bundled (`-vvv`), and `-d` may end a bundle (`-vdCAP`). `--` ends the options. Nothing
 //! is abbreviated, and nothing else is accepted: an argument that is not known ends the parse with an [`OptionError`].
 //!
 //! * `option`: which options there are.

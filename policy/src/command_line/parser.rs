@@ -20,6 +20,10 @@ impl<'a> CommandLine<'a> {
         let mut args = args.into_iter().map(AsRef::as_ref);
         while let Some(arg) = args.next() {
             let text = text_of("", arg)?;
+            if text == "--" {
+                // No options from here on; and there is nothing else.
+                break;
+            }
             if let Some(long) = text.strip_prefix("--").filter(|long| !long.is_empty()) {
                 parser.long(text, long, &mut args)?;
             } else if let Some(bundle) = text.strip_prefix('-').filter(|short| !short.starts_with('-')) {
@@ -30,6 +34,9 @@ impl<'a> CommandLine<'a> {
             if parser.line.ask.is_some() {
                 return Ok(parser.line);
             }
+        }
+        if let Some(arg) = args.next() {
+            return Err(OptionError::at("", arg, Problem::Unknown));
         }
         parser.close_scope()?;
         Ok(parser.line)

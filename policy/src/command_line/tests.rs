@@ -138,6 +138,12 @@ fn a_trusted_dataspace_may_stand_anywhere_and_repeat() {
 }
 
 #[test]
+fn two_hyphens_end_the_options() {
+    assert_eq!(ok("-v --client a --device x:n1 --"), ok("-v --client a --device x:n1"));
+    assert_eq!(ok("--"), CommandLine::default());
+}
+
+#[test]
 fn what_is_not_known_is_named() {
     for (line, message) in [
         ("--frobnicate=1", "\"--frobnicate=1\": no such option"),
@@ -146,7 +152,8 @@ fn what_is_not_known_is_named() {
         ("-x", "\"-x\": no such option"),
         ("-vx", "\"-vx\": no such option"),
         ("-", "\"-\": no such option"),
-        ("--", "\"--\": no such option"),
+        ("-- -v", "\"-v\": no such option"),
+        ("-v -- svr", "\"svr\": no such option"),
         ("---v", "\"---v\": no such option"),
         ("svr", "\"svr\": no such option"),
         ("--verb", "\"--verb\": no such option"),

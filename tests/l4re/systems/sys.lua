@@ -11,6 +11,7 @@ function sys.io(file)
       sigma0 = L4.cast(L4.Proto.Factory, L4.Env.sigma0):create(L4.Proto.Sigma0);
       icu    = L4.Env.icu;
       iommu  = L4.Env.iommu;
+      dma_mgr = L4.Env.dma_mgr; -- nil where associating is still the Dma_space's own
       nvme   = sys.vbus:svr();
     },
     log = { "io", "r" },

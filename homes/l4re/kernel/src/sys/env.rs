@@ -1,10 +1,9 @@
 //! What the program starts with: its environment, its named capabilities, the kernel's information page, and the time.
 #![expect(unsafe_code, reason = "reads what the kernel and L4Re left for the program")]
 
-use nvme_platform::Time;
-
+use super::arch::Clock;
+use super::c;
 use super::types::{L4_INVALID_CAP_BIT, l4re_env_cap_entry_t, l4re_env_t};
-use super::{arch, c};
 use crate::kernel::Cap;
 
 /// Most initial capabilities that are looked at.
@@ -39,25 +38,11 @@ pub(super) fn cap(name: &str) -> Option<Cap> {
     None
 }
 
-/// The time since the machine was switched on. The kernel's own clock counts timer interrupts, some of which get lost when
-/// the machine is emulated; the CPU's counter goes on.
-#[derive(Clone, Copy)]
-pub(super) struct Clock {
-    /// Nanoseconds per cycle, times 2^32.
-    scale: u128,
-}
-
-impl Clock {
-    pub(super) fn new() -> Self {
-        // SAFETY: set before `main` and never changed.
-        let kip = unsafe { c::l4_global_kip };
-        let frequency = kip.wrapping_add(KIP_FREQUENCY).cast::<u64>();
-        // SAFETY: the page has this field, aligned, in every version; the kernel does not change it.
-        let khz = unsafe { frequency.read_volatile() };
-        Self { scale: (1_000_000_u128 << 32) / u128::from(khz.max(1)) }
-    }
-
-    pub(super) fn now(self) -> Time {
-        Time::from_nanos(((u128::from(arch::cycles()) * self.scale) >> 32) as u64)
-    }
+/// A clock. The kernel's own counts timer interrupts, some of which get lost when the machine is emulated; the CPU's counter goes on.
+pub(super) fn clock() -> Clock {
+    // SAFETY: set before `main` and never changed.
+    let kip = unsafe { c::l4_global_kip };
+    let frequency = kip.wrapping_add(KIP_FREQUENCY).cast::<u64>();
+    // SAFETY: the page has this field, aligned, in every version; the kernel does not change it.
+    Clock::new(unsafe { frequency.read_volatile() })
 }

@@ -1,6 +1,7 @@
 //! The bus's interrupt controller.
 #![expect(unsafe_code, reason = "makes system calls")]
 
+use super::arch::MSI;
 use super::ipc::{l4_ipc_call, l4_ipc_send};
 use super::types::{L4_CAP_FPAGE_RWS, L4_ITEM_MAP, L4_PROTO_IRQ, l4_msgtag_t, l4_obj_fpage, l4_umword_t};
 use super::utcb::l4_utcb;
@@ -14,8 +15,6 @@ const INFO: l4_umword_t = 2;
 const MSI_INFO: l4_umword_t = 3;
 const UNMASK: l4_umword_t = 4;
 
-/// In a line's number, and in the features: message-signalled.
-const MSI: l4_umword_t = 0x8000_0000;
 /// In the source of a message: the rest is a device's handle.
 const SOURCE_IS_HANDLE: u64 = 1 << 63;
 

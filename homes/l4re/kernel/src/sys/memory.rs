@@ -11,7 +11,7 @@ use nvme_platform::{PAGE, Window};
 
 use super::c::{self, PAGE_SHIFT, RM_R, RM_RW, check};
 use super::types::{L4_BASE_TASK_CAP, L4_CAP_FPAGE_R, L4_CAP_FPAGE_RW, l4_ret_t, l4re_ds_stats_t};
-use super::{allocate, env, objects, vanish};
+use super::{allocate, arch, env, objects, vanish};
 use crate::attachment::{Place, attached};
 use crate::bus::Mmio;
 use crate::kernel::{Cap, DataspaceInfo, L4Error};
@@ -97,7 +97,22 @@ pub(super) fn attach_dataspace(
     let region = attach(dataspace, false, offset, len, flags)?;
     let window = attached(region, Place { dataspace, offset, size }, Box::new(()));
     vanish::watch(window.address(), len, writable, dataspace, Arc::downgrade(window.owner()))?;
+    touch(&window, writable)?;
     Ok(window)
+}
+
+/// Has all pages there. Newer region maps attach a dataspace with `Eager_map` though its pages cannot be had, and say nothing: the first access would
+/// be a request's. Here it is seen by the guard against vanishing memory, before anybody relies on it.
+fn touch(window: &Window, writable: bool) -> Result<(), L4Error> {
+    for page in (0..window.len()).step_by(PAGE) {
+        let at = ptr::with_exposed_provenance_mut(window.address() + page);
+        // SAFETY: inside of the window, which is attached and watched over; writable as it was attached.
+        unsafe { arch::touch(at, writable) };
+        if window.owner().failed() {
+            return Err(L4Error::NOMEM);
+        }
+    }
+    Ok(())
 }
 
 /// Memory of the driver's own, which nobody takes away.

@@ -1,7 +1,7 @@
 //! L4Re itself: the thin layer over its kernel and its C functions. The names are those of L4Re's C interface, as in l4-rust.
 //!
 //! * `types`: types and constants.
-//! * `arch`: the system call, the UTCB's place, the cycle counter: all that depends on amd64, with `icu` (whose MSIs do).
+//! * `arch`: all that depends on the architecture, a file for each.
 //! * `utcb`, `ipc`: messages; `callers`: who waits for an answer.
 //! * `c`: functions that are symbols of L4Re's libraries.
 //! * `objects`: what L4Re's headers have as inline functions: gates, interrupts, capability slots.

@@ -11,8 +11,6 @@ use crate::attachment::{Place, attached};
 use crate::bus::{DmaSpaces, DriverDataspaces};
 use crate::kernel::{Cap, L4Error};
 
-const EXIST: L4Error = L4Error(-17);
-
 /// Gives a slot back when the last window is gone.
 struct Release(Bus, Cap);
 
@@ -30,6 +28,12 @@ impl Bus {
         let object = 1 + world.dma.memory.len() as u64;
         world.dma.memory.insert(object, Memory { window, together });
         world.dma.slot(object)
+    }
+
+    /// What is answered from now on when a part of a dataspace is mapped that is mapped already. `None`: it is mapped again, as L4Re does since
+    /// June 2026 where there is no IOMMU.
+    pub fn set_collision(&self, code: Option<L4Error>) {
+        self.world().dma.collision = code;
     }
 
     /// Deletes a dataspace, and gives its memory to another, as L4Re's memory server does.
@@ -116,8 +120,10 @@ impl DmaSpaces for Bus {
         let overlaps = |m: &Mapped| {
             m.space == space && m.object == object && m.offset < offset + len && offset < m.offset + m.len
         };
-        if world.dma.mapped.iter().any(overlaps) {
-            return Err(EXIST);
+        if let Some(code) = world.dma.collision
+            && world.dma.mapped.iter().any(overlaps)
+        {
+            return Err(code);
         }
         let part = memory.window.sub(offset as usize, len as usize).map_err(|_| L4Error::RANGE)?;
         let mut places: Vec<Iova> = Vec::new();

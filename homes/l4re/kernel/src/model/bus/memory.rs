@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::Window;
 
-use crate::kernel::Cap;
+use crate::kernel::{Cap, L4Error};
 
 pub(super) struct Memory {
     pub(super) window: Window,
@@ -30,6 +30,8 @@ pub(super) struct Dma {
     pub(super) spaces: BTreeMap<Option<u32>, Cap>,
     pub(super) unassigned: Vec<Option<u32>>,
     pub(super) mapped: Vec<Mapped>,
+    /// What is answered when a part is mapped already; none: it is mapped again.
+    pub(super) collision: Option<L4Error>,
 }
 
 impl Dma {

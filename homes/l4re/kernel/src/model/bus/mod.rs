@@ -41,7 +41,7 @@ impl Bus {
         Self(Arc::new(Mutex::new(World {
             functions: Vec::new(),
             lines,
-            dma: Dma::default(),
+            dma: Dma { collision: Some(L4Error(-17)), ..Dma::default() },
             paused: Duration::ZERO,
         })))
     }
