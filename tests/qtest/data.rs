@@ -239,3 +239,38 @@ fn a_flush_reaches_each_namespace_and_succeeds() {
     assert_eq!(rig.watch.count(false, io::FLUSH), 2);
     rig.clean();
 }
+
+#[test]
+fn parts_of_4096_byte_blocks_are_read_and_written_and_the_rest_of_their_blocks_stays() {
+    needs_qemu!();
+    let mut rig = Rig::new(&Shape::default(), Options::default());
+    let mut pair = rig.pair(8);
+    let mut want = pattern(3, 64 << 10);
+    rig.client.write(GUEST, &want);
+    let write = rig.write(2, 0, &[(GUEST, 64 << 10)], false);
+    assert_eq!(rig.run(&mut pair, write).1, Outcome::Done);
+    for (round, (sector, bytes)) in (1_u8..).zip([(0, 512), (15, 512), (17, 1024), (32, 3584), (33, 3584)]) {
+        let (at, bytes) = (sector as usize * 512, bytes as usize);
+        rig.client.write(GUEST, &vec![0x5a; 8192]);
+        let read = rig.read_part(2, sector, &[(GUEST + 1, 300), (GUEST + 301, bytes as u32 - 300)]);
+        assert_eq!(rig.run(&mut pair, read), (1, Outcome::Done));
+        assert!(rig.client.read(GUEST + 1, bytes) == want[at..at + bytes], "{sector}");
+        assert!(rig.client.read(GUEST + 1 + bytes as u64, 4096).iter().all(|b| *b == 0x5a), "{sector}");
+        rig.client.write(GUEST + 1, &vec![round; bytes]);
+        let write = rig.write_part(2, sector, &[(GUEST + 1, bytes as u32)], round % 2 == 0);
+        assert_eq!(rig.run(&mut pair, write), (1, Outcome::Done));
+        want[at..at + bytes].fill(round);
+        assert!(rig.machine.on_disk(2, 0, want.len()) == want, "{sector}");
+    }
+    // Of one block, one after the other: none is lost.
+    for sector in 0..8 {
+        rig.client.write(GUEST + sector * 512, &[0xa0 + sector as u8; 512]);
+        let write = rig.write_part(2, 40 + sector, &[(GUEST + sector * 512, 512)], false);
+        assert_eq!(rig.run(&mut pair, write).1, Outcome::Done);
+    }
+    let block = rig.machine.on_disk(2, 40 * 512, 4096);
+    assert!(block.chunks(512).zip(0xa0..).all(|(sector, byte)| sector.iter().all(|b| *b == byte)));
+    let commands = rig.watch.commands(false);
+    assert!(commands.iter().any(|c| c.opcode == io::WRITE && c.cdw12.get() & FUA != 0), "force unit access");
+    rig.clean();
+}

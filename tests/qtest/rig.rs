@@ -169,6 +169,27 @@ impl Rig {
         self.client.desk.write(place, permit, fua, parts)
     }
 
+    /// A read of a part of a block.
+    pub(crate) fn read_part(&mut self, nsid: u32, sector: u64, parts: &[(u64, u32)]) -> Operation {
+        let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
+        let cover = self.grant(nsid).cover(sector, bytes).unwrap();
+        self.client.desk.read_part(cover.place, cover.skip, parts)
+    }
+
+    /// A write of a part of a block.
+    pub(crate) fn write_part(
+        &mut self,
+        nsid: u32,
+        sector: u64,
+        parts: &[(u64, u32)],
+        fua: bool,
+    ) -> Operation {
+        let bytes = parts.iter().map(|(_, len)| u64::from(*len)).sum();
+        let cover = self.grant(nsid).cover(sector, bytes).unwrap();
+        let permit = self.grant(nsid).write_permit().unwrap();
+        self.client.desk.write_part(cover.place, cover.skip, permit, fua, parts)
+    }
+
     pub(crate) fn flush(&self, nsid: u32) -> Operation {
         Operation::Flush { permit: self.grant(nsid).write_permit().unwrap() }
     }

@@ -7,11 +7,12 @@
 //! | `disk` | the image: a golden partition, a scratch partition |
 //! | `server` | starts the server, mints sessions |
 //! | `machine` | one virtual machine: starts, runs commands in it, ends it |
-//! | `scenarios`, `trouble` | the tests |
+//! | `scenarios`, `trouble`, `firmware` | the tests |
 
 #[macro_use]
 mod need;
 mod disk;
+mod firmware;
 mod kernel;
 mod machine;
 mod scenarios;

@@ -36,10 +36,24 @@ pub(crate) fn needs() -> Option<Needs> {
         missing.join(", "),
         packages.join(" ")
     );
+    lack(&line);
+    None
+}
+
+/// Whether a file of a package is there; where it must be and is not, that fails.
+pub(crate) fn file(path: &str) -> bool {
+    let there = std::path::Path::new(path).is_file();
+    if !there {
+        lack(&format!("missing: {path}"));
+    }
+    there
+}
+
+/// Says what is missing, and fails where it must not be.
+fn lack(line: &str) {
     let required = ["CI", "NVME_DRV_REQUIRE_VM"].iter().any(|name| std::env::var_os(name).is_some());
     assert!(!required, "{line}");
     println!("skipped: {line}");
-    None
 }
 
 /// The needs, or the end of the test.

@@ -55,7 +55,7 @@ pub(crate) fn peer() -> bool {
     std::env::var_os("NVME_DRV_VM_PEER").is_some()
 }
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let built = option_env!("CARGO_BIN_EXE_nvme-drv").map(PathBuf::from);
     std::env::var_os("NVME_DRV_BIN").map(PathBuf::from).or(built).expect("the server's program")
 }

@@ -250,3 +250,30 @@ fn the_cache_mode_that_a_driver_writes_counts_for_what_it_asks_after_that() {
     }
     assert_eq!(kept, [false, true, true, false]);
 }
+
+#[test]
+fn parts_of_4096_byte_blocks_are_read_and_written() {
+    let window = disk();
+    let medium = Arc::new(MemoryMedium::over(window.clone()));
+    let device = nvme_soft::Config {
+        namespaces: vec![NamespaceConfig::new(medium).block_size(4096)],
+        ..soft("soft0", &window)
+    };
+    let mut rig = Rig::start("", vec![device], |_, _| {}).unwrap();
+    let (task, session) = rig.client(&["device=soft0:n1"]);
+    let mut driver = Driver::setup(&mut rig, task, session, ROOM);
+    let mut want = vec![0; 32 << 10];
+    for (round, (sector, bytes)) in (1_u8..).zip([(0, 512), (7, 1024), (1, 4096), (5, 9216), (8, 4096)]) {
+        let at = sector as usize * 512;
+        driver.fill(0, &vec![round; bytes]);
+        assert_eq!(driver.request(&mut rig, OUT, sector, 0, bytes as u32), OK);
+        want[at..at + bytes].fill(round);
+        let mut is = vec![0; want.len()];
+        window.read(0, &mut is).unwrap();
+        assert!(is == want, "{sector} {bytes}");
+        driver.fill(0, &vec![0x77; bytes + 512]);
+        assert_eq!(driver.request(&mut rig, IN, sector, 0, bytes as u32), OK);
+        assert!(driver.bytes(0, bytes) == want[at..at + bytes]);
+        assert!(driver.bytes(bytes, 512).iter().all(|b| *b == 0x77));
+    }
+}
