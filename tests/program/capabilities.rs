@@ -108,6 +108,55 @@ fn the_service_manager_is_told_after_the_scan_and_at_the_end() {
 }
 
 #[test]
+fn the_watchdog_is_fed_twice_in_its_time_though_nothing_happens() {
+    let bench = Bench::new();
+    let manager = UnixDatagram::bind(bench.path("notify")).unwrap();
+    manager.set_read_timeout(Some(crate::server::WAIT)).unwrap();
+    let (disk, svr) = (bench.disk(), bench.socket("svr"));
+    let path = bench.path("notify").display().to_string();
+    let watchdog = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", "600000")];
+    let mut server = bench.start(&[&disk, &svr, "--workers=3"], &[], &watchdog);
+    let mut fed = Vec::new();
+    while fed.len() < 6 {
+        let mut bytes = [0; 256];
+        let n = manager.recv(&mut bytes).unwrap();
+        if &bytes[..n] == b"WATCHDOG=1" {
+            fed.push(std::time::Instant::now());
+        }
+    }
+    // Never so early that it means nothing.
+    let took = fed[5] - fed[0];
+    assert!(took >= std::time::Duration::from_millis(1300), "{took:?}");
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_low_limit_of_descriptors_is_said_and_each_device_has_fewer_queues() {
+    let bench = Bench::new();
+    let (disk, svr) = (bench.disk(), bench.socket("svr"));
+    let mut command = std::process::Command::new("sh");
+    let limit = "ulimit -n 4096 && exec \"$0\" \"$@\"";
+    command.args(["-c", limit, env!("CARGO_BIN_EXE_nvme-drv"), &disk, &svr, "--sessions-max=16"]);
+    let mut server = command.stderr(std::fs::File::create(bench.path("log")).unwrap()).spawn().unwrap();
+    let mut front =
+        nvme_client::FrontEnd::from_fd(bench.create(&["device=SN 1:2:n1:1"]), crate::server::WAIT);
+    front.set_protocol_features(front.protocol_features().unwrap()).unwrap();
+    let queues = front.queue_num().unwrap();
+    let said = std::fs::read_to_string(bench.path("log")).unwrap();
+    let line = format!("RLIMIT_NOFILE has room for 16 of 16 sessions, with {queues} of 256 queues each");
+    assert!(queues < 256 && said.contains(&line), "{queues}: {said}");
+    // What it may have it can have, and no more.
+    for ring in [0, queues as u8 - 1] {
+        let event = nvme_client::socket::event().unwrap();
+        let call = nvme_client::message::request::SET_VRING_CALL;
+        front.vring_fd(call, ring, Some(std::os::fd::AsFd::as_fd(&event))).unwrap();
+    }
+    front.vring_fd(nvme_client::message::request::SET_VRING_CALL, queues as u8, None).unwrap_err();
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+#[test]
 fn the_running_server_has_given_up_what_it_does_not_need() {
     let bench = Bench::new();
     let server = bench.serve(&["-v"]);

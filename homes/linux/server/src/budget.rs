@@ -72,17 +72,35 @@ impl Budget {
         let lost = (limit / 8).min(LOST_MAX);
         let own = OWN.saturating_add(lost).saturating_add(workers.saturating_mul(WORKER));
         let free = limit.saturating_sub(own);
-        // Half of it at most, so that there is a factory as well.
-        let fixed = (free / 2).checked_div(clients).unwrap_or(0).clamp(SESSION, SHARE_MAX);
+        // Half of it at most, so that there is a factory as well; unless there is enough for everybody.
+        let enough = sessions.max(clients).saturating_mul(SHARE_MAX) <= free;
+        let half = if enough { free } else { free / 2 };
+        let fixed = half.checked_div(clients).unwrap_or(SHARE_MAX).clamp(SESSION, SHARE_MAX);
         let pool = free.saturating_sub(fixed.saturating_mul(clients));
         let count = sessions.saturating_sub(clients).min(pool / (SESSION + LEAST));
-        let each = pool.checked_div(count).unwrap_or(0).clamp(SESSION, SHARE_MAX);
+        let each = pool.checked_div(count).unwrap_or(SHARE_MAX).clamp(SESSION, SHARE_MAX);
         Self {
             sessions: count.saturating_add(clients),
             fixed: Share::new(fixed),
             dynamic: Share::new(each),
             lost,
         }
+    }
+
+    /// How many queues each session's device has: those that it has kicks, calls and error eventfds for.
+    pub(crate) fn queues(&self) -> u16 {
+        let least = self.fixed.eventfds.min(self.dynamic.eventfds) / 3;
+        u16::try_from(least).map_or(QUEUES, |queues| queues.clamp(1, QUEUES))
+    }
+
+    /// What there is less of than was asked for, if anything.
+    pub(crate) fn less_than(&self, sessions: usize) -> Option<String> {
+        let (room, queues) = (self.sessions.min(sessions), self.queues());
+        (room < sessions || queues < QUEUES).then(|| {
+            format!(
+                "RLIMIT_NOFILE has room for {room} of {sessions} sessions, with {queues} of {QUEUES} queues each; raise its hard limit"
+            )
+        })
     }
 
     /// Divides what the process may map among the regions of these sessions: a whole table and its successor for each
@@ -118,6 +136,36 @@ mod tests {
         let all = Budget { sessions: 256, fixed: ALL, dynamic: ALL, lost: LOST_MAX };
         assert_eq!(Budget::new(1 << 20, 256, 4, 8), all);
         assert_eq!(Budget::new(usize::MAX, 256, 4, 8), all);
+    }
+
+    #[test]
+    fn the_unit_s_limit_has_room_for_all_sessions_with_all_queues() {
+        let unit = std::fs::read_to_string(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../../systemd/nvme-drv.service"
+        ));
+        let unit = unit.unwrap();
+        let limit = unit.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
+        for clients in [0, 1, 16, 200, 256] {
+            let b = Budget::new(limit.parse().unwrap(), 256, clients, 16);
+            assert_eq!((b.sessions, b.queues(), b.less_than(256)), (256, QUEUES, None), "{clients}");
+        }
+    }
+
+    #[test]
+    fn what_a_low_limit_has_no_room_for_is_said() {
+        let b = Budget::new(4096, 16, 0, 1);
+        assert!(b.sessions == 16 && b.queues() < 256 && 3 * usize::from(b.queues()) <= b.dynamic.eventfds);
+        let said = b.less_than(16).unwrap();
+        assert!(
+            said.starts_with(&format!(
+                "RLIMIT_NOFILE has room for 16 of 16 sessions, with {} of 256 queues each;",
+                b.queues()
+            )),
+            "{said}"
+        );
+        let b = Budget::new(1024, 256, 0, 1);
+        assert!(b.less_than(256).unwrap().contains(&format!("for {} of 256 sessions", b.sessions)));
     }
 
     #[test]

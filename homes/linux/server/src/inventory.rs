@@ -148,7 +148,7 @@ pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trust
             sessions: config.sessions_max as u32,
             memory: config.memory_max,
             regions: REGIONS_MAX as u32,
-            queues: u32::from(nvme_linux::vhost::QUEUES),
+            queues: u32::from(config.queues),
             workers: config.workers as u32,
         },
         anomalies: anomalies(control),

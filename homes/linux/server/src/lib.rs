@@ -156,11 +156,8 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
     let held = controllers.iter().map(devices::Opened::descriptors).sum();
     let budget = Budget::of_process(sessions, options.clients.len(), workers, held);
-    if budget.sessions < sessions {
-        log::warn!(
-            "RLIMIT_NOFILE has room for {} sessions, not {sessions}; raise its hard limit",
-            budget.sessions
-        );
+    if let Some(less) = budget.less_than(sessions) {
+        log::warn!("{less}");
     }
     let mut control = Control::new(Config {
         workers,
@@ -168,7 +165,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         memory_max: options.extra.mem_max.unwrap_or(MEM_MAX),
         trusted_only: !trusted.is_empty(),
         transport: TRANSPORT,
-        queues: nvme_linux::vhost::QUEUES,
+        queues: budget.queues(),
         nvme: nvme::Options { nosgl: options.nosgl, ..nvme::Options::default() },
         recovery: RecoveryTimes::default(),
         drain: DRAIN,

@@ -20,6 +20,7 @@ use nvme_platform::Time;
 
 use crate::devices::AllInterrupts;
 use crate::frames;
+use crate::server::watchdog::Pulse;
 
 /// Messages that wait in one direction, at most.
 const MESSAGES: usize = 4096;
@@ -55,6 +56,8 @@ pub(crate) struct Handle {
     news: Receiver<FromWorker>,
     /// The longest time from seeing a kick to taking what it was for, in nanoseconds.
     longest_wait: Arc<AtomicU64>,
+    /// How often it went round, twice; odd while it sleeps.
+    pulse: Arc<AtomicU64>,
 }
 
 /// The thread is gone, or does not take messages: the server cannot go on.
@@ -78,6 +81,7 @@ impl Handle {
         epoll.add(&*own, BELL, Interest::ReadEdge)?;
         let worker = Worker::new(poll_for);
         let longest_wait = Arc::new(AtomicU64::new(0));
+        let pulse = Arc::new(AtomicU64::new(0));
         let thread = Thread {
             worker,
             epoll,
@@ -89,12 +93,13 @@ impl Handle {
             interrupts: Arc::clone(interrupts),
             vectors: HashMap::new(),
             longest_wait: Arc::clone(&longest_wait),
+            pulse: Arc::clone(&pulse),
         };
         let (ready, is_ready) = mpsc::sync_channel(1);
         thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.start(ring, &ready))?;
         // The ring is enabled by the thread that uses it, and before the sandbox closes.
         is_ready.recv().map_err(|_| io::Error::other("a worker did not start"))??;
-        Ok(Self { messages, news, longest_wait })
+        Ok(Self { messages, news, longest_wait, pulse })
     }
 
     /// A client that asks for much can fill the inbox; then control waits for the worker, which never waits for control.
@@ -121,6 +126,14 @@ impl Handle {
         Duration::from_nanos(self.longest_wait.load(Ordering::Relaxed))
     }
 
+    /// Whether it goes round.
+    pub(crate) fn pulse(&self) -> Pulse {
+        match self.pulse.load(Ordering::Relaxed) {
+            rounds if rounds.is_multiple_of(2) => Pulse::Round(rounds / 2),
+            _ => Pulse::Asleep,
+        }
+    }
+
     /// The next news; an error when the thread is gone.
     pub(crate) fn receive(&self) -> Result<Option<FromWorker>, WorkerLost> {
         self.news.receive().map_err(|Closed| WorkerLost)
@@ -141,6 +154,7 @@ struct Thread {
     /// The vectors (controller and number) that are watched, and the pairs here that use each.
     vectors: HashMap<(u16, u16), Vec<PairId>>,
     longest_wait: Arc<AtomicU64>,
+    pulse: Arc<AtomicU64>,
 }
 
 impl Thread {
@@ -165,7 +179,10 @@ impl Thread {
         let mut last_work = time;
         let mut last_look = time;
         let mut polling = Polling::new(self.worker.poll_for());
+        let mut rounds: u64 = 0;
         loop {
+            rounds = rounds.wrapping_add(2);
+            self.pulse.store(rounds, Ordering::Relaxed);
             if self.bell.take() && !self.receive(time) {
                 return;
             }
@@ -199,6 +216,7 @@ impl Thread {
                 continue;
             }
             let sleep = pass.wake.map_or(SLEEP_MAX, |t| (t - time).min(SLEEP_MAX));
+            self.pulse.store(rounds.wrapping_add(1), Ordering::Relaxed);
             self.wait(&mut events, Some(sleep), time);
             self.bell.disarm();
             station::disarm();

@@ -8,21 +8,31 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// A connection to the service manager, if there is one.
 #[derive(Debug, Default)]
-pub struct Notifier(Option<UnixDatagram>);
+pub struct Notifier {
+    socket: Option<UnixDatagram>,
+    feed: Option<Duration>,
+}
 
 impl Notifier {
-    /// Connects to `NOTIFY_SOCKET`, and removes the variable. Nothing happens later on when it is not set.
+    /// Connects to `NOTIFY_SOCKET`, and removes the variable, and those of the watchdog. Nothing happens later on when it is not
+    /// set.
     ///
     /// # Safety
     /// There is no other thread.
     pub unsafe fn from_env() -> io::Result<Self> {
-        let Some(place) = std::env::var_os("NOTIFY_SOCKET") else { return Ok(Self(None)) };
-        // SAFETY: there is no other thread (this function's contract).
-        unsafe { std::env::remove_var("NOTIFY_SOCKET") };
-        Self::connect(place.as_bytes())
+        let number = |name| std::env::var(name).ok().and_then(|text: String| text.parse().ok());
+        let feed = feed(number("WATCHDOG_USEC"), number("WATCHDOG_PID"), std::process::id());
+        let place = std::env::var_os("NOTIFY_SOCKET");
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            // SAFETY: there is no other thread (this function's contract).
+            unsafe { std::env::remove_var(name) };
+        }
+        let Some(place) = place else { return Ok(Self::default()) };
+        Ok(Self { feed, ..Self::connect(place.as_bytes())? })
     }
 
     /// `@` in front: an abstract name; else a path.
@@ -33,7 +43,17 @@ impl Notifier {
             None => socket.connect(std::ffi::OsStr::from_bytes(place))?,
         }
         socket.set_nonblocking(true)?;
-        Ok(Self(Some(socket)))
+        Ok(Self { socket: Some(socket), feed: None })
+    }
+
+    /// How often the manager's watchdog wants to be fed ([`alive`](Self::alive)), if it does.
+    pub fn feed(&self) -> Option<Duration> {
+        self.feed
+    }
+
+    /// All goes round.
+    pub fn alive(&self) {
+        self.tell("WATCHDOG=1");
     }
 
     /// The controllers are scanned, and clients are served.
@@ -53,16 +73,33 @@ impl Notifier {
     }
 
     fn tell(&self, message: &str) {
-        if let Some(socket) = &self.0 {
+        if let Some(socket) = &self.socket {
             // A manager that does not read is not waited for.
             let _ = socket.send(message.as_bytes());
         }
     }
 }
 
+/// How often a watchdog of so many microseconds is fed, if it is meant for this process: twice in its time, as sd_watchdog_enabled(3)
+/// recommends.
+fn feed(micros: Option<u64>, process: Option<u64>, own: u32) -> Option<Duration> {
+    let ours = process.is_none_or(|process| process == u64::from(own));
+    micros.filter(|micros| ours && *micros > 1).map(|micros| Duration::from_micros(micros / 2))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watchdog_is_fed_twice_in_its_time_if_it_is_this_process_s() {
+        assert_eq!(feed(Some(3_000_000), None, 7), Some(Duration::from_millis(1500)));
+        assert_eq!(feed(Some(3_000_000), Some(7), 7), Some(Duration::from_millis(1500)));
+        for (micros, process) in [(Some(3_000_000), Some(8)), (None, Some(7)), (Some(0), None), (None, None)]
+        {
+            assert_eq!(feed(micros, process, 7), None, "{micros:?} {process:?}");
+        }
+    }
 
     fn hear(socket: &UnixDatagram) -> String {
         let mut bytes = [0; 256];
@@ -83,9 +120,11 @@ mod tests {
             let notifier = Notifier::connect(place.as_bytes()).unwrap();
             notifier.ready();
             notifier.status("two\nlines=1");
+            notifier.alive();
             notifier.stopping();
             assert_eq!(hear(&manager), "READY=1");
             assert_eq!(hear(&manager), "STATUS=two lines=1");
+            assert_eq!(hear(&manager), "WATCHDOG=1");
             assert_eq!(hear(&manager), "STOPPING=1");
         }
     }

@@ -51,10 +51,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Drives a machine for a device that offers `features` over `socket`, which becomes non-blocking.
-    pub fn new(socket: OwnedFd, features: u64) -> Result<Self, Errno> {
+    /// Drives a machine for a device that offers `features`, and so many queues, over `socket`, which becomes non-blocking.
+    pub fn new(socket: OwnedFd, features: u64, queues: u16) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket, machine: Machine::new(features), channel: None, change_pending: false })
+        let machine = Machine::new(features).with_queues(queues);
+        Ok(Self { socket, machine, channel: None, change_pending: false })
     }
 
     /// Sends what is to be sent, reads what has come, and says what is to be done. `None`: nothing now; wait as

@@ -86,6 +86,7 @@ impl Machine {
                 offered: features | PROTOCOL_FEATURES,
                 features: 0,
                 protocol: Protocol::empty(),
+                queues: QUEUES,
             },
             taken: false,
             owned: false,
@@ -99,6 +100,13 @@ impl Machine {
             tokens: 0,
             broken: None,
         }
+    }
+
+    /// The same for a device that has fewer queues than [`QUEUES`], at least one.
+    #[must_use]
+    pub fn with_queues(mut self, queues: u16) -> Self {
+        self.agreed.queues = queues.clamp(1, QUEUES);
+        self
     }
 
     /// How many bytes [`feed`](Self::feed) takes now; the socket is not to be read further, so that descriptors are
@@ -186,7 +194,7 @@ impl Machine {
         let call = match parsed {
             Parsed::GetFeatures => return self.number(header, self.agreed.offered),
             Parsed::GetProtocolFeatures => return self.number(header, PROTOCOL.bits()),
-            Parsed::GetQueueNum => return self.number(header, u64::from(QUEUES)),
+            Parsed::GetQueueNum => return self.number(header, u64::from(self.agreed.queues)),
             Parsed::GetMaxMemSlots => return self.number(header, MEM_SLOTS),
             Parsed::Ignored => return self.ack(header, true),
             Parsed::Owner if !std::mem::replace(&mut self.owned, true) => {

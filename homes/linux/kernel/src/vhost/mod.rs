@@ -19,7 +19,7 @@ pub use connection::{Connection, ConnectionError, Interest};
 pub use machine::{Machine, Stage, WrongReply};
 pub use request::{Call, Incoming, ProtocolError, Refusal, Region, RegionFile, Reply, Request, Token, Why};
 
-/// Queues that a device may have (`GET_QUEUE_NUM`).
+/// Queues that a device may have at most (`GET_QUEUE_NUM`).
 pub const QUEUES: u16 = 256;
 /// Most entries of a ring.
 pub const RING_SIZE_MAX: u16 = 1024;

@@ -10,7 +10,7 @@ use super::wire::{
     VhostUserConfig, VhostUserMemory, VhostUserMemoryRegion, VhostUserProtocolFeatures as Protocol,
     VhostUserVirtioFeatures, VhostUserVringAddr, VhostUserVringState, decode,
 };
-use super::{DESCRIPTORS_MAX, QUEUES, RING_SIZE_MAX};
+use super::{DESCRIPTORS_MAX, RING_SIZE_MAX};
 
 /// What both sides have agreed on so far.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Agreed {
     pub(super) features: u64,
     /// Protocol features acknowledged.
     pub(super) protocol: Protocol,
+    /// How many queues the device has.
+    pub(super) queues: u16,
 }
 
 /// Protocol features on offer.
@@ -103,36 +105,33 @@ pub(super) fn parse(
             Ok(Parsed::Call(Call::RemoveRegion(single_region(payload)?)))
         }
         R::SET_VRING_NUM => {
-            let (ring, num) = ring_state(payload, files)?;
+            let (ring, num) = ring_state(payload, files, agreed.queues)?;
             let size = u16::try_from(num).ok().filter(|n| n.is_power_of_two() && *n <= RING_SIZE_MAX);
             let size = size.ok_or(Why::RingSize(num))?;
             Ok(Parsed::Call(Call::SetRingSize { ring, size }))
         }
         R::SET_VRING_BASE => {
-            let (ring, num) = ring_state(payload, files)?;
+            let (ring, num) = ring_state(payload, files, agreed.queues)?;
             let base = u16::try_from(num).map_err(|_| Why::RingBase(num))?;
             Ok(Parsed::Call(Call::SetRingBase { ring, base }))
         }
         R::GET_VRING_BASE => {
             // The number is the reply's; clients leave anything there.
-            let (ring, _) = ring_state(payload, files)?;
+            let (ring, _) = ring_state(payload, files, agreed.queues)?;
             Ok(Parsed::Call(Call::GetRingBase { ring }))
         }
-        R::SET_VRING_ADDR => ring_addresses(payload, files).map(Parsed::Call),
-        R::SET_VRING_KICK => {
-            ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetKick { ring, event }))
-        }
-        R::SET_VRING_CALL => {
-            ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetCall { ring, event }))
-        }
-        R::SET_VRING_ERR => {
-            ring_event(payload, files).map(|(ring, event)| Parsed::Call(Call::SetError { ring, event }))
-        }
+        R::SET_VRING_ADDR => ring_addresses(payload, files, agreed.queues).map(Parsed::Call),
+        R::SET_VRING_KICK => ring_event(payload, files, agreed.queues)
+            .map(|(ring, event)| Parsed::Call(Call::SetKick { ring, event })),
+        R::SET_VRING_CALL => ring_event(payload, files, agreed.queues)
+            .map(|(ring, event)| Parsed::Call(Call::SetCall { ring, event })),
+        R::SET_VRING_ERR => ring_event(payload, files, agreed.queues)
+            .map(|(ring, event)| Parsed::Call(Call::SetError { ring, event })),
         R::SET_VRING_ENABLE => {
             if agreed.features & PROTOCOL_FEATURES == 0 {
                 return Err(Why::NotNegotiated);
             }
-            let (ring, num) = ring_state(payload, files)?;
+            let (ring, num) = ring_state(payload, files, agreed.queues)?;
             match num {
                 0 | 1 => Ok(Parsed::Call(Call::EnableRing { ring, on: num == 1 })),
                 other => Err(Why::Value(u64::from(other))),
@@ -190,21 +189,21 @@ fn number(payload: &[u8], files: &[OwnedFd]) -> Result<u64, Why> {
     Ok(value)
 }
 
-fn ring_index(index: u32) -> Result<u16, Why> {
-    u16::try_from(index).ok().filter(|ring| *ring < QUEUES).ok_or(Why::Ring(index))
+fn ring_index(index: u32, queues: u16) -> Result<u16, Why> {
+    u16::try_from(index).ok().filter(|ring| *ring < queues).ok_or(Why::Ring(index))
 }
 
-fn ring_state(payload: &[u8], files: &[OwnedFd]) -> Result<(u16, u32), Why> {
+fn ring_state(payload: &[u8], files: &[OwnedFd], queues: u16) -> Result<(u16, u32), Why> {
     let VhostUserVringState { index, num } = decode(payload).ok_or(wrong_size(payload))?;
     none(files)?;
-    Ok((ring_index(index)?, num))
+    Ok((ring_index(index, queues)?, num))
 }
 
-fn ring_addresses(payload: &[u8], files: &[OwnedFd]) -> Result<Call, Why> {
+fn ring_addresses(payload: &[u8], files: &[OwnedFd], queues: u16) -> Result<Call, Why> {
     let VhostUserVringAddr { index, flags, descriptor, used, available, .. } =
         decode(payload).ok_or(wrong_size(payload))?;
     none(files)?;
-    let ring = ring_index(index)?;
+    let ring = ring_index(index, queues)?;
     // The one flag there is asks for dirty logging, which is not offered.
     if flags != 0 {
         return Err(Why::Value(u64::from(flags)));
@@ -216,12 +215,12 @@ fn ring_addresses(payload: &[u8], files: &[OwnedFd]) -> Result<Call, Why> {
     Ok(Call::SetRingAddresses { ring, desc: descriptor, avail: available, used })
 }
 
-fn ring_event(payload: &[u8], files: &mut Vec<OwnedFd>) -> Result<(u16, Option<OwnedFd>), Why> {
+fn ring_event(payload: &[u8], files: &mut Vec<OwnedFd>, queues: u16) -> Result<(u16, Option<OwnedFd>), Why> {
     let VhostUserU64 { value } = decode(payload).ok_or(wrong_size(payload))?;
     if value & !(RING_INDEX | RING_NO_DESCRIPTOR) != 0 {
         return Err(Why::Value(value));
     }
-    let ring = ring_index((value & RING_INDEX) as u32)?;
+    let ring = ring_index((value & RING_INDEX) as u32, queues)?;
     if value & RING_NO_DESCRIPTOR != 0 {
         none(files)?;
         return Ok((ring, None));

@@ -49,7 +49,7 @@ pub struct RegionFile {
     pub file: OwnedFd,
 }
 
-/// What a client asks for. Ring indices are below [`QUEUES`](super::QUEUES).
+/// What a client asks for. Ring indices are below the number of the device's queues.
 #[derive(Debug)]
 pub enum Call {
     /// These features were acknowledged, all of them offered ones. The flag `PROTOCOL_FEATURES` is taken out: see

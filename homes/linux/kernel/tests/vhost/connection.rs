@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::support::*;
 use nvme_linux::socket::{self, Kind};
 use nvme_linux::vhost::wire::{FrontendReq as R, config_changed};
-use nvme_linux::vhost::{Call, Connection, ConnectionError, Incoming, ProtocolError, Reply, Stage};
+use nvme_linux::vhost::{Call, Connection, ConnectionError, Incoming, ProtocolError, QUEUES, Reply, Stage};
 
 fn connected() -> (Connection, OwnedFd) {
     let (ours, theirs) = socket::pair(Kind::Stream).unwrap();
-    (Connection::new(ours, FEATURES).unwrap(), theirs)
+    (Connection::new(ours, FEATURES, QUEUES).unwrap(), theirs)
 }
 
 fn shake(connection: &mut Connection, client: &OwnedFd) {

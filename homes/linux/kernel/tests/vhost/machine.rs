@@ -70,6 +70,24 @@ fn rings_start_enabled_only_without_the_protocol_features_bit() {
 }
 
 #[test]
+fn a_device_with_fewer_queues_says_so_and_has_no_more() {
+    let mut m = Machine::new(FEATURES).with_queues(21);
+    set_protocol(&mut m, ALL_PROTOCOL);
+    tell(&mut m, &message(R::GET_QUEUE_NUM, false, &[]), vec![]).unwrap();
+    assert_eq!(number(&mut m), 21);
+    call(&mut m, &message(R::SET_VRING_NUM, true, &u32s(&[20, 256])), 0);
+    assert_eq!(number(&mut m), 0);
+    for kind in [R::SET_VRING_NUM, R::SET_VRING_BASE] {
+        assert_eq!(refused(&mut m, &message(kind, true, &u32s(&[21, 256])), 0), Why::Ring(21));
+        assert_eq!(number(&mut m), 1);
+    }
+    for kind in [R::SET_VRING_CALL, R::SET_VRING_ERR, R::SET_VRING_KICK] {
+        assert_eq!(refused(&mut m, &message(kind, true, &u64s(&[21 | 1 << 8])), 0), Why::Ring(21));
+        assert_eq!(number(&mut m), 1);
+    }
+}
+
+#[test]
 fn an_acknowledgement_comes_when_it_was_negotiated_and_asked_for() {
     for (protocol, need_reply, want) in
         [(ALL_PROTOCOL, true, true), (ALL_PROTOCOL, false, false), (0, true, false)]

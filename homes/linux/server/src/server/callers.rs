@@ -251,7 +251,7 @@ impl Server {
         } else {
             let token = self.next_token;
             let offered = self.control.session(key).map_or(0, |s| s.offered());
-            let connection = Connection::new(ours, offered)?;
+            let connection = Connection::new(ours, offered, self.control.config().queues)?;
             self.epoll.add(connection.as_fd(), token, Interest::Read)?;
             self.token(Watched::Conn(id));
             seat.conn = Some(Conn::new(connection, owner, token, false, time));

@@ -145,7 +145,9 @@ impl Server {
             self.watched.remove(&token);
             let peer = socket::peer(&socket);
             let offered = self.control.session(key).map_or(0, |s| s.offered());
-            let Ok(connection) = Connection::new(socket, offered) else { continue };
+            let Ok(connection) = Connection::new(socket, offered, self.control.config().queues) else {
+                continue;
+            };
             let token = self.next_token;
             if self.epoll.add(connection.as_fd(), token, Interest::Read).is_err() {
                 continue;

@@ -1,13 +1,14 @@
 //! The control thread: one loop over everything that can happen.
 //!
 //! * `callers`: the factory; `door`: who connects to a session's socket; `waiting`: calls that wait. `admin`: the operator. `sessions`: clients and what control says
-//!   of them.
+//!   of them. `watchdog`: whether all go round.
 
 mod admin;
 mod callers;
 mod door;
 mod sessions;
 mod waiting;
+pub(crate) mod watchdog;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -26,6 +27,7 @@ use nvme_platform::Time;
 use nvme_policy::{Errno, Policy};
 
 use self::waiting::{Waiting, refused};
+use self::watchdog::Watchdog;
 use crate::budget::Budget;
 use crate::devices::{AllInterrupts, Served};
 use crate::inventory::{self, Introspection};
@@ -137,6 +139,7 @@ pub(crate) struct Server {
     /// Whether no callers are taken any more.
     closed: bool,
     notifier: Notifier,
+    watchdog: Watchdog,
     stop: bool,
     down: bool,
 }
@@ -168,6 +171,7 @@ impl Server {
             budget: parts.budget,
             paused_until: None,
             closed: false,
+            watchdog: Watchdog::new(&parts.notifier),
             notifier: parts.notifier,
             stop: false,
             down: false,
@@ -291,6 +295,9 @@ impl Server {
             if !self.bell.arm() {
                 continue;
             }
+            if self.watchdog.feeds(time, self.workers.iter().map(worker::Handle::pulse)) {
+                self.notifier.alive();
+            }
             let timeout = self.deadline().map(|at| at - time);
             let waited = self.epoll.wait(&mut events, timeout);
             self.bell.disarm();
@@ -311,7 +318,8 @@ impl Server {
             Watched::CtlPeer(_, until) => Some(*until),
             _ => None,
         });
-        conns.chain(waiting).chain(idle).chain(self.paused_until).chain(self.control.next_deadline()).min()
+        let own = [self.paused_until, self.control.next_deadline(), self.watchdog.deadline()];
+        conns.chain(waiting).chain(idle).chain(own.into_iter().flatten()).min()
     }
 
     fn hear_workers(&mut self, time: Time) -> Result<(), Fatal> {
