@@ -28,27 +28,53 @@ fn has_room(fd: &OwnedFd) -> bool {
         && ready[0].revents().contains(PollFlags::OUT)
 }
 
+/// When a thread that is stuck fails the test, where it would hang it. What it proves does not depend on this: a machine that is
+/// busy with other things is slow, and nobody is stuck.
+const HANG: Duration = Duration::from_secs(300);
+
+/// How long this thread has run so far, or has wanted to and had no processor.
+fn busy() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let numbers = text.split_whitespace().take(2).filter_map(|n| n.parse::<u64>().ok());
+    Duration::from_nanos(numbers.sum())
+}
+
+/// What a thread did, and how long it waited in the kernel meanwhile: for a client, and not for a processor.
+struct Done<T> {
+    what: T,
+    waited: Duration,
+}
+
+fn timed<T>(what: impl FnOnce() -> T) -> Done<T> {
+    let (start, before) = (Instant::now(), busy());
+    let what = what();
+    let waited = start.elapsed().saturating_sub(busy() - before);
+    Done { what, waited }
+}
+
 /// Signals from a thread of its own, as a worker does, until `what` says that it is enough.
 fn worker<T: Send + 'static>(
     fd: &OwnedFd,
     what: impl FnOnce(CallNotify) -> T + Send + 'static,
-) -> JoinHandle<T> {
+) -> JoinHandle<Done<T>> {
     let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &Account::new("session")).unwrap();
     guard_calls().unwrap();
     thread::spawn(move || {
         guard_this_thread();
-        what(call)
+        timed(|| what(call))
     })
 }
 
-/// Joins, or fails where a thread that is stuck would hang the test.
-fn join<T>(thread: JoinHandle<T>, limit: Duration) -> T {
-    let until = Instant::now() + limit;
+/// Joins one that waited for no longer than that.
+fn join<T>(thread: JoinHandle<Done<T>>, limit: Duration) -> T {
+    let until = Instant::now() + HANG;
     while !thread.is_finished() {
         assert!(Instant::now() < until, "the worker is stuck");
         thread::sleep(Duration::from_millis(5));
     }
-    thread.join().unwrap()
+    let Done { what, waited } = thread.join().unwrap();
+    assert!(waited < limit, "the worker waited {waited:?}");
+    what
 }
 
 #[test]
@@ -146,14 +172,16 @@ fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
         || std::time::Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime));
     let calls = thread::spawn(move || {
         guard_this_thread();
-        let start = own().unwrap();
-        (0..5000).for_each(|_| call.used());
-        (own().unwrap() - start, call)
+        timed(|| {
+            let start = own().unwrap();
+            (0..5000).for_each(|_| call.used());
+            (own().unwrap() - start, call)
+        })
     });
     let (spent, call) = join(calls, Duration::from_secs(60));
     assert!(account.is_over() && spent < Duration::from_millis(200), "{spent:?}");
     // And it is told still.
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + HANG;
     let mut count = [0; 8];
     let _ = rustix::io::read(&fd, &mut count);
     call.used();
@@ -164,6 +192,15 @@ fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
 }
 
 #[test]
+fn who_waits_for_a_client_is_told_from_who_waits_for_a_processor() {
+    let slept = timed(|| thread::sleep(Duration::from_millis(300)));
+    assert!(slept.waited >= Duration::from_millis(290), "{:?}", slept.waited);
+    let start = Instant::now();
+    let ran = timed(|| while start.elapsed() < Duration::from_millis(300) {});
+    assert!(ran.waited < Duration::from_millis(100), "{:?}", ran.waited);
+}
+
+#[test]
 fn an_eventfd_that_one_waits_for_is_signalled_at_once_for_good() {
     let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
     let account = Account::new("session");
@@ -171,7 +208,7 @@ fn an_eventfd_that_one_waits_for_is_signalled_at_once_for_good() {
     guard_calls().unwrap();
     let calls = thread::spawn(move || {
         guard_this_thread();
-        (0..100_000).for_each(|_| call.used());
+        timed(|| (0..100_000).for_each(|_| call.used()))
     });
     join(calls, Duration::from_secs(60));
     assert!(!account.is_over());
