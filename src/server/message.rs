@@ -67,12 +67,12 @@ pub enum ToWorker {
     /// Take nothing more from this virtqueue, finish what is in flight, and drop it. Answered by
     /// [`FromWorker::QueueStopped`].
     StopQueue(QueueKey),
-    /// Tell the driver of this virtqueue in another way from now on.
+    /// Tell the driver of this virtqueue in another way from now on. Answered by [`FromWorker::NotifySet`].
     SetNotify(QueueKey, Box<dyn Notify>),
     /// The session's memory is this from now on. Answered by [`FromWorker::TableSet`] when nothing in flight lies
     /// in the regions that are gone, which are named by their slots.
     SetTable(NewTable),
-    /// The session's cache mode is write-back, or write-through.
+    /// The session's cache mode is write-back, or write-through. Answered by [`FromWorker::WriteBackSet`].
     SetWriteBack(SessionKey, bool),
     /// The session holds this from now on: what it held, and more.
     SetGrant(SessionKey, Grant),
@@ -132,6 +132,10 @@ pub enum FromWorker {
     PairTaken(PairId, Option<Box<QueuePair>>),
     /// Answers [`ToWorker::StopQueue`]: where the driver's next request will be.
     QueueStopped(QueueKey, u16),
+    /// Answers [`ToWorker::SetNotify`].
+    NotifySet(QueueKey),
+    /// Answers [`ToWorker::SetWriteBack`]: what is taken from now on is served in that mode.
+    WriteBackSet(SessionKey),
     /// A virtqueue is broken. It serves nothing until it is stopped and set up again.
     QueueBroken(QueueKey, Broken),
     /// Answers [`ToWorker::SetTable`], with the table's generation.

@@ -6,7 +6,7 @@
 //!
 //! * [`rig`]: the server and what must hold. [`disk`]: images. [`bystander`], [`raw`]: the two clients.
 //! * [`chains`], [`buffers`], [`requests`], [`races`]: what is in a ring. [`protocol`], [`regions`], [`files`],
-//!   [`vanishing`], [`trusted`], [`lifetime`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`tables`],
+//!   [`vanishing`], [`slow`], [`trusted`], [`lifetime`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`tables`],
 //!   [`broken`]: what is on the disk.
 
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ mod protocol;
 mod races;
 mod regions;
 mod requests;
+mod slow;
 mod tables;
 mod trusted;
 mod vanishing;

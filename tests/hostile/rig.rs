@@ -177,6 +177,19 @@ impl Rig {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
+    /// The same, once they are no more than that: what clients sent is closed by a thread of its own.
+    pub(crate) fn descriptors_at_most(&self, most: usize) -> usize {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let open = self.descriptors();
+            if open <= most {
+                return open;
+            }
+            assert!(Instant::now() < deadline, "{open} descriptors, {most} at most");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Bytes of the server's own memory.
     pub(crate) fn anonymous(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
@@ -184,8 +197,8 @@ impl Rig {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
     }
 
-    /// Ends the server as an operator does.
-    pub(crate) fn finish(mut self) {
+    /// Ends the server as an operator does; what it said.
+    pub(crate) fn finish(mut self) -> Vec<String> {
         if let Some(bystander) = self.bystander.take() {
             bystander.stop();
         }
@@ -196,7 +209,13 @@ impl Rig {
         self.disk.check_but(&["attack", "bystander"]);
         let said = self.said();
         assert!(!said.iter().any(|l| l.contains("panicked")), "{said:#?}");
+        // Whatever kept a worker awake, it looked for others' kicks.
+        for line in said.iter().filter(|line| line.contains("nor was unseen")) {
+            let micros = line.split("unseen for longer than ").nth(1).and_then(|rest| rest.split(' ').next());
+            assert!(micros.unwrap().parse::<u64>().unwrap() <= 50, "{line}");
+        }
         self.finished = true;
+        said
     }
 
     fn wait(&mut self) -> ExitStatus {

@@ -1,7 +1,7 @@
 //! Images on storage that fails, fills up, freezes and grows, served by the program: a loop device over a full file, a tmpfs
 //! without room, a frozen file system. They need root and loop devices.
 //!
-//! * [`storage`]: such storage. [`failing`]: whose error it is. [`frozen`]: who waits. [`devices`]: block devices.
+//! * [`storage`]: such storage. [`failing`]: whose error it is. [`frozen`]: who waits. [`stuck`]: a worker that waits as well. [`devices`]: block devices.
 //!   [`shape`]: size, holes, and what is said at start.
 
 #![forbid(unsafe_code)]
@@ -18,3 +18,4 @@ mod failing;
 mod frozen;
 mod shape;
 mod storage;
+mod stuck;

@@ -27,7 +27,8 @@ fn wait(queue: &mut Blkioq) {
 #[test]
 fn libblkio_reads_writes_flushes_and_discards() {
     let bench = Bench::new();
-    let mut server = bench.serve(&[]);
+    // So few that there are descriptors for all queues, whatever the limit is here.
+    let mut server = bench.serve(&["--sessions-max=16"]);
     let listener = UnixListener::bind(bench.path("blkio.sock")).unwrap();
     let words = ["device=partlabel:attack", "ds-max=16"];
     let lifetime = bench.factory().create(&words, Some(listener.as_fd())).unwrap();
@@ -77,7 +78,7 @@ fn libblkio_reads_writes_flushes_and_discards() {
 #[test]
 fn the_front_end_of_rust_vmm_reads_a_block() {
     let bench = Bench::new();
-    let mut server = bench.serve(&[]);
+    let mut server = bench.serve(&["--sessions-max=16"]);
     let session = bench.create(&["device=partlabel:attack", "read-only"]);
     let mut front = Frontend::from_stream(UnixStream::from(session), 256);
     front.set_owner().unwrap();

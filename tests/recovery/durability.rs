@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use nvme_core::server::control::{Event, InForce};
 use nvme_session::blk::features;
 use nvme_soft::{MemoryMedium, NamespaceConfig, WriteCache};
 
@@ -81,6 +82,29 @@ fn in_write_through_mode_nothing_that_was_answered_is_lost() {
     write(&mut rig, &mut a, 50);
     cache.lose_power();
     assert!(first(&mut rig, &mut a) == pattern(1, 4096));
+}
+
+#[test]
+fn a_cache_mode_is_in_force_when_its_worker_says_so_and_not_before() {
+    let (mut rig, mut a, cache) = caching(ALL);
+    let key = a.key;
+    let in_force = |e: &Event| matches!(e, Event::WriteBackSet(set) if *set == key);
+    // So that its worker has the queue.
+    write(&mut rig, &mut a, 50);
+    assert_eq!(rig.control.write_config(key, WRITE_BACK, &[0]), Ok(InForce::Later));
+    // Its worker has not had its turn.
+    rig.control.poll(rig.now);
+    while let Some(event) = rig.control.take_event() {
+        assert!(!in_force(&event));
+    }
+    rig.expect("the worker's word", in_force);
+    write(&mut rig, &mut a, 1);
+    cache.lose_power();
+    assert!(first(&mut rig, &mut a) == pattern(1, 4096));
+    // One whose queues no worker has waits for none.
+    rig.control.stop_queue(key, 0).unwrap();
+    rig.expect("its end", |e| matches!(e, Event::QueueStopped(..)));
+    assert_eq!(rig.control.write_config(key, WRITE_BACK, &[1]), Ok(InForce::Now));
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub use self::error::SessionError;
 pub use self::job::RegionMemory;
 pub use self::memory::{MemoryChange, MemoryPlan, NewRegion, Regions};
 use self::outbox::Outbox;
-pub use self::session::{QueueSpec, Session};
+pub use self::session::{InForce, QueueSpec, Session};
 pub use self::unit::{ControllerState, RecoveryTimes};
 use self::unit::{Input, Unit};
 use super::message::{FromWorker, PairId, SessionKey, StuckCommand, ToWorker};
@@ -86,6 +86,10 @@ pub enum Event {
     Done(SessionKey, Result<(), SessionError>),
     /// A virtqueue has stopped; the driver's next request will be at this index.
     QueueStopped(SessionKey, u16, u16),
+    /// A worker has the new way to tell a virtqueue's driver ([`Control::set_notify`]).
+    NotifySet(SessionKey, u16),
+    /// A worker serves the session in the cache mode that its driver wrote ([`Control::write_config`]).
+    WriteBackSet(SessionKey),
     /// A virtqueue is broken; its driver was told.
     QueueBroken(SessionKey, u16, nvme_session::virtqueue::Broken),
     /// A session's device is lost for good. Followed by [`ConfigChanged`](Self::ConfigChanged).
@@ -303,6 +307,8 @@ impl Control {
                 self.more = true;
             }
             FromWorker::QueueStopped(key, next) => self.queue_stopped(key, next),
+            FromWorker::NotifySet(key) => self.events.push_back(Event::NotifySet(key.session, key.index)),
+            FromWorker::WriteBackSet(session) => self.events.push_back(Event::WriteBackSet(session)),
             FromWorker::QueueBroken(key, why) => self.queue_broken(key, why),
             FromWorker::TableSet(session, generation) => self.table_set(session, generation),
             FromWorker::Expired(command) => self.expired(command, now),

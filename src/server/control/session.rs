@@ -21,6 +21,15 @@ use super::error::SessionError;
 use super::job::MemoryJob;
 use super::{Anomaly, Control, Event};
 
+/// When what was asked is in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InForce {
+    /// It is.
+    Now,
+    /// Once its worker has said so, of which there is an [`Event`]. A client that is answered then waits for itself.
+    Later,
+}
+
 /// How a virtqueue is to be started.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueSpec {
@@ -268,8 +277,13 @@ impl Control {
         Ok(())
     }
 
-    /// The driver wrote to the configuration space.
-    pub fn write_config(&mut self, key: SessionKey, offset: u32, bytes: &[u8]) -> Result<(), SessionError> {
+    /// The driver wrote to the configuration space. In force later: [`Event::WriteBackSet`].
+    pub fn write_config(
+        &mut self,
+        key: SessionKey,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<InForce, SessionError> {
         let session = self.live(key)?;
         let on = session.offer.write_config(session.features, offset, bytes).ok_or(SessionError::Config)?;
         session.write_back = on;
@@ -279,10 +293,11 @@ impl Control {
                 queue.set_write_back(on);
             }
         }
-        if told {
-            self.tell(worker, ToWorker::SetWriteBack(key, on));
+        if !told {
+            return Ok(InForce::Now);
         }
-        Ok(())
+        self.tell(worker, ToWorker::SetWriteBack(key, on));
+        Ok(InForce::Later)
     }
 
     /// Starts a virtqueue.
@@ -356,24 +371,24 @@ impl Control {
         }
     }
 
-    /// Tells the driver of a virtqueue in another way from now on.
+    /// Tells the driver of a virtqueue in another way from now on. In force later: [`Event::NotifySet`].
     pub fn set_notify(
         &mut self,
         key: SessionKey,
         index: u16,
         new: Box<dyn Notify>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<InForce, SessionError> {
         let session = self.live(key)?;
         let worker = session.worker;
         match session.queues.get_mut(&index) {
             None => Err(SessionError::Queue),
             Some(QueueState::Waiting(_, notify)) => {
                 *notify = new;
-                Ok(())
+                Ok(InForce::Now)
             }
             Some(QueueState::Running | QueueState::Stopping) => {
                 self.tell(worker, ToWorker::SetNotify(QueueKey { session: key, index }, new));
-                Ok(())
+                Ok(InForce::Later)
             }
         }
     }

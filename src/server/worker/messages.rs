@@ -31,10 +31,12 @@ impl Worker {
                     notify.used();
                     queue.notify = notify;
                 }
+                self.outbox.push_back(FromWorker::NotifySet(key));
             }
             ToWorker::SetTable(new) => self.set_table(new),
             ToWorker::SetWriteBack(session, on) => {
                 self.each_of(session, |queue| queue.set_write_back(on));
+                self.outbox.push_back(FromWorker::WriteBackSet(session));
             }
             ToWorker::SetGrant(session, grant) => {
                 self.each_of(session, |queue| queue.set_grant(grant.clone()));

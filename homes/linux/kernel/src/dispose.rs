@@ -1,10 +1,14 @@
 //! Closing what a client sent.
 //!
 //! The last thing that a file system in user space or across a network is asked is to flush, when a descriptor is closed; one
-//! that a client runs may take for ever to answer. So a descriptor of such a file is never closed by a thread that has other
-//! things to do.
+//! that a client runs may take for ever to answer. And what ends with its last descriptor takes its time: a memory file frees its
+//! pages, a socket closes what lies unread in it, an eventfd leaves every set that watches it. So a client's descriptor is never
+//! closed by a thread that has other things to do: files of foreign file systems are one thread's, which may be stuck in one
+//! for ever; everything else is another's, which always comes on.
+#![expect(unsafe_code, reason = "hands a descriptor on when its holder is dropped")]
 
-use std::mem;
+use std::cell::Cell;
+use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,38 +16,93 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, fcntl_get_seals, statx};
 
-/// Descriptors that may wait to be closed.
-const WAITING: usize = 64;
+/// Files of foreign file systems that may wait to be closed.
+const FOREIGN: usize = 64;
+/// Other descriptors that may. They are open meanwhile, and no session's any more.
+const WAITING: usize = 48;
 
-static CLOSER: OnceLock<SyncSender<OwnedFd>> = OnceLock::new();
+struct Closers {
+    foreign: SyncSender<OwnedFd>,
+    others: SyncSender<OwnedFd>,
+}
+
+static CLOSERS: OnceLock<Closers> = OnceLock::new();
 
 static LOST: AtomicUsize = AtomicUsize::new(0);
 
-/// How many descriptors stay open for ever because too many others wait to be closed. Whoever sees it rise while it works
-/// for a client knows that the client is hostile, and should end it.
+thread_local! {
+    static OWN: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How many descriptors stay open for ever because too many others wait to be closed.
 pub fn lost() -> usize {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Starts the thread that closes clients' odd descriptors. A server calls this before it gives up the right to start
+/// How many of them the calling thread had to give up. Whoever sees it rise while it works for a client knows that the client is
+/// hostile, and should end it.
+pub fn lost_here() -> usize {
+    OWN.get()
+}
+
+/// Starts the threads that close clients' descriptors. A server calls this before it gives up the right to start
 /// threads; without it they are closed where they are dropped.
 pub fn start() -> std::io::Result<()> {
-    let (closer, waiting) = sync_channel::<OwnedFd>(WAITING);
-    std::thread::Builder::new()
-        .name("close".into())
-        .stack_size(64 << 10)
-        .spawn(move || waiting.iter().for_each(drop))?;
-    // A second thread, started meanwhile, ends at once.
-    let _ = CLOSER.set(closer);
+    let closer = |name: &str, most| {
+        let (closer, waiting) = sync_channel::<OwnedFd>(most);
+        let thread = std::thread::Builder::new().name(name.into()).stack_size(64 << 10);
+        thread.spawn(move || waiting.iter().for_each(drop)).map(|_| closer)
+    };
+    let closers = Closers { foreign: closer("foreign", FOREIGN)?, others: closer("close", WAITING)? };
+    // More threads, started meanwhile, end at once.
+    let _ = CLOSERS.set(closers);
     Ok(())
 }
 
 /// Closes what is not wanted, without waiting. For everything that a client sent and that may be any file.
 pub fn dispose(files: impl IntoIterator<Item = OwnedFd>) {
     for file in files {
-        let Some(closer) = CLOSER.get().filter(|_| may_wait(file.as_fd())) else { continue };
-        hand_over(closer, file);
+        let Some(closers) = CLOSERS.get() else { continue };
+        if may_wait(file.as_fd()) {
+            hand_over(&closers.foreign, file);
+        } else {
+            later(closers, file);
+        }
     }
+}
+
+/// A descriptor of a client's that is kept, and known to be no file of a foreign file system: an eventfd, a socket. Another thread
+/// closes it.
+#[derive(Debug)]
+pub struct ClientFd(ManuallyDrop<OwnedFd>);
+
+impl ClientFd {
+    /// Keeps it.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self(ManuallyDrop::new(fd))
+    }
+}
+
+impl AsFd for ClientFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for ClientFd {
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here, and nothing looks at it again.
+        let fd = unsafe { ManuallyDrop::take(&mut self.0) };
+        match CLOSERS.get() {
+            Some(closers) => later(closers, fd),
+            None => drop(fd),
+        }
+    }
+}
+
+/// Who finds no room closes by itself: it takes its time, and comes back.
+fn later(closers: &Closers, fd: OwnedFd) {
+    drop(closers.others.try_send(fd));
 }
 
 fn hand_over(closer: &SyncSender<OwnedFd>, file: OwnedFd) {
@@ -51,6 +110,7 @@ fn hand_over(closer: &SyncSender<OwnedFd>, file: OwnedFd) {
         // The closer is stuck in somebody's file. To lose a descriptor is better than to get stuck as well.
         mem::forget(file);
         LOST.fetch_add(1, Ordering::Relaxed);
+        OWN.set(OWN.get() + 1);
     }
 }
 
@@ -80,31 +140,58 @@ mod tests {
     }
 
     #[test]
-    fn what_a_stuck_closer_does_not_take_is_counted() {
+    fn what_a_stuck_closer_does_not_take_is_counted_and_by_whom() {
         // Nobody takes anything from it.
         let (stuck, waiting) = sync_channel(1);
         let file = || OwnedFd::from(std::fs::File::open("/proc/self/stat").unwrap());
-        let before = lost();
+        let (before, here) = (lost(), lost_here());
         hand_over(&stuck, file());
-        assert_eq!(lost(), before);
+        assert_eq!((lost(), lost_here()), (before, here));
         hand_over(&stuck, file());
-        hand_over(&stuck, file());
-        assert_eq!(lost(), before + 2);
+        std::thread::scope(|scope| scope.spawn(|| hand_over(&stuck, file())).join()).unwrap();
+        assert_eq!((lost(), lost_here()), (before + 2, here + 1));
         drop(waiting);
+    }
+
+    /// Whether the open file description that locks it is gone, in a while.
+    fn is_freed(file: &std::fs::File) -> bool {
+        (0..500).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            file.try_lock().is_ok()
+        })
     }
 
     #[test]
     fn what_is_disposed_of_is_closed() {
         start().unwrap();
         // A lock shows whether the open file description still is.
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let again = file.reopen().unwrap();
-        again.lock().unwrap();
-        dispose([OwnedFd::from(again)]);
-        let free = (0..500).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            file.as_file().try_lock().is_ok()
-        });
-        assert!(free);
+        for folder in [env!("CARGO_MANIFEST_DIR"), "/dev/shm"] {
+            let file = tempfile::NamedTempFile::new_in(folder).unwrap();
+            for kept in [false, true] {
+                let again = file.reopen().unwrap();
+                again.lock().unwrap();
+                match kept {
+                    false => dispose([OwnedFd::from(again)]),
+                    true => drop(ClientFd::new(again.into())),
+                }
+                assert!(is_freed(file.as_file()), "{folder}");
+                file.as_file().unlock().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_closed_at_once() {
+        let (foreign, _never) = sync_channel(1);
+        let (others, _taken) = sync_channel(1);
+        let closers = Closers { foreign, others };
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        later(&closers, writer.try_clone().unwrap());
+        later(&closers, writer);
+        // One write end is left, in the queue.
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Err(rustix::io::Errno::AGAIN));
+        drop(_taken);
+        assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0));
     }
 }

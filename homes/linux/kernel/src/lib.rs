@@ -13,6 +13,7 @@ pub mod frames;
 #[path = "frames/ring.rs"]
 mod frames_ring;
 pub mod inventory;
+pub mod lanes;
 pub mod logger;
 pub mod memory;
 pub mod sandbox;

@@ -9,7 +9,7 @@ use nvme_linux::vhost::{DESCRIPTORS_MAX, QUEUES};
 use nvme_session::memory::SLOTS_MAX;
 use rustix::process::{Resource, getrlimit};
 
-/// The server's own: controllers, sockets, callers of the factory, threads, and the message that is being worked on.
+/// The server's own: controllers, sockets, threads, callers of the factory with the message of one of them, and what waits to be closed.
 const OWN: usize = 200;
 /// Each worker's, its ring and the ring's event among them.
 const WORKER: usize = 6;

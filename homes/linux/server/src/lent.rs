@@ -1,19 +1,26 @@
 //! What a client of a session is served with.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
 
 use nvme_core::server::control::Control;
 use nvme_linux::memory::Trusted;
 use nvme_linux::socket::Cookie;
 use nvme_platform::Time;
 
+use crate::regions::Found;
 use crate::worker;
 
 /// What the server lends to a client while it works.
 pub(crate) struct Lent<'a> {
     pub(crate) control: &'a mut Control,
     pub(crate) workers: &'a [worker::Handle],
-    pub(crate) trusted: &'a Trusted,
+    pub(crate) trusted: &'a Arc<Trusted>,
+    /// Where lanes say what they found.
+    pub(crate) found: &'a Sender<Found>,
+    /// Which seat is served.
+    pub(crate) seat: u32,
     /// The sockets that are sessions' capabilities.
     pub(crate) capabilities: &'a BTreeMap<Cookie, u32>,
     pub(crate) now: Time,

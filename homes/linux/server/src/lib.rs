@@ -37,6 +37,7 @@ use nvme_core::server::control::{Config, Control, RecoveryTimes};
 use nvme_linux::caps::{CapError, CapWord, Capabilities, Inherited, Listener, Wanted};
 use nvme_linux::dispose;
 use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, settle_signals};
+use nvme_linux::lanes;
 use nvme_linux::logger::{self, Notifier, OPERATOR};
 use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Landlock, Options, Sandbox, check_calls};
@@ -204,6 +205,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let prepared = Sandbox::prepare(Options { ioctls })?;
     // These threads take what clients could make wait.
     dispose::start()?;
+    lanes::start(options.clients.len(), &bell)?;
     guard_calls()?;
     frames::start()?;
     let acceptor = Acceptor::new()?;

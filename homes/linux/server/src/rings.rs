@@ -1,12 +1,17 @@
 //! The virtqueues of one connection, as the client has described them so far.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nvme_core::server::control::QueueSpec;
-use nvme_linux::events::{Account, CallError, CallNotify};
+use nvme_core::server::message::{QueueKey, SessionKey};
+use nvme_linux::dispose::ClientFd;
+use nvme_linux::events::{Account, CallError, CallNotify, is_eventfd};
 use nvme_platform::Notify;
 use nvme_session::virtqueue::{AddressSpace, RingAddresses};
+
+use crate::lent::Lent;
+use crate::worker::Message;
 
 /// A ring's state towards the worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,7 +31,7 @@ pub(crate) struct Ring {
     pub(crate) size: Option<u16>,
     pub(crate) addresses: Option<(u64, u64, u64)>,
     pub(crate) base: u16,
-    pub(crate) kick: Option<Arc<OwnedFd>>,
+    pub(crate) kick: Option<Arc<ClientFd>>,
     pub(crate) call: Option<Arc<CallNotify>>,
     pub(crate) error: Option<Arc<CallNotify>>,
     pub(crate) enabled: bool,
@@ -35,7 +40,7 @@ pub(crate) struct Ring {
 
 impl Ring {
     /// How to start it, once the client has said everything.
-    pub(crate) fn spec(&self, enabled: bool) -> Option<(QueueSpec, Arc<OwnedFd>)> {
+    pub(crate) fn spec(&self, enabled: bool) -> Option<(QueueSpec, Arc<ClientFd>)> {
         let kick = self.kick.as_ref().filter(|_| enabled && self.stage == Stage::Stopped)?;
         let (desc, avail, used) = self.addresses?;
         let rings = RingAddresses { desc, avail, used, space: AddressSpace::Client };
@@ -85,4 +90,16 @@ impl Notify for RingNotify {
             error.used();
         }
     }
+}
+
+/// A kick has to be an eventfd: anything else could keep a worker busy, or not be watched at all.
+pub(crate) fn check_kick(fd: &OwnedFd) -> Result<(), &'static str> {
+    if is_eventfd(fd.as_fd()) { Ok(()) } else { Err("it is not an eventfd") }
+}
+
+/// Gives a worker another kick for a ring that runs; false where there is none. The worker says when it has it.
+pub(crate) fn send_kick(lent: &Lent<'_>, key: SessionKey, index: u16, kick: Arc<ClientFd>) -> bool {
+    let worker = lent.control.session(key).and_then(|s| lent.workers.get(s.worker()));
+    // A worker that is gone ends the server at the next message of its own.
+    worker.is_some_and(|w| w.send(Message::Kick(QueueKey { session: key, index }, kick)).is_ok())
 }

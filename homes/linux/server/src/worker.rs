@@ -1,8 +1,8 @@
 //! A worker thread: the core's worker role, its messages, and what it sleeps on.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use nvme_core::server::Polling;
 use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, ToWorker};
 use nvme_core::server::worker::Worker;
+use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::{
     Closed, Doorbell, Epoll, Events, Interest, Ready, Receiver, SendError, Sender, channel,
     guard_this_thread, now,
@@ -20,7 +21,6 @@ use nvme_platform::Time;
 
 use crate::devices::AllInterrupts;
 use crate::frames;
-use crate::server::watchdog::Pulse;
 
 /// Messages that wait in one direction, at most.
 const MESSAGES: usize = 4096;
@@ -34,10 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_micros(50);
 const MESSAGES_PER_PASS: usize = 256;
 /// How long it takes them for. The clock is read for each eight.
 const MESSAGES_TIME: Duration = Duration::from_micros(50);
-/// How long control waits for room in a worker's inbox, all in all: a worker empties it in each pass and waits for
-/// nobody, so one that makes no room for so long is stuck.
-const ROOM_WAIT: Duration = Duration::from_secs(20);
-const ROOM_STEP: Duration = Duration::from_micros(100);
+/// How soon control looks again whether there is room in a worker's inbox.
+pub(crate) const ROOM_STEP: Duration = Duration::from_millis(1);
 /// A worker never sleeps longer than this, so that a late command is noticed in time.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
@@ -45,22 +43,43 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 pub(crate) enum Message {
     Core(ToWorker),
     /// A virtqueue with its kick.
-    Queue(NewQueue, Arc<OwnedFd>),
+    Queue(NewQueue, Arc<ClientFd>),
     /// Another kick for a virtqueue.
-    Kick(QueueKey, Arc<OwnedFd>),
+    Kick(QueueKey, Arc<ClientFd>),
+}
+
+/// What a worker's pulse was found to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pulse {
+    /// It is awake, and has gone round so often.
+    Round(u64),
+    /// It sleeps: nobody wants anything of it.
+    Asleep,
+}
+
+/// A worker's news: the core's, or the home's.
+pub(crate) enum News {
+    Core(FromWorker),
+    /// Answers [`Message::Kick`].
+    KickTaken(QueueKey),
 }
 
 /// Control's end of a worker.
 pub(crate) struct Handle {
     messages: Sender<Message>,
-    news: Receiver<FromWorker>,
+    /// What the inbox has no room for: a worker may be in the kernel for a while. There are never more than a few for each
+    /// virtqueue, since who asks for more waits until the worker has taken the last.
+    unsent: RefCell<VecDeque<Message>>,
+    news: Receiver<News>,
     /// The longest time from seeing a kick to taking what it was for, in nanoseconds.
     longest_wait: Arc<AtomicU64>,
+    /// How long it went round since it last looked for kicks, at most, before the round in which it looked again.
+    longest_unseen: Arc<AtomicU64>,
     /// How often it went round, twice; odd while it sleeps.
     pulse: Arc<AtomicU64>,
 }
 
-/// The thread is gone, or does not take messages: the server cannot go on.
+/// The thread is gone: the server cannot go on.
 #[derive(Debug, thiserror::Error)]
 #[error("a worker thread does not answer")]
 pub(crate) struct WorkerLost;
@@ -81,6 +100,7 @@ impl Handle {
         epoll.add(&*own, BELL, Interest::ReadEdge)?;
         let worker = Worker::new(poll_for);
         let longest_wait = Arc::new(AtomicU64::new(0));
+        let longest_unseen = Arc::new(AtomicU64::new(0));
         let pulse = Arc::new(AtomicU64::new(0));
         let thread = Thread {
             worker,
@@ -88,42 +108,56 @@ impl Handle {
             bell: own,
             inbox,
             outbox,
-            unsent: None,
+            unsent: VecDeque::new(),
             kicks: HashMap::new(),
             interrupts: Arc::clone(interrupts),
             vectors: HashMap::new(),
             longest_wait: Arc::clone(&longest_wait),
+            longest_unseen: Arc::clone(&longest_unseen),
             pulse: Arc::clone(&pulse),
         };
         let (ready, is_ready) = mpsc::sync_channel(1);
         thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.start(ring, &ready))?;
         // The ring is enabled by the thread that uses it, and before the sandbox closes.
         is_ready.recv().map_err(|_| io::Error::other("a worker did not start"))??;
-        Ok(Self { messages, news, longest_wait, pulse })
+        Ok(Self { messages, unsent: RefCell::default(), news, longest_wait, longest_unseen, pulse })
     }
 
-    /// A client that asks for much can fill the inbox; then control waits for the worker, which never waits for control.
+    /// Sends a message, or keeps it until there is room. Control waits for no worker.
     pub(crate) fn send(&self, message: Message) -> Result<(), WorkerLost> {
-        let mut message = match self.messages.send(message) {
-            Ok(()) => return Ok(()),
-            Err(SendError::Full(message)) => message,
-            Err(SendError::Closed(_)) => return Err(WorkerLost),
-        };
-        let until = now() + ROOM_WAIT;
-        while now() < until {
-            thread::sleep(ROOM_STEP);
-            message = match self.messages.send(message) {
-                Ok(()) => return Ok(()),
-                Err(SendError::Full(message)) => message,
+        self.unsent.borrow_mut().push_back(message);
+        self.send_on().map(|_| ())
+    }
+
+    /// Sends what there is room for. Whether that is all.
+    pub(crate) fn send_on(&self) -> Result<bool, WorkerLost> {
+        let mut unsent = self.unsent.borrow_mut();
+        while let Some(message) = unsent.pop_front() {
+            match self.messages.send(message) {
+                Ok(()) => {}
+                Err(SendError::Full(message)) => {
+                    unsent.push_front(message);
+                    return Ok(false);
+                }
                 Err(SendError::Closed(_)) => return Err(WorkerLost),
-            };
+            }
         }
-        Err(WorkerLost)
+        Ok(true)
+    }
+
+    /// Whether something waits for room.
+    pub(crate) fn is_behind(&self) -> bool {
+        !self.unsent.borrow().is_empty()
     }
 
     /// The longest time that ever passed from the worker's seeing a kick to taking what it was for.
     pub(crate) fn longest_wait(&self) -> Duration {
         Duration::from_nanos(self.longest_wait.load(Ordering::Relaxed))
+    }
+
+    /// How long kicks ever went unseen while the worker was awake, without the round in which they were seen.
+    pub(crate) fn longest_unseen(&self) -> Duration {
+        Duration::from_nanos(self.longest_unseen.load(Ordering::Relaxed))
     }
 
     /// Whether it goes round.
@@ -135,7 +169,7 @@ impl Handle {
     }
 
     /// The next news; an error when the thread is gone.
-    pub(crate) fn receive(&self) -> Result<Option<FromWorker>, WorkerLost> {
+    pub(crate) fn receive(&self) -> Result<Option<News>, WorkerLost> {
         self.news.receive().map_err(|Closed| WorkerLost)
     }
 }
@@ -145,15 +179,16 @@ struct Thread {
     epoll: Epoll,
     bell: Arc<Doorbell>,
     inbox: Receiver<Message>,
-    outbox: Sender<FromWorker>,
+    outbox: Sender<News>,
     /// News that control has no room for now.
-    unsent: Option<FromWorker>,
+    unsent: VecDeque<News>,
     /// Each virtqueue's kick; closed when the queue is gone.
-    kicks: HashMap<QueueKey, Arc<OwnedFd>>,
+    kicks: HashMap<QueueKey, Arc<ClientFd>>,
     interrupts: Arc<AllInterrupts>,
     /// The vectors (controller and number) that are watched, and the pairs here that use each.
     vectors: HashMap<(u16, u16), Vec<PairId>>,
     longest_wait: Arc<AtomicU64>,
+    longest_unseen: Arc<AtomicU64>,
     pulse: Arc<AtomicU64>,
 }
 
@@ -186,6 +221,7 @@ impl Thread {
             if self.bell.take() && !self.receive(time) {
                 return;
             }
+            let began = time;
             let pass = self.worker.pass(time, &now);
             self.report();
             // What the pass began goes out, and what came back is the next pass's.
@@ -199,6 +235,8 @@ impl Thread {
             // Others may have been kicked meanwhile, whatever keeps this thread awake.
             let looked = time - last_look >= LOOK_EVERY;
             if looked {
+                let unseen = u64::try_from((began - last_look).as_nanos()).unwrap_or(u64::MAX);
+                self.longest_unseen.fetch_max(unseen, Ordering::Relaxed);
                 last_look = time;
                 self.wait(&mut events, Some(Duration::ZERO), time);
             }
@@ -254,7 +292,10 @@ impl Thread {
                     self.worker.handle(ToWorker::AddQueue(new), time);
                     self.watch(key, kick);
                 }
-                Ok(Some(Message::Kick(key, kick))) => self.watch(key, kick),
+                Ok(Some(Message::Kick(key, kick))) => {
+                    self.watch(key, kick);
+                    self.unsent.push_back(News::KickTaken(key));
+                }
                 Ok(None) => return true,
                 Err(Closed) => return false,
             }
@@ -297,14 +338,14 @@ impl Thread {
         }
     }
 
-    fn watch(&mut self, key: QueueKey, kick: Arc<OwnedFd>) {
+    fn watch(&mut self, key: QueueKey, kick: Arc<ClientFd>) {
         let Some(token) = self.worker.token(key) else { return };
         if let Some(old) = self.kicks.remove(&key) {
-            let _ = self.epoll.remove(&old);
+            let _ = self.epoll.remove(&*old);
         }
         // Control has checked that it can be watched. If the kernel has no room now, the queue is served when
         // others are, and its client sees time-outs.
-        if let Err(e) = self.epoll.add(&kick, token as u64, Interest::ReadEdge) {
+        if let Err(e) = self.epoll.add(&*kick, token as u64, Interest::ReadEdge) {
             log::error!("cannot watch the kicks of session {} queue {}: {e}", key.session.0, key.index);
         }
         self.kicks.insert(key, kick);
@@ -312,20 +353,17 @@ impl Thread {
     }
 
     fn report(&mut self) {
-        loop {
-            let Some(news) = self.unsent.take().or_else(|| self.worker.take_message()) else { return };
+        while let Some(news) = self.worker.take_message() {
             if let FromWorker::QueueStopped(key, _) = &news
                 && let Some(kick) = self.kicks.remove(key)
             {
-                let _ = self.epoll.remove(&kick);
+                let _ = self.epoll.remove(&*kick);
             }
-            match self.outbox.send(news) {
-                Ok(()) => {}
-                Err(SendError::Full(news)) => {
-                    self.unsent = Some(news);
-                    return;
-                }
-                Err(SendError::Closed(_)) => return,
+            self.unsent.push_back(News::Core(news));
+        }
+        while let Some(news) = self.unsent.pop_front() {
+            if let Err(SendError::Full(news)) = self.outbox.send(news) {
+                return self.unsent.push_front(news);
             }
         }
     }

@@ -97,8 +97,12 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 // Its device may be what a static client waits for.
                 self.start_clients(false);
             }
-            // Nobody clears a session, or shuts the server down.
-            Event::Cleared(_) | Event::FactoryEnded(_) | Event::ShutDown => {}
+            // The worker is this thread, and has what it was told. Nobody clears a session, or shuts the server down.
+            Event::NotifySet(..)
+            | Event::WriteBackSet(_)
+            | Event::Cleared(_)
+            | Event::FactoryEnded(_)
+            | Event::ShutDown => {}
         }
     }
 

@@ -18,6 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::clock::now;
 use super::guard::{self, SLOW};
+use crate::dispose::ClientFd;
 use crate::logger::REFUSAL;
 
 /// One part in so many of a worker's time may be spent in one session's slow notifications.
@@ -45,7 +46,7 @@ pub struct Account {
 /// An eventfd that is written to for a session.
 #[derive(Debug)]
 pub(super) struct Signalled {
-    fd: OwnedFd,
+    fd: ClientFd,
     account: Arc<Account>,
     /// Whether it waits to be written to.
     waits: AtomicBool,
@@ -102,7 +103,7 @@ impl Account {
 
 impl Signalled {
     pub(super) fn new(fd: OwnedFd, account: Arc<Account>) -> Arc<Self> {
-        Arc::new(Self { fd, account, waits: AtomicBool::new(false) })
+        Arc::new(Self { fd: ClientFd::new(fd), account, waits: AtomicBool::new(false) })
     }
 
     pub(super) fn signal(self: &Arc<Self>) {

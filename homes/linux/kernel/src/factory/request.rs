@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
 
 use super::reply::{Refusal, encode};
 use super::{REQUEST_MAX, WORDS_MAX};
-use crate::dispose::dispose;
+use crate::dispose::{ClientFd, dispose};
 use crate::socket::{self, Kind, Peer, ReceiveError};
 
 /// One request: its words, and the socket that the session is to take its clients from.
@@ -90,7 +91,8 @@ pub enum CallerError {
 /// One connection to the factory. Requests are answered one after the other, in order.
 #[derive(Debug)]
 pub struct Caller {
-    socket: OwnedFd,
+    /// What lies unread in it, another thread closes.
+    socket: ClientFd,
     peer: Option<Peer>,
 }
 
@@ -99,7 +101,7 @@ impl Caller {
     pub fn new(socket: OwnedFd) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let peer = socket::peer(&socket);
-        Ok(Self { socket, peer })
+        Ok(Self { socket: ClientFd::new(socket), peer })
     }
 
     /// Who it is, for the log.
@@ -147,6 +149,13 @@ impl Caller {
             Err(Errno::PIPE | Errno::CONNRESET) => Err(CallerError::Closed),
             Err(e) => Err(CallerError::Socket(e)),
         }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        // It knows at once.
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 }
 

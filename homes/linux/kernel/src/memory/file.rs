@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::identity::{FileId, Refusal, check_access, identify};
 use super::mapping::{self, MapError};
-use super::trusted::Trusted;
+use super::trusted::{self, Trusted};
 use crate::dispose::dispose;
 
 /// `f_type` of tmpfs and of memfds (statfs(2)).
@@ -20,8 +20,17 @@ const HUGETLBFS: u64 = 0x9584_58f6;
 /// A file of memory. What its owner can still do to it: write, and, unless it is sealed, shrink.
 #[derive(Debug)]
 pub struct MemoryFile {
-    file: OwnedFd,
+    /// Until it is dropped.
+    file: Option<OwnedFd>,
     checked: Checked,
+}
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        // To close a trusted file takes away what the proof of another's identity locked in it.
+        let _turn = self.checked.trusted.map(|_| trusted::turn());
+        self.file.take();
+    }
 }
 
 #[derive(Debug)]
@@ -66,15 +75,20 @@ impl Checked {
 
 impl MemoryFile {
     /// Accepts a client's descriptor when it is memory, or trusted, and seals it against shrinking where that can be. Asks
-    /// nothing of a file system that a client may have mounted, so it never waits.
+    /// nothing of a file system that a client may have mounted, so it never waits for ever; but sealing waits for the file's
+    /// lock, closing frees its pages, and so this, what follows and the end of this value are for a [`lane`](crate::lanes).
     pub fn open(file: OwnedFd, trusted: &Trusted) -> Result<Self, Refusal> {
         match Checked::new(file.as_fd(), trusted) {
-            Ok(checked) => Ok(Self { file, checked }),
+            Ok(checked) => Ok(Self { file: Some(file), checked }),
             Err(refusal) => {
                 dispose([file]);
                 Err(refusal)
             }
         }
+    }
+
+    fn fd(&self) -> Result<BorrowedFd<'_>, Refusal> {
+        self.file.as_ref().map(OwnedFd::as_fd).ok_or(Refusal::System("fcntl", Errno::BADF))
     }
 
     /// Which file object it is: regions of one file count as one dataspace.
@@ -84,7 +98,7 @@ impl MemoryFile {
 
     /// The file's size in bytes, now.
     pub fn size(&self) -> Result<u64, Refusal> {
-        identify(self.file.as_fd()).map(|identity| identity.size)
+        identify(self.fd()?).map(|identity| identity.size)
     }
 
     /// Whether its windows may be written.
@@ -128,12 +142,11 @@ impl MemoryFile {
         let too_long = |_| Refusal::System("mmap", Errno::NOMEM);
         let whole = usize::try_from(whole).map_err(too_long)?;
         let block = usize::try_from(self.checked.block).map_err(too_long)?;
-        let window = mapping::map(self.file.as_fd(), start, whole, block, self.checked.writable).map_err(
-            |e| match e {
+        let window =
+            mapping::map(self.fd()?, start, whole, block, self.checked.writable).map_err(|e| match e {
                 MapError::TooMany => Refusal::TooManyWindows,
                 MapError::System(e) => Refusal::System("mmap", e),
-            },
-        )?;
+            })?;
         let page = PAGE as u64;
         let first = offset & !(page - 1);
         // `end` was rounded up without overflow to a larger block above.

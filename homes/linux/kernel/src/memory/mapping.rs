@@ -15,6 +15,10 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 use super::faults::Faults;
 use super::range::Range;
 use super::sigbus::{self, Registration};
+use crate::lanes::Lane;
+
+/// How much is taken down at a time while nothing else can be mapped: half a millisecond.
+const STEP: usize = 64 << 20;
 
 /// The huge page of this machine, and the large page of its IOMMU.
 const HUGE: usize = 2 << 20;
@@ -36,6 +40,8 @@ struct Mapping {
     registration: OnceLock<Registration>,
     /// Who minds single pages; the handler refers to it.
     faults: Option<Arc<Faults>>,
+    /// Whose it is, and where it is taken down.
+    lane: Option<Arc<Lane>>,
 }
 
 impl Mapping {
@@ -55,13 +61,43 @@ impl Drop for Mapping {
         // First out of the table: a handler must not put pages where there is no window any more.
         drop(self.registration.take());
         drop(self.faults.take());
+        let place = Place { base: self.base, len: self.len };
+        match self.lane.take() {
+            Some(lane) => lane.take_down(move || place.take_down()),
+            None => place.take_down(),
+        }
+    }
+}
+
+/// Where nobody looks any more, and something is still mapped.
+struct Place {
+    base: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: nobody has a pointer to it that is used.
+unsafe impl Send for Place {}
+
+impl Place {
+    fn take_down(self) {
+        // To forget pages keeps nobody from faulting; to unmap them keeps the whole process from mapping. So first the one, in
+        // steps, then the other, which has little to do.
+        if self.len > STEP {
+            for at in (0..self.len).step_by(STEP) {
+                let len = STEP.min(self.len - at);
+                let start = self.base.as_ptr().wrapping_byte_add(at).cast();
+                // SAFETY: a part of what `mmap` returned; the last window is gone with its owner. The file keeps its pages.
+                let _ = unsafe { madvise(start, len, Advice::LinuxDontNeed) };
+            }
+        }
         // SAFETY: `base` and `len` are what `mmap` returned; the last window is gone with its owner.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
 
 /// Maps `len` bytes of a file from `offset`, both multiples of the size of its pages, `block`. Shared and never executable; kept out of core
-/// dumps, since it is the client's, and out of children, so that no fork keeps a client's memory alive.
+/// dumps, since it is the client's, and out of children, so that no fork keeps a client's memory alive. What is mapped in a
+/// [`Lane`] is taken down there.
 pub(super) fn map(
     fd: BorrowedFd<'_>,
     offset: u64,
@@ -88,7 +124,8 @@ pub(super) fn map_with(
     let base = NonNull::new(base.cast::<u8>()).ok_or(MapError::System(Errno::FAULT))?;
     // Windows are looked up by address in the handler.
     let minds = faults.as_ref().map_or(ptr::null(), Arc::as_ptr);
-    let mapping = Mapping { base, len, block, writable, registration: OnceLock::new(), faults };
+    let lane = Lane::current();
+    let mapping = Mapping { base, len, block, writable, registration: OnceLock::new(), faults, lane };
     let range = mapping.range();
     let owner = Arc::new(Owner::new(Box::new(mapping)));
     for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {

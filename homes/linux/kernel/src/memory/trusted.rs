@@ -1,15 +1,16 @@
 //! Trusted dataspaces, and how one is recognised.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::identity::{FileId, Refusal, check_access, identify};
 use super::lock::{holds_byte, lock_byte, unlock_byte};
 
 /// Where the probes lock: far beyond any file's end, so that they are in nobody's way.
 const PROBE: i64 = i64::MAX - (1 << 20);
-/// How often a probe is tried: another thread that closes a descriptor of the same file takes our lock away.
-const TRIES: i64 = 4;
+/// How often a probe is tried: another thread that closes a descriptor of the same file takes our lock away, and one that closes
+/// what clients sent may close many.
+const TRIES: i64 = 64;
 
 #[derive(Debug)]
 struct Original {
@@ -57,12 +58,17 @@ impl Trusted {
     /// and the question is asked for the candidate's open file description: that works when the two are the same description,
     /// too, as when one memfd was inherited by both sides.
     pub(super) fn recognise(&self, candidate: BorrowedFd<'_>, id: FileId) -> Option<usize> {
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = turn();
         self.originals
             .iter()
             .position(|original| original.id == id && same_file(original.file.as_fd(), candidate))
     }
+}
+
+/// Locks are the process's: while one is asked for, no thread asks for another, or closes a descriptor of the same file.
+pub(super) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn same_file(original: BorrowedFd<'_>, candidate: BorrowedFd<'_>) -> bool {

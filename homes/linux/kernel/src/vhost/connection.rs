@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
 
 use super::machine::{Machine, WrongReply};
 use super::request::{Incoming, ProtocolError, Reply, Token};
 use super::wire::{PAYLOAD_MAX, VhostUserProtocolFeatures, config_changed};
+use crate::dispose::dispose;
 use crate::socket::{self, ReceiveError};
 
 /// How often one [`Connection::poll`] receives, so that a client that only chatters cannot hold its caller.
@@ -95,6 +97,14 @@ impl Connection {
         // Whatever is wrong with the socket shows again in the next poll.
         let _ = self.flush();
         Ok(())
+    }
+
+    /// Ends it. The client knows at once; what lies unread in the socket may take its time to be closed, and is another
+    /// thread's.
+    pub fn close(self) {
+        let Self { socket, channel, .. } = self;
+        let _ = shutdown(&socket, Shutdown::Both);
+        dispose([socket].into_iter().chain(channel));
     }
 
     /// What to wait for before the next [`poll`](Self::poll).

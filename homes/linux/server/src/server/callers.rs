@@ -1,13 +1,12 @@
 //! The factory's side: who connects to `svr`, what is asked, and the session capability that is the answer.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose;
-use nvme_linux::events::{Account, Interest};
+use nvme_linux::events::Interest;
 use nvme_linux::factory::{Caller, Refusal, Request};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Cookie, Kind, Peer};
@@ -93,7 +92,7 @@ impl Server {
         let Some(Watched::Caller(caller, heard)) = self.watched.get_mut(&token) else { return };
         *heard = time;
         let peer = caller.peer();
-        let lost = dispose::lost();
+        let lost = dispose::lost_here();
         match caller.receive() {
             Ok(None) => {}
             Ok(Some(Err(refusal))) => self.refuse(token, peer, refusal),
@@ -103,7 +102,7 @@ impl Server {
             },
             Err(_) => self.forget(token),
         }
-        if dispose::lost() > lost {
+        if dispose::lost_here() > lost {
             log::warn!(target: REFUSAL, "svr: a caller sent files that cannot be closed; it is dropped");
             self.caller_left(token);
         }
@@ -221,23 +220,8 @@ impl Server {
         let id = self.next_seat;
         let name = format!("session {}", key.0);
         let device = policy.device().to_string();
-        let account = Account::new(&name);
-        let mut seat = Seat {
-            name,
-            account,
-            policy,
-            key: Some(key),
-            source: Source::Connection,
-            waiting: VecDeque::new(),
-            lifetime: None,
-            cap: None,
-            conn: None,
-            phase: Phase::Free,
-            owner,
-            share: self.budget.dynamic,
-            barred: false,
-            away: false,
-        };
+        let mut seat = Seat::new(name, 0, policy, Source::Connection, self.budget.dynamic);
+        (seat.key, seat.owner, seat.phase) = (Some(key), owner, Phase::Free);
         let capability = Cookie::of(&theirs)?;
         if let Some(listener) = listener {
             let token = self.next_token;

@@ -8,17 +8,18 @@ mod callers;
 mod door;
 mod sessions;
 mod waiting;
-pub(crate) mod watchdog;
+mod watchdog;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use nvme_core::server::control::Control;
 use nvme_core::server::message::{SessionKey, ToWorker};
-use nvme_linux::events::{Account, Doorbell, Epoll, Events, Interest, Signals, now};
+use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
 use nvme_linux::factory::Caller;
 use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
 use nvme_linux::memory::{Failures, Trusted};
@@ -31,8 +32,9 @@ use self::watchdog::Watchdog;
 use crate::budget::Budget;
 use crate::devices::{AllInterrupts, Served};
 use crate::inventory::{self, Introspection};
-use crate::seat::{Phase, STALL_MAX, Seat, Source};
-use crate::worker::{self, Message, WorkerLost};
+use crate::regions::Found;
+use crate::seat::{Conn, Order, STALL_MAX, Seat, Source};
+use crate::worker::{self, Message, News, ROOM_STEP, WorkerLost};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
 const CALLERS_MAX: usize = 64;
@@ -124,7 +126,9 @@ pub(crate) struct Server {
     svr: Option<OwnedFd>,
     ctl: Option<OwnedFd>,
     admin: Option<OwnedFd>,
-    pub(crate) trusted: Trusted,
+    pub(crate) trusted: Arc<Trusted>,
+    /// What lanes found.
+    found: (Sender<Found>, Receiver<Found>),
     watched: BTreeMap<u64, Watched>,
     next_token: u64,
     pub(crate) seats: BTreeMap<u32, Seat>,
@@ -160,7 +164,8 @@ impl Server {
             svr: parts.svr,
             ctl: parts.ctl,
             admin: parts.admin,
-            trusted: parts.trusted,
+            trusted: Arc::new(parts.trusted),
+            found: channel(),
             watched: BTreeMap::new(),
             next_token: 0,
             seats: BTreeMap::new(),
@@ -247,25 +252,12 @@ impl Server {
         let id = self.next_seat;
         self.next_seat += 1;
         let StaticClient { cap, policy, listener } = client;
-        self.seats.insert(
-            id,
-            Seat {
-                account: Account::new(&format!("client {cap}")),
-                name: format!("client {cap}"),
-                policy,
-                key: None,
-                source: Source::Listener(listener),
-                waiting: VecDeque::new(),
-                lifetime: None,
-                cap: Some(cap),
-                conn: None,
-                phase: Phase::Absent,
-                owner: None,
-                share: self.budget.fixed,
-                barred: false,
-                away: false,
-            },
-        );
+        let name = format!("client {cap}");
+        // Each is a group of its own; the factory's sessions are the first.
+        let group = 1 + u64::from(id);
+        let mut seat = Seat::new(name, group, policy, Source::Listener(listener), self.budget.fixed);
+        seat.cap = Some(cap);
+        self.seats.insert(id, seat);
         self.watch_listener(id);
     }
 
@@ -276,6 +268,7 @@ impl Server {
             let time = now();
             if self.bell.take() {
                 self.hear_workers(time)?;
+                self.hear_lanes(time);
             }
             self.control.poll(time);
             self.tell_workers()?;
@@ -288,7 +281,8 @@ impl Server {
             if self.down {
                 for (index, worker) in self.workers.iter().enumerate() {
                     let longest = worker.longest_wait().as_micros();
-                    log::info!(target: OPERATOR, "worker {index}: no kick waited longer than {longest} µs");
+                    let unseen = worker.longest_unseen().as_micros();
+                    log::info!(target: OPERATOR, "worker {index}: no kick waited longer than {longest} µs, nor was unseen for longer than {unseen} µs and a round");
                 }
                 return Ok(());
             }
@@ -298,7 +292,8 @@ impl Server {
             if self.watchdog.feeds(time, self.workers.iter().map(worker::Handle::pulse)) {
                 self.notifier.alive();
             }
-            let timeout = self.deadline().map(|at| at - time);
+            let behind = self.workers.iter().any(worker::Handle::is_behind).then(|| time + ROOM_STEP);
+            let timeout = self.deadline().into_iter().chain(behind).min().map(|at| at - time);
             let waited = self.epoll.wait(&mut events, timeout);
             self.bell.disarm();
             waited?;
@@ -311,6 +306,7 @@ impl Server {
 
     fn deadline(&self) -> Option<Time> {
         let conns = self.seats.values().filter_map(|s| s.conn.as_ref()?.deadline);
+        let lanes = self.seats.values().filter_map(|c| c.conn.as_ref()?.patience());
         let waiting = self.waiting.iter().map(|w| w.until);
         let crowded = self.callers() >= CALLERS_MAX;
         let idle = self.watched.values().filter_map(|w| match w {
@@ -319,7 +315,7 @@ impl Server {
             _ => None,
         });
         let own = [self.paused_until, self.control.next_deadline(), self.watchdog.deadline()];
-        conns.chain(waiting).chain(idle).chain(own.into_iter().flatten()).min()
+        conns.chain(lanes).chain(waiting).chain(idle).chain(own.into_iter().flatten()).min()
     }
 
     fn hear_workers(&mut self, time: Time) -> Result<(), Fatal> {
@@ -327,13 +323,41 @@ impl Server {
             while let Some(worker) = self.workers.get(index)
                 && let Some(news) = worker.receive()?
             {
-                self.control.from_worker(index, news, time);
+                match news {
+                    News::Core(news) => self.control.from_worker(index, news, time),
+                    News::KickTaken(key) => {
+                        self.with_session(key.session, time, |seat, _| {
+                            seat.worker_has(Order::Kick(key.index))
+                        });
+                    }
+                }
             }
         }
         Ok(())
     }
 
+    fn hear_lanes(&mut self, time: Time) {
+        while let Ok(found) = self.found.1.try_recv() {
+            let (id, lost) = (found.seat, found.lost);
+            if self.seats.contains_key(&id) {
+                self.lend(id, time, |seat, lent| seat.found(found, lent));
+                self.serve(id, time);
+                if self.seats.get_mut(&id).is_some_and(Seat::is_free) {
+                    self.free(id, time);
+                }
+            } else {
+                found.discard();
+            }
+            if lost {
+                self.bar(id);
+            }
+        }
+    }
+
     fn tell_workers(&mut self) -> Result<(), Fatal> {
+        for worker in &self.workers {
+            worker.send_on()?;
+        }
         while let Some((worker, message)) = self.control.take_message() {
             let message = match message {
                 ToWorker::AddQueue(new) => {
@@ -493,6 +517,12 @@ impl Server {
             .collect();
         for id in stalled {
             self.out_of_time(id);
+        }
+        let passed = |s: &Seat| s.conn.as_ref().and_then(Conn::patience).is_some_and(|until| time >= until);
+        let slow: Vec<u32> = self.seats.iter().filter(|(_, s)| passed(s)).map(|(id, _)| *id).collect();
+        for id in slow {
+            self.lend(id, time, |seat, _| seat.out_of_patience());
+            self.serve(id, time);
         }
         self.expire_waiting(time);
         if self.paused_until.is_some_and(|until| time >= until) {

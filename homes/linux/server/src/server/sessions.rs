@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{Server, Watched};
 use crate::hints::Told;
 use crate::lent::Lent;
-use crate::seat::{Over, Phase, Seat, Source};
+use crate::seat::{Order, Over, Phase, Seat, Source};
 
 impl Server {
     pub(super) fn lend<T>(
@@ -29,6 +29,8 @@ impl Server {
             control: &mut self.control,
             workers: &self.workers,
             trusted: &self.trusted,
+            found: &self.found.0,
+            seat: id,
             capabilities: &self.capabilities,
             now,
         };
@@ -36,20 +38,20 @@ impl Server {
     }
 
     pub(super) fn serve(&mut self, id: u32, time: Time) {
-        let lost = dispose::lost();
+        let lost = dispose::lost_here();
         let result = self.lend(id, time, |seat, lent| seat.serve(lent));
         match result {
             Some(Ok(())) => self.watch_conn(id),
             Some(Err(over)) => self.disconnect(id, &over),
             None => {}
         }
-        if dispose::lost() > lost {
+        if dispose::lost_here() > lost {
             self.bar(id);
         }
     }
 
     /// A client's files cannot be closed. Its session ends; a static client is let in no more.
-    fn bar(&mut self, id: u32) {
+    pub(super) fn bar(&mut self, id: u32) {
         let Some(seat) = self.seats.get_mut(&id).filter(|s| !s.barred) else { return };
         seat.barred = true;
         let fixed = seat.cap.is_some();
@@ -104,9 +106,9 @@ impl Server {
         }
         let _ = self.epoll.remove(conn.connection.as_fd());
         self.watched.remove(&conn.token);
-        let lost = dispose::lost();
-        drop(conn);
-        let lost = dispose::lost() > lost;
+        let lost = dispose::lost_here();
+        conn.close();
+        let lost = dispose::lost_here() > lost;
         let over_with_it = matches!(seat.source, Source::Connection);
         if seat.phase == Phase::Connected {
             if over_with_it {
@@ -200,6 +202,12 @@ impl Server {
             Event::QueueStopped(key, index, next) => {
                 self.with_session(key, time, |seat, lent| seat.stopped(index, Some(next), lent));
             }
+            Event::NotifySet(key, index) => {
+                self.with_session(key, time, |seat, _| seat.worker_has(Order::Notify(index)));
+            }
+            Event::WriteBackSet(key) => {
+                self.with_session(key, time, |seat, _| seat.worker_has(Order::WriteBack));
+            }
             Event::QueueBroken(key, index, why) => {
                 self.with_session(key, time, |seat, _| {
                     let peer = seat.conn.as_ref().and_then(|c| c.peer);
@@ -229,8 +237,9 @@ impl Server {
                     return;
                 }
                 if let Some(seat) = self.seats.get_mut(&id).filter(|s| s.phase == Phase::Clearing) {
-                    seat.phase = Phase::Free;
-                    self.admit(id, time);
+                    if seat.is_cleared() {
+                        self.free(id, time);
+                    }
                 } else {
                     self.with_session(key, time, |client, _| client.cleared());
                 }
@@ -243,6 +252,7 @@ impl Server {
                 if let Some(conn) = seat.conn.take() {
                     let _ = self.epoll.remove(conn.connection.as_fd());
                     self.watched.remove(&conn.token);
+                    conn.close();
                 }
                 if seat.cap.is_some() && !self.stop {
                     // A static client outlives the session that lost its device.
@@ -261,6 +271,14 @@ impl Server {
             // This home makes no factories so far.
             Event::FactoryEnded(_) => {}
             Event::ShutDown => self.down = true,
+        }
+    }
+
+    /// Nothing is left of a seat's last client.
+    pub(super) fn free(&mut self, id: u32, time: Time) {
+        if let Some(seat) = self.seats.get_mut(&id).filter(|s| s.phase == Phase::Clearing) {
+            seat.phase = Phase::Free;
+            self.admit(id, time);
         }
     }
 

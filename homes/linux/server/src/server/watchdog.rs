@@ -9,17 +9,10 @@ use std::time::Duration;
 use nvme_linux::logger::Notifier;
 use nvme_platform::Time;
 
+use crate::worker::Pulse;
+
 /// A worker that did not go round is looked at again after this part of the time.
 const AGAIN: u32 = 8;
-
-/// What a worker's pulse was found to be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Pulse {
-    /// It is awake, and has gone round so often.
-    Round(u64),
-    /// It sleeps: nobody wants anything of it.
-    Asleep,
-}
 
 /// See the [module](self).
 pub(crate) struct Watchdog {

@@ -1,0 +1,287 @@
+//! What a client asks for.
+
+use std::sync::Arc;
+
+use nvme_core::server::control::{InForce, SessionError};
+use nvme_core::server::message::SessionKey;
+use nvme_linux::dispose::{ClientFd, dispose};
+use nvme_linux::logger::OPERATOR;
+use nvme_linux::socket;
+use nvme_linux::vhost::{Call, RegionFile, Reply, Token};
+
+use super::{Order, Over, PATIENCE, Pending, Seat};
+use crate::hints::Told;
+use crate::lent::Lent;
+use crate::regions::{self, Wanted};
+use crate::rings::{self, Stage};
+
+/// What a machine whose memory is private looks like from here.
+const NO_MEMORY: &str =
+    "the client has registered no memory; a QEMU needs memory that is shared (memory-backend-memfd,share=on)";
+
+impl Seat {
+    /// `None`: the reply comes later.
+    pub(super) fn call(
+        &mut self,
+        key: SessionKey,
+        token: Token,
+        call: Call,
+        lent: &mut Lent<'_>,
+    ) -> Option<Reply> {
+        let done = |ok: bool| Some(if ok { Reply::Done } else { Reply::Failed });
+        match call {
+            Call::SetFeatures(bits) => {
+                let same = lent.control.session(key).is_some_and(|s| s.features() == bits);
+                if same {
+                    return Some(Reply::Done);
+                }
+                let result = lent.control.set_features(key, bits);
+                self.checked("features", result)
+            }
+            Call::SetMemTable(files) => {
+                self.look(token, Wanted::Replace, files, lent);
+                None
+            }
+            Call::AddRegion(file) => {
+                self.look(token, Wanted::Add, vec![file], lent);
+                None
+            }
+            Call::RemoveRegion(region) => {
+                let result = regions::remove(lent.control, key, region);
+                self.memory(token, "removing memory", result)
+            }
+            Call::SetRingSize { ring, size } => {
+                done(self.still_ring(ring).map(|r| r.size = Some(size)).is_some())
+            }
+            Call::SetRingAddresses { ring, desc, avail, used } => {
+                done(self.still_ring(ring).map(|r| r.addresses = Some((desc, avail, used))).is_some())
+            }
+            Call::SetRingBase { ring, base } => done(self.still_ring(ring).map(|r| r.base = base).is_some()),
+            Call::GetRingBase { ring } => {
+                let stage = self.ring(ring)?.stage;
+                if stage == Stage::Stopped {
+                    let known = self.ring(ring)?;
+                    known.kick = None;
+                    return Some(Reply::RingBase(known.base));
+                }
+                self.pend(Pending::Base(token, ring));
+                self.stop(key, ring, lent);
+                None
+            }
+            Call::SetKick { ring, event } => {
+                let Some(event) = event else {
+                    self.refuse("a ring without a kick", &"polling for it for ever would cost a core");
+                    return Some(Reply::Failed);
+                };
+                if let Err(e) = rings::check_kick(&event) {
+                    self.refuse("a kick", &e);
+                    dispose([event]);
+                    return Some(Reply::Failed);
+                }
+                if !self.has_room(ring, Some(&event), |r| r.kick.is_some()) {
+                    dispose([event]);
+                    return Some(Reply::Failed);
+                }
+                let event = Arc::new(ClientFd::new(event));
+                let known = self.ring(ring)?;
+                known.kick = Some(Arc::clone(&event));
+                if known.stage == Stage::Running {
+                    if rings::send_kick(lent, key, ring, event) {
+                        self.pend(Pending::Told(token, Order::Kick(ring)));
+                        return None;
+                    }
+                    return Some(Reply::Failed);
+                }
+                self.start(key, ring, lent)
+            }
+            Call::SetCall { ring, event } => {
+                if !self.has_room(ring, event.as_ref(), |r| r.call.is_some()) {
+                    dispose(event);
+                    return Some(Reply::Failed);
+                }
+                let account = Arc::clone(&self.account);
+                let known = self.ring(ring)?;
+                if let Err(e) = known.set_call(event, &account) {
+                    self.refuse("a call", &e);
+                    return Some(Reply::Failed);
+                }
+                self.renotify(key, token, ring, lent)
+            }
+            Call::SetError { ring, event } => {
+                if !self.has_room(ring, event.as_ref(), |r| r.error.is_some()) {
+                    dispose(event);
+                    return Some(Reply::Failed);
+                }
+                let account = Arc::clone(&self.account);
+                let known = self.ring(ring)?;
+                if let Err(e) = known.set_error(event, &account) {
+                    self.refuse("an error descriptor", &e);
+                    return Some(Reply::Failed);
+                }
+                self.renotify(key, token, ring, lent)
+            }
+            Call::EnableRing { ring, on } => {
+                let known = self.ring(ring)?;
+                known.enabled = on;
+                if on {
+                    return self.start(key, ring, lent);
+                }
+                if known.stage == Stage::Stopped {
+                    return Some(Reply::Done);
+                }
+                self.pend(Pending::Disable(token, ring));
+                self.stop(key, ring, lent);
+                None
+            }
+            Call::GetConfig { offset, len } => {
+                let session = lent.control.session(key)?;
+                let mut bytes = vec![0; len as usize];
+                session.read_config(offset, &mut bytes);
+                Some(Reply::Config(bytes))
+            }
+            Call::SetConfig { offset, data } => {
+                let result = lent.control.write_config(key, offset, &data);
+                self.in_force(token, Order::WriteBack, "writing the configuration", result)
+            }
+            Call::ResetDevice => {
+                self.pend(Pending::Reset(token));
+                for ring in lent.control.running_queues(key) {
+                    self.stop(key, ring, lent);
+                }
+                self.settle_reset(lent);
+                None
+            }
+            Call::StartSession => {
+                log::info!(target: OPERATOR, "{}: another session starts on its connection", self.name);
+                self.pend(Pending::Start(token));
+                lent.control.clear(key);
+                None
+            }
+            Call::SetBackendChannel(channel) => {
+                match socket::channel(channel, |cookie| lent.capabilities.contains_key(&cookie)) {
+                    Ok(channel) => self.conn.as_mut()?.connection.set_channel(channel),
+                    Err(why) => {
+                        self.refuse("a channel for the server's requests", &why);
+                        return Some(Reply::Failed);
+                    }
+                }
+                Some(Reply::Done)
+            }
+        }
+    }
+
+    /// Has a client's memory files looked at. One that does not wait for the end of what took too long has what it deserves:
+    /// its files would pile up.
+    fn look(&mut self, token: Token, wanted: Wanted, files: Vec<RegionFile>, lent: &Lent<'_>) {
+        if self.at_lane > 0 {
+            self.lane.put(move || dispose(files.into_iter().map(|r| r.file)));
+            self.over = Some(Over::Slow);
+            return;
+        }
+        let order = self.order(lent);
+        let until = lent.now + PATIENCE;
+        self.pend(Pending::Looking(token, order.number, until, wanted));
+        regions::look(order, lent.trusted, files);
+    }
+
+    /// The next order to the seat's lane.
+    pub(super) fn order(&mut self, lent: &Lent<'_>) -> regions::Order {
+        self.orders += 1;
+        self.at_lane += 1;
+        let (lane, found) = (Arc::clone(&self.lane), lent.found.clone());
+        regions::Order { lane, seat: lent.seat, number: self.orders, found }
+    }
+
+    pub(super) fn checked(&self, what: &str, result: Result<(), SessionError>) -> Option<Reply> {
+        match result {
+            Ok(()) => Some(Reply::Done),
+            Err(why) => {
+                self.refuse(what, &Told(&why));
+                Some(Reply::Failed)
+            }
+        }
+    }
+
+    fn in_force(
+        &mut self,
+        token: Token,
+        order: Order,
+        what: &str,
+        result: Result<InForce, SessionError>,
+    ) -> Option<Reply> {
+        if let Ok(InForce::Later) = result {
+            self.pend(Pending::Told(token, order));
+            return None;
+        }
+        self.checked(what, result.map(|_| ()))
+    }
+
+    pub(super) fn memory(
+        &mut self,
+        token: Token,
+        what: &str,
+        result: Result<(), regions::Refused>,
+    ) -> Option<Reply> {
+        match result {
+            Ok(()) => {
+                self.pend(Pending::Memory(token));
+                None
+            }
+            Err(why) => {
+                self.refuse(what, &why);
+                Some(Reply::Failed)
+            }
+        }
+    }
+
+    pub(super) fn pend(&mut self, pending: Pending) {
+        if let Some(conn) = &mut self.conn {
+            conn.pending = Some(pending);
+        }
+    }
+
+    fn start(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
+        let ring = self.ring(index)?;
+        let Some((spec, kick)) = ring.spec(ring.enabled) else { return Some(Reply::Done) };
+        let notify = ring.notify();
+        match lent.control.start_queue(key, index, spec, notify) {
+            Ok(()) => {
+                if let Some(ring) = self.ring(index) {
+                    ring.stage = Stage::Running;
+                    ring.kick = Some(kick);
+                }
+                Some(Reply::Done)
+            }
+            Err(why) => {
+                let what = format!("starting ring {index}");
+                if lent.control.session(key).is_some_and(|s| s.registry().is_empty()) {
+                    self.refuse(&what, &NO_MEMORY);
+                } else {
+                    self.refuse(&what, &Told(&why));
+                }
+                Some(Reply::Failed)
+            }
+        }
+    }
+
+    fn stop(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) {
+        if let Some(ring) = self.ring(index) {
+            ring.stage = Stage::Stopping;
+        }
+        if let Err(why) = lent.control.stop_queue(key, index) {
+            // It does not run as control sees it: it is stopped.
+            log::debug!("{}: stopping ring {index}: {why}", self.name);
+            self.stopped(index, None, lent);
+        }
+    }
+
+    fn renotify(&mut self, key: SessionKey, token: Token, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
+        let ring = self.ring(index)?;
+        if ring.stage == Stage::Running {
+            let notify = ring.notify();
+            let result = lent.control.set_notify(key, index, notify);
+            return self.in_force(token, Order::Notify(index), "a notification", result);
+        }
+        Some(Reply::Done)
+    }
+}

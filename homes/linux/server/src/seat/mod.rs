@@ -1,0 +1,335 @@
+//! A seat: one session as the Linux home sees it, where its clients come from, and the one that is connected.
+//!
+//! A request of the client's that takes time (memory, stopping a ring) is *pending*: the connection reads nothing
+//! more until control says that it is done. So a client waits for itself alone.
+//!
+//! * `calls`: what it asks for. `answers`: what is answered later.
+
+mod answers;
+mod calls;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_core::server::control::MemoryPlan;
+use nvme_core::server::message::SessionKey;
+use nvme_linux::dispose;
+use nvme_linux::events::Account;
+use nvme_linux::lanes::Lane;
+use nvme_linux::logger::REFUSAL;
+use nvme_linux::socket::Peer;
+use nvme_linux::vhost::{Connection, ConnectionError, Incoming, Reply, Request, Token};
+use nvme_platform::Time;
+use nvme_policy::Policy;
+
+use crate::budget::Share;
+use crate::lent::Lent;
+use crate::regions::Wanted;
+use crate::rings::{Ring, Stage};
+
+/// How long a client may stall in mid-message or mid-handshake; and say nothing at all after it connected, before it yields to
+/// whoever else connects.
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(10);
+/// How long a client's memory files may take to be sealed and mapped: they are its own, and so is what makes them slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Requests that one client gets served before it is the others' turn: one that never stops talking holds nobody up.
+const REQUESTS_PER_TURN: usize = 32;
+
+/// Where a session's clients come from.
+pub(crate) enum Source {
+    /// The one connection that the session was minted with. The session ends with it.
+    Connection,
+    /// A listening socket: one client after the other.
+    Listener(OwnedFd),
+}
+
+/// How far a session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// A static client whose device is absent.
+    Absent,
+    /// Waits for a client.
+    Free,
+    /// A client is connected.
+    Connected,
+    /// What the last client left is being cleared away.
+    Clearing,
+    /// The session is ending.
+    Ending,
+}
+
+/// What a connection waits for.
+enum Pending {
+    /// A lane looks at memory files, until then; its order's number.
+    Looking(Token, u64, Time, Wanted),
+    /// A lane maps what is new of a plan, until then.
+    Mapping(Token, u64, Time, Box<MemoryPlan>),
+    /// Memory is being registered or unregistered.
+    Memory(Token),
+    /// A ring stops; the reply is its base.
+    Base(Token, u16),
+    /// A ring stops because it was disabled.
+    Disable(Token, u16),
+    /// All rings stop.
+    Reset(Token),
+    /// What the session before left is cleared away.
+    Start(Token),
+    /// A worker is to be told.
+    Told(Token, Order),
+}
+
+/// What a worker is told on a client's behalf. The client is answered once the worker has taken it, so one that floods waits
+/// for itself, and the worker has one such message at a time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Another kick for a ring that runs.
+    Kick(u16),
+    /// Another way to tell a ring's driver.
+    Notify(u16),
+    /// The cache mode.
+    WriteBack,
+}
+
+/// A connected client.
+pub(crate) struct Conn {
+    pub(crate) connection: Connection,
+    pub(crate) peer: Option<Peer>,
+    rings: BTreeMap<u16, Ring>,
+    pending: Option<Pending>,
+    /// By when it must have come on.
+    pub(crate) deadline: Option<Time>,
+    pub(crate) token: u64,
+    pub(crate) accepted: bool,
+    /// It has begun nothing for so long that the next one who connects takes its place. Until then it may wait: a machine may
+    /// get the device of its chardev later.
+    pub(crate) yields: bool,
+}
+
+/// A connection that waits for its turn.
+pub(crate) struct Waiter {
+    pub(crate) socket: OwnedFd,
+    pub(crate) token: u64,
+}
+
+/// The place of one client after the other in a session; a static client has one before it has a session.
+pub(crate) struct Seat {
+    /// For the log: `session 3` or `client cl1`.
+    pub(crate) name: String,
+    pub(crate) policy: Policy,
+    pub(crate) key: Option<SessionKey>,
+    pub(crate) source: Source,
+    /// Where what may take long is done for it.
+    pub(crate) lane: Arc<Lane>,
+    /// Orders to the lane, and how many of them it has not answered yet.
+    orders: u64,
+    at_lane: u32,
+    /// Whether nothing is left of the last client but what the lane has.
+    cleared: bool,
+    /// Why the connection is to end, once its turn is over.
+    over: Option<Over>,
+    /// What its notifications cost.
+    pub(crate) account: Arc<Account>,
+    /// Who connected and waits for its turn.
+    pub(crate) waiting: VecDeque<Waiter>,
+    /// Our end of the session capability, where that is not the connection itself.
+    pub(crate) lifetime: Option<OwnedFd>,
+    pub(crate) cap: Option<String>,
+    pub(crate) conn: Option<Conn>,
+    pub(crate) phase: Phase,
+    /// Who asked for it.
+    pub(crate) owner: Option<Peer>,
+    /// Its descriptors.
+    pub(crate) share: Share,
+    /// Whether its clients made the server lose descriptors: nobody is let in any more.
+    pub(crate) barred: bool,
+    /// Whether it ends because its device is lost: it is served again when the device is back.
+    pub(crate) away: bool,
+}
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Over {
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("it stalled in mid-message or mid-handshake")]
+    Stalled,
+    #[error("it has said nothing, and another client waits")]
+    Yielded,
+    #[error("its rings and an unfinished message have more descriptors than a session may")]
+    Descriptors,
+    #[error("it sent more files that cannot be closed than the server waits for")]
+    Unclosable,
+    #[error("it wants more memory looked at, and what it sent before is not done with")]
+    Slow,
+    #[error("the session has ended")]
+    Ended,
+}
+
+impl Over {
+    /// Whether it is how clients go when all is well.
+    pub(crate) fn is_ordinary(&self) -> bool {
+        matches!(self, Self::Connection(ConnectionError::Closed) | Self::Ended)
+    }
+}
+
+impl Conn {
+    pub(crate) fn new(
+        connection: Connection,
+        peer: Option<Peer>,
+        token: u64,
+        accepted: bool,
+        now: Time,
+    ) -> Self {
+        // Whoever connects to a session's socket holds it against others, so it has to come on from the start.
+        let deadline = accepted.then(|| now + STALL_MAX);
+        Self {
+            connection,
+            peer,
+            rings: BTreeMap::new(),
+            pending: None,
+            deadline,
+            token,
+            accepted,
+            yields: false,
+        }
+    }
+}
+
+impl Conn {
+    /// Until when its lane may take its time.
+    pub(crate) fn patience(&self) -> Option<Time> {
+        match &self.pending {
+            Some(Pending::Looking(_, _, until, _) | Pending::Mapping(_, _, until, _)) => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// Ends the connection. What of it may take its time is closed by others.
+    pub(crate) fn close(self) {
+        self.connection.close();
+    }
+
+    /// Whether it came to a session's socket, and has begun nothing.
+    pub(crate) fn is_silent(&self) -> bool {
+        let machine = self.connection.machine();
+        self.accepted && !machine.wants_deadline() && machine.stage() == nvme_linux::vhost::Stage::Untouched
+    }
+}
+
+impl Seat {
+    /// One that nobody has taken yet.
+    pub(crate) fn new(name: String, group: u64, policy: Policy, source: Source, share: Share) -> Self {
+        Self {
+            account: Account::new(&name),
+            lane: Lane::new(group),
+            name,
+            policy,
+            key: None,
+            source,
+            orders: 0,
+            at_lane: 0,
+            cleared: false,
+            over: None,
+            waiting: VecDeque::new(),
+            lifetime: None,
+            cap: None,
+            conn: None,
+            phase: Phase::Absent,
+            owner: None,
+            share,
+            barred: false,
+            away: false,
+        }
+    }
+
+    fn refuse(&self, what: &str, why: &dyn core::fmt::Display) {
+        let peer = self.conn.as_ref().and_then(|c| c.peer);
+        let peer = peer.map_or_else(String::new, |p| format!(" ({p})"));
+        log::warn!(target: REFUSAL, "{}{peer}: {what} refused: {why}", self.name);
+    }
+
+    /// Does what the client asks, as far as it has asked.
+    pub(crate) fn serve(&mut self, lent: &mut Lent<'_>) -> Result<(), Over> {
+        let lost = dispose::lost_here();
+        // What is left in the socket is told again by the next wait.
+        for _ in 0..REQUESTS_PER_TURN {
+            let Some(conn) = &mut self.conn else { return Ok(()) };
+            match conn.connection.poll()? {
+                Some(Incoming::Request(request)) => self.request(request, lent),
+                Some(Incoming::Refused(refusal)) => self.refuse("a message was", &refusal),
+                None => break,
+            }
+            if let Some(over) = self.over.take() {
+                return Err(over);
+            }
+            if dispose::lost_here() > lost {
+                return Err(Over::Unclosable);
+            }
+        }
+        let Some(conn) = &mut self.conn else { return Ok(()) };
+        let machine = conn.connection.machine();
+        let used: usize = conn.rings.values().map(Ring::eventfds).sum();
+        if used + machine.descriptors() > self.share.eventfds {
+            return Err(Over::Descriptors);
+        }
+        let wants = machine.wants_deadline();
+        let silent = conn.is_silent();
+        conn.yields &= silent;
+        if wants || silent && !conn.yields {
+            conn.deadline.get_or_insert(lent.now + STALL_MAX);
+        } else {
+            conn.deadline = None;
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, token: Token, reply: Reply) {
+        if let Some(conn) = &mut self.conn {
+            // It fails only for a request that is not outstanding.
+            let _ = conn.connection.reply(token, reply);
+        }
+    }
+
+    fn request(&mut self, request: Request, lent: &mut Lent<'_>) {
+        let Request { token, call } = request;
+        let Some(key) = self.key else {
+            self.reply(token, Reply::Failed);
+            return;
+        };
+        if let Some(reply) = self.call(key, token, call, lent) {
+            self.reply(token, reply);
+        }
+    }
+
+    fn ring(&mut self, index: u16) -> Option<&mut Ring> {
+        let conn = self.conn.as_mut()?;
+        let enabled = conn.connection.machine().rings_start_enabled();
+        Some(conn.rings.entry(index).or_insert_with(|| Ring { enabled, ..Ring::default() }))
+    }
+
+    /// Whether there is room for one more eventfd of a ring, in place of what `had` says the ring has.
+    fn has_room(&self, index: u16, event: Option<&OwnedFd>, had: impl Fn(&Ring) -> bool) -> bool {
+        let Some(rings) = self.conn.as_ref().map(|c| &c.rings).filter(|_| event.is_some()) else {
+            return true;
+        };
+        let used: usize = rings.values().map(Ring::eventfds).sum();
+        if used < self.share.eventfds || rings.get(&index).is_some_and(had) {
+            return true;
+        }
+        self.refuse("an eventfd", &"the session has as many descriptors as it may (see RLIMIT_NOFILE)");
+        false
+    }
+
+    /// The ring, unless it is running: what describes it must not change then.
+    fn still_ring(&mut self, index: u16) -> Option<&mut Ring> {
+        if self.ring(index)?.stage != Stage::Stopped {
+            self.refuse("changing a ring", &"it is running");
+            return None;
+        }
+        self.ring(index)
+    }
+}
