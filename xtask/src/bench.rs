@@ -4,6 +4,7 @@
 //! rounds counts, and the rounds of both servers alternate, since the machine may have other work. No figure fails the
 //! command: it prints what was reached and what was missed. With `--vm` it is on real drivers, in a virtual machine (`vm`).
 
+mod neighbours;
 mod storage;
 mod vm;
 
@@ -38,14 +39,19 @@ struct Plan {
 const HELP: &str =
     "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
 cargo xtask bench --vm [--rounds N] [--seconds S]
+cargo xtask bench --neighbours [--seconds S] [--depths N,…] [--server PROGRAM] [NEIGHBOUR…]
   Builds in release mode and measures. Needs qemu-storage-daemon (apt-get install qemu-system-common) for the
   comparison, valgrind and binutils for the instructions; what is missing is named and left out. With --vm it runs on VFIO, in a
-  virtual machine, and all that is needed must be there (.ci/install-packages).";
+  virtual machine, and all that is needed must be there (.ci/install-packages).
+  With --neighbours it measures what a client loses beside others that cost the server much.";
 
 /// Runs the whole comparison.
 pub(crate) fn bench(args: &[String]) -> Result<()> {
     if args.iter().any(|arg| arg == "--vm") {
         return vm::bench(args);
+    }
+    if args.iter().any(|arg| arg == "--neighbours") {
+        return neighbours::bench(args);
     }
     let dir = scratch()?;
     let result = plan(args, &dir).and_then(|plan| plan.map_or(Ok(()), |plan| all(&plan)));

@@ -20,7 +20,8 @@ cargo xtask quickstart [IMAGE]  builds, and shows what a session can do and what
 cargo xtask test [WORD...]      runs every test; words go to the test programs
 cargo xtask vm [PART...]        runs the server on VFIO, in a virtual machine
 cargo xtask units               starts the systemd units for real, in a container (as root)
-cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine";
+cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine
+cargo xtask bench --neighbours  measures what a client loses beside others that cost the server much";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
