@@ -42,6 +42,11 @@ pub trait QueueDoorbells: Send {
     fn runs_here(&self) -> bool {
         false
     }
+    /// Whether data is copied in [`run`](Self::run): then a long command is a long call, and everybody else on the caller's
+    /// thread waits for its end.
+    fn copies_here(&self) -> bool {
+        self.runs_here() && !self.waits_for_storage()
+    }
     /// Whether a command may take as long as what it waits for: behind this controller is storage that can hang, and that is no
     /// fault of the controller, so nothing is ever late.
     fn waits_for_storage(&self) -> bool {

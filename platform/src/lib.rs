@@ -7,7 +7,7 @@
 //! * [`DmaPool`]: the driver's own memory ([`DriverMemory`]): queues, PRP and SGL lists, bounce pages.
 //! * [`Bus`]: bus mastering, function reset, interrupts, and the proof that a device is cut off ([`CutOff`]).
 //! * [`Device`]: one controller: all of the above.
-//! * [`Notify`]: how a client is told.
+//! * [`Notify`]: how a client is told. [`Clock`]: what a worker reads the time from.
 //!
 //! # The rules of this seam
 //!
@@ -198,4 +198,4 @@ pub use device::{Bus, CutOff, Device, DeviceError, QueueDoorbells, Registers};
 pub use dma::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
 pub use notify::Notify;
 pub use nvme_mem::{Entries, OutOfBounds, Owner, Window};
-pub use time::Time;
+pub use time::{Clock, Time};

@@ -19,6 +19,25 @@ impl Time {
     }
 }
 
+/// What a thread that works for others reads the time from.
+pub trait Clock {
+    /// The time. Cheap: it is read once for each turn of a session.
+    fn now(&self) -> Time;
+
+    /// For how long the calling thread could have run, all in all, and did not, because the processor had other programs to run.
+    /// What it waited for itself is not in it. Never goes back. This may cost a system call, and is asked seldom. A home that
+    /// does not know says nothing.
+    fn preempted(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl<F: Fn() -> Time> Clock for F {
+    fn now(&self) -> Time {
+        self()
+    }
+}
+
 impl Add<Duration> for Time {
     type Output = Time;
 

@@ -8,6 +8,7 @@ use nvme_platform::{QueueDoorbells, Time};
 
 use crate::chip::Chip;
 use crate::engine;
+use crate::namespace::Namespace;
 use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::shared::{Slot, Trouble};
 
@@ -106,6 +107,11 @@ impl QueueDoorbells for PairDoorbells {
 
     fn runs_here(&self) -> bool {
         self.chip.outside.wake.is_none()
+    }
+
+    fn copies_here(&self) -> bool {
+        let copies = |n: &Arc<Namespace>| n.storage.as_ref().is_none_or(|storage| storage.copies_in_begin());
+        self.runs_here() && self.chip.view().1.namespaces.iter().flatten().any(copies)
     }
 
     fn waits_for_storage(&self) -> bool {

@@ -104,6 +104,10 @@ pub trait Storage: Send + Sync {
     fn size(&self) -> u64;
     /// Begins a request. Never waits.
     fn begin(&self, request: Request) -> Begun;
+    /// Whether a request's data is copied in [`begin`](Self::begin), so that a long one takes long there.
+    fn copies_in_begin(&self) -> bool {
+        false
+    }
     /// Whether bytes that were given back read as zeroes for certain (Identify Namespace, DLFEAT).
     fn unmaps_to_zeroes(&self) -> bool {
         false

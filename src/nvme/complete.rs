@@ -60,6 +60,12 @@ impl QueuePair {
         Some(ended(issued, Outcome::Done))
     }
 
+    /// Whether nothing has ended that was not taken.
+    #[inline(always)]
+    pub fn is_silent(&self) -> bool {
+        self.ended.is_empty() && self.state == State::Running && self.cq.peek().is_none()
+    }
+
     /// The next request that ended, or was issued again; then there is something to ring for.
     /// After the last one of a pass, [`finish_poll`](Self::finish_poll).
     #[inline(never)]

@@ -42,7 +42,7 @@ pub use controller::{Controller, SCAN_MAX};
 pub use event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};
 pub use options::{Options, PciId};
-pub use pair::{Counters, Doorbells, Expired, HERE_MAX, QueuePair, Submit};
+pub use pair::{Counters, Doorbells, Expired, HERE_MAX, HERE_SHARED, QueuePair, Submit};
 pub use quiet::QueueQuiet;
 pub use recovery::NotQuiet;
 pub use repeat::Clients;

@@ -57,17 +57,17 @@ pub(super) struct CommandCaps {
     pub(super) delays: Delays,
 }
 
-/// Longest transfer of one command, and most bytes that one sets to zero, where the controller runs on the caller's own time: a
+/// Longest transfer of one command, and most bytes that one sets to zero, where data is copied on the caller's own time: a
 /// command is not interrupted, and others wait for its end.
 pub const HERE_MAX: u32 = 128 << 10;
+/// The same while others want that time as well.
+pub const HERE_SHARED: u32 = 8 << 10;
 
 impl CommandCaps {
-    /// For a pair with these doorbells. Where storage is asked, and answers later, nothing of the data is copied here.
-    pub(super) fn on(mut self, doorbells: &dyn QueueDoorbells) -> Self {
-        if doorbells.runs_here() && !doorbells.waits_for_storage() {
-            self.transfer = self.transfer.min(HERE_MAX);
-            self.zeroes.bytes = self.zeroes.bytes.min(HERE_MAX.into());
-        }
+    /// For a pair whose commands should be no longer than so many bytes.
+    fn within(mut self, bytes: u32) -> Self {
+        self.transfer = self.transfer.min(bytes);
+        self.zeroes.bytes = self.zeroes.bytes.min(bytes.into());
         self
     }
 }
@@ -146,6 +146,12 @@ pub(super) enum State {
 /// One submission queue, its completion queue, and what is in flight.
 pub struct QueuePair {
     pub(super) config: PairConfig,
+    /// What the controller takes, however long a command had better be.
+    caps: CommandCaps,
+    /// The longest that a command should be; none where data is not copied on the caller's time.
+    longest: Option<u32>,
+    /// Whether commands are executed on the caller's time.
+    here: bool,
     pub(super) generation: Generation,
     pub(super) state: State,
     pub(super) sq: SubmissionRing,
@@ -167,11 +173,14 @@ pub struct QueuePair {
 
 impl QueuePair {
     /// A pair whose queues the controller knows.
-    pub(super) fn new(mut config: PairConfig, memory: PairMemory, start: Doorbells) -> Self {
-        config.caps = config.caps.on(&*start.doorbells);
+    pub(super) fn new(config: PairConfig, memory: PairMemory, start: Doorbells) -> Self {
+        let caps = config.caps;
         let PairMemory { sq, cq, lists, bounce } = memory;
-        Self {
+        let mut pair = Self {
             config,
+            caps,
+            longest: None,
+            here: start.doorbells.runs_here(),
             generation: start.generation,
             state: State::Running,
             sq: SubmissionRing::new(sq.window().clone(), config.depth),
@@ -187,7 +196,16 @@ impl QueuePair {
             pasts: Pasts::new(config.depth - 1),
             earliest: Time::from_nanos(u64::MAX),
             counters: Counters::default(),
-        }
+        };
+        pair.set_caps(caps);
+        pair
+    }
+
+    /// What the controller takes, from now on.
+    pub(super) fn set_caps(&mut self, caps: CommandCaps) {
+        self.caps = caps;
+        self.longest = self.doorbells.copies_here().then_some(HERE_MAX);
+        self.config.caps = self.longest.map_or(caps, |bytes| caps.within(bytes));
     }
 
     /// The identifier of both queues, 1 and up.
@@ -413,7 +431,24 @@ impl QueuePair {
     /// Whether commands are executed in [`run`](Self::run), on the caller's own time.
     #[inline]
     pub fn runs_here(&self) -> bool {
-        self.doorbells.runs_here()
+        self.here
+    }
+
+    /// How many bytes of a command are copied on the caller's own time, at most; none where they are not.
+    #[inline]
+    pub fn longest(&self) -> Option<u32> {
+        self.longest
+    }
+
+    /// Whether others want the caller's time as well: then commands are short where data is copied on it ([`HERE_SHARED`],
+    /// else [`HERE_MAX`]).
+    #[inline]
+    pub fn share(&mut self, shared: bool) {
+        let bytes = if shared { HERE_SHARED } else { HERE_MAX };
+        if self.longest.is_some_and(|longest| longest != bytes) {
+            self.longest = Some(bytes);
+            self.config.caps = self.caps.within(bytes);
+        }
     }
 
     /// Lets a software controller execute up to `budget` commands; see [`QueueDoorbells::run`].
@@ -429,6 +464,7 @@ impl QueuePair {
     }
 
     pub(super) fn set_doorbells(&mut self, doorbells: Box<dyn QueueDoorbells>) {
+        self.here = doorbells.runs_here();
         self.doorbells = doorbells;
     }
 

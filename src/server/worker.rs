@@ -24,7 +24,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::{Time, Window};
+use nvme_platform::{Clock, Time, Window};
 use nvme_session::memory::{DmaRange, Spares, Windows};
 use nvme_session::queue::{BlkQueue, Tag};
 use nvme_session::virtqueue::Broken;
@@ -68,6 +68,8 @@ pub struct Worker {
     outbox: VecDeque<FromWorker>,
     poll_for: Duration,
     next_check: Time,
+    /// For how long the host had kept this thread from running when it was asked last.
+    preempted: Duration,
     /// The longest time from seeing a kick to taking what it was for.
     longest_wait: Duration,
 }
@@ -85,6 +87,7 @@ impl Worker {
             outbox: VecDeque::new(),
             poll_for,
             next_check: Time::default(),
+            preempted: Duration::ZERO,
             longest_wait: Duration::ZERO,
         }
     }
@@ -146,8 +149,11 @@ impl Worker {
 
     /// One pass over everything that has work. To be called again at once while it [worked](Pass::worked). `clock` is read
     /// once for each turn; `now` is a time that was read just before.
-    pub fn pass(&mut self, now: Time, clock: &dyn Fn() -> Time) -> Pass {
+    pub fn pass(&mut self, now: Time, clock: &dyn Clock) -> Pass {
         let (mut time, mut worked) = (now, false);
+        if now >= self.next_check {
+            self.preempted(clock);
+        }
         for at in 0..self.pairs.len() {
             if self.pairs.get(at).is_some_and(|p| !p.line.is_empty()) {
                 worked |= self.serve_line(at, &mut time, clock);
@@ -157,6 +163,9 @@ impl Worker {
 
         let mut wake = None;
         for at in 0..self.pairs.len() {
+            if self.pairs.get(at).is_none_or(|pair| pair.queues.in_flight() == 0) {
+                continue;
+            }
             let (more, again) = self.turn_pair(at, now);
             worked |= more;
             wake = earlier(wake, again);
@@ -234,6 +243,7 @@ impl Worker {
         for _ in 0..BATCH {
             let ended = match pair.next_fast() {
                 Some(ended) => ended,
+                None if pair.is_silent() => break,
                 None => match pair.next_ended(now, &self.roster) {
                     None => break,
                     Some(Came::Ended(ended)) => ended,

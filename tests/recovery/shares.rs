@@ -5,13 +5,14 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nvme_core::server::control::{Config, MemoryChange};
+use nvme_core::server::control::{Config, Event, MemoryChange};
 use nvme_core::server::message::SessionKey;
-use nvme_platform::Time;
+use nvme_core::server::worker::Worker;
+use nvme_platform::{Clock, Time};
 use nvme_session::dataspace::{Claim, File, FileId};
 use nvme_soft::{Config as Soft, MemoryMedium, NamespaceConfig, SoftHandle};
 
-use crate::client::{Client, IN, IOERR, OK, region};
+use crate::client::{Client, FLUSH, IN, IOERR, OK, region};
 use crate::rig::{MS, Rig, config, policy, soft};
 
 /// What a command takes.
@@ -287,4 +288,141 @@ fn a_pass_ends_though_many_groups_have_work_without_end() {
     let done: Vec<u64> = loads.iter().map(|load| load.done).collect();
     let (least, most) = (done.iter().min().unwrap(), done.iter().max().unwrap());
     assert!(*least > 0 && most - least <= least / 4 + 64, "{done:?}");
+}
+
+/// A worker that waits for others, as one does that polls.
+fn patient(devices: Vec<Soft>) -> Rig {
+    let mut rig = Rig::raw(Config { queues: 64, ..config() }, devices);
+    rig.workers = vec![Worker::new(Duration::from_micros(32))];
+    rig.expect("the scan", |e| matches!(e, Event::Scanned));
+    rig
+}
+
+#[test]
+fn one_request_at_a_time_has_half_beside_long_turns_though_it_takes_time_to_ask_for_the_next() {
+    /// What one request of the other takes, which nobody can interrupt.
+    const LONG: Duration = Duration::from_micros(60);
+    /// What the client takes from an answer to the next request.
+    const THINK: Duration = Duration::from_micros(8);
+    let mut rig = patient(vec![one_pair(), Soft { serial: "d1".into(), ..one_pair() }]);
+    let mut slow = rig.client(&["device=d1:n1"]);
+    let mut quick = rig.client(&["device=d0:n1", "read-only"]);
+    rig.step();
+    let handles = rig.handles.clone();
+    let (start, before) = (rig.now, spent(&handles[0]));
+    let flushes = handles[1].statistics().flushes;
+    let idle = Cell::new(Duration::ZERO);
+    let clock = || -> Time {
+        let long = LONG * (handles[1].statistics().flushes - flushes) as u32;
+        start + (spent(&handles[0]) - before) + long + idle.get()
+    };
+    let mut ask_at = Some(start);
+    let mut done = 0;
+    for slot in 0..32 {
+        slow.ask(0, slot, FLUSH, 0, 0, 0);
+    }
+    rig.kick(&slow, 0);
+    while rig.now - start < 20 * MS {
+        if ask_at.is_some_and(|at| at <= rig.now) {
+            ask_at = None;
+            quick.ask(0, 0, IN, 0, Client::place(0), 4096);
+            rig.kick(&quick, 0);
+        }
+        let begin = clock();
+        rig.workers[0].pass(begin, &clock);
+        if clock() == begin {
+            idle.set(idle.get() + Duration::from_nanos(500));
+        }
+        rig.now = clock();
+        if !quick.used(0).is_empty() {
+            done += 1;
+            ask_at = Some(rig.now + THINK);
+        }
+        for slot in slow.used(0) {
+            slow.ask(0, slot, FLUSH, 0, 0, 0);
+        }
+    }
+    // Alone it would have had 20 ms of requests of 9.5 µs each.
+    let (alone, long) = (20_000_000 / 9_500, handles[1].statistics().flushes - flushes);
+    assert!(done * 5 >= alone * 2, "{done} of {alone} requests, beside {long}");
+    assert!(LONG * long as u32 >= 5 * MS, "the other has something, too: {long}");
+}
+
+#[test]
+fn commands_are_short_while_others_have_work() {
+    const LEN: u32 = 1 << 20;
+    let mut rig = rig(one_pair());
+    let mut large = with_region(&mut rig, &["device=d0:n1", "read-only"], LEN.into());
+    let mut small = Load::small(rig.client(&["device=d0:n1", "read-only"]));
+    rig.step();
+    let mut commands = |rig: &mut Rig, small: Option<&mut Load>| {
+        let (reads, mut small) = (rig.handles[0].statistics().reads, small);
+        let others = small.as_ref().map_or(0, |small| small.done);
+        large.ask(0, 0, IN, 0, FAR, LEN);
+        rig.kick(&large, 0);
+        for _ in 0..100_000 {
+            rig.workers[0].pass(rig.now, &|| rig.now);
+            if let Some(small) = &mut small {
+                small.refill();
+            }
+            if !large.used(0).is_empty() {
+                break;
+            }
+        }
+        assert_eq!(large.status(0, 0), OK);
+        // Those whose answers were not taken yet are in flight, on one queue.
+        let others = small.map_or(0, |small| small.done) - others;
+        rig.handles[0].statistics().reads - reads - others
+    };
+    assert_eq!(commands(&mut rig, None), 8, "128 KiB each");
+    small.start(&mut rig);
+    let beside = commands(&mut rig, Some(&mut small));
+    assert!((120..=190).contains(&beside), "8 KiB each: {beside}");
+}
+
+/// A clock that says for how long the host had other programs run.
+struct Interrupted<'a> {
+    now: &'a dyn Fn() -> Time,
+    preempted: &'a Cell<Duration>,
+}
+
+impl Clock for Interrupted<'_> {
+    fn now(&self) -> Time {
+        (self.now)()
+    }
+
+    fn preempted(&self) -> Duration {
+        self.preempted.get()
+    }
+}
+
+#[test]
+fn nobody_pays_for_the_time_in_which_the_host_ran_something_else() {
+    let mut rig = rig(one_pair());
+    let mut loads = [
+        Load::small(rig.client(&["device=d0:n1", "read-only"])),
+        Load::small(rig.client(&["device=d0:n1", "read-only"])),
+    ];
+    rig.step();
+    loads.iter_mut().for_each(|load| load.start(&mut rig));
+    let (handle, start) = (rig.handles[0].clone(), rig.now);
+    let (before, lost, done) = (spent(&handle), Cell::new(Duration::ZERO), Cell::new(0));
+    let now = || {
+        let reads = handle.statistics().reads;
+        // Each third turn is interrupted for a millisecond: always the same one's, or not, as it happens.
+        if reads >= done.get() + 24 {
+            done.set(reads);
+            lost.set(lost.get() + MS);
+        }
+        start + (spent(&handle) - before) + lost.get()
+    };
+    let clock = Interrupted { now: &now, preempted: &lost };
+    while spent(&handle) - before < 20 * MS {
+        rig.now = now();
+        rig.workers[0].pass(rig.now, &clock);
+        loads.iter_mut().for_each(Load::refill);
+    }
+    assert!(lost.get() > 100 * MS, "{:?}", lost.get());
+    let all = loads[0].time() + loads[1].time();
+    assert!(is_half(loads[0].time(), all), "{:?} of {all:?}", loads[0].time());
 }

@@ -449,7 +449,7 @@ impl Pairs {
         let (generation, caps) = (self.take_generation(), self.granted.caps);
         let record = self.records.get_mut(&id).ok_or(PairError::Busy)?;
         pair.rewind();
-        pair.config.caps = caps.on(&*pair.doorbells);
+        pair.set_caps(caps);
         record.generation = generation;
         record.stage = Stage::Creating { again: true };
         let PairConfig { depth, vector, .. } = record.config;

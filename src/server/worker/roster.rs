@@ -7,12 +7,12 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use nvme_platform::{Notify, Time};
+use nvme_platform::{Clock, Notify, Time};
 use nvme_session::queue::{BlkQueue, QueueTag};
 use slab::Slab;
 
 use super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey};
-use super::shares::{self, Group, Share, following, nanos};
+use super::shares::{self, FREE, Group, Share, following, since};
 
 /// What is still owed to a virtqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +36,43 @@ pub(super) enum Activity {
     InLine,
     /// Its pair is not here: the pair.
     Away,
+}
+
+/// What came of the debts while nobody without one has work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Forgiven {
+    /// Nobody owes anything.
+    None,
+    /// One more may have a turn.
+    Now,
+    /// Others may come back soon, and have the time until then.
+    Later,
+}
+
+/// See [`Roster::forgive_groups`]. `back`: what the visits of the round brought, and is taken back.
+#[inline(never)]
+fn forgive(
+    mut shares: impl FnMut(&mut dyn FnMut(&mut Share)),
+    back: i64,
+    patient: bool,
+    now: Time,
+    waits_since: &mut Option<Time>,
+) -> Forgiven {
+    let (mut least, mut others) = (i64::MAX, false);
+    shares(&mut |share| match share.debt() {
+        Some(debt) => least = least.min(debt),
+        None => others = true,
+    });
+    if least == i64::MAX {
+        return Forgiven::None;
+    }
+    if patient && others && least > FREE {
+        shares(&mut |share| share.unvisit(back));
+        *waits_since = Some(now);
+        return Forgiven::Later;
+    }
+    shares(&mut |share| share.forgive(least));
+    Forgiven::Now
 }
 
 /// A virtqueue.
@@ -69,6 +106,8 @@ pub(super) struct Served {
     queues: Vec<usize>,
     /// Of those that are [`Polled`](Activity::Polled).
     polled: Vec<usize>,
+    /// Some of these are not, any more.
+    changed: bool,
     /// Which of these is first in the next turn.
     first: usize,
     /// Of those that are [`InLine`](Activity::InLine), the one that waits longest first.
@@ -85,6 +124,10 @@ pub(super) struct Roster {
     round: Vec<usize>,
     /// Which of these is visited next.
     next: usize,
+    /// A session has no polled virtqueue any more.
+    emptied: bool,
+    /// Since when those groups that owe wait for others.
+    waits_since: Option<Time>,
     /// How often a session was let out of a line.
     let_in: u64,
     /// Tokens of the virtqueues whose used ring has news.
@@ -132,7 +175,9 @@ impl Roster {
         let (queues, polled, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
         let share = Share::default();
         let (lost, withdrawn) = (false, false);
-        self.sessions.insert(Served { key, group, share, lost, withdrawn, queues, polled, first: 0, waiting })
+        let (changed, first) = (false, 0);
+        let served = Served { key, group, share, lost, withdrawn, queues, polled, changed, first, waiting };
+        self.sessions.insert(served)
     }
 
     /// Lets a virtqueue go; its session too with the last one, and its group with the last session.
@@ -276,7 +321,7 @@ impl Roster {
     }
 
     /// As [`publish`](Self::publish), outside of a turn: each session pays for what telling its driver takes.
-    pub(super) fn publish_on_account(&mut self, time: &mut Time, clock: &dyn Fn() -> Time) {
+    pub(super) fn publish_on_account(&mut self, time: &mut Time, clock: &dyn Clock) {
         for at in 0..self.news.len() {
             let Some(queue) = self.news.get(at).and_then(|token| self.queues.get_mut(*token)) else {
                 continue;
@@ -286,8 +331,8 @@ impl Roster {
             if queue.virtqueue.publish() {
                 queue.notify.used();
                 let (session, then) = (queue.session, *time);
-                *time = clock();
-                self.pay(session, nanos(*time - then));
+                *time = clock.now();
+                self.pay(session, since(then, *time));
             }
         }
         self.news.clear();
@@ -322,10 +367,22 @@ impl Roster {
         self.round.len()
     }
 
-    /// Visits the next group: its place, and whether it may have a turn.
-    pub(super) fn next_group(&mut self) -> Option<(usize, bool)> {
+    /// The session that alone has polled virtqueues, if one does. It owes nothing then.
+    #[inline]
+    pub(super) fn alone(&mut self) -> Option<usize> {
+        let [group] = self.round[..] else { return None };
+        let group = self.groups.get_mut(group)?;
+        let [session] = group.turns[..] else { return None };
+        group.share = Share::default();
+        self.sessions.get_mut(session)?.share = Share::default();
+        Some(session)
+    }
+
+    /// Visits the next group: its place, and whether it may have a turn. While those who owe wait for others, a visit
+    /// brings them nothing.
+    pub(super) fn next_group(&mut self, waits: bool) -> Option<(usize, bool)> {
         let place = following(&self.round, &mut self.next)?;
-        Some((place, self.groups.get_mut(place)?.share.visit(shares::GROUP)))
+        Some((place, self.groups.get_mut(place)?.share.visit(shares::GROUP, waits)))
     }
 
     /// How many sessions of a group have a turn in a round of it.
@@ -333,17 +390,17 @@ impl Roster {
         self.groups.get(group).map_or(0, |group| group.turns.len())
     }
 
-    /// Visits the next session of a group: its place, and whether it may have a turn.
-    pub(super) fn next_session(&mut self, group: usize) -> Option<(usize, bool)> {
+    /// Visits the next session of a group, likewise.
+    pub(super) fn next_session(&mut self, group: usize, waits: bool) -> Option<(usize, bool)> {
         let place = self.groups.get_mut(group)?.next()?;
-        Some((place, self.sessions.get_mut(place)?.share.visit(shares::SESSION)))
+        Some((place, self.sessions.get_mut(place)?.share.visit(shares::SESSION, waits)))
     }
 
     /// A session pays for a turn, and its group with it. Whether each of them may go on.
     pub(super) fn pay(&mut self, session: usize, cost: i64) -> (bool, bool) {
         let Some(served) = self.sessions.get_mut(session) else { return (false, false) };
-        served.share.pay(cost);
         let Some(group) = self.groups.get_mut(served.group) else { return (false, false) };
+        served.share.pay(cost);
         group.share.pay(cost);
         (served.share.may(), group.share.may())
     }
@@ -362,29 +419,65 @@ impl Roster {
         }
     }
 
-    /// Forgives the groups as much as lets one more of them have a turn; false when none is in debt.
-    pub(super) fn forgive_groups(&mut self) -> bool {
-        let debts = self.round.iter().filter_map(|place| self.groups.get(*place)?.share.debt());
-        let Some(least) = debts.min() else { return false };
+    /// No group without a debt has work, after a round in which those who owed waited or did not: forgives them as much as
+    /// lets one more have a turn. If that is more than [`FREE`], and a group that owes nothing is there, they wait for it.
+    pub(super) fn forgive_groups(&mut self, waited: bool, patient: bool, now: Time) -> Forgiven {
+        let groups = &mut self.groups;
+        let shares = |each: &mut dyn FnMut(&mut Share)| {
+            let places = self.round.iter();
+            places.for_each(|place| groups.get_mut(*place).into_iter().for_each(|g| each(&mut g.share)));
+        };
+        let back = if waited { 0 } else { shares::GROUP };
+        forgive(shares, back, patient, now, &mut self.waits_since)
+    }
+
+    /// The same among the sessions of a group.
+    pub(super) fn forgive_sessions(
+        &mut self,
+        group: usize,
+        waited: bool,
+        patient: bool,
+        now: Time,
+    ) -> Forgiven {
+        let Some(group) = self.groups.get_mut(group) else { return Forgiven::None };
+        let (sessions, turns) = (&mut self.sessions, &group.turns);
+        let shares = |each: &mut dyn FnMut(&mut Share)| {
+            turns
+                .iter()
+                .for_each(|place| sessions.get_mut(*place).into_iter().for_each(|s| each(&mut s.share)));
+        };
+        let back = if waited { 0 } else { shares::SESSION };
+        forgive(shares, back, patient, now, &mut group.waits_since)
+    }
+
+    /// Groups that owe waited until now: that pays for as much. Whether any did.
+    pub(super) fn groups_waited(&mut self, now: Time) -> bool {
+        let Some(begin) = self.waits_since.take() else { return false };
         for place in &self.round {
             if let Some(group) = self.groups.get_mut(*place) {
-                group.share.forgive(least);
+                group.share.forgive(since(begin, now));
             }
         }
         true
     }
 
-    /// The same among the sessions of a group.
-    pub(super) fn forgive_sessions(&mut self, group: usize) -> bool {
-        let Some(group) = self.groups.get(group) else { return false };
-        let debts = group.turns.iter().filter_map(|place| self.sessions.get(*place)?.share.debt());
-        let Some(least) = debts.min() else { return false };
+    /// The same for the sessions of a group.
+    pub(super) fn sessions_waited(&mut self, group: usize, now: Time) -> bool {
+        let Some(group) = self.groups.get_mut(group) else { return false };
+        let Some(begin) = group.waits_since.take() else { return false };
         for place in &group.turns {
             if let Some(served) = self.sessions.get_mut(*place) {
-                served.share.forgive(least);
+                served.share.forgive(since(begin, now));
             }
         }
         true
+    }
+
+    /// Whether others have work as well as the sessions of this one's group, or had a moment ago: another group, or another
+    /// session of it.
+    pub(super) fn is_shared(&self, session: usize) -> bool {
+        let group = self.sessions.get(session).and_then(|served| self.groups.get(served.group));
+        self.round.len() > 1 || group.is_some_and(|group| group.turns.len() > 1)
     }
 
     /// Of the sessions in a line, the one to be let out: of the group whose turn there is longest ago, the first.
@@ -416,24 +509,31 @@ impl Roster {
     /// The virtqueue whose turn it is, `at` turns after the session's first.
     pub(super) fn polled_at(&self, session: usize, at: usize) -> Option<usize> {
         let served = self.sessions.get(session)?;
-        served.polled.get((served.first + at) % served.polled.len().max(1)).copied()
+        let (at, count) = (served.first + at, served.polled.len());
+        served.polled.get(if at < count { at } else { at.checked_rem(count)? }).copied()
     }
 
     /// A session had its turn, and another virtqueue is first next time: the one behind those that were served until the
     /// turn was spent, else the second.
     pub(super) fn end_turn(&mut self, session: usize, served_until: usize) {
         let Some(served) = self.sessions.get_mut(session) else { return };
-        served.first = (served.first + served_until) % served.polled.len().max(1);
-        let queues = &self.queues;
-        let before = served.polled.len();
-        served.polled.retain(|token| queues.get(*token).is_some_and(|q| q.activity == Activity::Polled));
-        if served.polled.len() < before {
+        served.first += served_until;
+        if served.first >= served.polled.len() {
+            served.first = served.first.checked_rem(served.polled.len()).unwrap_or(0);
+        }
+        if core::mem::take(&mut served.changed) {
+            let queues = &self.queues;
+            served.polled.retain(|token| queues.get(*token).is_some_and(|q| q.activity == Activity::Polled));
             served.first = 0;
+            self.emptied |= served.polled.is_empty();
         }
     }
 
     /// Who has no polled virtqueue any more has no turns.
     pub(super) fn end_turns(&mut self) {
+        if !core::mem::take(&mut self.emptied) {
+            return;
+        }
         let (sessions, groups) = (&self.sessions, &mut self.groups);
         self.round.retain(|place| {
             let Some(group) = groups.get_mut(*place) else { return false };
@@ -469,18 +569,27 @@ impl Roster {
                 false
             });
         }
+        self.emptied = true;
         self.end_turns();
         self.round.is_empty()
     }
 }
 
 impl Queue {
+    /// Its pair is not here.
+    #[cold]
+    pub(super) fn go_away(&mut self, served: &mut Served) {
+        self.activity = Activity::Away;
+        served.changed = true;
+    }
+
     /// Waits for its pair, in whose line its session stands then.
     pub(super) fn stand_in_line(&mut self, token: usize, served: &mut Served, line: &mut VecDeque<usize>) {
         if self.activity == Activity::InLine {
             return;
         }
         self.activity = Activity::InLine;
+        served.changed = true;
         if served.waiting.is_empty() {
             line.push_back(self.session);
         }

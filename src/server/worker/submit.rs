@@ -6,7 +6,7 @@ use nvme_session::operation::Operation;
 use nvme_session::queue::Request;
 
 use super::roster::Queue;
-use crate::nvme::{HERE_MAX, QueuePair, Submit};
+use crate::nvme::{QueuePair, Submit};
 
 /// Descriptors and ranges that count as one more unit.
 const WALK: u32 = 16;
@@ -23,7 +23,8 @@ pub(super) fn submit(
     now: Time,
     spares: &mut Spares,
 ) -> u32 {
-    let bytes = if pair.runs_here() { touched(request.operation()) } else { 0 };
+    // As far as one command does it.
+    let bytes = pair.longest().map_or(0, |longest| touched(request.operation()).min(longest.into()));
     match pair.submit_slow(request, now, &*queue.virtqueue, spares) {
         Submit::Issued => {}
         Submit::Part(rest) => queue.virtqueue.divided(rest),
@@ -41,7 +42,7 @@ pub(super) fn submit(
     weight(queue, bytes)
 }
 
-/// The bytes that a controller which runs here copies, or sets.
+/// The bytes that a controller copies, or sets.
 fn touched(operation: &Operation) -> u64 {
     match operation {
         Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.place().bytes(),
@@ -51,7 +52,7 @@ fn touched(operation: &Operation) -> u64 {
     }
 }
 
-/// How many units a request of the slow path comes to, as far as one command does it.
+/// How many units a request of the slow path comes to.
 pub(super) fn weight(queue: &mut Queue, bytes: u64) -> u32 {
-    1 + queue.virtqueue.take_walked() / WALK + (bytes.min(HERE_MAX.into()) / BYTES) as u32
+    1 + queue.virtqueue.take_walked() / WALK + (bytes / BYTES) as u32
 }

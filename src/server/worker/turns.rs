@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-use nvme_platform::Time;
+use nvme_platform::{Clock, Time};
 use nvme_session::queue::Next;
 
-use super::roster::Activity;
-use super::shares::nanos;
+use super::roster::{Activity, Forgiven};
+use super::shares::{GROUP, nanos, since};
 use super::submit::{submit, weight};
 use super::{Pair, Worker};
 use crate::nvme::QueuePair;
@@ -18,10 +18,13 @@ const TAKE: u32 = 32;
 const TAKE_HERE: u32 = 8;
 /// Most units spent on one session before the clock is read, as many virtqueues as it may have.
 const TURN: u32 = 4 * TAKE;
-/// The same where the controller runs here: a few microseconds.
+/// The same where the controller runs here, while nobody else has work: ten microseconds.
 const TURN_HERE: u32 = 2 * TAKE_HERE;
-/// What a unit costs at least. A clock that stands still lets nobody go on for ever.
-const UNIT: Duration = Duration::from_nanos(250);
+/// What a unit costs at least, in nanoseconds. A clock that stands still lets nobody go on for ever.
+const UNIT: i64 = 250;
+/// A turn that takes longer, in nanoseconds, may have been interrupted by the host.
+const LONG: i64 = 50_000;
+
 /// How much a session may have done before the clock is read again, in units: a request as most are is one, and what takes
 /// longer is more ([`weight`]). Who has spent its turn goes on later, with the virtqueue at which it stopped.
 struct Turn {
@@ -42,6 +45,11 @@ impl Turn {
     /// Whether nothing is left after so many more.
     fn spend(&mut self, units: u32) -> bool {
         self.left = self.left.saturating_sub(units);
+        self.is_spent()
+    }
+
+    /// Whether nothing is left.
+    fn is_spent(&self) -> bool {
         self.left == 0
     }
 }
@@ -53,43 +61,95 @@ impl Pair {
         if self.queues.runs_here() { TAKE_HERE } else { TAKE }
     }
 
-    /// Most units for it from one session at once.
+    /// Most units for it from one session before the clock is read: fewer while others wait.
     #[inline]
-    fn turn(&self) -> u32 {
-        if self.queues.runs_here() { TURN_HERE } else { TURN }
+    fn turn(&self, shared: bool) -> u32 {
+        match (self.queues.runs_here(), shared) {
+            (false, _) => TURN,
+            (true, false) => TURN_HERE,
+            (true, true) => TAKE_HERE,
+        }
     }
 }
 
 impl Worker {
     /// Rounds of turns: one, as a rule, and until `end` at most. Those who are in debt are passed over while others have work.
-    pub(super) fn turns(&mut self, end: Time, time: &mut Time, clock: &dyn Fn() -> Time) -> bool {
-        let mut worked = false;
+    pub(super) fn turns(&mut self, end: Time, time: &mut Time, clock: &dyn Clock) -> bool {
+        if let Some(session) = self.roster.alone() {
+            return self.turn_alone(session, end, time, clock);
+        }
+        let mut waited = self.roster.groups_waited(*time);
+        let (mut worked, mut later) = (false, false);
         loop {
             for _ in 0..self.roster.groups() {
-                let Some((group, may)) = self.roster.next_group() else { break };
+                let Some((group, may)) = self.roster.next_group(waited) else { break };
                 if may {
-                    worked |= self.turn_group(group, end, time, clock);
+                    worked |= self.turn_group(group, end, &mut later, time, clock);
                 }
                 if *time >= end {
                     break;
                 }
             }
-            // One more may have a turn each time, so this comes to an end.
-            if worked || *time >= end || !self.roster.forgive_groups() {
+            if worked || *time >= end {
                 break;
+            }
+            match self.roster.forgive_groups(waited, self.is_patient(), *time) {
+                // One more may have a turn each time, so this comes to an end.
+                Forgiven::Now => waited = false,
+                Forgiven::None => break,
+                Forgiven::Later => {
+                    later = true;
+                    break;
+                }
             }
         }
         self.roster.end_turns();
-        worked
+        worked || later
+    }
+
+    /// The turns of a session while nobody else is there, as long as a group's turn is: then others are looked for. Nobody pays for
+    /// anything but long turns.
+    fn turn_alone(&mut self, session: usize, end: Time, time: &mut Time, clock: &dyn Clock) -> bool {
+        let mut left = GROUP;
+        while left > 0 && *time < end {
+            let units = self.serve(session, *time);
+            if units == 0 {
+                break;
+            }
+            let then = core::mem::replace(time, clock.now());
+            let took = since(then, *time);
+            if took > LONG {
+                // Others may have come meanwhile.
+                self.pay_for_long(session, then, *time, clock);
+            }
+            left -= cost(took, units);
+        }
+        self.roster.end_turns();
+        left < GROUP
+    }
+
+    /// Whether who owes waits a while for others that are there, though nobody else has work: where the thread polls anyhow. Where
+    /// it has no time to lose it may be in their way.
+    fn is_patient(&self) -> bool {
+        !self.poll_for.is_zero()
     }
 
     /// A group's turn: its sessions', until it has used what the visit brought it, or none of them has anything to do.
-    fn turn_group(&mut self, group: usize, end: Time, time: &mut Time, clock: &dyn Fn() -> Time) -> bool {
+    /// `later` becomes true when those who owe wait for others.
+    fn turn_group(
+        &mut self,
+        group: usize,
+        end: Time,
+        later: &mut bool,
+        time: &mut Time,
+        clock: &dyn Clock,
+    ) -> bool {
+        let mut waited = self.roster.sessions_waited(group, *time);
         let mut worked = false;
         loop {
             let mut some = false;
             for _ in 0..self.roster.sessions(group) {
-                let Some((session, may)) = self.roster.next_session(group) else { break };
+                let Some((session, may)) = self.roster.next_session(group, waited) else { break };
                 let mut goes_on = may;
                 while goes_on {
                     let units = self.serve(session, *time);
@@ -106,52 +166,66 @@ impl Worker {
                 }
             }
             worked |= some;
-            // Each time one more may have a turn, so this comes to an end.
-            if !some && !self.roster.forgive_sessions(group) {
-                self.roster.forfeit_group(group);
-                return worked;
+            if some {
+                waited = false;
+                continue;
+            }
+            match self.roster.forgive_sessions(group, waited, self.is_patient(), *time) {
+                // Each time one more may have a turn, so this comes to an end.
+                Forgiven::Now => waited = false,
+                Forgiven::None => {
+                    self.roster.forfeit_group(group);
+                    return worked;
+                }
+                Forgiven::Later => {
+                    *later = true;
+                    return worked;
+                }
             }
         }
     }
 
     /// Serves a session's virtqueues until the turn is spent. How many units that came to; 0: there is nothing to do.
     fn serve(&mut self, session: usize, now: Time) -> u32 {
-        let Some(mut turn) = self.roster.pair_of(session).map(|id| {
-            let pair = self.pairs.iter().find(|pair| pair.id == id);
-            Turn::of(pair.map_or(TURN, Pair::turn))
-        }) else {
-            return 0;
-        };
-        let mut units = 0;
-        let mut until = 1;
-        for at in 0..self.roster.polled(session) {
-            let Some(token) = self.roster.polled_at(session, at) else { break };
-            let taken = self.take(token, &turn, now, false);
-            units += taken;
-            if turn.spend(taken) {
-                until = at + 1;
+        let Some(id) = self.roster.pair_of(session) else { return 0 };
+        let pair = self.pairs.iter().position(|pair| pair.id == id);
+        let (mut turn, mut here) = (Turn::of(TURN), false);
+        if let Some(pair) = pair.and_then(|at| self.pairs.get_mut(at)) {
+            let shared = self.roster.is_shared(session);
+            pair.queues.share(shared);
+            (turn, here) = (Turn::of(pair.turn(shared)), pair.queues.runs_here());
+        }
+        let (mut units, mut until) = (0, 1);
+        loop {
+            let before = units;
+            for at in 0..self.roster.polled(session) {
+                let Some(token) = self.roster.polled_at(session, at) else { break };
+                let taken = self.take(token, pair, &turn, now, false);
+                units += taken;
+                if turn.spend(taken) {
+                    until = at + 1;
+                    break;
+                }
+            }
+            if units == before {
                 break;
             }
-        }
-        if units > 0 {
-            self.finish_here(session, now);
+            // Where a session's controller runs here, what was taken is done in its turn, its driver is told, and all of that is
+            // on its account.
+            if let Some(at) = pair.filter(|_| here) {
+                self.turn_pair(at, now);
+                self.roster.publish(now);
+            }
+            if !here || turn.is_spent() {
+                break;
+            }
         }
         self.roster.end_turn(session, until);
         units
     }
 
-    /// Where a session's controller runs here, what was taken is done in its turn, its driver is told, and all of that is on its
-    /// account.
-    fn finish_here(&mut self, session: usize, now: Time) {
-        let Some(id) = self.roster.pair_of(session) else { return };
-        if let Some(at) = self.pairs.iter().position(|pair| pair.id == id && pair.queues.runs_here()) {
-            self.turn_pair(at, now);
-            self.roster.publish(now);
-        }
-    }
-
     /// Lets sessions that found their pair full have their turn, in the order in which they came, and by group.
-    pub(super) fn serve_line(&mut self, at: usize, time: &mut Time, clock: &dyn Fn() -> Time) -> bool {
+    pub(super) fn serve_line(&mut self, at: usize, time: &mut Time, clock: &dyn Clock) -> bool {
         let mut worked = false;
         let waiting = self.pairs.get(at).map_or(0, |p| p.line.len());
         for _ in 0..waiting {
@@ -161,7 +235,7 @@ impl Worker {
             let Some(session) = self.roster.next_in(&mut pair.line) else { break };
             let mut units = 0;
             while let Some(token) = self.roster.next_waiting(session) {
-                let taken = self.take(token, &turn, *time, true);
+                let taken = self.take(token, Some(at), &turn, *time, true);
                 units += taken;
                 let waits = self.roster.get(token).is_some_and(|q| q.activity == Activity::InLine);
                 if !waits {
@@ -186,27 +260,39 @@ impl Worker {
     }
 
     /// A session pays for what was done since `time`. Whether it may go on, and whether its group may.
-    fn charge(
-        &mut self,
-        session: usize,
-        units: u32,
-        time: &mut Time,
-        clock: &dyn Fn() -> Time,
-    ) -> (bool, bool) {
-        let then = core::mem::replace(time, clock());
-        let cost = nanos(*time - then).max(nanos(UNIT * units));
-        self.roster.pay(session, cost)
+    fn charge(&mut self, session: usize, units: u32, time: &mut Time, clock: &dyn Clock) -> (bool, bool) {
+        let then = core::mem::replace(time, clock.now());
+        let took = since(then, *time);
+        if took > LONG {
+            return self.pay_for_long(session, then, *time, clock);
+        }
+        self.roster.pay(session, cost(took, units))
+    }
+
+    /// The same for a turn that took long, as far as that is the session's doing.
+    #[cold]
+    fn pay_for_long(&mut self, session: usize, then: Time, now: Time, clock: &dyn Clock) -> (bool, bool) {
+        let took = since(then, now);
+        let lost = nanos(self.preempted(clock)).min(took);
+        self.roster.pay(session, took - lost)
+    }
+
+    /// For how long the host kept this thread from running since it was asked last: nobody pays for that.
+    #[cold]
+    pub(super) fn preempted(&mut self, clock: &dyn Clock) -> Duration {
+        let now = clock.preempted();
+        now.saturating_sub(core::mem::replace(&mut self.preempted, now))
     }
 
     /// Takes requests from one virtqueue and submits them, as many as the turn allows. While others stand in line for its
-    /// pair, only if it is its turn there. How many units that came to.
-    fn take(&mut self, token: usize, turn: &Turn, now: Time, its_turn: bool) -> u32 {
+    /// pair, which is in that place, only if it is its turn there. How many units that came to.
+    fn take(&mut self, token: usize, pair: Option<usize>, turn: &Turn, now: Time, its_turn: bool) -> u32 {
         let Some((queue, served)) = self.roster.with_session(token) else { return 0 };
         if served.lost {
             return self.fail_requests(token, now);
         }
-        let Some(pair) = self.pairs.iter_mut().find(|p| p.id == queue.pair) else {
-            queue.activity = Activity::Away;
+        let Some(pair) = pair.and_then(|at| self.pairs.get_mut(at)) else {
+            queue.go_away(served);
             return 0;
         };
         if !pair.line.is_empty() && !its_turn {
@@ -305,6 +391,11 @@ impl Worker {
             None => taken,
         }
     }
+}
+
+/// What a turn cost that took so long, and came to so many units.
+fn cost(took: i64, units: u32) -> i64 {
+    took.max(UNIT * i64::from(units))
 }
 
 #[cfg(test)]

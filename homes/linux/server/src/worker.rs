@@ -13,7 +13,7 @@ use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, ToWorke
 use nvme_core::server::worker::Worker;
 use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::{
-    Closed, Doorbell, Epoll, Events, Interest, Ready, Receiver, SendError, Sender, channel,
+    Closed, Doorbell, Epoll, Events, Interest, Ready, Receiver, SendError, Sender, ThreadClock, channel,
     guard_this_thread, now,
 };
 use nvme_linux::storage::{Seed, station};
@@ -210,6 +210,7 @@ impl Thread {
         guard_this_thread();
         frames::on_this_thread();
         let mut events = Events::new(64);
+        let clock = ThreadClock::of_this_thread();
         let mut time = now();
         let mut last_work = time;
         let mut last_look = time;
@@ -222,7 +223,7 @@ impl Thread {
                 return;
             }
             let began = time;
-            let pass = self.worker.pass(time, &now);
+            let pass = self.worker.pass(time, &clock);
             self.report();
             // What the pass began goes out, and what came back is the next pass's.
             let worked = station::turn() || pass.worked;
@@ -258,7 +259,9 @@ impl Thread {
             self.wait(&mut events, Some(sleep), time);
             self.bell.disarm();
             station::disarm();
+            let begin = time;
             time = now();
+            clock.slept(time - begin);
             last_look = time;
             polling.slept(time - last_work);
         }

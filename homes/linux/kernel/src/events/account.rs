@@ -14,9 +14,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nvme_platform::Time;
-use rustix::time::{ClockId, clock_gettime};
 
-use super::clock::now;
+use super::clock::{now, processor_time};
 use super::guard::{self, SLOW};
 use crate::dispose::ClientFd;
 use crate::logger::REFUSAL;
@@ -116,12 +115,6 @@ impl Signalled {
             self.waits.store(false, Ordering::Release);
         }
     }
-}
-
-/// What this thread has had of the processor.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Starts the threads that watch over notifications, and that send what takes too long. A server calls this before it gives up the

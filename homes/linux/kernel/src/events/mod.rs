@@ -29,7 +29,7 @@ mod submission;
 pub use account::{Account, guard_calls};
 pub use call::{CallError, CallNotify, is_eventfd};
 pub use channel::{Closed, Receiver, SendError, Sender, channel};
-pub use clock::now;
+pub use clock::{ThreadClock, now};
 pub use doorbell::Doorbell;
 pub use epoll::{Epoll, Events, Interest, Ready};
 pub use eventfd::EventFd;

@@ -120,6 +120,10 @@ impl Storage for Stored {
         begun.unwrap_or_else(|request| self.help(request))
     }
 
+    fn copies_in_begin(&self) -> bool {
+        self.window.is_some()
+    }
+
     fn unmaps_to_zeroes(&self) -> bool {
         true
     }
