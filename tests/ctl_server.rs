@@ -95,7 +95,7 @@ fn create_serves_clients_at_its_socket_until_it_ends() {
     }
     // It is taken meanwhile, and free afterwards.
     let second = run(&bench, &["create", WORD, "--listen", bench.path("second").to_str().unwrap()]);
-    assert_eq!(second.status.code(), Some(1));
+    assert_eq!(second.status.code(), Some(3), "it is in use");
     assert!(text(&second.stderr).contains("nvme-ctl ls"), "{}", text(&second.stderr));
     assert!(!bench.path("second").exists());
     rustix::process::kill_process(Pid::from_child(&holder), Signal::TERM).unwrap();
@@ -213,4 +213,62 @@ fn a_table_without_partitions_is_listed_by_its_kind() {
         let controller = inventory.controllers.iter().find(|c| c.serial == serial).unwrap();
         assert_eq!(controller.namespaces[0].table.as_deref(), table);
     }
+}
+
+/// A tenant gets a factory at a socket of its own, mints and lists through it, and all of it is taken back when its holder ends.
+#[test]
+fn delegate_gives_a_tenant_a_factory_until_it_is_taken_back() {
+    let bench = Bench::new();
+    let _server = bench.serve(&[&bench.socket("ctl")]);
+    scanned(&bench);
+    let office = bench.path("office");
+    let office = office.to_str().unwrap();
+    let words = ["delegate", WORD, "read-only", "sessions=2", "name=tenant", "--listen", office];
+    let mut holder = nvme_ctl(&bench, &words).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the office", || run(&bench, &["--factory", office, "ls"]).status.success());
+
+    let refused =
+        run(&bench, &["--factory", office, "create", WORD, "--listen", bench.path("x").to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("add read-only"), "{}", text(&refused.stderr));
+
+    let place = format!("{office}.vm");
+    let vm = ["--factory", office, "create", WORD, "read-only", "name=web", "--listen", &place];
+    let mut vm = nvme_ctl(&bench, &vm).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the session", || std::path::Path::new(&place).exists());
+    let mut client = Client::connect(&place, &Options::default()).unwrap();
+    client.read(0, &mut [0; 512]).unwrap();
+
+    let listed = text(&run(&bench, &["--factory", office, "ls"]).stdout);
+    for said in [
+        "factory 1 \"tenant\": read-only, ds-max 2, sessions 2",
+        "'device=SN 1:2:n1:2'",
+        "sessions: 1",
+        "\"web\"",
+    ] {
+        assert!(listed.contains(said), "{said} in\n{listed}");
+    }
+    rustix::process::kill_process(Pid::from_child(&holder), Signal::TERM).unwrap();
+    assert!(holder.wait().unwrap().success());
+    assert_eq!(vm.wait().unwrap().code(), Some(1), "the server ended its session");
+    assert!(client.front.features().is_err());
+    assert!(!std::path::Path::new(office).exists());
+}
+
+/// The command has a factory and no more, and what came of it ends with the command, though something it started lives on.
+#[test]
+fn delegate_takes_back_from_whatever_its_command_leaves_behind() {
+    let bench = Bench::new();
+    let _server = bench.serve(&[&bench.socket("ctl")]);
+    scanned(&bench);
+    let ctl = env!("CARGO_BIN_EXE_nvme-ctl");
+    let place = bench.path("left");
+    let place = place.to_str().unwrap();
+    let script = format!(
+        "\"{ctl}\" --factory fd={{factory}} create '{WORD}' read-only --listen {place} 2>/dev/null & \
+         while ! test -S {place}; do sleep 0.01; done; exit 5"
+    );
+    let output = run(&bench, &["delegate", WORD, "read-only", "--", "sh", "-c", &script]);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    wait_until("its end", || scanned(&bench).sessions.is_empty());
 }

@@ -75,7 +75,7 @@ fn answer(caller: &mut Caller, mut request: Request, sender: &std::sync::mpsc::S
     }
     let (session, theirs) = pair(Kind::Stream).unwrap();
     let asked = Asked { words, listener: request.take_listener(), session };
-    sender.send(asked).is_ok() && caller.reply(Ok((theirs.as_fd(), ""))).is_ok()
+    sender.send(asked).is_ok() && caller.reply(Ok((&[theirs.as_fd()], ""))).is_ok()
 }
 
 fn wait(fd: &impl AsFd) {
@@ -132,7 +132,7 @@ fn a_refusal_says_what_to_do_and_nothing_is_run() {
         "touch",
         marker.to_str().unwrap(),
     ]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let error = text(&output.stderr);
     assert!(error.contains("`device=absent`: no such device") && error.contains("nvme-ctl ls"), "{error}");
     assert!(!marker.exists());
@@ -220,7 +220,7 @@ fn a_server_that_is_not_there_is_an_error_that_says_where_it_was_looked_for() {
         let place = ["--svr", "/nonexistent/svr", "--ctl", "/nonexistent/ctl"];
         let (first, rest) = command.split_first().unwrap();
         let output = run(&[&[*first][..], &place, rest].concat());
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(4));
         let error = text(&output.stderr);
         assert!(error.contains("/nonexistent/") && error.contains("is nvme-drv running?"), "{error}");
         assert!(started.elapsed() < PATIENCE);

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod bystander;
+mod delegation;
 mod disk;
 mod raw;
 mod rig;

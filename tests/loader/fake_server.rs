@@ -81,7 +81,7 @@ fn answer(factory: &OwnedFd, sessions: &mut Vec<OwnedFd>) {
                 rustix::net::send(&ours, words.join(" ").as_bytes(), rustix::net::SendFlags::empty())
                     .unwrap();
                 sessions.push(ours);
-                caller.reply(Ok((theirs.as_fd(), "")))
+                caller.reply(Ok((&[theirs.as_fd()], "")))
             }
         };
         if sent.is_err() {

@@ -61,7 +61,7 @@ impl Factory {
 
     /// Receives one reply.
     pub fn receive(&self) -> Result<Reply> {
-        let mut bytes = [0; 4096];
+        let mut bytes = vec![0; 128 << 10];
         let (len, fds) = socket::receive(self.socket(), &mut bytes, socket::until(self.wait))?;
         let (code, message) = match bytes.get(..len) {
             Some([]) | None => return Err(Error::Closed),
@@ -75,13 +75,27 @@ impl Factory {
 
     /// One `create` with these words, as the contract has them: the object type 0 is put in. The reply as it came.
     pub fn ask(&self, words: &[&str], listener: Option<BorrowedFd<'_>>) -> Result<Reply> {
-        let mut datagram = String::from("create\x000");
+        self.request("0", words, listener)
+    }
+
+    /// One `create` of that object: `0` for a session, `factory` for a factory.
+    pub fn request(&self, object: &str, words: &[&str], listener: Option<BorrowedFd<'_>>) -> Result<Reply> {
+        let mut datagram = format!("create\0{object}");
         for word in words {
             datagram.push('\0');
             datagram.push_str(word);
         }
         self.send_raw(datagram.as_bytes(), listener.as_slice())?;
         self.receive()
+    }
+
+    /// What the factory holds, and what was minted through it, as JSON.
+    pub fn list(&self) -> Result<String> {
+        self.send_raw(b"list", &[])?;
+        match self.receive()? {
+            Reply { code: 0, message, fds } if fds.is_empty() => Ok(message),
+            Reply { code, message, .. } => Err(Error::Create { code, message }),
+        }
     }
 
     /// The session capability for these words ([`Error::Create`] when refused).

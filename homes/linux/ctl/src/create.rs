@@ -17,7 +17,7 @@ use crate::spelling;
 /// Mints a session that takes clients at `listen`, and holds it until a signal comes or the server ends it.
 pub(crate) fn create(place: &Place, words: &[String], listen: &str) -> Result<(), Failure> {
     if let Some(text) = words.iter().find_map(|word| spelling::joined(word)) {
-        return Err(Failure { text, status: 2 });
+        return Err(Failure::wrong(text));
     }
     let spec = ListenSpec::parse(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
     // Before anything is held: a signal that comes from now on is seen.
@@ -27,24 +27,18 @@ pub(crate) fn create(place: &Place, words: &[String], listen: &str) -> Result<()
     let minted = factory.create(words, Some(socket.as_fd()));
     // The server has it, or nobody has.
     drop(socket);
-    let held = minted.map_err(|refusal| Failure::from(server::refused(&words.join(" "), &refusal))).and_then(
-        |session| {
-            complain(format_args!(
-                "nvme-ctl: clients of {} connect to {}",
-                words.join(" "),
-                spec.path.display()
-            ));
-            tell_manager();
-            hold(&session, &signals)
-        },
-    );
+    let held = minted.map_err(|refusal| Failure::refused(&words.join(" "), &refusal)).and_then(|session| {
+        complain(format_args!("nvme-ctl: clients of {} connect to {}", words.join(" "), spec.path.display()));
+        tell_manager();
+        hold(&session, &signals, "the session")
+    });
     // The name leads nowhere once the session is over.
     let _ = std::fs::remove_file(&spec.path);
     held
 }
 
 /// Tells the service manager, if there is one, that clients may come (sd_notify(3)).
-fn tell_manager() {
+pub(crate) fn tell_manager() {
     let Some(place) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let tell = || -> std::io::Result<usize> {
         let socket = UnixDatagram::unbound()?;
@@ -60,7 +54,7 @@ fn tell_manager() {
 }
 
 /// A socket that becomes readable with the first signal.
-fn signals() -> std::io::Result<OwnedFd> {
+pub(crate) fn signals() -> std::io::Result<OwnedFd> {
     let (read, write) = std::os::unix::net::UnixStream::pair()?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
@@ -68,20 +62,21 @@ fn signals() -> std::io::Result<OwnedFd> {
     Ok(read.into())
 }
 
-fn hold(session: &OwnedFd, signals: &OwnedFd) -> Result<(), Failure> {
+/// Holds what was minted until a signal comes or the server ends it.
+pub(crate) fn hold(minted: &OwnedFd, signals: &OwnedFd, what: &str) -> Result<(), Failure> {
     loop {
-        let mut fds = [PollFd::new(session, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
+        let mut fds = [PollFd::new(minted, PollFlags::IN), PollFd::new(signals, PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             Err(errno) => return Err(format!("poll: {errno}").into()),
             Ok(_) => (),
         }
-        let [session, signals] = fds.map(|fd| !fd.revents().is_empty());
+        let [over, signals] = fds.map(|fd| !fd.revents().is_empty());
         if signals {
             return Ok(());
         }
-        if session {
-            return Err("the server ended the session; its log says why".to_owned().into());
+        if over {
+            return Err(format!("the server ended {what}; its log says why").into());
         }
     }
 }

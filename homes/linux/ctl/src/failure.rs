@@ -1,10 +1,50 @@
-//! How a command fails.
+//! How a command fails, and with which exit status.
 
-/// Why a command ends, and with which status.
+use nvme_linux::factory::Refusal;
+use rustix::io::Errno;
+
+/// What was asked for is wrong.
+const WRONG: u8 = 2;
+/// It is refused: there is no such device, it is in use, it is not allowed.
+const REFUSED: u8 = 3;
+/// There is no server.
+const NO_SERVER: u8 = 4;
+
+/// Why a command ends, and with which status: 1 where nothing else says more.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) text: String,
     pub(crate) status: u8,
+}
+
+impl Failure {
+    /// The words are wrong.
+    pub(crate) fn wrong(text: String) -> Self {
+        Self { text, status: WRONG }
+    }
+
+    /// Nobody answers.
+    pub(crate) fn no_server(text: String) -> Self {
+        Self { text, status: NO_SERVER }
+    }
+
+    /// The server refuses, with what to do.
+    pub(crate) fn refused(what: &str, refusal: &Refusal) -> Self {
+        let errno = Errno::from_raw_os_error(refusal.errno);
+        let hint = match errno {
+            Errno::NODEV => "; `nvme-ctl ls` shows what there is",
+            Errno::BUSY => "; `nvme-ctl ls` shows who has it. Readers may share: read-only",
+            Errno::AGAIN => "; devices are still being scanned: try again",
+            Errno::CONNRESET => "; the server closed the connection: its log says why",
+            _ => "",
+        };
+        let status = match errno {
+            Errno::INVAL => WRONG,
+            Errno::NODEV | Errno::BUSY | Errno::ACCESS | Errno::NOENT | Errno::NOMEM => REFUSED,
+            _ => 1,
+        };
+        Self { text: format!("{what}: {refusal}{hint}"), status }
+    }
 }
 
 impl From<String> for Failure {

@@ -1,12 +1,13 @@
 //! `nvme-ctl`: asks a running `nvme-drv` for its inventory and for sessions.
 //!
 //! `options` is the command line, `server` finds the server's sockets, and there is a file for each command: `list`
-//! (with `tree`, which prints), `create`, `run`, and `admin` for the operator's. `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
+//! (with `tree`, which prints), `create`, `delegate`, `run`, and `admin` for the operator's. `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
 
 #![forbid(unsafe_code)]
 
 mod admin;
 mod create;
+mod delegate;
 mod failure;
 mod list;
 mod options;
@@ -41,8 +42,15 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match &options.command {
-        Command::Ls { json } => list::list(&options.ctl(), *json),
+        Command::Ls { json } => match options.factory() {
+            Some(factory) => list::held(&factory, *json),
+            None => list::list(&options.ctl(), *json),
+        },
         Command::Create { words, listen } => create::create(&options.svr(), words, listen),
+        Command::Delegate { words, listen: Some(listen), .. } => {
+            delegate::listen(&options.svr(), words, listen)
+        }
+        Command::Delegate { words, command, .. } => delegate::run(&options.svr(), words, command),
         Command::Run { devices, command } => run::run(&options.svr(), devices, command),
         Command::Rescan { serial } => admin::ask(&options.admin(), "rescan", serial.as_deref()),
         Command::Resume { device } => admin::ask(&options.admin(), "resume", device.as_deref()),

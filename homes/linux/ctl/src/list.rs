@@ -10,11 +10,18 @@ use rustix::net::SocketType;
 use rustix::net::sockopt::Timeout;
 
 use crate::failure::Failure;
-use crate::server::{Place, connect};
+use crate::server::{Place, connect, factory};
 use crate::tree;
 
 /// How long the server may take to go on with its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Prints what a factory holds, and what was minted through it.
+pub(crate) fn held(place: &Place, json: bool) -> Result<(), Failure> {
+    let listing = factory(place)?.list().map_err(|refusal| Failure::refused("list", &refusal))?;
+    let text = if json { listing.to_json() + "\n" } else { tree::held(&listing) };
+    print(text.as_bytes()).map_err(|error| error.to_string().into())
+}
 
 /// Prints what the server tells about itself.
 pub(crate) fn list(place: &Place, json: bool) -> Result<(), Failure> {

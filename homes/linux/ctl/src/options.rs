@@ -30,6 +30,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH", global = true)]
     admin: Option<String>,
 
+    /// An attenuated factory's socket, or fd=N for an inherited connection to it: used in place of --svr; `ls` shows what it holds
+    #[arg(long, value_name = "PATH", global = true, conflicts_with = "svr")]
+    factory: Option<String>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -47,12 +51,31 @@ pub(crate) enum Command {
     /// The session ends with this command: on SIGINT or SIGTERM, or when the server ends it. Clients come one after the
     /// other: QEMU by `-chardev socket,path=PATH`, Cloud Hypervisor, crosvm, Firecracker.
     Create {
-        /// device=DEV, and if wanted ds-max=N and read-only, in any order
+        /// device=DEV, and if wanted ds-max=N, read-only, ds=CAP, iops=N, bytes=SIZE and name=TEXT, in any order
         #[arg(value_name = "WORD", required = true)]
         words: Vec<String>,
         /// Where clients connect: PATH[,mode=0660][,user=U][,group=G]
         #[arg(long, value_name = "PATH")]
         listen: String,
+    },
+    /// Make a factory that holds a part of what this one holds, and hold its lifetime
+    ///
+    /// With --listen, its callers come to a socket of its own, and it ends with this command. With a command behind --, that inherits the
+    /// factory: in its words, {factory} stands for the descriptor's number (`nvme-ctl --factory fd={factory} create …`). When the command is
+    /// over, everything that came of the factory is taken back, whoever has copies of it.
+    #[command(
+        override_usage = "nvme-ctl delegate WORD... --listen PATH\n       nvme-ctl delegate WORD... -- COMMAND..."
+    )]
+    Delegate {
+        /// device=DEV (one or more), and if wanted read-only, ds-max=N, ds=CAP, sessions=N, factories=N, mem-max=SIZE, iops=N, bytes=SIZE, iops-all=N, bytes-all=SIZE, name=TEXT
+        #[arg(value_name = "WORD", required = true)]
+        words: Vec<String>,
+        /// Where callers connect: PATH[,mode=0660][,user=U][,group=G]
+        #[arg(long, value_name = "PATH", required_unless_present = "command", conflicts_with = "command")]
+        listen: Option<String>,
+        /// The command and its arguments
+        #[arg(value_name = "COMMAND", last = true)]
+        command: Vec<String>,
     },
     /// Mint a session per NAME, and run a command that inherits them
     ///
@@ -110,7 +133,12 @@ fn address(word: &str) -> Result<String, String> {
 impl Options {
     /// Where the factory is.
     pub(crate) fn svr(&self) -> Place {
-        find("svr", self.svr.as_deref(), std::env::var_os("NVME_DRV_SVR"))
+        self.factory().unwrap_or_else(|| find("svr", self.svr.as_deref(), std::env::var_os("NVME_DRV_SVR")))
+    }
+
+    /// The attenuated factory that is to be used, if one is.
+    pub(crate) fn factory(&self) -> Option<Place> {
+        self.factory.as_deref().map(|place| find("factory", Some(place), None))
     }
 
     /// Where the operator's socket is.

@@ -57,18 +57,18 @@ pub(crate) fn run(place: &Place, devices: &[Device], command: &[String]) -> Resu
             "{{{unknown}}} in the command names no session; there is {known}. What is meant for the command itself has a space \
              behind the brace, or a $ before it"
         );
-        return Err(Failure { text, status: 2 });
+        return Err(Failure::wrong(text));
     }
     for (index, device) in devices.iter().enumerate() {
         if devices.iter().skip(index + 1).any(|other| other.name == device.name) {
-            return Err(format!("`{}` is named twice", device.name).into());
+            return Err(Failure::wrong(format!("`{}` is named twice", device.name)));
         }
     }
     let mut factory = server::factory(place)?;
     let mut sessions: Vec<(&str, OwnedFd)> = Vec::new();
     for device in devices {
         let session = factory.create(&device.words, None);
-        let session = session.map_err(|refusal| server::refused(&device.words.join(" "), &refusal))?;
+        let session = session.map_err(|refusal| Failure::refused(&device.words.join(" "), &refusal))?;
         sessions.push((&device.name, session));
     }
     // The command has sessions, not the factory.
@@ -96,7 +96,7 @@ fn unknown_name<'a>(word: &'a str, names: &[&str]) -> Option<&'a str> {
 }
 
 /// Replaces each `{NAME}` by its descriptor's number, in one pass.
-fn substitute(word: &str, sessions: &[(&str, impl AsRawFd)]) -> String {
+pub(crate) fn substitute(word: &str, sessions: &[(&str, impl AsRawFd)]) -> String {
     let mut out = String::with_capacity(word.len());
     let mut rest = word;
     while let Some((before, from)) = rest.split_once('{') {

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use nvme_linux::factory::{Client, Refusal};
+use nvme_linux::factory::Client;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+
+use crate::failure::Failure;
 
 /// A socket of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +30,9 @@ pub(crate) fn find(name: &str, option: Option<&str>, variable: Option<OsString>)
 }
 
 /// Connects.
-pub(crate) fn connect(place: &Place, kind: SocketType) -> Result<OwnedFd, String> {
+pub(crate) fn connect(place: &Place, kind: SocketType) -> Result<OwnedFd, Failure> {
     let path = match place {
-        Place::Fd(number) => return inherited(*number, kind),
+        Place::Fd(number) => return Ok(inherited(*number, kind)?),
         Place::Path(path) => path,
     };
     let connected = || -> Result<OwnedFd, Errno> {
@@ -53,7 +55,11 @@ pub(crate) fn connect(place: &Place, kind: SocketType) -> Result<OwnedFd, String
         _ => "",
     };
     let error = std::io::Error::from(errno);
-    Err(format!("cannot connect to {}: {error}{hint}", path.display()))
+    let text = format!("cannot connect to {}: {error}{hint}", path.display());
+    Err(match errno {
+        Errno::NOENT | Errno::CONNREFUSED => Failure::no_server(text),
+        _ => text.into(),
+    })
 }
 
 /// A copy of an inherited descriptor, as a value that owns it.
@@ -75,20 +81,8 @@ fn inherited(number: i32, wanted: SocketType) -> Result<OwnedFd, String> {
 }
 
 /// Connects to the factory.
-pub(crate) fn factory(place: &Place) -> Result<Client, String> {
+pub(crate) fn factory(place: &Place) -> Result<Client, Failure> {
     Ok(Client::from_fd(connect(place, SocketType::SEQPACKET)?))
-}
-
-/// A refusal, with what to do.
-pub(crate) fn refused(what: &str, refusal: &Refusal) -> String {
-    let hint = match Errno::from_raw_os_error(refusal.errno) {
-        Errno::NODEV => "; `nvme-ctl ls` shows what there is",
-        Errno::BUSY => "; `nvme-ctl ls` shows who has it. Readers may share: read-only",
-        Errno::AGAIN => "; devices are still being scanned: try again",
-        Errno::CONNRESET => "; the server closed the connection: its log says why",
-        _ => "",
-    };
-    format!("{what}: {refusal}{hint}")
 }
 
 #[cfg(test)]
@@ -107,7 +101,8 @@ mod tests {
     #[test]
     fn a_missing_server_is_an_error_that_says_what_to_do() {
         let error = connect(&Place::Path("/nonexistent/svr".into()), SocketType::STREAM).unwrap_err();
-        assert!(error.contains("/nonexistent/svr") && error.contains("--svr"), "{error}");
+        assert!(error.text.contains("/nonexistent/svr") && error.text.contains("--svr"), "{error:?}");
+        assert_eq!(error.status, 4);
         assert!(connect(&Place::Fd(987_654), SocketType::STREAM).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use nvme_linux::factory::{ListedDevice, ListedFactory, ListedSession, Listing};
 use nvme_linux::inventory::{Client, Controller, Inventory, Namespace, Session};
 
 /// The whole text.
@@ -39,6 +40,72 @@ fn write(inventory: &Inventory, out: &mut String) -> std::fmt::Result {
         )?;
     }
     Ok(())
+}
+
+/// What a factory holds, and what was minted through it.
+pub(crate) fn held(listing: &Listing) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write_held(listing, &mut out);
+    out
+}
+
+fn write_held(listing: &Listing, out: &mut String) -> std::fmt::Result {
+    let factory = |factory: &ListedFactory, out: &mut String| {
+        let name = factory.name.as_ref().map_or_else(String::new, |name| format!(" \"{}\"", clean(name)));
+        let ended = if factory.ended { ", taken back" } else { "" };
+        writeln!(out, "factory {}{name}: {}{ended}", factory.factory, bounds(factory))?;
+        let device = |d: &ListedDevice| {
+            let there = d.size.map_or_else(|| "not there".to_owned(), size);
+            let read_only = if d.read_only { "read-only" } else { "read-write" };
+            vec![format!("  {}", word(&d.device)), there, read_only.to_owned()]
+        };
+        table(&factory.devices.iter().map(device).collect::<Vec<_>>(), out)
+    };
+    factory(&listing.factory, out)?;
+    for below in &listing.factories {
+        factory(below, out)?;
+    }
+    writeln!(out, "sessions: {}", listing.sessions.len())?;
+    let session = |s: &ListedSession| {
+        let name = s.name.as_ref().map_or_else(String::new, |name| format!("\"{}\"", clean(name)));
+        let access = if s.read_only { "read-only" } else { "read-write" };
+        vec![
+            format!("  {}", s.session),
+            word(&s.device),
+            format!("{access}, ds-max {}", s.ds_max),
+            format!("of factory {}", s.factory),
+            name,
+        ]
+    };
+    table(&listing.sessions.iter().map(session).collect::<Vec<_>>(), out)
+}
+
+/// What a factory may give at most.
+fn bounds(factory: &ListedFactory) -> String {
+    let mut words = vec![format!(
+        "{}, ds-max {}",
+        if factory.read_only { "read-only" } else { "read-write" },
+        factory.ds_max
+    )];
+    for (name, bound) in [
+        ("sessions", factory.sessions_max),
+        ("factories", factory.factories_max),
+        ("iops", factory.iops),
+        ("iops-all", factory.iops_all),
+    ] {
+        words.extend(bound.map(|bound| format!("{name} {bound}")));
+    }
+    for (name, bound) in
+        [("mem-max", factory.mem_max), ("bytes", factory.bytes), ("bytes-all", factory.bytes_all)]
+    {
+        words.extend(bound.map(|bound| format!("{name} {}", size(bound))));
+    }
+    if let Some(dataspaces) = &factory.dataspaces {
+        let names: Vec<String> = dataspaces.iter().map(|name| clean(name)).collect();
+        words.push(format!("dataspaces {}", names.join(" ")));
+    }
+    words.join(", ")
 }
 
 fn controller_rows(controller: &Controller, rows: &mut Vec<Vec<String>>) {

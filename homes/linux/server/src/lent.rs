@@ -10,6 +10,7 @@ use nvme_linux::socket::Cookie;
 use nvme_platform::Time;
 
 use crate::regions::Found;
+use crate::server::Capability;
 use crate::worker;
 
 /// What the server lends to a client while it works.
@@ -21,7 +22,7 @@ pub(crate) struct Lent<'a> {
     pub(crate) found: &'a Sender<Found>,
     /// Which seat is served.
     pub(crate) seat: u32,
-    /// The sockets that are sessions' capabilities.
-    pub(crate) capabilities: &'a BTreeMap<Cookie, u32>,
+    /// The sockets that are capabilities of the server's.
+    pub(crate) capabilities: &'a BTreeMap<Cookie, Capability>,
     pub(crate) now: Time,
 }

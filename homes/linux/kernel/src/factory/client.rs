@@ -8,12 +8,22 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
-use super::reply::{Refusal, decode, decode_answer};
-use super::{REPLY_MAX, REQUEST_MAX};
+use super::listing::Listing;
+use super::reply::{Refusal, decode, decode_all, decode_answer};
+use super::{ANSWER_MAX, REQUEST_MAX};
 use crate::socket::{self, ReceiveError};
 
 /// How long a call may take: the server itself answers within 30 s.
 const PATIENCE: Duration = Duration::from_secs(40);
+
+/// An attenuated factory that was made.
+#[derive(Debug)]
+pub struct Delegated {
+    /// Its connection, to be passed on; `None` where a listening socket was sent.
+    pub factory: Option<OwnedFd>,
+    /// Its lifetime, to be kept: the factory ends when the last copy of either is closed.
+    pub lifetime: OwnedFd,
+}
 
 /// A connection to the factory.
 #[derive(Debug)]
@@ -53,6 +63,36 @@ impl Client {
         self.call(request.as_bytes(), listener.as_slice()).map(|(session, _)| session)
     }
 
+    /// `create` with these words after `create` and `factory`: makes a factory that holds a part of what this one holds.
+    pub fn delegate<W: AsRef<str>>(
+        &mut self,
+        words: impl IntoIterator<Item = W>,
+        listener: Option<BorrowedFd<'_>>,
+    ) -> Result<Delegated, Refusal> {
+        let mut request = String::from("create\x00factory");
+        for word in words {
+            request.push('\0');
+            request.push_str(word.as_ref());
+        }
+        let (reply, files) = self.exchange(request.as_bytes(), listener.as_slice())?;
+        let (mut files, _) = decode_all(&reply, files)?;
+        let lifetime = files.pop();
+        match (lifetime, files.pop(), files.is_empty(), listener) {
+            (Some(lifetime), factory, true, Some(_)) if factory.is_none() => {
+                Ok(Delegated { factory, lifetime })
+            }
+            (Some(lifetime), factory, true, None) if factory.is_some() => Ok(Delegated { factory, lifetime }),
+            _ => Err(system("the factory's reply carries other descriptors than it should", Errno::PROTO)),
+        }
+    }
+
+    /// What the factory holds, and what was minted through it.
+    pub fn list(&mut self) -> Result<Listing, Refusal> {
+        let text = self.ask(["list"])?;
+        serde_json::from_str(&text)
+            .map_err(|e| Refusal { errno: libc::EPROTO, message: format!("the factory's listing: {e}") })
+    }
+
     /// Sends any datagram, and returns what the factory makes of it.
     pub fn call(&mut self, datagram: &[u8], files: &[BorrowedFd<'_>]) -> Result<(OwnedFd, String), Refusal> {
         let (reply, files) = self.exchange(datagram, files)?;
@@ -82,7 +122,7 @@ impl Client {
                 Err(e) => return Err(system("factory", e)),
             }
         }
-        let mut buffer = [0; REPLY_MAX];
+        let mut buffer = vec![0; ANSWER_MAX];
         loop {
             match socket::receive(&self.socket, &mut buffer) {
                 Ok((0, files)) if files.is_empty() => return Err(system("factory", Errno::CONNRESET)),

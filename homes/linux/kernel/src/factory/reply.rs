@@ -49,18 +49,25 @@ pub fn decode_answer(datagram: &[u8], files: &[OwnedFd]) -> Result<String, Refus
     }
 }
 
-/// What a reply says: the session capability with its message, or the refusal. A reply that breaks the format is a
-/// refusal with `EPROTO`.
-pub fn decode(datagram: &[u8], mut files: Vec<OwnedFd>) -> Result<(OwnedFd, String), Refusal> {
+/// What a reply says that brings capabilities: those, with its message, or the refusal.
+pub fn decode_all(datagram: &[u8], files: Vec<OwnedFd>) -> Result<(Vec<OwnedFd>, String), Refusal> {
     let broken = |what: &str| Refusal { errno: libc::EPROTO, message: format!("the factory's reply {what}") };
     let (code, message) = datagram.split_first_chunk().ok_or_else(|| broken("is too short"))?;
     let message = String::from_utf8_lossy(message).into_owned();
     match i32::from_le_bytes(*code) {
-        0 => match (files.pop(), files.is_empty()) {
-            (Some(session), true) => Ok((session, message)),
-            _ => Err(broken("does not carry exactly one descriptor")),
-        },
+        0 => Ok((files, message)),
         code if code < 0 => Err(Refusal { errno: code.saturating_neg(), message }),
         _ => Err(broken("has a positive errno")),
+    }
+}
+
+/// What a reply says: the session capability with its message, or the refusal. A reply that breaks the format is a
+/// refusal with `EPROTO`.
+pub fn decode(datagram: &[u8], files: Vec<OwnedFd>) -> Result<(OwnedFd, String), Refusal> {
+    let broken = |what: &str| Refusal { errno: libc::EPROTO, message: format!("the factory's reply {what}") };
+    let (mut files, message) = decode_all(datagram, files)?;
+    match (files.pop(), files.is_empty()) {
+        (Some(session), true) => Ok((session, message)),
+        _ => Err(broken("does not carry exactly one descriptor")),
     }
 }

@@ -52,8 +52,12 @@ impl Request {
             )));
         }
         if let Some(listener) = files.first() {
-            if !socket::is_unix_listener(listener, Kind::Stream) {
-                return Err(invalid("the descriptor is not a listening AF_UNIX stream socket".into()));
+            let (kind, what) = match text.split('\0').nth(1) {
+                Some("factory") => (Kind::SeqPacket, "SOCK_SEQPACKET"),
+                _ => (Kind::Stream, "stream"),
+            };
+            if !socket::is_unix_listener(listener, kind) {
+                return Err(invalid(format!("the descriptor is not a listening AF_UNIX {what} socket")));
             }
             rustix::io::ioctl_fionbio(listener, true)
                 .map_err(|e| invalid(format!("the listening socket: {e}")))?;
@@ -130,18 +134,20 @@ impl Caller {
 
     /// Sends the answer to a request that asks for no capability. Does not wait, as [`reply`](Self::reply).
     pub fn answer(&mut self, text: &str) -> Result<(), CallerError> {
-        match socket::send(&self.socket, &encode(0, text), &[]) {
+        let mut bytes = 0_i32.to_le_bytes().to_vec();
+        bytes.extend_from_slice(text.as_bytes());
+        match socket::send(&self.socket, &bytes, &[]) {
             Ok(_) => Ok(()),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(CallerError::Closed),
             Err(e) => Err(CallerError::Socket(e)),
         }
     }
 
-    /// Sends the reply to a request: the session capability with a message for people (may be empty), or a refusal. Does not
+    /// Sends the reply to a request: what was minted with a message for people (may be empty), or a refusal. Does not
     /// wait: a caller that reads no replies loses its connection (`Err`).
-    pub fn reply(&mut self, reply: Result<(BorrowedFd<'_>, &str), &Refusal>) -> Result<(), CallerError> {
+    pub fn reply(&mut self, reply: Result<(&[BorrowedFd<'_>], &str), &Refusal>) -> Result<(), CallerError> {
         let sent = match reply {
-            Ok((session, message)) => socket::send(&self.socket, &encode(0, message), &[session]),
+            Ok((minted, message)) => socket::send(&self.socket, &encode(0, message), minted),
             Err(refusal) => socket::send(&self.socket, &encode(refusal.errno, &refusal.message), &[]),
         };
         match sent {

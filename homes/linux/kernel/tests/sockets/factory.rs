@@ -98,7 +98,7 @@ fn a_session_is_minted_over_a_socket() {
         assert_eq!(request.words().collect::<Vec<_>>(), ["create", "0", "device=x", "read-only"]);
         assert!(request.has_listener());
         let (ours, theirs) = socket::pair(Kind::Stream).unwrap();
-        caller.reply(Ok((theirs.as_fd(), "minted"))).unwrap();
+        caller.reply(Ok((&[theirs.as_fd()], "minted"))).unwrap();
         drop(theirs);
         let refusal = wait(|| caller.receive().unwrap()).unwrap_err();
         assert_eq!(refusal.message, "word 3 of the request is empty");

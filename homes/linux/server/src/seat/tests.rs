@@ -20,6 +20,7 @@ use super::{Conn, Over, PATIENCE, Seat, Source};
 use crate::budget::Share;
 use crate::lent::Lent;
 use crate::regions::Found;
+use crate::server::Capability;
 
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const ADD_MEM_REG: u32 = 37;
@@ -51,7 +52,7 @@ struct Rig {
     control: Control,
     trusted: Arc<Trusted>,
     found: (std::sync::mpsc::Sender<Found>, Receiver<Found>),
-    capabilities: BTreeMap<socket::Cookie, u32>,
+    capabilities: BTreeMap<socket::Cookie, Capability>,
 }
 
 impl Rig {

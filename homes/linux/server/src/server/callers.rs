@@ -1,22 +1,22 @@
 //! The factory's side: who connects to `svr`, what is asked, and the session capability that is the answer.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose;
 use nvme_linux::events::Interest;
-use nvme_linux::factory::{Caller, Refusal, Request};
+use nvme_linux::factory::{ANSWER_MAX, Caller, Refusal, Request};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
-use nvme_linux::socket::{self, Cookie, Kind, Peer};
+use nvme_linux::socket::{self, Cookie, Kind};
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
-use nvme_policy::{Errno, Policy, Shown};
-use nvme_session::factory::CreateError;
+use nvme_policy::{Dataspaces, Errno, FactoryRequest, Policy, SessionRequest, Shown, Trusted};
+use nvme_session::factory::{CreateError, FactoryId};
 
-use super::waiting::{Waiting, refused};
-use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
+use super::waiting::{Asked, Call, Waiting, refused};
+use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Capability, Server, Watched};
 use crate::hints::Told;
 use crate::seat::{Conn, Phase, Seat, Source};
 
@@ -24,12 +24,12 @@ use crate::seat::{Conn, Phase, Seat, Source};
 const SCAN_WAIT: Duration = Duration::from_secs(30);
 /// How long a call waits for sessions that are about to end.
 const LEAVE_WAIT: Duration = Duration::from_secs(5);
-/// What a request begins with: the one operation that there is, and the type of what is created, as ned has them.
-const CREATE: [&str; 2] = ["create", "0"];
 
 impl Server {
     pub(super) fn callers(&self) -> usize {
-        self.watched.values().filter(|w| matches!(w, Watched::Caller(..) | Watched::CtlPeer(..))).count()
+        let counts =
+            |w: &&Watched| matches!(w, Watched::Caller(_, FactoryId::SERVER, _) | Watched::CtlPeer(..));
+        self.watched.values().filter(counts).count()
     }
 
     /// Whether there is a place for one more. There is none once clients have made the server lose too many descriptors.
@@ -77,7 +77,7 @@ impl Server {
             let Ok(caller) = Caller::new(socket) else { continue };
             let token = self.next_token;
             if self.epoll.add(&caller, token, Interest::Read).is_ok() {
-                self.token(Watched::Caller(caller, time));
+                self.token(Watched::Caller(caller, FactoryId::SERVER, time));
                 self.serve_caller(token, time);
             }
         }
@@ -89,35 +89,38 @@ impl Server {
         if self.waiting.iter().any(|w| w.caller == token) {
             return;
         }
-        let Some(Watched::Caller(caller, heard)) = self.watched.get_mut(&token) else { return };
+        let Some(Watched::Caller(caller, at, heard)) = self.watched.get_mut(&token) else { return };
         *heard = time;
-        let peer = caller.peer();
+        let call = Call { token, at: *at, peer: caller.peer() };
         let lost = dispose::lost_here();
         match caller.receive() {
             Ok(None) => {}
-            Ok(Some(Err(refusal))) => self.refuse(token, peer, refusal),
-            Ok(Some(Ok(request))) => match policy(&request) {
-                Ok(policy) => self.create(token, peer, request, policy, time),
-                Err(why) => self.refuse(token, peer, refused(Errno::Invalid, &why)),
+            Ok(Some(Err(refusal))) => self.refuse(call, refusal),
+            Ok(Some(Ok(request))) => match self.asked(call.at, &request) {
+                Ok(asked) => self.grant(call, request, asked, time),
+                Err(refusal) => self.refuse(call, refusal),
             },
             Err(_) => self.forget(token),
         }
         if dispose::lost_here() > lost {
-            log::warn!(target: REFUSAL, "svr: a caller sent files that cannot be closed; it is dropped");
+            log::warn!(target: REFUSAL, "{}: a caller sent files that cannot be closed; it is dropped", self.post_name(call.at));
             self.caller_left(token);
         }
     }
 
-    pub(super) fn refuse(&mut self, token: u64, peer: Option<Peer>, refusal: Refusal) {
-        let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
-        log::warn!(target: REFUSAL, "svr{who}: create refused: {}", refusal.message);
-        self.answer(token, Err(refusal));
+    pub(super) fn refuse(&mut self, call: Call, refusal: Refusal) {
+        let who = call.peer.map_or_else(String::new, |p| format!(" ({p})"));
+        log::warn!(target: REFUSAL, "{}{who}: create refused: {}", self.post_name(call.at), refusal.message);
+        self.answer(call.token, Err(refusal));
     }
 
-    pub(super) fn answer(&mut self, token: u64, reply: Result<(OwnedFd, &str), Refusal>) {
-        let Some(Watched::Caller(caller, _)) = self.watched.get_mut(&token) else { return };
+    pub(super) fn answer(&mut self, token: u64, reply: Result<Vec<OwnedFd>, Refusal>) {
+        let Some(Watched::Caller(caller, ..)) = self.watched.get_mut(&token) else { return };
         let sent = match &reply {
-            Ok((fd, message)) => caller.reply(Ok((fd.as_fd(), message))),
+            Ok(minted) => {
+                let minted: Vec<BorrowedFd<'_>> = minted.iter().map(AsFd::as_fd).collect();
+                caller.reply(Ok((&minted, "")))
+            }
             Err(refusal) => caller.reply(Err(refusal)),
         };
         if sent.is_err() {
@@ -125,22 +128,27 @@ impl Server {
         }
     }
 
-    pub(super) fn create(
-        &mut self,
-        token: u64,
-        peer: Option<Peer>,
-        mut request: Request,
-        policy: Policy,
-        time: Time,
-    ) {
+    /// Gives what is asked for, refuses it, or lets it wait.
+    fn grant(&mut self, call: Call, mut request: Request, asked: Asked, time: Time) {
         self.look_at_images();
-        match self.control.create(&policy, false) {
-            Ok(key) => match self.mint(key, policy, peer, request.take_listener(), time) {
-                Ok(fd) => self.answer(token, Ok((fd, ""))),
+        let minted = match &asked {
+            Asked::List => return self.show(call),
+            Asked::Session(asked) => self.control.create_at(call.at, asked).map(Minted::Session),
+            Asked::Factory(asked) => self.control.delegate(call.at, asked).map(Minted::Factory),
+        };
+        match minted {
+            Ok(Minted::Session(key)) => match self.mint(key, call, request.take_listener(), time) {
+                Ok(fd) => self.answer(call.token, Ok(vec![fd])),
                 Err(e) => {
                     self.control.end(key);
-                    let refusal = refused(Errno::NoMemory, &format!("no room for the session: {e}"));
-                    self.refuse(token, peer, refusal);
+                    self.refuse(call, refused(Errno::NoMemory, &format!("no room for the session: {e}")));
+                }
+            },
+            Ok(Minted::Factory(id)) => match self.post(id, call.peer, request.take_listener(), time) {
+                Ok(fds) => self.answer(call.token, Ok(fds)),
+                Err(e) => {
+                    self.control.end_factory(id);
+                    self.refuse(call, refused(Errno::NoMemory, &format!("no room for the factory: {e}")));
                 }
             },
             Err(why) => {
@@ -148,7 +156,10 @@ impl Server {
                     CreateError::Scanning => Some(SCAN_WAIT),
                     // Whoever closed a session and asks for its device again need not know how long it drains.
                     // (And a whole disk's names are those of its table once that was read again.)
-                    CreateError::InUse { .. } | CreateError::NoDevice(_) | CreateError::NoRoom { .. }
+                    CreateError::InUse { .. }
+                    | CreateError::NoDevice(_)
+                    | CreateError::NoRoom { .. }
+                    | CreateError::UsedUp { .. }
                         if self.someone_leaves() =>
                     {
                         Some(LEAVE_WAIT)
@@ -159,17 +170,31 @@ impl Server {
                 match patience.filter(|_| !self.stop) {
                     Some(patience) => {
                         let until = time + patience;
-                        self.hold(token, Waiting { caller: token, request, policy, until, refusal });
+                        let token = call.token;
+                        self.hold(token, Waiting { caller: token, request, asked, until, refusal });
                     }
-                    None => self.refuse(token, peer, refusal),
+                    None => self.refuse(call, refusal),
                 }
             }
         }
     }
 
+    /// Answers what a factory holds.
+    fn show(&mut self, call: Call) {
+        let listing = self.list(call.at).to_json();
+        if listing.len() + 4 > ANSWER_MAX {
+            return self
+                .refuse(call, refused(Errno::NoMemory, "the listing is longer than an answer can be"));
+        }
+        let Some(Watched::Caller(caller, ..)) = self.watched.get_mut(&call.token) else { return };
+        if caller.answer(&listing).is_err() {
+            self.forget(call.token);
+        }
+    }
+
     /// Lets a call wait. Nothing more is read from its connection meanwhile.
     fn hold(&mut self, token: u64, waiting: Waiting) {
-        if let Some(Watched::Caller(caller, _)) = self.watched.get(&token) {
+        if let Some(Watched::Caller(caller, ..)) = self.watched.get(&token) {
             let _ = self.epoll.modify(caller, token, Interest::Hangup);
             self.waiting.push_back(waiting);
         }
@@ -178,11 +203,11 @@ impl Server {
     /// Tries again what waits, after something became free.
     pub(super) fn retry_waiting(&mut self, time: Time) {
         for waiting in core::mem::take(&mut self.waiting) {
-            let Waiting { caller: token, request, policy, until, .. } = waiting;
-            let Some(Watched::Caller(caller, _)) = self.watched.get(&token) else { continue };
-            let peer = caller.peer();
+            let Waiting { caller: token, request, asked, until, .. } = waiting;
+            let Some(Watched::Caller(caller, at, _)) = self.watched.get(&token) else { continue };
+            let call = Call { token, at: *at, peer: caller.peer() };
             let _ = self.epoll.modify(caller, token, Interest::Read);
-            self.create(token, peer, request, policy, time);
+            self.grant(call, request, asked, time);
             match self.waiting.iter_mut().find(|w| w.caller == token) {
                 Some(again) => again.until = again.until.min(until),
                 None => self.serve_caller(token, time),
@@ -194,10 +219,10 @@ impl Server {
     pub(super) fn expire_waiting(&mut self, time: Time) {
         while let Some(at) = self.waiting.iter().position(|w| time >= w.until) {
             let Some(Waiting { caller: token, refusal, .. }) = self.waiting.remove(at) else { return };
-            let Some(Watched::Caller(caller, _)) = self.watched.get(&token) else { continue };
-            let peer = caller.peer();
+            let Some(Watched::Caller(caller, at, _)) = self.watched.get(&token) else { continue };
+            let call = Call { token, at: *at, peer: caller.peer() };
             let _ = self.epoll.modify(caller, token, Interest::Read);
-            self.refuse(token, peer, refusal);
+            self.refuse(call, refusal);
         }
     }
 
@@ -211,16 +236,23 @@ impl Server {
     pub(super) fn mint(
         &mut self,
         key: SessionKey,
-        policy: Policy,
-        owner: Option<Peer>,
+        call: Call,
         listener: Option<OwnedFd>,
         time: Time,
     ) -> io::Result<OwnedFd> {
+        let owner = call.peer;
+        let gone = || io::Error::other("the session has ended");
+        let policy: Policy = self.control.session(key).ok_or_else(gone)?.minted().policy().clone();
         let (ours, theirs) = socket::pair(Kind::Stream)?;
         let id = self.next_seat;
-        let name = format!("session {}", key.0);
+        let through = match call.at {
+            FactoryId::SERVER => String::new(),
+            id => format!(" of {}", self.post_name(id)),
+        };
+        let name = format!("session {}{through}", key.0);
         let device = policy.device().to_string();
-        let mut seat = Seat::new(name, 0, policy, Source::Connection, self.budget.dynamic);
+        let mut seat =
+            Seat::new(name, self.group_of(call.at), policy, Source::Connection, self.budget.dynamic);
         (seat.key, seat.owner, seat.phase) = (Some(key), owner, Phase::Free);
         let capability = Cookie::of(&theirs)?;
         if let Some(listener) = listener {
@@ -246,23 +278,45 @@ impl Server {
         log::info!(target: OPERATOR, "{}{who}: {device}, {access}, ds-max {}", seat.name, seat.policy.ds_max().get());
         self.next_seat += 1;
         self.by_session.insert(key, id);
-        self.capabilities.insert(capability, id);
+        self.capabilities.insert(capability, Capability::Session(id));
         self.seats.insert(id, seat);
         Ok(theirs)
     }
 }
 
-/// What a request asks for.
-fn policy(request: &Request) -> Result<Policy, String> {
-    let mut words = request.words();
-    for (known, what) in CREATE.into_iter().zip(["operation", "type"]) {
-        let word = words.next().unwrap_or_default();
-        if word != known {
-            return Err(format!(
-                "{}: no such {what}; a request begins with create, 0",
-                Shown::new(word.as_bytes()).as_str()
-            ));
+/// What was minted.
+enum Minted {
+    Session(SessionKey),
+    Factory(FactoryId),
+}
+
+impl Server {
+    /// What a request asks a factory for.
+    fn asked(&self, at: FactoryId, request: &Request) -> Result<Asked, Refusal> {
+        let held = self.control.catalogue().factory(at).map_or(Dataspaces::ALL, |f| f.ceiling().dataspaces());
+        let names: Vec<&str> = self.trusted.names().collect();
+        let trusted = Trusted { names: &names, held };
+        let mut words = request.words();
+        let wrong = |what: &str, word: &str| {
+            let word = Shown::new(word.as_bytes());
+            let hint = "a request begins with create, 0 or create, factory; or it is list";
+            refused(Errno::Invalid, &format!("{}: no such {what}; {hint}", word.as_str()))
+        };
+        match words.next().unwrap_or_default() {
+            "create" => {}
+            "list" if words.next().is_none() && !request.has_listener() => return Ok(Asked::List),
+            "list" => return Err(refused(Errno::Invalid, "list takes neither words nor a descriptor")),
+            other => return Err(wrong("operation", other)),
+        }
+        let words_of = |refusal: nvme_policy::Refusal| refused(refusal.errno(), &refusal.to_string());
+        match words.next().unwrap_or_default() {
+            "0" => {
+                Ok(Asked::Session(Box::new(SessionRequest::from_words(words, &trusted).map_err(words_of)?)))
+            }
+            "factory" => {
+                Ok(Asked::Factory(Box::new(FactoryRequest::from_words(words, &trusted).map_err(words_of)?)))
+            }
+            other => Err(wrong("type", other)),
         }
     }
-    Policy::from_words(words).map_err(|refusal| refusal.to_string())
 }

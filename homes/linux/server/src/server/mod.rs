@@ -6,6 +6,8 @@
 mod admin;
 mod callers;
 mod door;
+mod factories;
+mod listing;
 mod sessions;
 mod waiting;
 mod watchdog;
@@ -26,7 +28,9 @@ use nvme_linux::memory::{Failures, Trusted};
 use nvme_linux::socket::{self, Acceptor, Cookie};
 use nvme_platform::Time;
 use nvme_policy::{Errno, Policy};
+use nvme_session::factory::FactoryId;
 
+use self::factories::Post;
 use self::waiting::{Waiting, refused};
 use self::watchdog::Watchdog;
 use crate::budget::Budget;
@@ -57,7 +61,7 @@ enum Watched {
     /// The bus reports an error of a controller.
     BusError(u16),
     Svr,
-    Caller(Caller, Time),
+    Caller(Caller, FactoryId, Time),
     Ctl,
     Admin,
     Operator(Caller),
@@ -70,6 +74,19 @@ enum Watched {
     Waiter(u32),
     /// Our end of the capability of the session at that seat.
     Lifetime(u32),
+    /// Our end of the lifetime of that factory.
+    FactoryLifetime(FactoryId),
+    /// The socket that callers of that factory come by.
+    FactoryListener(FactoryId),
+}
+
+/// Of what one of the server's own sockets, whose other end somebody has, is the capability.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Capability {
+    /// Of the session at that seat.
+    Session(u32),
+    /// Of a factory: its connection, or its lifetime.
+    Factory(FactoryId),
 }
 
 /// Why the server ends other than by being told to.
@@ -135,7 +152,9 @@ pub(crate) struct Server {
     next_seat: u32,
     by_session: BTreeMap<SessionKey, u32>,
     /// The other ends of what the server minted.
-    capabilities: BTreeMap<Cookie, u32>,
+    capabilities: BTreeMap<Cookie, Capability>,
+    /// The attenuated factories.
+    posts: BTreeMap<FactoryId, Post>,
     waiting: VecDeque<Waiting>,
     budget: Budget,
     /// When to listen again, after descriptors or memory ran out.
@@ -172,6 +191,7 @@ impl Server {
             next_seat: 0,
             by_session: BTreeMap::new(),
             capabilities: BTreeMap::new(),
+            posts: BTreeMap::new(),
             waiting: VecDeque::new(),
             budget: parts.budget,
             paused_until: None,
@@ -310,7 +330,7 @@ impl Server {
         let waiting = self.waiting.iter().map(|w| w.until);
         let crowded = self.callers() >= CALLERS_MAX;
         let idle = self.watched.values().filter_map(|w| match w {
-            Watched::Caller(_, heard) if crowded => Some(*heard + CALLER_IDLE),
+            Watched::Caller(_, FactoryId::SERVER, heard) if crowded => Some(*heard + CALLER_IDLE),
             Watched::CtlPeer(_, until) => Some(*until),
             _ => None,
         });
@@ -405,6 +425,24 @@ impl Server {
             Some(Watched::Caller(..)) if hangup && self.waiting.iter().any(|w| w.caller == token) => {
                 self.caller_left(token);
             }
+            // Nothing is to be sent there, as to a session's.
+            Some(Watched::FactoryLifetime(id)) => {
+                let id = *id;
+                if !hangup {
+                    log::warn!(target: REFUSAL, "{}: something was sent to its lifetime; it ends", self.post_name(id));
+                }
+                // Its descriptor stays until the factory has ended; there is nothing to hear from it any more.
+                self.watched.remove(&token);
+                self.take_back(id);
+            }
+            Some(Watched::FactoryListener(id)) if hangup => {
+                let id = *id;
+                self.stop_listening_factory(id, token);
+            }
+            Some(Watched::FactoryListener(id)) => {
+                let id = *id;
+                self.accept_factory_caller(id, time);
+            }
             Some(Watched::Caller(..)) => self.serve_caller(token, time),
             Some(Watched::Ctl) => self.accept_ctl(time),
             Some(Watched::Admin) => self.accept_admin(time),
@@ -446,10 +484,19 @@ impl Server {
         }
     }
 
-    /// Closes what a token stands for, where it is the token that holds it.
+    /// Closes what a token stands for, where it is the token that holds it. A factory ends with its connection.
     fn forget(&mut self, token: u64) {
+        let factory = self.connected_factory(token);
+        self.close(token);
+        if let Some(id) = factory {
+            self.take_back(id);
+        }
+        self.breathe();
+    }
+
+    fn close(&mut self, token: u64) {
         match self.watched.remove(&token) {
-            Some(Watched::Caller(caller, _)) => {
+            Some(Watched::Caller(caller, ..)) => {
                 let _ = self.epoll.remove(&caller);
             }
             Some(Watched::CtlPeer(peer, _)) => {
@@ -460,7 +507,6 @@ impl Server {
             }
             _ => {}
         }
-        self.breathe();
     }
 
     fn stop(&mut self, time: Time) {
@@ -475,6 +521,10 @@ impl Server {
         }
         for waiting in core::mem::take(&mut self.waiting) {
             self.answer(waiting.caller, Err(refused(Errno::Again, "the server is stopping")));
+        }
+        let factories: Vec<FactoryId> = self.posts.keys().copied().collect();
+        for id in factories {
+            self.take_back(id);
         }
         let ids: Vec<u32> = self.seats.keys().copied().collect();
         for id in ids {
@@ -533,7 +583,7 @@ impl Server {
         for (token, watched) in &mut self.watched {
             match watched {
                 // A silent caller keeps its place as long as nobody else may want it.
-                Watched::Caller(_, heard) if crowded && time >= *heard + CALLER_IDLE => {
+                Watched::Caller(_, FactoryId::SERVER, heard) if crowded && time >= *heard + CALLER_IDLE => {
                     if !self.waiting.iter().any(|w| w.caller == *token) {
                         over.push(*token);
                     } else {

@@ -12,7 +12,7 @@ use nvme_platform::Time;
 use nvme_session::virtqueue::Broken;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Server, Watched};
+use super::{Capability, Server, Watched};
 use crate::hints::Told;
 use crate::lent::Lent;
 use crate::seat::{Order, Over, Phase, Seat, Source};
@@ -177,7 +177,7 @@ impl Server {
         for waiter in &seat.waiting {
             let _ = self.epoll.remove(&waiter.socket);
         }
-        self.capabilities.retain(|_, i| *i != id);
+        self.capabilities.retain(|_, whose| *whose != Capability::Session(id));
         self.watched.retain(
             |_, w| !matches!(w, Watched::Conn(i) | Watched::Listener(i) | Watched::Waiter(i) | Watched::Lifetime(i) if *i == id),
         );
@@ -268,8 +268,7 @@ impl Server {
                 // The device may be what somebody waits for.
                 self.retry_waiting(time);
             }
-            // This home makes no factories so far.
-            Event::FactoryEnded(_) => {}
+            Event::FactoryEnded(id) => self.factory_ended(id),
             Event::ShutDown => self.down = true,
         }
     }
