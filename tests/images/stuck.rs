@@ -5,8 +5,9 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use nvme_client::message::request;
+use nvme_client::message::{flag, request};
 use nvme_client::{FrontEnd, Io, Segment, kind, socket};
+use rustix::event::PollFlags;
 
 use crate::server::{Bench, WAIT, wait_until};
 use crate::storage::{Loop, MIB, Mount, able, run, session, sparse, vbus};
@@ -49,9 +50,11 @@ fn a_worker_that_is_stuck_feeds_no_watchdog_and_a_flood_of_messages_for_it_ends_
     let micros = WATCHDOG.as_micros().to_string();
     let (vbus, svr) = (vbus(&image, ",serial=a,engine=window"), bench.socket("svr"));
     let variables = [("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", micros.as_str())];
-    let memory = "--cap=vbus=soft:mem:16M,serial=b";
-    let mut server = bench.start(&[&vbus, memory, &svr], &[], &variables);
+    let memory = ["--cap=vbus=soft:mem:16M,serial=b", "--cap=vbus=soft:mem:16M,serial=c"];
+    let mut server = bench.start(&[&vbus, memory[0], memory[1], &svr], &[], &variables);
     let mut slow = session(&bench, &["device=a:n1"]);
+    let mut other = session(&bench, &["device=b:n1"]);
+    other.write(0, &[1; 4096]).unwrap();
     slow.write(0, &[1; 4096]).unwrap();
     assert!(fed(&manager, Instant::now() + 3 * WATCHDOG) >= 3);
 
@@ -86,10 +89,16 @@ fn a_worker_that_is_stuck_feeds_no_watchdog_and_a_flood_of_messages_for_it_ends_
             }
         });
         let hungry = fed(&manager, frozen + STUCK / 2);
+        // Who is served by the same worker waits for it, with what it has to take, and is not told that it is in force.
+        let call = other.queues[0].call.as_fd();
+        let wants = flag::VERSION | flag::NEED_REPLY;
+        other.front.send(request::SET_VRING_CALL, wants, &0u64.to_ne_bytes(), &[call]).unwrap();
+        let answered = Instant::now() + Duration::from_secs(1);
+        assert!(!socket::wait_for(other.front.socket(), PollFlags::IN, answered).unwrap());
         // Others' control messages are served meanwhile, though there is one worker.
         let start = Instant::now();
-        let other = FrontEnd::from_fd(bench.create(&["device=b:n1", "read-only"]), WAIT);
-        assert_ne!(other.features().unwrap_or(0), 0);
+        let new = FrontEnd::from_fd(bench.create(&["device=c:n1", "read-only"]), WAIT);
+        assert_ne!(new.features().unwrap_or(0), 0);
         assert!(start.elapsed() < Duration::from_secs(5));
         assert_eq!(hungry, 0, "the watchdog was fed though the worker is stuck");
         flood.join().unwrap();
@@ -98,9 +107,11 @@ fn a_worker_that_is_stuck_feeds_no_watchdog_and_a_flood_of_messages_for_it_ends_
     server.says("worker 0 has not gone round");
     run("fsfreeze", &["-u", system.0.path().to_str().unwrap()]);
     // What waited is done, and all goes on.
+    other.front.acknowledged(request::SET_VRING_CALL).unwrap();
+    other.read(0, &mut [0; 4096]).unwrap();
     wait_until("the write that waited", || slow.queue(0).unwrap().poll().unwrap().is_some());
     assert!(fed(&manager, Instant::now() + 3 * WATCHDOG) >= 2);
     assert!(!server.said().contains("does not answer"), "{}", server.said());
-    drop(slow);
+    drop((slow, other));
     assert_eq!(server.stop(), 0);
 }

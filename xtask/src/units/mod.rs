@@ -73,6 +73,25 @@ const CHECKS: &[Check] = &[
         "active\nactive",
     ),
     (
+        "its watchdog, with less time, lets a server go on that goes round",
+        "mkdir -p /etc/systemd/system/nvme-drv.service.d
+         printf '[Service]\\nWatchdogSec=2\\nTimeoutAbortSec=1\\n' >/etc/systemd/system/nvme-drv.service.d/watchdog.conf
+         systemctl daemon-reload; systemctl restart nvme-drv.service; until_good shown; pid=$(main_pid); sleep 6
+         [ $pid = $(main_pid) ] && systemctl is-active nvme-drv.service",
+        0,
+        "active",
+    ),
+    (
+        "and ends one that does not, which is started again",
+        "pid=$(main_pid); kill -STOP $pid
+         for i in $(seq 150); do now=$(main_pid); [ $now != 0 ] && [ $now != $pid ] && break; sleep 0.1; done
+         until_good shown && [ $pid != $(main_pid) ] && journalctl -u nvme-drv -o cat | grep -i 'watchdog timeout'; s=$?
+         rm -r /etc/systemd/system/nvme-drv.service.d; systemctl daemon-reload; systemctl restart nvme-drv.service
+         [ $s = 0 ] && until_good shown && systemctl show -p WatchdogUSec --value nvme-drv.service",
+        0,
+        "3min",
+    ),
+    (
         "a session that lasts listens, by its unit",
         "mkdir -p /etc/nvme-drv/sessions; echo NVME_SESSION_WORDS=device=1234:n1 read-only >/etc/nvme-drv/sessions/vm1.conf
          echo NVME_SESSION_RIGHTS=mode=0660,user=nobody,group=kvm >>/etc/nvme-drv/sessions/vm1.conf

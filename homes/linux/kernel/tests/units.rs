@@ -97,6 +97,10 @@ fn the_service_keeps_nothing_that_it_does_not_need() {
     assert_eq!(value(&service, "Sockets"), ["nvme-drv-svr.socket nvme-drv-ctl.socket"]);
     let stop: u32 = value(&service, "TimeoutStopSec")[0].parse().unwrap();
     assert!(stop > 30, "the server drains for 30 s");
+    let watchdog: u32 = value(&service, "WatchdogSec")[0].parse().unwrap();
+    assert!((60..=180).contains(&watchdog), "no page fault and no storage that is slow takes so long");
+    let descriptors: u32 = value(&service, "LimitNOFILE")[0].parse().unwrap();
+    assert!(descriptors >= 256 * 3 * 256, "256 sessions with 256 queues of three eventfds");
 }
 
 #[test]
