@@ -2,7 +2,7 @@
 //!
 //! * [`server`]: starts the program. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
 //!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
-//!   [`independent`]: a client from elsewhere. [`old_kernels`]: calls that are missing or denied. [`signals`]: what ends it, with which status.
+//!   [`independent`]: a client from elsewhere; [`wire`]: its messages beside ours. [`dependencies`]: what is linked. [`old_kernels`]: calls that are missing or denied. [`signals`]: what ends it, with which status.
 
 #![forbid(unsafe_code)]
 
@@ -12,8 +12,10 @@ mod disk;
 mod server;
 
 mod capabilities;
+mod dependencies;
 mod independent;
 mod old_kernels;
 mod options;
 mod sessions;
 mod signals;
+mod wire;

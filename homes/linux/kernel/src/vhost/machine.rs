@@ -248,7 +248,7 @@ impl Machine {
                 }
             }
             (Want::RingBase(ring), Reply::RingBase(base)) => {
-                let state = VhostUserVringState::new(u32::from(ring), u32::from(base));
+                let state = VhostUserVringState { index: ring.into(), num: base.into() };
                 self.answer(header, &[encode(&state)]);
             }
             (Want::Config { offset, len }, Reply::Config(data)) if usize::try_from(len) == Ok(data.len()) => {

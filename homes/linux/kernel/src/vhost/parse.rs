@@ -2,13 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use vhost::vhost_user::message::VhostUserU64;
-
 use super::request::{Call, Region, RegionFile, Why};
 use super::wire::{
     CONFIG, CONFIG_SPACE, FrontendReq, REGION, RING_INDEX, RING_NO_DESCRIPTOR, SINGLE_REGION_PADDING, TABLE,
     VhostUserConfig, VhostUserMemory, VhostUserMemoryRegion, VhostUserProtocolFeatures as Protocol,
-    VhostUserVirtioFeatures, VhostUserVringAddr, VhostUserVringState, decode,
+    VhostUserU64, VhostUserVirtioFeatures, VhostUserVringAddr, VhostUserVringState, decode,
 };
 use super::{DESCRIPTORS_MAX, RING_SIZE_MAX};
 
@@ -74,11 +72,7 @@ pub(super) fn parse(
         }
         R::SET_PROTOCOL_FEATURES => {
             let bits = number(payload, files)?;
-            let surplus = bits & !PROTOCOL.bits();
-            if surplus != 0 {
-                return Err(Why::Features(surplus));
-            }
-            Ok(Parsed::SetProtocolFeatures(Protocol::from_bits_truncate(bits)))
+            Protocol::among(bits, PROTOCOL).map(Parsed::SetProtocolFeatures).map_err(Why::Features)
         }
         R::GET_QUEUE_NUM => {
             needs(Protocol::MQ)?;
