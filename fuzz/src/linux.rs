@@ -42,6 +42,7 @@ pub fn cap_word(data: &[u8]) {
     match &word.spec {
         Spec::Pci(address) => assert!(address.len() == 12 && !address.contains(char::is_uppercase)),
         Spec::File(at) => place(at),
+        Spec::Peer(_) => panic!("no word says this"),
         Spec::Unix { place: at, options } => {
             place(at);
             assert!(options.mode.is_none_or(|mode| mode <= 0o777));

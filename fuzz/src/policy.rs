@@ -30,7 +30,20 @@ pub fn policy_words(data: &[u8]) {
 
 /// A home that takes all options.
 const ALL: Dialect = Dialect {
-    options: &["cap", "poll-us", "workers", "mem-max", "sessions-max", "help", "version"],
+    options: &[
+        "cap",
+        "poll-us",
+        "workers",
+        "mem-max",
+        "sessions-max",
+        "help",
+        "version",
+        "blk-file",
+        "socket-path",
+        "fd",
+        "read-only",
+        "print-capabilities",
+    ],
     reserved: &["ctl"],
 };
 
@@ -46,6 +59,7 @@ pub fn command_line(data: &[u8]) {
             names.sort_unstable();
             names.dedup();
             assert_eq!(names.len(), count);
+            assert!(line.extra.backend.is_none() || line.clients.is_empty());
             assert!(line.clients.iter().all(|client| (1..=256).contains(&client.policy.ds_max().get())));
         }
         Err(error) => printable(error),

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use nvme_linux::standard::{answer, complain};
 
 use crate::exec::Loader;
@@ -31,9 +31,15 @@ use crate::options::Options;
 use crate::supervise::Supervisor;
 use crate::words::Rom;
 
-/// The program: its arguments are the process's.
-pub fn main() -> ExitCode {
-    let options = match Options::try_parse() {
+/// The command line.
+pub fn command() -> clap::Command {
+    Options::command()
+}
+
+/// The program: its arguments are the process's. `version` is what `--version` says after the name.
+pub fn main(version: &'static str) -> ExitCode {
+    let parsed = command().version(version).try_get_matches();
+    let options = match parsed.and_then(|matches| Options::from_arg_matches(&matches)) {
         Ok(options) => options,
         Err(said) => {
             return ExitCode::from(answer("nvme-ned", &said.render().to_string(), said.use_stderr()));

@@ -1,6 +1,6 @@
 //! The server program and its contract, from outside: options, capabilities, the factory, the life of a session.
 //!
-//! * [`server`]: starts the program. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
+//! * [`server`]: starts the program. [`backend`]: as QEMU would start it. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
 //!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
 //!   [`independent`]: a client from elsewhere; [`wire`]: its messages beside ours. [`dependencies`]: what is linked. [`old_kernels`]: calls that are missing or denied. [`signals`]: what ends it, with which status.
 
@@ -11,6 +11,7 @@
 mod disk;
 mod server;
 
+mod backend;
 mod capabilities;
 mod dependencies;
 mod independent;

@@ -33,7 +33,8 @@ fn help_and_version_are_printed_and_end_with_0() {
         assert!(said.contains(option), "{option}: {said}");
     }
     let (status, said) = run(&bench, &["--version"]);
-    assert_eq!((status, said.trim()), (0, concat!("nvme-drv ", env!("CARGO_PKG_VERSION"))));
+    assert_eq!((status, said.trim()), (0, concat!("nvme-drv ", env!("NVME_DRV_VERSION"))));
+    assert_eq!((run(&bench, &["-V"]), run(&bench, &["-h"]).0), ((0, said), 0));
 }
 
 #[test]

@@ -5,5 +5,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nvme_ctl::main()
+    nvme_ctl::main(env!("NVME_DRV_VERSION"))
 }

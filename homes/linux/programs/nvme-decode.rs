@@ -5,5 +5,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nvme_decode::main()
+    nvme_decode::main(env!("NVME_DRV_VERSION"))
 }

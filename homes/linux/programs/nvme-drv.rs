@@ -5,5 +5,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nvme_linux_server::main()
+    nvme_linux_server::main(env!("NVME_DRV_VERSION"))
 }

@@ -5,5 +5,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nvme_ned::main()
+    nvme_ned::main(env!("NVME_DRV_VERSION"))
 }

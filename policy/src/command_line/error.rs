@@ -39,6 +39,10 @@ pub enum Problem {
     NoClient,
     /// It was said before.
     Repeated,
+    /// It is of no use without another option.
+    Needs(&'static str),
+    /// It rules out another option that was said.
+    Beside(&'static str),
     /// The value is no name of a capability.
     CapName,
     /// The name is that of another of the program's capabilities.
@@ -96,6 +100,8 @@ impl fmt::Display for Problem {
             ),
             Self::NoClient => f.write_str("belongs to a client; put --client CAP before it"),
             Self::Repeated => f.write_str("said twice; say it once"),
+            Self::Needs(other) => write!(f, "needs {other} beside it"),
+            Self::Beside(other) => write!(f, "cannot stand beside {other}"),
             Self::CapName => {
                 f.write_str("no name of a capability; it is printable ASCII without spaces, = and :")
             }

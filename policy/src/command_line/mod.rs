@@ -5,17 +5,21 @@
 //! starts with `-` only behind a `=`. `-v` and `-q` may be bundled (`-vvv`), and `-d` may end a bundle (`-vdCAP`). `--` ends the options. Nothing
 //! is abbreviated, and nothing else is accepted: an argument that is not known ends the parse with an [`OptionError`].
 //!
-//! * `option`: which options there are.
+//! * `option`: which options there are, and what they are for.
 //! * `parser`: [`CommandLine::parse`].
+//! * `backend`: the options of QEMU's back-end programs.
 //! * `error`: [`OptionError`], which names the option, its value and what to do.
 
+mod backend;
 mod error;
 mod option;
 mod parser;
 #[cfg(test)]
 mod tests;
 
+pub use backend::{Backend, BackendSocket};
 pub use error::{OptionError, Problem};
+pub use option::{Described, Topic};
 
 use crate::words::Policy;
 
@@ -81,6 +85,8 @@ pub enum Ask {
     Help,
     /// `--version`
     Version,
+    /// `--print-capabilities`
+    Capabilities,
 }
 
 /// What the command line says. Capabilities are names, not yet looked up.
@@ -126,6 +132,8 @@ pub struct ExtraOptions<'a> {
     pub mem_max: Option<u64>,
     /// How many sessions there may be; 1 to [`SESSIONS_MAX`].
     pub sessions_max: Option<u16>,
+    /// One disk for one client. There is no static client and no capability `vbus` or `svr` then.
+    pub backend: Option<Backend<'a>>,
 }
 
 /// A capability that the server opens itself: `--cap NAME=SPEC`.

@@ -1,5 +1,8 @@
 //! From arguments to a [`CommandLine`].
 
+use core::cell::Cell;
+
+use super::backend::{self, BackendSocket, FD_LEAST};
 use super::error::{OptionError, Problem};
 use super::option::Name;
 use super::{
@@ -16,8 +19,22 @@ impl<'a> CommandLine<'a> {
     where
         A: AsRef<[u8]> + ?Sized + 'a,
     {
-        let mut parser = Parser { line: Self::default(), scope: None, dialect };
-        let mut args = args.into_iter().map(AsRef::as_ref);
+        let asked = Cell::new(false);
+        let look =
+            |arg: &&[u8]| asked.set(asked.get() || *arg == Name::PrintCapabilities.as_str().as_bytes());
+        let mut args = args.into_iter().map(AsRef::as_ref).inspect(look);
+        let line = Self::read(&mut args, dialect);
+        // "Other options and arguments should be ignored" (QEMU's conventions), and be they wrong.
+        args.for_each(drop);
+        if asked.get() && Name::of("print-capabilities", &dialect).is_some() {
+            return Ok(Self { ask: Some(Ask::Capabilities), ..Self::default() });
+        }
+        line
+    }
+
+    fn read(args: &mut impl Iterator<Item = &'a [u8]>, dialect: Dialect) -> Result<Self, OptionError> {
+        let mut parser =
+            Parser { line: Self::default(), scope: None, backend: backend::Draft::default(), dialect };
         while let Some(arg) = args.next() {
             let text = text_of("", arg)?;
             if text == "--" {
@@ -25,9 +42,9 @@ impl<'a> CommandLine<'a> {
                 break;
             }
             if let Some(long) = text.strip_prefix("--").filter(|long| !long.is_empty()) {
-                parser.long(text, long, &mut args)?;
+                parser.long(text, long, args)?;
             } else if let Some(bundle) = text.strip_prefix('-').filter(|short| !short.starts_with('-')) {
-                parser.short(text, bundle, &mut args)?;
+                parser.short(text, bundle, args)?;
             } else {
                 return Err(OptionError::at("", arg, Problem::Unknown));
             }
@@ -39,7 +56,9 @@ impl<'a> CommandLine<'a> {
             return Err(OptionError::at("", arg, Problem::Unknown));
         }
         parser.close_scope()?;
-        Ok(parser.line)
+        let mut line = parser.line;
+        line.extra.backend = parser.backend.finish(&line)?;
+        Ok(line)
     }
 }
 
@@ -47,6 +66,7 @@ struct Parser<'a> {
     line: CommandLine<'a>,
     /// The client whose options may come, and what it got so far.
     scope: Option<(&'a str, Draft)>,
+    backend: backend::Draft<'a>,
     dialect: Dialect,
 }
 
@@ -86,19 +106,19 @@ impl<'a> Parser<'a> {
             return Err(OptionError::at("", arg.as_bytes(), Problem::Unknown));
         }
         for (at, letter) in bundle.char_indices() {
-            match letter {
-                'v' => self.flag(Name::Verbose)?,
-                'q' => self.flag(Name::Quiet)?,
-                'd' => {
-                    let attached = bundle.get(at + 1..).filter(|value| !value.is_empty());
-                    let value = match attached {
-                        Some(value) => value,
-                        None => next_value("-d", rest)?,
-                    };
-                    return self.valued(Name::RegisterDs, value);
-                }
-                _ => return Err(OptionError::at("", arg.as_bytes(), Problem::Unknown)),
+            let Some((name, option)) = Name::of_letter(letter, &self.dialect) else {
+                return Err(OptionError::at("", arg.as_bytes(), Problem::Unknown));
+            };
+            if name.is_flag() {
+                self.flag(name)?;
+                continue;
             }
+            let attached = bundle.get(at + letter.len_utf8()..).filter(|value| !value.is_empty());
+            let value = match attached {
+                Some(value) => value,
+                None => next_value(option, rest)?,
+            };
+            return self.valued(name, value);
         }
         Ok(())
     }
@@ -113,6 +133,15 @@ impl<'a> Parser<'a> {
             Name::Nomsix => line.nomsix = true,
             Name::Help => line.ask = Some(Ask::Help),
             Name::Version => line.ask = Some(Ask::Version),
+            Name::ReadOnly if self.scope.is_some() => {
+                return Err(meant(name, Name::Readonly));
+            }
+            Name::ReadOnly => {
+                self.backend.read_only().map_err(|why| OptionError::of(name.as_str(), why))?;
+            }
+            Name::Readonly if self.backend.blk_file.is_some() && self.scope.is_none() => {
+                return Err(meant(name, Name::ReadOnly));
+            }
             Name::Readonly => {
                 let read_only = self.draft(name)?.read_only();
                 read_only.map_err(|why| OptionError::of(name.as_str(), Problem::Client(why)))?;
@@ -141,6 +170,14 @@ impl<'a> Parser<'a> {
             Name::MemMax => {
                 let bytes = size(value).ok_or_else(|| wrong(Problem::Size))?;
                 once(&mut self.line.extra.mem_max, bytes).map_err(wrong)?;
+            }
+            Name::BlkFile => once(&mut self.backend.blk_file, value).map_err(wrong)?,
+            Name::SocketPath => self.backend.socket(BackendSocket::Path(value)).map_err(wrong)?,
+            Name::Fd => {
+                let (least, most) = (FD_LEAST, i32::MAX.unsigned_abs().into());
+                let fd = decimal_within(value, least, most).and_then(|n| n.try_into().ok());
+                let fd = fd.ok_or_else(|| wrong(Problem::Number { least, most }))?;
+                self.backend.socket(BackendSocket::Fd(fd)).map_err(wrong)?;
             }
             flag => return Err(OptionError::at(flag.as_str(), value.as_bytes(), Problem::IsFlag)),
         }
@@ -220,6 +257,11 @@ impl<'a> ExtraOptions<'a> {
 fn cap_name(name: &str) -> Result<(), Problem> {
     let fit = name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b':');
     if fit && !name.is_empty() && name.len() <= CAP_NAME_MAX { Ok(()) } else { Err(Problem::CapName) }
+}
+
+/// An option that is not known in this place, but another is.
+fn meant(said: Name, other: Name) -> OptionError {
+    OptionError::at("", said.as_str().as_bytes(), Problem::Meant(other.as_str()))
 }
 
 fn number<N: TryFrom<u64>>(slot: &mut Option<N>, value: &str, least: u64, most: u64) -> Result<(), Problem> {

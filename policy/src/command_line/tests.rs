@@ -11,7 +11,20 @@ use crate::words::Why;
 
 /// All options that there are, and a capability of the program's own.
 const ALL: Dialect = Dialect {
-    options: &["cap", "poll-us", "workers", "mem-max", "sessions-max", "help", "version"],
+    options: &[
+        "cap",
+        "poll-us",
+        "workers",
+        "mem-max",
+        "sessions-max",
+        "help",
+        "version",
+        "blk-file",
+        "socket-path",
+        "fd",
+        "read-only",
+        "print-capabilities",
+    ],
     reserved: &["ctl"],
 };
 
@@ -241,4 +254,80 @@ proptest! {
             Err(error) => prop_assert!(!error.to_string().chars().any(char::is_control)),
         }
     }
+}
+
+#[test]
+fn one_disk_for_one_client_as_qemu_s_back_ends_are_told() {
+    let line = ok("--blk-file=/a,b --socket-path /s --read-only -v --workers 2");
+    let wanted = Backend { blk_file: "/a,b", socket: BackendSocket::Path("/s"), read_only: true };
+    assert_eq!((line.extra.backend, line.extra.workers), (Some(wanted), Some(2)));
+    let line = ok("--fd 7 --blk-file d");
+    let wanted = Backend { blk_file: "d", socket: BackendSocket::Fd(7), read_only: false };
+    assert_eq!(line.extra.backend, Some(wanted));
+    assert_eq!(ok("--cap ctl=unix:/c").extra.backend, None);
+}
+
+#[test]
+fn one_disk_for_one_client_is_all_there_is() {
+    for (line, option, problem) in [
+        ("--blk-file d", "--blk-file", Problem::Needs("--socket-path PATH or --fd N")),
+        ("--socket-path s", "--socket-path", Problem::Needs("--blk-file PATH")),
+        ("--fd 3", "--fd", Problem::Needs("--blk-file PATH")),
+        ("--read-only", "--read-only", Problem::Needs("--blk-file PATH")),
+        ("--blk-file d --fd 3 --socket-path s", "--socket-path", Problem::Beside("--fd")),
+        ("--socket-path s --fd 3 --blk-file d", "--fd", Problem::Beside("--socket-path")),
+        ("--blk-file d --fd 3 --fd 4", "--fd", Problem::Repeated),
+        ("--blk-file d --blk-file d --fd 4", "--blk-file", Problem::Repeated),
+        ("--blk-file d --fd 3 --read-only --read-only", "--read-only", Problem::Repeated),
+        ("--blk-file d --fd 3 --client a --device x:n1", "--client", Problem::Beside("--blk-file")),
+        ("--cap vbus=soft:x --blk-file d --fd 3", "--cap", Problem::Beside("--blk-file")),
+        ("--blk-file d --fd 3 --cap svr=unix:/s", "--cap", Problem::Beside("--blk-file")),
+        // Each place has its spelling.
+        ("--client a --device x:n1 --read-only", "", Problem::Meant("--readonly")),
+        ("--blk-file d --fd 3 --readonly", "", Problem::Meant("--read-only")),
+    ] {
+        let error = on(ALL, line).unwrap_err();
+        assert_eq!((error.option, error.problem), (option, problem), "{line}");
+    }
+    for fd in ["2", "-1", "03", "2147483648", "x"] {
+        let line = std::format!("--blk-file d --fd={fd}");
+        assert!(matches!(problem(&line), Problem::Number { least: 3, .. }), "{fd}");
+    }
+}
+
+#[test]
+fn capabilities_are_printed_whatever_else_is_said() {
+    for line in [
+        "--print-capabilities",
+        "--blk-file --print-capabilities",
+        "stray --print-capabilities",
+        "--help --print-capabilities",
+        "--print-capabilities --nonsense",
+        "--workers=0 -d --print-capabilities",
+    ] {
+        assert_eq!(ok(line).ask, Some(Ask::Capabilities), "{line}");
+    }
+    assert_eq!(on(Dialect::COMMON, "--print-capabilities").map_err(|e| e.problem), Err(Problem::Unknown));
+}
+
+#[test]
+fn each_option_is_described_and_taken() {
+    for option in ALL.described() {
+        assert!(!option.about.is_empty() && !option.about.contains('\n'), "{option:?}");
+        let long = std::format!("--{}", option.long);
+        let known = |words: &[&str]| match CommandLine::parse(words.iter().copied(), ALL) {
+            Err(error) => error.problem != Problem::Unknown,
+            Ok(_) => true,
+        };
+        assert!(known(&[&long]), "{long}");
+        assert!(option.short.is_none_or(|short| known(&[short])), "{option:?}");
+        // Whether it takes a value is what the table says.
+        let with = std::format!("{long}=x");
+        let taken = CommandLine::parse([with.as_str()], ALL).map_err(|e| e.problem);
+        assert_eq!(taken == Err(Problem::IsFlag), option.value.is_none(), "{long}");
+    }
+    let letters: Vec<_> = ALL.described().filter_map(|option| option.short).collect();
+    assert_eq!(letters, ["-d", "-v", "-q", "-h", "-V"]);
+    // What a home has not, it does not describe.
+    assert!(Dialect::COMMON.described().all(|option| !["cap", "help"].contains(&option.long)));
 }

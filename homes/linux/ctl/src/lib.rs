@@ -18,16 +18,22 @@ mod tree;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches};
 use nvme_linux::standard::{answer, complain};
 use nvme_linux::vfio;
 
 use crate::options::{Command, Options};
 
-/// The program: its arguments are the process's.
-pub fn main() -> ExitCode {
-    let options = match Options::try_parse() {
+/// The command line.
+pub fn command() -> clap::Command {
+    Options::command()
+}
+
+/// The program: its arguments are the process's. `version` is what `--version` says after the name.
+pub fn main(version: &'static str) -> ExitCode {
+    let parsed = command().version(version).try_get_matches();
+    let options = match parsed.and_then(|matches| Options::from_arg_matches(&matches)) {
         Ok(options) => options,
         Err(said) => {
             let status = answer("nvme-ctl", &said.render().to_string(), said.use_stderr());

@@ -7,7 +7,7 @@
 
 mod program;
 
-pub use program::main;
+pub use program::{command, main};
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, BufWriter, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use nvme_linux::standard::{answer, complain};
 
 /// Prints the trace frames of an nvme-drv that was built for them (feature defmt).
@@ -27,9 +27,15 @@ struct Options {
     file: Option<PathBuf>,
 }
 
-/// The program: its arguments are the process's.
-pub fn main() -> ExitCode {
-    let options = match Options::try_parse() {
+/// The command line.
+pub fn command() -> clap::Command {
+    Options::command()
+}
+
+/// The program: its arguments are the process's. `version` is what `--version` says after the name.
+pub fn main(version: &'static str) -> ExitCode {
+    let parsed = command().version(version).try_get_matches();
+    let options = match parsed.and_then(|matches| Options::from_arg_matches(&matches)) {
         Ok(options) => options,
         Err(said) => {
             return ExitCode::from(answer("nvme-decode", &said.render().to_string(), said.use_stderr()));

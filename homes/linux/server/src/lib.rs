@@ -5,20 +5,22 @@
 //!
 //! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
 //!   connection describes. [`lent`]: what it is served with. [`worker`]: a worker thread.
-//! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`help`]: what `--help` prints.
+//! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`manual`]: what `--help` and the manual page say.
+//!   `backend`: one disk for one client.
 //!   [`hints`]: what to do about a refusal. [`failure`]: the exit status.
 //!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
 #![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
+mod backend;
 mod budget;
 mod devices;
 mod failure;
 mod frames;
-mod help;
 mod hints;
 mod inventory;
 mod lent;
+pub mod manual;
 mod regions;
 mod rings;
 mod seat;
@@ -46,11 +48,13 @@ use nvme_linux::standard::answer;
 use nvme_linux::start::Start;
 use nvme_linux::storage::station;
 use nvme_linux::vfio::{self, VfioOptions};
+use nvme_policy::Policy;
 use nvme_policy::command_line::{Ask, Cap, CommandLine, Dialect, Verbosity};
 use nvme_session::Transport;
 use nvme_session::blk::features;
 use nvme_session::queue::Direction;
 
+use crate::backend::OneDisk;
 use crate::budget::Budget;
 use crate::failure::Failure;
 use crate::hints::Told;
@@ -58,7 +62,20 @@ use crate::server::{Parts, Server, StaticClient};
 
 /// What this home has besides the common options.
 const DIALECT: Dialect = Dialect {
-    options: &["cap", "poll-us", "workers", "mem-max", "sessions-max", "help", "version"],
+    options: &[
+        "cap",
+        "poll-us",
+        "workers",
+        "mem-max",
+        "sessions-max",
+        "help",
+        "version",
+        "blk-file",
+        "socket-path",
+        "fd",
+        "read-only",
+        "print-capabilities",
+    ],
     reserved: &["ctl"],
 };
 /// vhost-user: its drivers set the flags of descriptors as virtio says, and acknowledge only what they know.
@@ -73,8 +90,8 @@ const SESSIONS_MAX: u16 = 256;
 /// How long SIGTERM waits for sessions to drain.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// The program: its arguments are the process's.
-pub fn main() -> ExitCode {
+/// The program: its arguments are the process's. `version` is what `--version` says after the name.
+pub fn main(version: &str) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     let bytes: Vec<&[u8]> = arguments.iter().map(|a| a.as_bytes()).collect();
     let options = match CommandLine::parse(bytes.iter().copied(), DIALECT) {
@@ -85,14 +102,21 @@ pub fn main() -> ExitCode {
         }
     };
     match options.ask {
-        Some(Ask::Help) => return ExitCode::from(answer("nvme-drv", help::TEXT, false)),
+        Some(Ask::Help) => return ExitCode::from(answer("nvme-drv", &manual::help(), false)),
         Some(Ask::Version) => {
-            let version = concat!("nvme-drv ", env!("CARGO_PKG_VERSION"), "\n");
-            return ExitCode::from(answer("nvme-drv", version, false));
+            return ExitCode::from(answer("nvme-drv", &format!("nvme-drv {version}\n"), false));
+        }
+        Some(Ask::Capabilities) => {
+            return ExitCode::from(answer("nvme-drv", backend::CAPABILITIES, false));
         }
         None => {}
     }
-    match take_inheritance(&options).and_then(|inheritance| run(&options, inheritance)) {
+    let one_disk = options.extra.backend.as_ref().map(OneDisk::new).transpose();
+    let ran = one_disk.and_then(|one_disk| {
+        let inheritance = take_inheritance(&options, one_disk.as_ref())?;
+        run(&options, inheritance, one_disk)
+    });
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             log::error!("{why}");
@@ -110,7 +134,7 @@ struct Inheritance {
 }
 
 /// Takes the inherited descriptors, before anything else is opened; then starts the log.
-fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
+fn take_inheritance(options: &CommandLine<'_>, one_disk: Option<&OneDisk>) -> Result<Inheritance, Failure> {
     let start = Start::of_process();
     let verbosity = match options.verbosity {
         Verbosity::Quiet => logger::Verbosity::Quiet,
@@ -123,7 +147,8 @@ fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
         let word = format!("{}={}", cap.name, cap.spec);
         word.parse().map_err(|error| CapError::Word { word, error })
     };
-    let words: Result<Vec<CapWord>, CapError> = options.extra.caps.iter().map(read).collect();
+    let own = one_disk.into_iter().flat_map(|one| one.words.clone()).map(Ok);
+    let words: Result<Vec<CapWord>, CapError> = options.extra.caps.iter().map(read).chain(own).collect();
     let start = start.ok_or_else(|| Failure::Failed("the process has other threads already".into()))?;
     start.reset_signals();
     let taken = start.take(words.as_deref().unwrap_or_default());
@@ -133,13 +158,25 @@ fn take_inheritance(options: &CommandLine<'_>) -> Result<Inheritance, Failure> {
     Ok(Inheritance { words, inherited, notifier: notifier? })
 }
 
-fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failure> {
+fn run(
+    options: &CommandLine<'_>,
+    inheritance: Inheritance,
+    one_disk: Option<OneDisk>,
+) -> Result<(), Failure> {
     check_calls()?;
     frames::open().map_err(Failure::asked)?;
-    let names: Vec<String> = options.clients.iter().map(|c| c.cap.to_owned()).collect();
+    let last = one_disk.as_ref().is_some_and(|one| one.last);
+    let alone = one_disk.is_some();
+    let fixed = options.clients.iter().map(|c| (c.cap, c.policy.clone()));
+    let fixed: Vec<(&str, Policy)> = fixed.chain(one_disk.map(|one| (one.client, one.policy))).collect();
+    let names: Vec<String> = fixed.iter().map(|(name, _)| (*name).to_owned()).collect();
     let dataspaces: Vec<String> = options.trusted.iter().map(|name| (*name).to_owned()).collect();
     let wanted = Wanted { clients: &names, dataspaces: &dataspaces };
     let capabilities = Capabilities::gather(inheritance.inherited, inheritance.words, &wanted)?;
+    if alone {
+        OneDisk::is_all_of(&capabilities)?;
+    }
+    let sockets = capabilities.sockets();
 
     let mut trusted = Trusted::new();
     for dataspace in capabilities.dataspaces {
@@ -156,7 +193,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     let controllers = capabilities.controllers.into_iter().map(|spec| opener.open(spec));
     let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
     let held = controllers.iter().map(devices::Opened::descriptors).sum();
-    let budget = Budget::of_process(sessions, options.clients.len(), workers, held);
+    let budget = Budget::of_process(sessions, fixed.len(), workers, held);
     if let Some(less) = budget.less_than(sessions) {
         log::warn!("{less}");
     }
@@ -171,7 +208,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         recovery: RecoveryTimes::default(),
         drain: DRAIN,
     });
-    control.limit_regions(budget.regions(options.clients.len()));
+    control.limit_regions(budget.regions(fixed.len()));
     let mut interrupts = Vec::new();
     let mut images = Vec::new();
     for opened in controllers {
@@ -181,13 +218,14 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
     }
     let interrupts: Arc<devices::AllInterrupts> = interrupts.into();
     let mut clients = Vec::new();
-    for (client, listener) in options.clients.iter().zip(capabilities.clients) {
+    for ((cap, policy), listener) in fixed.into_iter().zip(capabilities.clients) {
         control
             .catalogue_mut()
-            .reserve(&client.policy)
-            .map_err(|e| Failure::asked(format!("--client {}: {}", client.cap, Told(&e))))?;
-        let listener = listener.open().map_err(|e| Failure::asked(format!("{}: {e}", client.cap)))?;
-        clients.push(StaticClient { cap: client.cap.into(), policy: client.policy.clone(), listener });
+            .reserve(&policy)
+            .map_err(|e| Failure::asked(format!("--client {cap}: {}", Told(&e))))?;
+        let connected = listener.is_connected();
+        let socket = listener.open().map_err(|e| Failure::asked(format!("{cap}: {e}")))?;
+        clients.push(StaticClient { cap: cap.into(), policy, socket, connected, last });
     }
     let open = |name: &str, listener: Option<Listener>| {
         let opened = listener.map(Listener::open).transpose();
@@ -243,6 +281,7 @@ fn run(options: &CommandLine<'_>, inheritance: Inheritance) -> Result<(), Failur
         trusted,
         budget,
         notifier: inheritance.notifier,
+        sockets,
     };
     let served = Server::new(parts)?.run();
     frames::finish();

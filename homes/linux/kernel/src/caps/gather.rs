@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::kind::{Access, image, listening_unix, regular_file};
+use super::kind::{Access, image, listening_unix, regular_file, unix_stream};
 use super::{CapError, CapWord, Inherited, Place, SoftOptions, SoftSource, Spec, UnixOptions};
 use crate::accounts;
 use crate::memory::proc_path;
@@ -90,10 +90,23 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether it is not a listening socket, but a client's connection.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.kind, ListenerKind::Connected(_))
+    }
+
+    /// Where clients find it: a path, if it is this server that makes it.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.kind {
+            ListenerKind::Make(spec) => Some(&spec.path),
+            ListenerKind::Open(_) | ListenerKind::Connected(_) => None,
+        }
+    }
+
     /// The socket, non-blocking; makes it where it is not there yet.
     pub fn open(self) -> Result<OwnedFd, ListenError> {
         match self.kind {
-            ListenerKind::Open(fd) => Ok(fd),
+            ListenerKind::Open(fd) | ListenerKind::Connected(fd) => Ok(fd),
             ListenerKind::Make(spec) => spec.listen(self.socket),
         }
     }
@@ -106,6 +119,8 @@ pub enum ListenerKind {
     Open(OwnedFd),
     /// To be made.
     Make(ListenSpec),
+    /// Inherited; its client is connected already.
+    Connected(OwnedFd),
 }
 
 /// A trusted dataspace.
@@ -131,9 +146,22 @@ const OWN_NAMES: [&str; 4] = ["vbus", "svr", "ctl", "admin"];
 const FILE: &str = "a file (memfd, tmpfs, hugetlbfs): file:PATH";
 const IMAGE: &str = "a PCI function, an image file or a block device: pci:DDDD:BB:DD.F or soft:IMAGE";
 const STREAM: &str = "a listening AF_UNIX SOCK_STREAM socket: unix:PATH";
+const PEER: &str = "an AF_UNIX SOCK_STREAM socket that listens or is connected";
 const SEQPACKET: &str = "a listening AF_UNIX SOCK_SEQPACKET socket: unix:PATH";
 
 impl Capabilities {
+    /// Which sockets there are, and where clients find those that the server makes itself.
+    pub fn sockets(&self) -> Vec<String> {
+        let own = self.svr.iter().chain(&self.ctl).chain(&self.admin);
+        let all = own.chain(&self.clients);
+        all.map(|listener| match (listener.path(), listener.is_connected()) {
+            (Some(path), _) => format!("{} at {}", listener.name, path.display()),
+            (None, true) => format!("{}, connected", listener.name),
+            (None, false) => format!("{}, inherited", listener.name),
+        })
+        .collect()
+    }
+
     /// Brings the inherited capabilities and the `--cap` words together, and checks each against what the command
     /// line asks for. Opens the files that the words name. The first thing that is wrong is the error.
     pub fn gather(inherited: Inherited, words: Vec<CapWord>, wanted: &Wanted<'_>) -> Result<Self, CapError> {
@@ -242,6 +270,7 @@ fn described(spec: &Spec) -> &'static str {
         Spec::Soft { .. } => "a disk (soft:)",
         Spec::Unix { .. } => "a socket (unix:)",
         Spec::File(_) => "a memory file (file:)",
+        Spec::Peer(_) => "the socket of --blk-file's client",
     }
 }
 
@@ -307,14 +336,27 @@ fn soft(
 }
 
 fn listener(name: &str, raw: Raw, types: &[Kind], wanted: &'static str) -> Result<Listener, CapError> {
+    // Whoever made it may have left it blocking; the control role waits for nobody.
+    let unblock = |fd: &OwnedFd| {
+        rustix::io::ioctl_fionbio(fd, true)
+            .map_err(|error| CapError::System { name: name.to_owned(), error: error.into() })
+    };
     let listens = |fd: OwnedFd| {
         let socket = listening_unix(&fd, types).map_err(|found| wrong(name, found, wanted))?;
-        // Whoever made it may have left it blocking; the control role waits for nobody.
-        rustix::io::ioctl_fionbio(&fd, true)
-            .map_err(|error| CapError::System { name: name.to_owned(), error: error.into() })?;
+        unblock(&fd)?;
         Ok(Listener { name: name.to_owned(), kind: ListenerKind::Open(fd), socket })
     };
     match raw {
+        Raw::Word(Spec::Peer(_), Some(fd), _) => {
+            let listens = unix_stream(&fd).map_err(|found| wrong(name, found, PEER))?;
+            unblock(&fd)?;
+            let kind = if listens { ListenerKind::Open(fd) } else { ListenerKind::Connected(fd) };
+            Ok(Listener { name: name.to_owned(), kind, socket: Kind::Stream })
+        }
+        Raw::Word(Spec::Peer(Place::Path(path)), None, _) => {
+            let kind = ListenerKind::Make(listen_spec(name, path, &UnixOptions::default())?);
+            Ok(Listener { name: name.to_owned(), kind, socket: Kind::Stream })
+        }
         Raw::Open(fd, _) | Raw::Word(Spec::Unix { .. }, Some(fd), _) => listens(fd),
         Raw::Word(Spec::Unix { place: Place::Path(path), options }, None, _) => {
             let socket = types.first().copied().unwrap_or(Kind::Stream);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketType, getpeername, sockopt};
 
 use crate::socket::Kind;
 
@@ -52,10 +52,7 @@ pub(super) fn listening_unix(fd: impl AsFd, types: &[Kind]) -> Result<Kind, Stri
     if kind != FileType::Socket {
         return Err(describe(kind));
     }
-    let ask = || -> rustix::io::Result<_> {
-        Ok((sockopt::socket_domain(fd)?, sockopt::socket_type(fd)?, sockopt::socket_acceptconn(fd)?))
-    };
-    let (domain, socket, listens) = ask().map_err(|error| error.to_string())?;
+    let (domain, socket, listens) = ask(fd).map_err(|error| error.to_string())?;
     let kind = match socket {
         SocketType::STREAM => Some(Kind::Stream),
         SocketType::SEQPACKET => Some(Kind::SeqPacket),
@@ -64,6 +61,32 @@ pub(super) fn listening_unix(fd: impl AsFd, types: &[Kind]) -> Result<Kind, Stri
     if let Some(kind) = kind.filter(|kind| domain == AddressFamily::UNIX && types.contains(kind) && listens) {
         return Ok(kind);
     }
+    Err(described(domain, socket, if listens { "listens" } else { "does not listen" }))
+}
+
+/// An `AF_UNIX` `SOCK_STREAM` socket: whether it listens, or else is connected. Else: what it is.
+pub(super) fn unix_stream(fd: impl AsFd) -> Result<bool, String> {
+    let fd = fd.as_fd();
+    let kind = file_type(fd)?;
+    if kind != FileType::Socket {
+        return Err(describe(kind));
+    }
+    let (domain, socket, listens) = ask(fd).map_err(|error| error.to_string())?;
+    if domain != AddressFamily::UNIX || socket != SocketType::STREAM {
+        return Err(described(domain, socket, if listens { "listens" } else { "does not listen" }));
+    }
+    if !listens && getpeername(fd).is_err() {
+        return Err(described(domain, socket, "neither listens nor is connected"));
+    }
+    Ok(listens)
+}
+
+/// Domain, type, and whether it listens.
+fn ask(fd: BorrowedFd<'_>) -> rustix::io::Result<(AddressFamily, SocketType, bool)> {
+    Ok((sockopt::socket_domain(fd)?, sockopt::socket_type(fd)?, sockopt::socket_acceptconn(fd)?))
+}
+
+fn described(domain: AddressFamily, socket: SocketType, what: &str) -> String {
     let domain = match domain {
         AddressFamily::UNIX => "AF_UNIX",
         AddressFamily::INET => "AF_INET",
@@ -77,8 +100,7 @@ pub(super) fn listening_unix(fd: impl AsFd, types: &[Kind]) -> Result<Kind, Stri
         SocketType::SEQPACKET => "SOCK_SEQPACKET",
         _ => "other",
     };
-    let listens = if listens { "listens" } else { "does not listen" };
-    Err(format!("an {domain} {socket} socket that {listens}"))
+    format!("an {domain} {socket} socket that {what}")
 }
 
 fn file_type(fd: BorrowedFd<'_>) -> Result<FileType, String> {
@@ -124,6 +146,21 @@ mod tests {
         let path_only =
             rustix::fs::open(file.path(), OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
         assert_eq!(regular_file(path_only), Err("a file opened with O_PATH".to_owned()));
+    }
+
+    #[test]
+    fn a_client_s_socket_listens_or_is_connected() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("s")).unwrap();
+        assert_eq!(unix_stream(&listener), Ok(true));
+        let (connected, _peer) = UnixStream::pair().unwrap();
+        assert_eq!(unix_stream(&connected), Ok(false));
+        let neither = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        let found = unix_stream(&neither).unwrap_err();
+        assert_eq!(found, "an AF_UNIX SOCK_STREAM socket that neither listens nor is connected");
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(unix_stream(&tcp).unwrap_err().contains("AF_INET"));
+        assert_eq!(unix_stream(File::open("/").unwrap()), Err("a directory".to_owned()));
     }
 
     #[test]

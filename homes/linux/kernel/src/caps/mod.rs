@@ -7,15 +7,19 @@
 //! * every descriptor has a name that this server knows, and is of the kind that the name asks for;
 //! * what may exist once exists once, and what must exist exists.
 //!
+//! [`backend`] makes the words of a program with one disk and one client.
+//!
 //! Files are opened here. Sockets (`unix:`), PCI functions (`pci:`) and memory disks (`soft:mem:`) come out as what
 //! was asked for, to be made by whoever knows how.
 
+mod backend;
 mod error;
 mod gather;
 mod inherit;
 mod kind;
 mod spec;
 
+pub use backend::{backend, serial};
 pub use error::{CapError, SpecError};
 pub use gather::{
     Capabilities, ControllerKind, ControllerSpec, Image, Listener, ListenerKind, NamedFile, Wanted,

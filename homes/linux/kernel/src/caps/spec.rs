@@ -50,6 +50,8 @@ pub enum Spec {
     },
     /// A memory file.
     File(Place),
+    /// A socket that listens, or one that is connected already. No word says this: it is `--socket-path` and `--fd`.
+    Peer(Place),
 }
 
 /// A path, or an inherited descriptor in its place.
@@ -170,6 +172,7 @@ impl Spec {
         match self {
             Self::Soft { source: SoftSource::Image(Place::Fd(fd)), .. }
             | Self::Unix { place: Place::Fd(fd), .. }
+            | Self::Peer(Place::Fd(fd))
             | Self::File(Place::Fd(fd)) => Some(*fd),
             _ => None,
         }

@@ -148,6 +148,8 @@ pub(crate) struct Seat {
     pub(crate) barred: bool,
     /// Whether it ends because its device is lost: it is served again when the device is back.
     pub(crate) away: bool,
+    /// Whether the server ends when its client goes.
+    pub(crate) last: bool,
 }
 
 /// Why a connection is over.
@@ -243,6 +245,7 @@ impl Seat {
             share,
             barred: false,
             away: false,
+            last: false,
         }
     }
 

@@ -128,6 +128,8 @@ impl Server {
             let name = &seat.name;
             log::warn!(target: REFUSAL, "{name}{who}: a connection was closed: it sent descriptors, or much, before its turn");
         }
+        // There is no socket at which another could come.
+        self.leave |= seat.last && matches!(seat.source, Source::Connection);
         if let Some(waiter) = seat.waiting.remove(at) {
             let _ = self.epoll.remove(&waiter.socket);
         }

@@ -1,6 +1,6 @@
 //! The control thread: one loop over everything that can happen.
 //!
-//! * `callers`: the factory; `door`: who connects to a session's socket; `waiting`: calls that wait. `admin`: the operator. `sessions`: clients and what control says
+//! * `callers`: the factory; `door`: who connects to a session's socket; `waiting`: calls that wait. `ready`: what is said when all is there. `admin`: the operator. `sessions`: clients and what control says
 //!   of them. `watchdog`: whether all go round.
 
 mod admin;
@@ -8,6 +8,7 @@ mod callers;
 mod door;
 mod factories;
 mod listing;
+mod ready;
 mod sessions;
 mod waiting;
 mod watchdog;
@@ -37,7 +38,7 @@ use crate::budget::Budget;
 use crate::devices::{AllInterrupts, Served};
 use crate::inventory::{self, Introspection};
 use crate::regions::Found;
-use crate::seat::{Conn, Order, STALL_MAX, Seat, Source};
+use crate::seat::{Conn, Order, STALL_MAX, Seat, Source, Waiter};
 use crate::worker::{self, Message, News, ROOM_STEP, WorkerLost};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
@@ -102,7 +103,11 @@ pub(crate) enum Fatal {
 pub(crate) struct StaticClient {
     pub(crate) cap: String,
     pub(crate) policy: Policy,
-    pub(crate) listener: OwnedFd,
+    /// It listens, or is the client's connection already.
+    pub(crate) socket: OwnedFd,
+    pub(crate) connected: bool,
+    /// The server ends when its client goes.
+    pub(crate) last: bool,
 }
 
 /// What main has prepared.
@@ -125,6 +130,8 @@ pub(crate) struct Parts {
     pub(crate) budget: Budget,
     /// The service manager, to be told when the scan is over, and when the server stops.
     pub(crate) notifier: Notifier,
+    /// Which sockets there are, and where.
+    pub(crate) sockets: Vec<String>,
 }
 
 /// The server.
@@ -163,6 +170,10 @@ pub(crate) struct Server {
     closed: bool,
     notifier: Notifier,
     watchdog: Watchdog,
+    /// What is said when the scan is over: where clients find the sockets.
+    sockets: Vec<String>,
+    /// The client that the server was started for is gone.
+    leave: bool,
     stop: bool,
     down: bool,
 }
@@ -198,6 +209,8 @@ impl Server {
             closed: false,
             watchdog: Watchdog::new(&parts.notifier),
             notifier: parts.notifier,
+            sockets: parts.sockets,
+            leave: false,
             stop: false,
             down: false,
         };
@@ -271,12 +284,23 @@ impl Server {
     fn add_static(&mut self, client: StaticClient) {
         let id = self.next_seat;
         self.next_seat += 1;
-        let StaticClient { cap, policy, listener } = client;
+        let StaticClient { cap, policy, socket, connected, last } = client;
         let name = format!("client {cap}");
         // Each is a group of its own; the factory's sessions are the first.
         let group = 1 + u64::from(id);
-        let mut seat = Seat::new(name, group, policy, Source::Listener(listener), self.budget.fixed);
-        seat.cap = Some(cap);
+        let (source, waits) =
+            if connected { (Source::Connection, Some(socket)) } else { (Source::Listener(socket), None) };
+        let mut seat = Seat::new(name, group, policy, source, self.budget.fixed);
+        (seat.cap, seat.last) = (Some(cap), last);
+        if let Some(socket) = waits {
+            // As if it had connected to a socket of ours: it waits until the disk is there.
+            let token = self.next_token;
+            if let Err(e) = self.epoll.add(&socket, token, Interest::ReadEdge) {
+                log::error!("{}: {e}", seat.name);
+            }
+            self.token(Watched::Waiter(id));
+            seat.waiting.push_back(Waiter { socket, token });
+        }
         self.seats.insert(id, seat);
         self.watch_listener(id);
     }
@@ -289,6 +313,9 @@ impl Server {
             if self.bell.take() {
                 self.hear_workers(time)?;
                 self.hear_lanes(time);
+            }
+            if self.leave {
+                self.stop(time);
             }
             self.control.poll(time);
             self.tell_workers()?;
@@ -306,7 +333,7 @@ impl Server {
                 }
                 return Ok(());
             }
-            if !self.bell.arm() {
+            if self.leave && !self.stop || !self.bell.arm() {
                 continue;
             }
             if self.watchdog.feeds(time, self.workers.iter().map(worker::Handle::pulse)) {

@@ -98,6 +98,7 @@ impl Server {
     pub(super) fn disconnect(&mut self, id: u32, over: &Over) {
         let Some(seat) = self.seats.get_mut(&id) else { return };
         let Some(conn) = seat.conn.take() else { return };
+        self.leave |= seat.last;
         let who = conn.peer.map_or_else(String::new, |p| format!(" ({p})"));
         if over.is_ordinary() {
             log::info!(target: OPERATOR, "{}{who}: disconnected", seat.name);
@@ -187,6 +188,7 @@ impl Server {
         match event {
             Event::Scanned => {
                 self.start_static(true, time);
+                self.say_ready();
                 self.retry_waiting(time);
                 self.notifier.ready();
             }
