@@ -68,8 +68,42 @@ pub(crate) fn quickstart(args: &[String]) -> Result<()> {
     if !status.success() {
         return Err(format!("nvme-ned ended with {status}").into());
     }
+    first_server(&programs)?;
     println!("done in {:.1} s (without the build)", started.elapsed().as_secs_f32());
     Ok(())
+}
+
+/// What follows the README's first command: its inventory as soon as that shows the image, and the server's end.
+const THEN: &str = "
+for i in $(seq 100); do listed=$(nvme-ctl ls 2>&1) && case $listed in *1234:n1:2*) break;; esac; sleep 0.1; done
+echo \"$ nvme-ctl ls\"; echo \"$listed\"; kill $!; wait $!
+";
+
+/// Runs the README's first server command as it stands, in a folder of its own.
+fn first_server(programs: &Path) -> Result<()> {
+    let page = fs::read_to_string(crate::root().join("README.md"))?;
+    let (_, part) = page.split_once("\n## Serving QEMU\n").ok_or("the README has no part on serving QEMU")?;
+    let block = part.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+    let block = block.ok_or("the README has no server command")?;
+    let folder = tempfile::tempdir()?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = [programs.to_owned(), "/sbin".into(), "/usr/sbin".into()];
+    let path = std::env::join_paths(folders.into_iter().chain(std::env::split_paths(&path)))?;
+    if !std::env::split_paths(&path).any(|folder| folder.join("sfdisk").is_file()) {
+        println!("skipped: the README's first server command, for want of sfdisk: apt-get install fdisk");
+        return Ok(());
+    }
+    println!("the README's first server command:");
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &format!("{block}{THEN}")]).current_dir(folder.path()).env("PATH", path);
+    let output = shell.output()?;
+    let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    print!("{told}{said}");
+    let ready = "ready: 1234:n1 (64 MiB, 2 partitions); svr at run/svr, ctl at run/ctl";
+    if output.status.success() && said.contains("device=1234:n1:2") && told.contains(ready) {
+        return Ok(());
+    }
+    Err("the README's first server command does not do what the README says".into())
 }
 
 /// A string as Lua reads it.
