@@ -7,6 +7,7 @@ mod demo;
 #[path = "../../tests/machine/mod.rs"]
 #[expect(dead_code, reason = "the tests with virtual machines use more of it")]
 mod machine;
+mod package;
 mod quickstart;
 mod test;
 mod units;
@@ -22,6 +23,9 @@ cargo xtask vm [PART...]        runs the server on VFIO, in a virtual machine
 cargo xtask units               starts the systemd units for real, in a container (as root)
 cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine
 cargo xtask bench --neighbours  measures what a client loses beside others that cost the server much";
+cargo xtask deb                 makes a Debian package in target/deb
+cargo xtask package             installs, uses and purges such a package, in a container (as root)
+cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -32,6 +36,8 @@ fn main() -> ExitCode {
             "test" => test::test(rest),
             "vm" => vm::vm(rest),
             "units" => units::units(rest),
+            "package" => package::package(rest),
+            "deb" => package::deb(rest),
             "bench" => bench::bench(rest),
             _ => Err(HELP.into()),
         },

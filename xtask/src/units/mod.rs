@@ -3,17 +3,17 @@
 //! [`root`] makes the container's files and boots it; here is what is checked in it. It needs root, and the packages
 //! systemd-container and dbus; what is missing is said by name, and is a failure where `NVME_DRV_REQUIRE_VM` is set.
 
-mod root;
+pub(crate) mod root;
 
 use std::error::Error;
 use std::time::Instant;
 
 use root::Root;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What is said to do, how it must end, and what it must print. All in one shell, in this order.
-type Check = (&'static str, &'static str, i32, &'static str);
+pub(crate) type Check = (&'static str, &'static str, i32, &'static str);
 
 /// Words that checks begin with.
 const PRELUDE: &str = r#"
@@ -157,20 +157,28 @@ const CHECKS: &[Check] = &[
 /// Boots the container, and says what was found.
 pub(crate) fn units(_: &[String]) -> Result<()> {
     if let Some(want) = root::wants() {
-        return cannot(&format!("for want of {want}"));
+        return cannot("the units under a real systemd", &format!("for want of {want}"));
     }
-    let begin = Instant::now();
     let mut root = match Root::new() {
         Ok(root) => root,
-        Err(why) => return cannot(&format!("for {why}")),
+        Err(why) => return cannot("the units under a real systemd", &format!("for {why}")),
     };
     root.install()?;
-    let answers = root.run(PRELUDE, CHECKS.iter().map(|(_, command, ..)| *command))?;
+    check(&mut root, PRELUDE, CHECKS, "the units do not do what they should")
+}
+
+/// Runs checks in a container, and says what was found; `wrong` if one of them failed.
+pub(crate) fn check(root: &mut Root, prelude: &str, checks: &[Check], wrong: &str) -> Result<()> {
+    let begin = Instant::now();
+    let answers = root.run(prelude, checks.iter().map(|(_, command, ..)| *command))?;
     if answers.is_empty() {
-        return cannot(&format!("for systemd-nspawn does not boot a container:\n{}", root.console()));
+        return cannot(
+            "what needs a container",
+            &format!("for systemd-nspawn does not boot a container:\n{}", root.console()),
+        );
     }
     let mut failed = 0;
-    for ((what, _, status, text), (got, said)) in CHECKS.iter().zip(&answers) {
+    for ((what, _, status, text), (got, said)) in checks.iter().zip(&answers) {
         let good = got == status && said.contains(text);
         println!("{} {what}", if good { "ok    " } else { "FAILED" });
         if !good {
@@ -179,16 +187,16 @@ pub(crate) fn units(_: &[String]) -> Result<()> {
         }
     }
     println!("{failed} failed, in {:.1} s", begin.elapsed().as_secs_f64());
-    if answers.len() < CHECKS.len() {
+    if answers.len() < checks.len() {
         println!("{}", root.console());
-        return Err(format!("the container ended after {} of {} checks", answers.len(), CHECKS.len()).into());
+        return Err(format!("the container ended after {} of {} checks", answers.len(), checks.len()).into());
     }
-    if failed == 0 { Ok(()) } else { Err("the units do not do what they should".into()) }
+    if failed == 0 { Ok(()) } else { Err(wrong.into()) }
 }
 
 /// Nothing can be checked here, which is a failure where it must be.
-fn cannot(why: &str) -> Result<()> {
-    let line = format!("the units under a real systemd, {why}");
+pub(crate) fn cannot(what: &str, why: &str) -> Result<()> {
+    let line = format!("{what}, {why}");
     if std::env::var_os("NVME_DRV_REQUIRE_VM").is_some() {
         return Err(line.into());
     }

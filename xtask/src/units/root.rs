@@ -19,12 +19,12 @@ const PROGRAMS: [&str; 3] = ["nvme-drv", "nvme-ctl", "blkcheck"];
 const CALLS: &str = "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self";
 
 /// A folder that is a whole system, gone with this value.
-pub(super) struct Root {
+pub(crate) struct Root {
     folder: tempfile::TempDir,
 }
 
 /// What this machine lacks, and what to do about it.
-pub(super) fn wants() -> Option<String> {
+pub(crate) fn wants() -> Option<String> {
     let user = Command::new("id").arg("-u").output().ok().map(|o| o.stdout);
     if user.as_deref() != Some(b"0\n") {
         return Some("root".into());
@@ -53,7 +53,7 @@ fn command(words: &[&str]) -> Result<()> {
 
 impl Root {
     /// An overlay of `/`, whose changes are in memory.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let root = Self { folder };
         let at = root.place("");
@@ -73,7 +73,7 @@ impl Root {
     }
 
     /// A file of the container.
-    fn inside(&self, path: &str) -> PathBuf {
+    pub(crate) fn inside(&self, path: &str) -> PathBuf {
         self.place("root").join(path.trim_start_matches('/'))
     }
 
@@ -86,7 +86,7 @@ impl Root {
     }
 
     /// Puts programs and units where a package puts them, and an image.
-    pub(super) fn install(&mut self) -> Result<()> {
+    pub(crate) fn install(&mut self) -> Result<()> {
         let programs = crate::vm::machine::build(&["nvme-drv", "nvme-client"], false)?;
         for name in PROGRAMS {
             let to = self.inside("/usr/bin").join(name);
@@ -111,7 +111,7 @@ impl Root {
 
     /// Boots, runs these commands one after the other in one shell, and powers off. The status and the output of each, as
     /// far as it came.
-    pub(super) fn run<'a>(
+    pub(crate) fn run<'a>(
         &mut self,
         prelude: &str,
         commands: impl Iterator<Item = &'a str>,
@@ -151,7 +151,7 @@ impl Root {
     }
 
     /// What the container said while it booted.
-    pub(super) fn console(&self) -> String {
+    pub(crate) fn console(&self) -> String {
         fs::read_to_string(self.place("console")).unwrap_or_default()
     }
 }
