@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod libvirt;
 #[path = "../../tests/machine/mod.rs"]
 #[expect(dead_code, reason = "the tests with virtual machines use more of it")]
 mod machine;
@@ -25,6 +26,7 @@ cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; 
 cargo xtask bench --neighbours  measures what a client loses beside others that cost the server much";
 cargo xtask deb                 makes a Debian package in target/deb
 cargo xtask package             installs, uses and purges such a package, in a container (as root)
+cargo xtask libvirt             runs doc/libvirt.md with a real libvirtd (as root)
 cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine";
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
             "units" => units::units(rest),
             "package" => package::package(rest),
             "deb" => package::deb(rest),
+            "libvirt" => libvirt::libvirt(rest),
             "bench" => bench::bench(rest),
             _ => Err(HELP.into()),
         },
