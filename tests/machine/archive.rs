@@ -29,11 +29,16 @@ pub(crate) fn kernel(dir: &Path) -> Result<(String, PathBuf), String> {
         .filter_map(|entry| Some(entry.ok()?.file_name().to_str()?.strip_prefix("vmlinuz-")?.to_string()))
         .filter(|version| Path::new("/lib/modules").join(version).is_dir())
         .collect();
-    versions.sort();
+    versions.sort_by_key(|version| numbers(version));
     let version = versions.pop().ok_or("/boot/vmlinuz-* with its /lib/modules")?;
     let vmlinux = dir.join("vmlinux");
     extract(&PathBuf::from(format!("/boot/vmlinuz-{version}")), &vmlinux)?;
     Ok((version, vmlinux))
+}
+
+/// The numbers in a version, so that 7.10 is newer than 7.3.
+fn numbers(version: &str) -> Vec<u64> {
+    version.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
 /// The files of modules and of what they need, in the order in which they are to be loaded.
@@ -57,34 +62,41 @@ fn modules(version: &str, names: &[&str]) -> Result<Vec<PathBuf>, String> {
     Ok(all)
 }
 
-/// Takes the ELF file out of a bzImage: an xz stream somewhere in it.
+/// What unpacks what begins so: kernels and modules are of either kind.
+const PACKERS: [(&[u8], &str, &[&str]); 2] =
+    [(b"\xfd7zXZ\0", "xz", &["-dc", "--single-stream"]), (b"\x28\xb5\x2f\xfd", "zstd", &["-dc"])];
+
+/// Takes the ELF file out of a bzImage: a stream of xz or zstd somewhere in it.
 fn extract(image: &Path, to: &Path) -> Result<(), String> {
     let bytes = fs::read(image).map_err(|e| format!("{}: {e}", image.display()))?;
-    let magic = b"\xfd7zXZ\0";
-    for at in bytes.windows(magic.len()).enumerate().filter(|(_, w)| *w == magic).map(|(at, _)| at) {
-        let elf = unpack(&bytes[at..])?;
-        if elf.starts_with(b"\x7fELF") {
-            return fs::write(to, elf).map_err(|e| e.to_string());
+    for (magic, ..) in PACKERS {
+        for at in bytes.windows(magic.len()).enumerate().filter(|(_, w)| *w == magic).map(|(at, _)| at) {
+            let elf = unpack(&bytes[at..])?;
+            if elf.starts_with(b"\x7fELF") {
+                return fs::write(to, elf).map_err(|e| e.to_string());
+            }
         }
     }
     // Another compression: QEMU boots the bzImage too.
     fs::write(to, bytes).map_err(|e| e.to_string())
 }
 
-/// What `xz -dc` makes of bytes; what follows the stream is ignored.
+/// What is in a stream; what follows it is ignored.
 fn unpack(bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let mut xz = Command::new("xz")
-        .args(["-dc", "--single-stream"])
+    let known = PACKERS.iter().find(|(magic, ..)| bytes.starts_with(magic));
+    let (_, program, words) = known.ok_or("packed by neither xz nor zstd")?;
+    let mut unpacker = Command::new(program)
+        .args(*words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| format!("xz: {e}"))?;
-    let mut stdin = xz.stdin.take().ok_or("xz has no input")?;
+        .map_err(|e| format!("{program}: {e}"))?;
+    let mut stdin = unpacker.stdin.take().ok_or("no input")?;
     let bytes = bytes.to_vec();
     let writer = std::thread::spawn(move || stdin.write_all(&bytes));
-    let output = xz.wait_with_output().map_err(|e| e.to_string())?;
-    // xz may end before it took all.
+    let output = unpacker.wait_with_output().map_err(|e| e.to_string())?;
+    // It may end before it took all.
     let _ = writer.join();
     Ok(output.stdout)
 }
@@ -175,7 +187,7 @@ impl Archive {
             let name =
                 path.file_name().and_then(|n| n.to_str()).ok_or("a module without a name")?.to_string();
             let bytes = fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-            let (name, bytes) = match name.strip_suffix(".xz") {
+            let (name, bytes) = match name.strip_suffix(".xz").or(name.strip_suffix(".zst")) {
                 Some(short) => (short.to_string(), unpack(&bytes)?),
                 None => (name, bytes),
             };

@@ -4,7 +4,7 @@ use nvme_core::nvme::spec::command::{FUA, PSDT_SGL, admin, io};
 use nvme_core::nvme::{ControllerEvent, Options, SglSupport};
 use nvme_session::operation::Outcome;
 
-use crate::machine::{Disk, Shape};
+use crate::machine::{Disk, Machine, Shape};
 use crate::need::needs_qemu;
 use crate::rig::{BYTES, GUEST, Rig, pattern};
 use crate::rival::Rival;
@@ -86,9 +86,18 @@ fn scattered_memory_of_any_alignment_moves_exactly_its_bytes() {
 #[test]
 fn a_transfer_is_split_at_what_the_controller_takes() {
     needs_qemu!();
-    for (mdts, most) in
-        [(",mdts=1", 8 << 10), (",mdts=5", 128 << 10), (",mdts=0", 1 << 20), (",mdts=12", 1 << 20)]
-    {
+    for (mdts, most) in [
+        (",mdts=1", 8 << 10),
+        (",mdts=5", 128 << 10),
+        (",mdts=9", 1 << 20),
+        (",mdts=0", 1 << 20),
+        (",mdts=12", 1 << 20),
+    ] {
+        // QEMU 11.1 has no controller without a limit, nor with one above 9.
+        let refused = Machine::start(&one_of_two(mdts)).err().filter(|said| said.contains("IOV_MAX"));
+        if matches!(mdts, ",mdts=0" | ",mdts=12") && refused.is_some() {
+            continue;
+        }
         let mut rig = Rig::new(&one_of_two(mdts), Options::default());
         assert_eq!(rig.controller.info().transfer_bytes, most);
         let mut pair = rig.pair(16);
@@ -163,7 +172,7 @@ const NO_FLUSH: &str = r#""inject-error":[{"event":"none","iotype":"flush","errn
 fn the_write_cache_is_turned_on_and_a_flush_goes_through_it() {
     needs_qemu!();
     // Off before, so that each write would be flushed and fail; the driver turns it on, as it then sends flushes itself.
-    let disk = Disk { debug: Some(NO_FLUSH), more: ",write-cache=off", ..Disk::new(512) };
+    let disk = Disk { debug: Some(NO_FLUSH), void: true, more: ",write-cache=off", ..Disk::new(512) };
     let shape = Shape { disks: vec![disk], controllers: vec!["", ""], ..Shape::default() };
     let mut rig = Rig::new(&shape, Options::default());
     assert!(rig.controller.info().volatile_cache);

@@ -8,6 +8,7 @@ mod libvirt;
 #[path = "../../tests/machine/mod.rs"]
 #[expect(dead_code, reason = "the tests with virtual machines use more of it")]
 mod machine;
+mod newer;
 mod package;
 mod quickstart;
 mod test;
@@ -22,12 +23,12 @@ cargo xtask quickstart [IMAGE]  builds, and shows what a session can do and what
 cargo xtask test [WORD...]      runs every test; words go to the test programs
 cargo xtask vm [PART...]        runs the server on VFIO, in a virtual machine
 cargo xtask units               starts the systemd units for real, in a container (as root)
-cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine
-cargo xtask bench --neighbours  measures what a client loses beside others that cost the server much";
 cargo xtask deb                 makes a Debian package in target/deb
 cargo xtask package             installs, uses and purges such a package, in a container (as root)
 cargo xtask libvirt             runs doc/libvirt.md with a real libvirtd (as root)
-cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine";
+cargo xtask newer [STEP...]     runs qtest, vm and xtask vm on Debian's next QEMU and Linux (as root, with debootstrap)
+cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine
+cargo xtask bench --neighbours  measures what a client loses beside others that cost the server much";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
             "units" => units::units(rest),
             "package" => package::package(rest),
             "deb" => package::deb(rest),
+            "newer" => newer::newer(rest),
             "libvirt" => libvirt::libvirt(rest),
             "bench" => bench::bench(rest),
             _ => Err(HELP.into()),

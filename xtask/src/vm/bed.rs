@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ADDRESS;
+use super::machine::Iommu;
 use crate::machine::console::Machine;
 
 /// How long one command in the machine may take.
@@ -36,12 +37,13 @@ pub(super) struct Bed {
     pub(super) guest: Machine,
     /// Where QEMU writes its traces.
     traces: PathBuf,
+    pub(super) iommu: Iommu,
     failed: usize,
 }
 
 impl Bed {
-    pub(super) fn new(guest: Machine, traces: PathBuf) -> Self {
-        Self { guest, traces, failed: 0 }
+    pub(super) fn new(guest: Machine, traces: PathBuf, iommu: Iommu) -> Self {
+        Self { guest, traces, iommu, failed: 0 }
     }
 
     /// Runs a command, whose status must be `status` and whose output must hold `text`; says whether it is so.

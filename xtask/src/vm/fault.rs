@@ -7,13 +7,13 @@
 use super::ADDRESS;
 use super::bed::{Bed, server};
 
-/// Nothing is mapped there: the server's addresses begin at the lower end of the 39 bits that this IOMMU has.
+/// Nothing is mapped there: the server's addresses begin at the lower end of the 39 or 48 bits that this IOMMU has.
 pub(super) const NOWHERE: u64 = 0x60_0000_0000;
 
 impl Bed {
     pub(super) fn fault(&mut self) {
         self.bound();
-        self.check("no IOMMU fault so far", "! dmesg | grep -iE 'DMAR.*fault'", 0, "");
+        self.check("no IOMMU fault so far", "! dmesg | grep -E 'DMAR.*fault|AMD-Vi.*FAULT'", 0, "");
         self.start(&server());
         self.attach("device=1234:n2");
         self.start_fio("16m", 8);
@@ -26,7 +26,8 @@ impl Bed {
         );
         // CSTS: ready, and a fatal status.
         self.check("the controller is sent to memory that is not mapped", &hostile, 0, "0x00000002");
-        let line = format!("dmesg | grep -E 'DMAR.*{}.*fault addr'", ADDRESS.trim_start_matches("0000:"));
+        let (fault, _) = self.iommu.fault();
+        let line = format!("dmesg | grep -E '{fault}' | grep {}", ADDRESS.trim_start_matches("0000:"));
         self.check("the kernel's log names the controller and the address", &line, 0, "6000000000");
         self.check(
             "the server says so",

@@ -1,7 +1,7 @@
 //! Machines that lack what keeps a controller in its place: the server must refuse, and say what to do.
 
 use super::bed::{Bed, server};
-use super::machine::Plan;
+use super::machine::{Iommu, Plan};
 use super::{ADDRESS, NAMESPACE, Result};
 
 /// Words for the kernel; the status of binding, which is refused where VFIO has nothing to offer; and what is said then.
@@ -17,7 +17,7 @@ pub(super) fn lacking(programs: &std::path::Path) -> Result<usize> {
         let plan = Plan::new("bare", programs, &["nvme-drv", "nvme-ctl"])?.words(words);
         let plan = plan.controller("nvme0", "1234", "addr=04.0").namespace("nvme0", 1, NAMESPACE, 512)?;
         let traces = plan.traces();
-        let mut bed = Bed::new(plan.launch()?, traces);
+        let mut bed = Bed::new(plan.launch()?, traces, Iommu::Intel);
         let said = if status == 0 { "" } else { says };
         bed.check(&format!("{words}, bind"), &format!("nvme-ctl bind {ADDRESS}"), status, said);
         if status == 0 {

@@ -97,7 +97,8 @@ impl Bed {
     pub(super) fn unbinding(&mut self) {
         let back = format!("nvme-ctl unbind {ADDRESS} && sleep 1 && ls /sys/bus/pci/devices/{ADDRESS}/nvme");
         self.check("unbind", &back, 0, "nvme");
-        let faults = format!("! dmesg | grep 'DMAR.*fault addr' | grep -v ' {NOWHERE:#x} '");
+        let (fault, before) = self.iommu.fault();
+        let faults = format!("! dmesg | grep -E '{fault}' | grep -v '{before}{NOWHERE:#x}'");
         self.check("no IOMMU fault but the one that was made", &faults, 0, "");
     }
 }
