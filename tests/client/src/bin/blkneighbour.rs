@@ -66,7 +66,7 @@ struct Arguments {
     /// A word for the factory, as `device=soft0:n1`; repeatable
     #[arg(long, value_name = "WORD")]
     create: Vec<String>,
-    /// Queues
+    /// Queues, at most
     #[arg(long, default_value_t = 1)]
     queues: u16,
     /// Requests in flight on each queue
@@ -181,7 +181,9 @@ impl Attack {
             ..Options::default()
         };
         let mut client = Client::with_memory(session, memory, &options)?;
-        for index in 0..queues {
+        // Where descriptors are few a session has fewer.
+        let most = u16::try_from(client.front.queue_num()?).unwrap_or(u16::MAX);
+        for index in 0..queues.min(most) {
             client.add_queue(index)?;
         }
         let sets = match kind {
