@@ -47,7 +47,7 @@ use crate::blk::features;
 use crate::blk::request::Status;
 pub use crate::memory::Spares;
 use crate::memory::{Account, DmaRange, Lists, MemoryTable, Pinned, Quiet, Ranges, Windows};
-use crate::operation::{Operation, Outcome};
+use crate::operation::{Operation, Outcome, Part};
 use crate::virtqueue::Ring;
 pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
 
@@ -207,7 +207,11 @@ impl BlkQueue {
                 let (_, memory) = transfer.into_parts();
                 self.release(memory, &quiet, &mut spares.lists);
             }
-            other => self.release_of(other, &quiet, &mut spares.lists),
+            // Only what is used of them is moved: the operation itself stays where it is.
+            Operation::ReadPart(part) | Operation::WritePart { part, .. } => {
+                self.release_part(part, &quiet, &mut spares.lists);
+            }
+            Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {}
         }
         if tag.queue() != self.tag {
             self.stray();
@@ -362,18 +366,10 @@ impl BlkQueue {
         }
     }
 
-    /// What an operation holds that is seldom asked for.
     #[cold]
-    fn release_of(&mut self, operation: Operation, quiet: &Quiet, lists: &mut Lists) {
-        match operation {
-            Operation::Read(transfer) | Operation::Write { transfer, .. } => {
-                self.release(transfer.into_parts().1, quiet, lists);
-            }
-            Operation::ReadPart(part) | Operation::WritePart { part, .. } => {
-                self.release(part.into_memory(), quiet, lists);
-            }
-            Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {}
-        }
+    #[inline(never)]
+    fn release_part(&mut self, part: Part, quiet: &Quiet, lists: &mut Lists) {
+        self.release(part.into_memory(), quiet, lists);
     }
 
     #[inline(always)]

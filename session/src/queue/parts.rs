@@ -78,7 +78,14 @@ impl BlkQueue {
         debug_assert!(false, "a place and memory that do not agree");
         self.release(memory, &Quiet::never_submitted(), lists);
         for operation in operations {
-            self.release_of(operation, &Quiet::never_submitted(), lists);
+            let memory = match operation {
+                Operation::Read(transfer) | Operation::Write { transfer, .. } => transfer.into_parts().1,
+                Operation::ReadPart(part) | Operation::WritePart { part, .. } => part.into_memory(),
+                Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {
+                    continue;
+                }
+            };
+            self.release(memory, &Quiet::never_submitted(), lists);
         }
         Err(BAD)
     }
