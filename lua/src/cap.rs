@@ -95,7 +95,10 @@ impl Cap {
     /// The same object with other rights.
     pub(crate) fn with_rights(&self, lua: &Lua, rights: &Value) -> Result<Cap, Failure> {
         let rights = match rights {
-            Value::String(word) => rights::of_word(&word.to_string_lossy()),
+            // A word that is a number is one, as in ned.
+            Value::String(word) if lua.coerce_integer(rights.clone()).ok().flatten().is_none() => {
+                rights::of_word(&word.to_string_lossy())
+            }
             number => lua
                 .coerce_integer(number.clone())
                 .ok()
@@ -163,18 +166,27 @@ impl Cap {
 }
 
 fn unsupported(what: &str, protocol: i64) -> Failure {
-    Failure::new(Errno::NOSYS, format!("this {what} creates no objects of protocol {protocol}"))
+    Failure::new(Errno::NODEV, format!("this {what} creates no objects of protocol {protocol}"))
 }
 
-/// The arguments of `create` as words. A nil, which a conditional argument leaves behind, is no argument.
+/// The arguments of `create` as words. A nil, which a conditional argument leaves behind, may stand at the end; before anything else it is refused: ned
+/// would drop what follows without a word, `read-only` too.
 fn words(lua: &Lua, arguments: &Table) -> Result<Vec<String>, Failure> {
     let bad = |text: String| Failure::new(Errno::INVAL, text);
     let count: i64 = arguments.raw_get("n").map_err(|error| bad(error.to_string()))?;
-    let mut words = Vec::new();
+    let (mut words, mut nil) = (Vec::new(), None);
     for index in 1..=count {
         let value: Value = arguments.raw_get(index).map_err(|error| bad(error.to_string()))?;
+        if let (Some(nil), false) = (nil, value.is_nil()) {
+            let text =
+                format!("argument {nil} is nil, and ned would drop it and all that follow: leave it out");
+            return Err(bad(text));
+        }
         match value {
-            Value::Nil => (),
+            Value::Nil => nil = nil.or(Some(index)),
+            Value::Number(number) if number.fract() == 0.0 && number.abs() < 2_f64.powi(53) => {
+                words.push(format!("{number:.0}"));
+            }
             Value::String(_) | Value::Integer(_) | Value::Number(_) => {
                 let text = lua.coerce_string(value).ok().flatten();
                 let text = text.and_then(|text| text.to_str().ok().map(|text| text.to_owned()));
@@ -193,7 +205,9 @@ fn words(lua: &Lua, arguments: &Table) -> Result<Vec<String>, Failure> {
 /// Asks a server's factory for a session.
 fn mint(socket: OwnedFd, protocol: i64, words: &[String]) -> Result<Cap, Failure> {
     let mut client = Client::from_fd(socket);
-    let mut request = format!("create\0{protocol}");
+    // The number of the object means nothing to a server on L4Re, but for one that asks for a factory.
+    let object = if protocol == protocol::FACTORY { "factory" } else { "0" };
+    let mut request = format!("create\0{object}");
     for word in words {
         request.push('\0');
         request.push_str(word);

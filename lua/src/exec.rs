@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use mlua::{AnyUserData, Lua, Table, Value};
+use mlua::{AnyUserData, Function, Lua, Table, Value};
 use nvme_linux::spawn::Spawn;
+use nvme_linux::standard::complain;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
@@ -26,6 +27,36 @@ pub(crate) struct Loader {
     pub(crate) rom: Rom,
     /// The threads that copy the programs' output.
     pub(crate) copies: RefCell<Vec<JoinHandle<()>>>,
+    /// What is called when a program has ended.
+    pub(crate) handlers: RefCell<Vec<(Arc<Program>, Function)>>,
+}
+
+impl Loader {
+    pub(crate) fn has_handler(&self, program: &Arc<Program>) -> bool {
+        self.handlers.borrow().iter().any(|(one, _)| Arc::ptr_eq(one, program))
+    }
+
+    /// Calls what waits for the end of this program. Without a status it was killed.
+    pub(crate) fn tell(&self, program: &Arc<Program>, status: Option<i32>) {
+        let at = self.handlers.borrow().iter().position(|(one, _)| Arc::ptr_eq(one, program));
+        let Some(at) = at else { return };
+        let (_, handler) = self.handlers.borrow_mut().remove(at);
+        if let Err(why) = handler.call::<()>(status) {
+            complain(format_args!("lua error: {}", crate::state::first_lines(&why.to_string())));
+        }
+    }
+
+    /// Calls what waits for programs that have ended by now; whether there was anything.
+    pub(crate) fn tell_all(&self) -> bool {
+        let ended = |(program, _): &&(Arc<Program>, Function)| program.ended();
+        let ended: Vec<_> =
+            self.handlers.borrow().iter().filter(ended).map(|(one, _)| Arc::clone(one)).collect();
+        for program in &ended {
+            program.collect();
+            self.tell(program, program.exit().map(nvme_linux::spawn::Exit::status));
+        }
+        !ended.is_empty()
+    }
 }
 
 /// What a script asks to be started.

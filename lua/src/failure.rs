@@ -1,5 +1,6 @@
 //! A call that failed, on its way into Lua.
 
+use std::borrow::Cow;
 use std::io;
 
 use mlua::{IntoLua, IntoLuaMulti, Lua, MultiValue, Value};
@@ -34,4 +35,33 @@ impl<T: IntoLua> IntoLuaMulti for Outcome<T> {
             Err(failure) => (Value::Nil, failure.code, failure.text).into_lua_multi(lua),
         }
     }
+}
+
+/// What L4Re says for an error number; what it has none of, as Linux says it.
+pub(crate) fn l4_text(code: i64) -> Cow<'static, str> {
+    let text = match -code {
+        0 => "OK",
+        1 => "Operation not permitted",
+        2 => "No such object found",
+        5 => "I/O error",
+        11 => "Try again",
+        12 => "Insufficient memory",
+        13 => "Access not permitted",
+        14 => "Invalid memory address",
+        16 => "Function busy",
+        17 => "Object exists",
+        19 => "No such device",
+        20 => "Not a directory",
+        22 => "Invalid argument",
+        34 => "Argument out of range",
+        36 => "Name too long",
+        38 => "Function not implemented",
+        39 => "Invalid protocol",
+        99 => "Address not available",
+        number => {
+            let text = io::Error::from_raw_os_error(number.try_into().unwrap_or(0)).to_string();
+            return text.split(" (os error").next().unwrap_or_default().to_owned().into();
+        }
+    };
+    text.into()
 }

@@ -62,8 +62,10 @@ fn run(options: &Options) -> Result<ExitCode, String> {
         supervisor: Arc::clone(&supervisor),
         rom: Rom { folders: options.rom_folders(), path: options::path_folders() },
         copies: Vec::new().into(),
+        handlers: Vec::new().into(),
     });
-    let lua = state::new(Rc::clone(&loader), inherited).map_err(|error| error.to_string())?;
+    let lua =
+        state::new(Rc::clone(&loader), inherited, options.portable).map_err(|error| error.to_string())?;
     let ran = run_scripts(options, &lua, &loader);
     if ran.is_ok() {
         // What no variable refers to is given back now, and not at some time: a session ends with its last reference.
@@ -74,7 +76,14 @@ fn run(options: &Options) -> Result<ExitCode, String> {
     } else {
         supervisor.end();
     }
-    let ended = supervisor.wait_for_all();
+    let ended = supervisor.wait_for_all(&mut || {
+        let told = loader.tell_all();
+        if told {
+            // What a handler has left behind is given back as well.
+            let _ = lua.gc_collect();
+        }
+        told
+    });
     output::finish(loader.copies.take());
     ran?;
     match ended {

@@ -26,6 +26,9 @@ impl Allocator {
     /// can be made to fault on memory that another one cut off.
     pub(crate) fn dataspace(&self, bytes: u64) -> Result<OwnedFd, Failure> {
         let page = rustix::param::page_size() as u64;
+        if bytes == 0 {
+            return Err(Failure::new(Errno::RANGE, "a dataspace of nothing"));
+        }
         let size =
             bytes.checked_next_multiple_of(page).filter(|size| *size > 0 && i64::try_from(*size).is_ok());
         let size =
@@ -75,7 +78,7 @@ mod tests {
 
     #[test]
     fn sizes_of_nothing_and_of_more_than_there_is_are_refused() {
-        assert_eq!(Allocator::default().dataspace(0).unwrap_err().code, -22);
+        assert_eq!(Allocator::default().dataspace(0).unwrap_err().code, -34);
         assert_eq!(Allocator::default().dataspace(u64::MAX).unwrap_err().code, -22);
         let small = Allocator::default().part(8192).unwrap();
         small.dataspace(4097).unwrap();

@@ -19,6 +19,10 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "STATEMENT")]
     pub(crate) execute: Vec<String>,
 
+    /// Only Lua's libraries that L4Re's ned has: no math, os, utf8, coroutine
+    #[arg(long)]
+    pub(crate) portable: bool,
+
     /// Where rom/ is [default: NVME_ROM, else the folder of nvme-ned itself; then PATH]
     #[arg(long, value_name = "FOLDER", env = "NVME_ROM")]
     rom: Option<PathBuf>,

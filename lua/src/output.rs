@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// The longest piece of a line that is kept together, in bytes.
 const LINE_MAX: u64 = 8192;
 
+/// Of a tag, so many characters are shown, as on L4Re.
+const TAG_MAX: usize = 8;
+
 /// The tag and colour of a program's output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tag {
@@ -20,7 +23,8 @@ impl Tag {
     /// is none.
     pub(crate) fn new(words: &[String], program: &str) -> Tag {
         let name = words.first().map_or(program, String::as_str);
-        Tag { name: name.to_owned(), colour: words.get(1).and_then(|word| colour(word)) }
+        let name = name.chars().take(TAG_MAX).collect();
+        Tag { name, colour: words.get(1).and_then(|word| colour(word)) }
     }
 
     fn write(&self, out: &mut dyn Write, line: &[u8], coloured: bool) -> io::Result<()> {
@@ -109,6 +113,7 @@ mod tests {
     #[test]
     fn a_program_s_name_is_its_tag_when_it_has_none() {
         assert_eq!(written(&Tag::new(&[], "nvme-drv"), b"x\n", true), "nvme-drv| x\n");
+        assert_eq!(written(&Tag::new(&["much too long".into()], ""), b"x\n", false), "much too| x\n");
         assert_eq!(colour("no colour"), None);
         assert_eq!(colour("r"), Some(31));
         assert_eq!(colour("R"), Some(91));

@@ -1,6 +1,7 @@
 -- The module "L4", as scripts see it. What needs the system is in `native`, the argument of this chunk. A native function
 -- that fails returns nil, a negative errno and a message; it becomes an error here, since only Lua code can raise a table.
 local native = ...
+local math_tointeger = math.tointeger
 
 local L4 = {}
 
@@ -9,23 +10,41 @@ local Failure = { __name = "L4.Failure" }
 Failure.__tostring = function(self) return self.msg end
 Failure.__concat = function(a, b) return tostring(a) .. tostring(b) end
 
--- Hands on what a native function returned, or raises its failure as one of the script's line.
+-- An error of the library's own is an object that prints with a trace, and whose `code` cannot be asked for. A mistake in a call is a string in ned.
+local where = native.where
+for name, f in pairs(native) do
+  if type(f) == "function" then
+    native[name] = function(...)
+      local result = table.pack(pcall(f, ...))
+      if result[1] then
+        return table.unpack(result, 2, result.n)
+      end
+      local why = result[2]
+      if type(why) == "userdata" then
+        why = where() .. tostring(why):match("^[^\n]*"):gsub("^runtime error: ", "")
+      end
+      error(why, 0)
+    end
+  end
+end
+
+-- Hands on what a native function returned, or raises its failure as one of the script's line: as ned says it, with the reason behind.
 local function checked(value, code, text)
   if code == nil then
     return value
   end
-  local msg = native.where() .. "runtime error " .. text .. " (" .. code .. ")"
+  local msg = where() .. "runtime error " .. native.error_text(code) .. " (" .. code .. "): " .. text
   error(setmetatable({ msg = msg, code = code }, Failure), 0)
 end
 
 L4.Proto = {
   Ipc_gate = 0,
   Sigma0 = -6, Log = -13, Scheduler = -14, Factory = -15, Vm = -16, Dma_space = -17,
-  Irq_sender = -18, Irq_muxer = -19, Semaphore = -20, Iommu = -22,
+  Irq_sender = -18, Semaphore = -20, Iommu = -22,
   Dataspace = 0x4000, Namespace = 0x4001, Goos = 0x4003, Mem_alloc = 0x4004, Rm = 0x4005,
   Event = 0x4006, Inhibitor = 0x4007,
 }
-L4.Rights = { w = 1, s = 2, r = 4, ro = 4, rw = 5, rws = 7 }
+L4.Rights = { w = 1, s = 2, r = 4, d = 8, n = 16, c = 32, ro = 4, rw = 5, rws = 7 }
 L4.Mem_alloc_flags = { Continuous = 1, Pinned = 2, Super_pages = 4 }
 L4.Ldr_flags = { eager_map = 1, all_segs_cow = 2, pinned_segs = 4 }
 L4.Dbg = {
@@ -46,6 +65,12 @@ L4.msleep = function(milliseconds) native.sleep(milliseconds or 0) end
 local Cap = native.methods
 
 function Cap:create(protocol, ...)
+  for i = 1, select("#", ...) do
+    local number = select(i, ...)
+    if type(number) == "number" and not math_tointeger(number) then
+      error("bad argument #" .. i + 1 .. " to 'create' (number has no integer representation)", 2)
+    end
+  end
   return checked(native.create(self, protocol, table.pack(...)))
 end
 
@@ -66,21 +91,34 @@ function Cap:is_valid()
   return native.is_valid(self)
 end
 
--- A capability has the methods of every type here, so a cast only tells whether the type is one that is known.
+-- A capability has the methods of every type here, so a cast only tells whether the type is one that ned knows methods of.
+local classes = {
+  [L4.Proto.Factory] = true, ["L4::Factory"] = true,
+  [L4.Proto.Namespace] = true, ["L4Re::Namespace"] = true,
+  ["L4::Platform_control"] = true, ["L4Re::Debug_obj"] = true,
+}
+
 function L4.cast(to, cap)
+  if type(to) ~= "number" and type(to) ~= "string" then
+    return nil
+  end
   if type(cap) == "function" then
     cap = cap()
   end
-  if type(to) == "number" then
-    for _, value in pairs(L4.Proto) do
-      if value == to then
-        return cap
-      end
-    end
-  elseif type(to) == "string" and to:match("^L4[%w_]*::[%w_:]+$") then
-    return cap
+  if not native.is_cap(cap) then
+    local hint = cap == nil and "; what of L4.Env belongs to io (sigma0, icu, iommu) is not here" or ""
+    error("L4.cast: a capability is expected, not a " .. type(cap) .. hint, 2)
   end
-  return nil
+  return classes[to] and cap or nil
+end
+
+-- The methods of a started program.
+local Task = native.task_methods
+for _, name in ipairs { "state", "exit_code", "wait", "kill", "pid", "exit_handler" } do
+  local method = native["task_" .. name]
+  Task[name] = function(...)
+    return method(...)
+  end
 end
 
 -- The `caps` table as a list of { name, value }, by name; a list of values repeats its name.
@@ -107,7 +145,7 @@ local function listed(caps)
         count = count + 1
       end
       if count ~= #value then
-        error("caps: `" .. name .. "` is a name space; here a table must be a list of capabilities", 5)
+        error("caps: `" .. name .. "` is a name space, which is L4Re's; here a table must be a list of capabilities", 5)
       end
       for _, one in ipairs(value) do
         add(name, one, 1)

@@ -1,82 +1,159 @@
 //! The Lua state: the module "L4", and running scripts in it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mlua::{AnyUserData, Function, HookTriggers, Lua, Table, UserData, UserDataMethods, Value, VmState};
+use mlua::{
+    AnyUserData, Function, HookTriggers, Lua, Table, UserData, UserDataMethods, UserDataRef, Value, VmState,
+};
 
 use crate::cap::{Cap, Kind, METHODS, Object};
 use crate::exec::{Loader, Request};
-use crate::failure::Outcome;
+use crate::failure::{self, Outcome};
 use crate::memory::Allocator;
 use crate::rights;
 use crate::supervise::Program;
 use crate::words::Rom;
 
+/// Lua's libraries that ned does not have.
+const NOT_IN_NED: [&str; 4] = ["math", "os", "utf8", "coroutine"];
 /// How far up a script's line is looked for.
 const FRAMES_MAX: usize = 32;
 
+/// Where the table of a program's methods is kept.
+const TASK_METHODS: &str = "nvme-ned task methods";
+
 /// A started program, as a script sees it. It is nothing more once it was waited for.
-struct Task(RefCell<Option<Arc<Program>>>);
+struct Task {
+    program: RefCell<Option<Arc<Program>>>,
+    /// The script was told that it has ended.
+    known: Cell<bool>,
+}
 
 impl UserData for Task {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        methods.add_method("state", |_, this, ()| {
-            let ended = this.0.borrow().as_ref().map(|program| program.ended());
-            Ok(ended.map(|ended| if ended { "zombie" } else { "running" }))
+        methods.add_meta_method(mlua::MetaMethod::Index, |lua, _, key: Value| {
+            let methods: Table = lua.named_registry_value(TASK_METHODS)?;
+            methods.get::<Value>(key)
         });
-        methods.add_method("exit_code", |_, this, ()| {
-            Ok(this
-                .0
-                .borrow()
-                .as_ref()
-                .and_then(|program| program.exit())
-                .map(nvme_linux::spawn::Exit::status))
-        });
-        methods.add_method("wait", |_, this, ()| {
-            let program = this.0.borrow_mut().take();
-            Ok(program.and_then(|program| {
-                let exit = program.wait(None);
-                program.collect();
-                exit.map(nvme_linux::spawn::Exit::status)
-            }))
-        });
-        methods.add_method("kill", |lua, this, ()| {
-            let Some(program) = this.0.borrow_mut().take() else { return Ok(Value::Nil) };
-            program.collect();
-            if let Some(exit) = program.exit() {
-                return Ok(Value::Integer(exit.status().into()));
-            }
-            program.kill();
-            Ok(Value::String(lua.create_string("killed")?))
-        });
-        methods.add_method("pid", |_, this, ()| Ok(this.0.borrow().as_ref().map(|program| program.pid())));
         methods.add_meta_method(mlua::MetaMethod::ToString, |_, this, ()| {
-            Ok(this
-                .0
-                .borrow()
-                .as_ref()
-                .map_or_else(|| "ended program".to_owned(), |program| program.describe()))
+            let program = this.program.borrow();
+            Ok(program.as_ref().map_or_else(|| "ended program".to_owned(), |program| program.describe()))
         });
     }
 }
 
+/// The status of a program that has ended.
+fn status(program: &Program) -> Option<i32> {
+    program.exit().map(nvme_linux::spawn::Exit::status)
+}
+
+fn task_natives(lua: &Lua, native: &Table, loader: &Rc<Loader>) -> mlua::Result<()> {
+    type One = UserDataRef<Task>;
+    native.set(
+        "task_state",
+        lua.create_function(|_, task: One| {
+            let ended = task.program.borrow().as_ref().map(|program| program.ended());
+            task.known.set(ended == Some(true));
+            Ok(ended.map(|ended| if ended { "zombie" } else { "running" }))
+        })?,
+    )?;
+    native.set(
+        "task_exit_code",
+        lua.create_function(|_, task: One| Ok(task.program.borrow().as_deref().and_then(status)))?,
+    )?;
+    native.set(
+        "task_pid",
+        lua.create_function(|_, task: One| Ok(task.program.borrow().as_ref().map(|program| program.pid())))?,
+    )?;
+    let handlers = Rc::clone(loader);
+    native.set(
+        "task_wait",
+        lua.create_function(move |_, task: One| {
+            let program = task.program.borrow_mut().take();
+            drop(task);
+            let Some(program) = program else { return Ok(None) };
+            let exit = program.wait(None);
+            program.collect();
+            handlers.tell(&program, exit.map(nvme_linux::spawn::Exit::status));
+            Ok(status(&program))
+        })?,
+    )?;
+    let handlers = Rc::clone(loader);
+    native.set(
+        "task_kill",
+        lua.create_function(move |lua, task: One| {
+            let program = task.program.borrow_mut().take();
+            drop(task);
+            let Some(program) = program else { return Ok(Value::Nil) };
+            program.collect();
+            if let Some(status) = status(&program) {
+                handlers.tell(&program, Some(status));
+                return Ok(Value::Integer(status.into()));
+            }
+            program.kill();
+            handlers.tell(&program, None);
+            Ok(Value::String(lua.create_string("killed")?))
+        })?,
+    )?;
+    let handlers = Rc::clone(loader);
+    native.set(
+        "task_exit_handler",
+        lua.create_function(move |_, (task, handler): (One, Function)| {
+            let (program, known) = (task.program.borrow().clone(), task.known.get());
+            drop(task);
+            let Some(program) = program else {
+                handler.call::<()>(Value::Nil)?;
+                return Ok(false);
+            };
+            if handlers.has_handler(&program) {
+                return Err(mlua::Error::runtime("exit_handler callback already registered"));
+            }
+            // What the script does not know yet it hears later, as from ned, which looks when the scripts are over.
+            if let Some(status) = status(&program).filter(|_| known) {
+                program.collect();
+                handler.call::<()>(status)?;
+                return Ok(false);
+            }
+            handlers.handlers.borrow_mut().push((program, handler));
+            Ok(true)
+        })?,
+    )
+}
+
 /// Makes the Lua state; `inherited` becomes part of `L4.Env`.
-pub(crate) fn new(loader: Rc<Loader>, inherited: Vec<(String, OwnedFd)>) -> mlua::Result<Lua> {
+pub(crate) fn new(
+    loader: Rc<Loader>,
+    inherited: Vec<(String, OwnedFd)>,
+    portable: bool,
+) -> mlua::Result<Lua> {
     let lua = Lua::new();
     let methods = lua.create_table()?;
     lua.set_named_registry_value(METHODS, &methods)?;
     let native = natives(&lua, &loader)?;
     native.set("methods", methods)?;
+    let methods = lua.create_table()?;
+    lua.set_named_registry_value(TASK_METHODS, &methods)?;
+    native.set("task_methods", methods)?;
     native.set("env", environment(&lua, inherited)?)?;
     let module: Table = lua.load(include_str!("prelude.lua")).set_name("=L4").call(native)?;
     lua.register_module("L4", &module)?;
     // The manual's examples use it without a `require`.
     lua.globals().set("L4", module)?;
+    // Of this library ned has more, which could break the state here.
+    let debug = lua.create_table()?;
+    let traceback = |lua: &Lua, text: Option<String>| lua.traceback(text.as_deref(), 1);
+    debug.set("traceback", lua.create_function(traceback)?)?;
+    lua.globals().set("debug", debug)?;
+    if portable {
+        for library in NOT_IN_NED {
+            lua.globals().set(library, Value::Nil)?;
+        }
+    }
     let supervisor = Arc::clone(&loader.supervisor);
     let triggers = HookTriggers::new().every_nth_instruction(10_000);
     lua.set_global_hook(triggers, move |_, _| {
@@ -90,6 +167,8 @@ pub(crate) fn new(loader: Rc<Loader>, inherited: Vec<(String, OwnedFd)>) -> mlua
 
 fn natives(lua: &Lua, loader: &Rc<Loader>) -> mlua::Result<Table> {
     let native = lua.create_table()?;
+    task_natives(lua, &native, loader)?;
+    native.set("error_text", lua.create_function(|_, code: i64| Ok(failure::l4_text(code)))?)?;
     native.set("arch", lua.create_function(|_, ()| Ok(std::env::consts::ARCH))?)?;
     native.set("mword_bits", lua.create_function(|_, ()| Ok(usize::BITS))?)?;
     let version = concat!("nvme-ned ", env!("CARGO_PKG_VERSION"), " on Linux");
@@ -159,7 +238,11 @@ fn natives(lua: &Lua, loader: &Rc<Loader>) -> mlua::Result<Table> {
         "exec",
         lua.create_function(move |lua, arguments: (Table, Vec<String>, Table, Value, bool)| {
             let request = Request::new(lua, arguments)?;
-            Ok(Outcome(request.start(&loader).map(|program| Task(RefCell::new(Some(program))))))
+            Ok(Outcome(
+                request
+                    .start(&loader)
+                    .map(|program| Task { program: RefCell::new(Some(program)), known: Cell::new(false) }),
+            ))
         })?,
     )?;
     Ok(native)
@@ -202,7 +285,7 @@ pub(crate) fn run(lua: &Lua, source: &[u8], name: &str) -> Result<(), String> {
 }
 
 /// Without the tracebacks that the library puts behind an error: they are of its own functions.
-fn first_lines(text: &str) -> String {
+pub(crate) fn first_lines(text: &str) -> String {
     let end = text.find("\nstack traceback:").unwrap_or(text.len());
     text.get(..end).unwrap_or(text).trim_start_matches("runtime error: ").trim_end().to_owned()
 }

@@ -139,12 +139,16 @@ impl Supervisor {
 
     /// Waits until all have ended; kills what has not ended in time once the end was asked for. Returns the status of
     /// the first that nobody asked for and that went wrong.
-    pub(crate) fn wait_for_all(&self) -> Result<(), (String, Exit)> {
+    /// `each` does what a program's end leads to, and says whether there was anything: it may start others.
+    pub(crate) fn wait_for_all(&self, each: &mut dyn FnMut() -> bool) -> Result<(), (String, Exit)> {
         let mut deadline = None;
         loop {
             let programs = lock(&self.programs).clone();
             let running: Vec<&Program> =
                 programs.iter().map(Arc::as_ref).filter(|one| !one.ended()).collect();
+            if each() {
+                continue;
+            }
             if running.is_empty() {
                 let wrong = programs.iter().find_map(|program| self.wrong(program));
                 return wrong.map_or(Ok(()), Err);

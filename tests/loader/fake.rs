@@ -36,6 +36,10 @@ trials! {
     a_server_that_dies_is_an_error_of_create_with_its_status
     a_channel_is_served_by_one_program_at_a_time_and_again_later
     wait_kill_and_state_are_ned_s
+    exit_handlers_are_called_as_ned_calls_them
+    a_nil_before_other_words_of_create_is_refused_by_its_place
+    mistakes_in_calls_are_strings
+    only_what_ned_has_is_there_when_asked_for
     the_loader_waits_for_its_programs_and_passes_a_failure_on
     sigterm_is_handed_on_and_is_a_good_end
     a_second_sigterm_kills
@@ -86,7 +90,7 @@ fn a_session_is_minted_and_handed_on_by_number() {
     let place = place();
     let ended = place.run(&format!(
         r#"{SERVER}
-        vda = bus:create(0, "ds-max=5", "device=1234:n1", nil, "read-only")
+        vda = bus:create(0, "ds-max=5", "device=1234:n1", "read-only", nil)
         print(vda:is_valid(), tostring(vda):match("^L4::Cap<L4virtio::Device>") ~= nil)
         -- head reads what the fake session says about itself.
         local client = L4.default_loader:startv({{ caps = {{ vda = vda }} }},
@@ -115,7 +119,9 @@ fn a_refusal_is_a_table_with_msg_and_code_and_prints() {
     ));
     assert!(ended.out.contains("false\ttable\t-19\n"), "{}", ended.out);
     assert!(
-        ended.out.contains("script.lua:5: runtime error `device=absent:n1`: no such device (-19)\n"),
+        ended.out.contains(
+            "script.lua:5: runtime error No such device (-19): `device=absent:n1`: no such device\n"
+        ),
         "{}",
         ended.out
     );
@@ -127,7 +133,7 @@ fn an_uncaught_refusal_ends_everything_and_names_the_line() {
     let place = place();
     let ended = place.run(&format!("{SERVER}bus:create(0, \"device=absent:n1\")"));
     assert_eq!(ended.status, Some(1));
-    assert!(ended.err.contains("script.lua:4: runtime error") && ended.err.contains("no such device (-19)"));
+    assert!(ended.err.contains("script.lua:4: runtime error No such device (-19): "));
     assert!(!ended.err.contains("traceback"));
 }
 
@@ -209,7 +215,11 @@ fn a_server_that_dies_is_an_error_of_create_with_its_status() {
     ));
     assert!(ended.out.contains("false\t-104\t"), "{}", ended.out);
     assert!(ended.out.contains("7\nfalse\t-111\t"), "{}", ended.out);
-    assert!(ended.out.contains("ended with status 7 (-111)"), "{}", ended.out);
+    assert!(
+        ended.out.contains("runtime error Connection refused (-111): nobody listens: nvme-drv"),
+        "{}",
+        ended.out
+    );
 }
 
 fn a_channel_is_served_by_one_program_at_a_time_and_again_later() {
@@ -255,6 +265,96 @@ fn wait_kill_and_state_are_ned_s() {
     assert!(ended.out.contains("method called with incompatible object"), "{}", ended.out);
     assert!(ended.out.ends_with("137\n"), "{}", ended.out);
     assert_eq!(ended.status, Some(0));
+}
+
+fn exit_handlers_are_called_as_ned_calls_them() {
+    let place = place();
+    let ended = place.run(
+        r#"
+        local loader = L4.default_loader
+        local function told(what) return function(status) print(what, status) end end
+        local t = loader:startv({}, "sh", "-c", "exit 3")
+        print(t:exit_handler(told("waited for")))
+        print(pcall(t.exit_handler, t, told("twice")))
+        print(t:wait(), t:exit_handler(told("zapped")))
+        t = loader:startv({}, "sleep", "60")
+        t:exit_handler(told("killed"))
+        print(t:kill())
+        t = loader:startv({}, "true")
+        while t:state() == "running" do L4.msleep(2) end
+        print(t:exit_handler(told("a zombie")))
+        print(type(select(2, pcall(t.exit_handler, t, 5))))
+        -- After the scripts: a handler that starts another program, and one that fails.
+        loader:startv({}, "sh", "-c", "exit 4"):exit_handler(function(status)
+            print("first", status)
+            loader:startv({}, "sh", "-c", "exit 5"):exit_handler(function(status)
+                print("second", status)
+                error("no more")
+            end)
+        end)
+        t = nil
+        collectgarbage()
+        print("over")
+        "#,
+    );
+    assert_eq!(
+        ended.out.replace(place.path("script.lua").to_str().unwrap(), "SCRIPT"),
+        "true\nfalse\tSCRIPT:6: exit_handler callback already registered\nwaited for\t3\nzapped\tnil\n3\tfalse\n\
+         killed\tnil\nkilled\na zombie\t0\nfalse\nstring\nover\nfirst\t4\nsecond\t5\n"
+    );
+    assert!(ended.err.contains("lua error: ") && ended.err.contains("no more"), "{}", ended.err);
+    assert_eq!(ended.status, Some(0), "the script has the statuses");
+}
+
+fn a_nil_before_other_words_of_create_is_refused_by_its_place() {
+    let place = place();
+    let ended = place.run(&format!(
+        r#"{SERVER}
+        local want
+        local ok, why = pcall(bus.create, bus, 0, "device=1234:n1", want and "ds-max=5" or nil, "read-only")
+        print(ok, why.code, why.msg)
+        print(bus:create(0, "device=1234:n1", want):is_valid())
+        print(pcall(L4.Env.user_factory.create, L4.Env.user_factory, L4.Proto.Dataspace, nil, 4096))
+        print(L4.Env.user_factory:create(L4.Proto.Dataspace, 8192.0):is_valid(), bus:create(7, "device=1234:n1"):is_valid())
+        server:kill()
+        "#
+    ));
+    assert!(ended.out.contains("false\t-22\t") && ended.out.contains("argument 2 is nil"), "{}", ended.out);
+    assert_eq!(ended.out.matches("argument 1 is nil").count(), 1, "{}", ended.out);
+    assert!(ended.out.contains("\ntrue\n") && ended.out.contains("\ntrue\ttrue\n"), "{}", ended.out);
+}
+
+fn mistakes_in_calls_are_strings() {
+    let place = place();
+    let ended = place.run(
+        r#"
+        local factory = L4.Env.user_factory
+        for _, f in ipairs {
+            function() factory:create() end,
+            function() factory:create("x") end,
+            function() factory.create(5, 0) end,
+            function() L4.msleep({}) end,
+            function() L4.cast("L4::Factory", L4.Env.sigma0) end,
+            function() L4.default_loader.start(5, {}, "true") end,
+            function() factory:nonsense() end,
+        } do
+            local ok, why = pcall(f)
+            print(ok, type(why), why)
+            assert(not why:find("traceback"))
+        end
+        "#,
+    );
+    assert_eq!(ended.out.matches("false\tstring\t").count(), 7, "{}", ended.out);
+    assert!(ended.out.contains("script.lua:4: "), "{}", ended.out);
+    assert!(ended.out.contains("what of L4.Env belongs to io"), "{}", ended.out);
+}
+
+fn only_what_ned_has_is_there_when_asked_for() {
+    let place = place();
+    let script =
+        place.write("a.lua", "print(math, os, utf8, coroutine, type(string), type(table), type(io))");
+    let ended = place.start(&["--portable", script.to_str().unwrap()]).end();
+    assert_eq!(ended.out, "nil\tnil\tnil\tnil\ttable\ttable\ttable\n");
 }
 
 fn the_loader_waits_for_its_programs_and_passes_a_failure_on() {
@@ -331,9 +431,9 @@ fn a_dataspace_is_handed_on_with_its_rights() {
         print(t:wait())
         "#,
     );
-    assert!(ended.out.contains("true\tnil\t5\t4\n"), "{}", ended.out);
+    assert!(ended.out.contains("false\tnil\t5\t4\n"), "{}", ended.out);
     assert!(
-        ended.out.contains("(-12)") && ended.out.contains("`big` is not a number of bytes (-22)"),
+        ended.out.contains("(-12)") && ended.out.contains("(-22): `big` is not a number of bytes"),
         "{}",
         ended.out
     );
@@ -381,13 +481,19 @@ fn mistakes_in_a_script_are_named_with_their_line() {
         (start("{ [1] = 'x' }", "true"), ":2: caps: every key must be a name"),
         (
             start("{ a = 'soft:x' }", "true"),
-            ":2: runtime error capability `a` for true: `soft:x`: only nvme-drv",
+            ":2: runtime error Invalid argument (-22): capability `a` for true: `soft:x`: only nvme-drv",
         ),
         (start("{ a = 'file:/nonexistent' }", "true"), "capability `a` for true: `/nonexistent`"),
         (start("{ a = L4.Env.factory }", "true"), "capability `a` for true: it stands for nothing"),
-        (start("{}", "rom/nothing"), ":2: runtime error there is no program `nothing`"),
-        (start("{}", "nothing-here"), "there is no program `nothing-here` in PATH (-2)"),
-        (start("{}", "echo {vda}"), ":2: runtime error `{vda}` in `{vda}`: echo is given no descriptor"),
+        (
+            start("{}", "rom/nothing"),
+            ":2: runtime error No such object found (-2): there is no program `nothing`",
+        ),
+        (start("{}", "nothing-here"), "(-2): there is no program `nothing-here` in PATH"),
+        (
+            start("{}", "echo {vda}"),
+            ":2: runtime error Invalid argument (-22): `{vda}` in `{vda}`: echo is given no descriptor",
+        ),
         (
             "L4.default_loader:startv({}, 'true', {}, 'x')".to_owned(),
             ":1: argument 2 of the program is a table",
