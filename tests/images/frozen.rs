@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_client::{Io, Segment, kind};
+use nvme_client::{Client, Io, Options, Segment, kind};
 
 use crate::server::{Bench, wait_until};
-use crate::storage::{Loop, MIB, Mount, able, run, serve, session, sparse, vbus};
+use crate::storage::{Loop, MIB, Mount, able, divide, run, serve, session, sparse, vbus};
 
 /// Longer than a command of hardware may take before the controller is suspected.
 const FROZEN: Duration = Duration::from_secs(35);
@@ -23,12 +23,14 @@ fn a_frozen_file_system_makes_its_own_requests_wait_and_ends_nobody() {
         sparse(&file, 64 * MIB);
         let device = Loop::over(&file, &[]);
         let system = Mount::ext4(&device.0);
-        let (image, other) = (system.path("image"), bench.path("other"));
+        let (image, file) = (system.path("image"), bench.path("other"));
         sparse(&image, 32 * MIB);
-        sparse(&other, 32 * MIB);
+        sparse(&file, 32 * MIB);
+        // Real storage, too: what A has under way, at its cap, takes nothing that B needs.
+        let other = Loop::over(&file, &[]);
         let options = format!(",engine={engine}");
         let words =
-            [vbus(&image, &format!(",serial=a{options}")), vbus(&other, &format!(",serial=b{options}"))];
+            [vbus(&image, &format!(",serial=a{options}")), vbus(&other.0, &format!(",serial=b{options}"))];
         let mut server = serve(&bench, &words);
         let mut slow = session(&bench, &["device=a:n1"]);
         let mut bystander = session(&bench, &["device=b:n1"]);
@@ -70,4 +72,71 @@ fn a_frozen_file_system_makes_its_own_requests_wait_and_ends_nobody() {
         drop((slow, bystander));
         assert_eq!(server.stop(), 0);
     }
+}
+
+/// How long it may take until a client is told that it does not get back what it wants.
+const QUIET: Duration = Duration::from_secs(20);
+
+#[test]
+fn whoever_wants_its_queue_back_from_frozen_storage_is_closed_and_its_disk_is_kept_until_that_answers() {
+    if !able() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for engine in ["uring", "threads"] {
+            scope.spawn(move || closed_in_time(engine));
+        }
+    });
+}
+
+fn closed_in_time(engine: &str) {
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 64 * MIB);
+    let device = Loop::over(&file, &[]);
+    let system = Mount::ext4(&device.0);
+    let image = system.path("image");
+    sparse(&image, 48 * MIB);
+    divide(&image, &[14, 14, 14]);
+    let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+    let patient = Options { wait: QUIET * 3, ..Options::default() };
+    let mut stops = Client::from_fd(bench.create(&["device=a:n1:1"]), &patient).unwrap();
+    let mut leaves = session(&bench, &["device=a:n1:2"]);
+    let mut reader = session(&bench, &["device=a:n1:3", "read-only"]);
+    for client in [&mut stops, &mut leaves] {
+        client.write(0, &[1; 4096]).unwrap();
+    }
+    run("fsfreeze", &["-f", system.0.path().to_str().unwrap()]);
+    for client in [&mut stops, &mut leaves] {
+        let segments = [Segment { addr: client.scratch, len: 4096 }];
+        let io = Io { kind: kind::OUT, sector: 8, segments: &segments, to_device: true };
+        let queue = client.queue(0).unwrap();
+        queue.submit(io, 1).unwrap();
+        queue.publish().unwrap();
+        queue.kick().unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    drop(leaves);
+    let began = Instant::now();
+    assert!(stops.stop_queue(0).is_err(), "{engine}: a queue stopped with a write under way");
+    let took = began.elapsed();
+    assert!(took >= QUIET - Duration::from_secs(1) && took < QUIET * 2, "{engine}: {took:?}");
+    server.says("storage that hangs does not let go of what it wants back");
+    server.says("session 1: the storage of a:n1:1 hangs");
+    server.says("session 2: the storage of a:n1:2 hangs");
+    // The image goes on, for whoever wants nothing of it that is frozen.
+    reader.read(0, &mut [0; 4096]).unwrap();
+    drop(stops);
+    // What was written there may land still.
+    let refused = bench.factory().create(&["device=a:n1:1"], None);
+    assert!(refused.is_err(), "{engine}: a second writer beside one that nothing proves quiet");
+    run("fsfreeze", &["-u", system.0.path().to_str().unwrap()]);
+    server.says("session 1: ended");
+    server.says("session 2: ended");
+    let mut next = session(&bench, &["device=a:n1:1"]);
+    next.write(8, &[2; 4096]).unwrap();
+    next.flush().unwrap();
+    reader.read(0, &mut [0; 4096]).unwrap();
+    drop((next, reader));
+    assert_eq!(server.stop(), 0);
 }

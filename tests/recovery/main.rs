@@ -7,6 +7,7 @@ mod device;
 mod durability;
 mod factories;
 mod faults;
+mod hanging;
 mod lost;
 mod memory;
 mod parts;

@@ -208,6 +208,11 @@ impl Controller {
         if self.is_ready() { self.pairs.free() } else { 0 }
     }
 
+    /// Whether its commands may take as long as they like, since storage that hangs is no fault of its own.
+    pub fn waits_for_storage(&self) -> bool {
+        self.pairs.waits_for_storage()
+    }
+
     /// Bytes of the driver's own memory that a pair of this depth takes.
     pub fn pair_bytes(&self, depth: u16) -> u64 {
         self.pairs.bytes(depth)

@@ -125,6 +125,8 @@ pub(super) struct Pairs {
     records: BTreeMap<u16, Record>,
     granted: Granted,
     next_generation: Generation,
+    /// Commands may take as long as storage hangs that is behind it.
+    stored: bool,
 }
 
 /// Pages of a pair of this depth: its queues, lists, and bounce memory.
@@ -182,7 +184,7 @@ impl Pairs {
             caps: CommandCaps::default(),
         };
         let (timeout, chunks) = (options.io_timeout, options.bounce_chunks);
-        Self { index, timeout, chunks, records: BTreeMap::new(), granted, next_generation: 1 }
+        Self { index, timeout, chunks, records: BTreeMap::new(), granted, next_generation: 1, stored: false }
     }
 
     /// The controller is set up.
@@ -198,6 +200,11 @@ impl Pairs {
     /// The first identifier for workers. The reads keep their own when there are at least two.
     fn first(&self) -> u16 {
         if self.granted.pairs > 1 { READS_PAIR + 1 } else { READS_PAIR }
+    }
+
+    /// Whether commands are never late, for there is storage behind the controller that can hang.
+    pub(super) fn waits_for_storage(&self) -> bool {
+        self.stored
     }
 
     /// How many pairs workers can still have.
@@ -336,8 +343,8 @@ impl Pairs {
             record.config.timeout = Duration::MAX;
         }
         debug!("controller {}: queue pair {} of {} entries", index, id, record.config.depth);
-        let config = record.config;
-        Ok(match (record.memory.take(), record.purpose) {
+        let (config, stored) = (record.config, doorbells.doorbells.waits_for_storage());
+        let made = match (record.memory.take(), record.purpose) {
             (Some(memory), Purpose::Client { token }) => Effect::Say(ControllerEvent::PairReady {
                 token,
                 pair: QueuePair::new(config, memory, doorbells),
@@ -346,7 +353,9 @@ impl Pairs {
                 Effect::ReadsMade(ReadsPair { config, memory, doorbells: doorbells.doorbells })
             }
             (None, _) => Effect::Say(ControllerEvent::PairRecreated { id, doorbells }),
-        })
+        };
+        self.stored = stored;
+        Ok(made)
     }
 
     /// A pair could not be created, and the controller knows nothing of it.

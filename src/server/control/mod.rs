@@ -97,6 +97,10 @@ pub enum Event {
     /// A session's configuration space says something else: its namespace grew, or it has none any more. The driver is
     /// to be told in the transport's way; [`Session::read_config`] has what is new.
     ConfigChanged(SessionKey),
+    /// Storage that hangs has not let go in time of what a session's client wants back (a queue that stops, memory), or has left.
+    /// A client that is still there is to be closed, by [`Control::clear`] or [`Control::end`]: both go on once the storage does, and
+    /// until then the memory, and the device, are nobody else's.
+    Hangs(SessionKey),
     /// Nothing is left of a session's last client.
     Cleared(SessionKey),
     /// Nothing is left of a session.
@@ -257,6 +261,7 @@ impl Control {
         self.poll_units(now);
         self.poll_start(now);
         self.poll_sessions();
+        self.poll_quiet(now);
         for controller in self.numbers() {
             self.recover(controller, Input::Tick, now);
         }
@@ -291,7 +296,7 @@ impl Control {
         let units = self.units.iter().filter_map(Unit::next_deadline);
         let shutdown = self.shutdown.iter().filter(|s| !s.controllers_told).map(|s| s.until);
         let start = self.scan_until.filter(|_| !self.scanned);
-        units.chain(shutdown).chain(start).min()
+        units.chain(shutdown).chain(start).chain(self.quiet_deadline()).min()
     }
 
     /// Takes a message of a worker.

@@ -1,6 +1,7 @@
 //! Sessions: what a client asks for, one thing at a time, and how a session ends.
 
 mod ending;
+mod quiet;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -91,6 +92,8 @@ pub struct Session {
     lost: bool,
     /// Its memory may still be used by a device that nothing proves quiet.
     quarantined: bool,
+    /// Since when storage that can hang has something that is wanted back.
+    hangs: quiet::Hangs,
 }
 
 impl Session {
@@ -219,6 +222,7 @@ impl Control {
                 goal: Goal::Serve,
                 lost: false,
                 quarantined: false,
+                hangs: quiet::Hangs::No,
             },
         );
         debug!("session {}: minted", key.0);

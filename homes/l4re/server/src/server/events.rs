@@ -97,9 +97,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 // Its device may be what a static client waits for.
                 self.start_clients(false);
             }
-            // The worker is this thread, and has what it was told. Nobody clears a session, or shuts the server down.
+            // The worker is this thread, and has what it was told. Nobody clears a session, or shuts the server down; and there is no
+            // storage that hangs, but controllers.
             Event::NotifySet(..)
             | Event::WriteBackSet(_)
+            | Event::Hangs(_)
             | Event::Cleared(_)
             | Event::FactoryEnded(_)
             | Event::ShutDown => {}

@@ -167,6 +167,8 @@ pub(crate) enum Over {
     Unclosable,
     #[error("it wants more memory looked at, and what it sent before is not done with")]
     Slow,
+    #[error("storage that hangs does not let go of what it wants back")]
+    Hangs,
     #[error("the session has ended")]
     Ended,
 }

@@ -232,6 +232,11 @@ impl Server {
                     }
                 });
             }
+            Event::Hangs(key) => {
+                if let Some(id) = self.by_session.get(&key).copied() {
+                    self.disconnect(id, &Over::Hangs);
+                }
+            }
             Event::Cleared(key) => {
                 let Some(id) = self.by_session.get(&key).copied() else { return };
                 // It may be cleared once more already: for a session that starts on a connection, and for the next client.

@@ -43,11 +43,17 @@ pub struct RecoveryTimes {
     pub grace: Duration,
     /// In what time resets are counted.
     pub window: Duration,
+    /// How long a client waits for storage that hangs to let go of what it wants back, before its session is closed.
+    pub quiet: Duration,
 }
 
 impl Default for RecoveryTimes {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(2), window: Duration::from_secs(120) }
+        Self {
+            grace: Duration::from_secs(2),
+            window: Duration::from_secs(120),
+            quiet: Duration::from_secs(20),
+        }
     }
 }
 

@@ -24,7 +24,11 @@ const fn command(queue: u16, cid: u16, token: u32) -> StuckCommand {
 }
 
 fn times() -> RecoveryTimes {
-    RecoveryTimes { grace: Duration::from_nanos(1), window: Duration::from_secs(120) }
+    RecoveryTimes {
+        grace: Duration::from_nanos(1),
+        window: Duration::from_secs(120),
+        ..RecoveryTimes::default()
+    }
 }
 
 /// Each step, about `A` and its pair where it is about any, with the place of its kind.
