@@ -6,6 +6,7 @@ use nvme_session::operation::{Operation, Outcome};
 use nvme_session::queue::Ended;
 
 use super::issued::{Issued, Past, Standing};
+use super::mishap;
 use super::pair::{QueuePair, State};
 use super::quiet;
 use super::repeat::{Clients, Repeated};
@@ -137,8 +138,7 @@ impl QueuePair {
 
     /// How a command ended that has this status.
     fn outcome(&mut self, issued: &Issued, past: Past, status: Status, clients: &dyn Clients) -> Outcome {
-        let mut outcome =
-            if status.ok() { Outcome::Done } else { self.failed(issued.request.operation(), status) };
+        let mut outcome = if status.ok() { Outcome::Done } else { self.failed(issued, status, clients) };
         if let Some(chunk) = past.chunk {
             // What a read brought is copied.
             let (skip, memory) = match issued.request.operation() {
@@ -160,22 +160,26 @@ impl QueuePair {
     }
 
     #[cold]
-    fn failed(&mut self, operation: &Operation, status: Status) -> Outcome {
+    fn failed(&mut self, issued: &Issued, status: Status, clients: &dyn Clients) -> Outcome {
         self.counters.errors += 1;
-        if self.counters.errors.is_power_of_two() {
-            let what = match operation {
-                Operation::Read(_) | Operation::ReadPart(_) => "read",
-                Operation::Write { .. } | Operation::WritePart { .. } => "write",
-                Operation::Flush { .. } => "flush",
-                Operation::Discard { .. } => "discard",
-                Operation::WriteZeroes { .. } => "write-zeroes",
-            };
+        let operation = issued.request.operation();
+        let unsupported = status.code() == Status::INVALID_OPCODE;
+        // What a client causes by its own memory is not told each time: it would keep others' failures from being told.
+        let session =
+            clients.session(issued.request.tag()).filter(|_| status.code() != Status::DATA_TRANSFER);
+        if let Some(session) = session.filter(|_| !unsupported) {
+            self.mishaps.note(session, operation, status);
+        } else if self.counters.errors.is_power_of_two() {
             warn!(
-                "controller {} pair {}: a {what} failed with status {:#06x} (error {})",
-                self.config.controller, self.config.id, status.0, self.counters.errors
+                "controller {} pair {}: a {} failed with status {:#06x} (error {})",
+                self.config.controller,
+                self.config.id,
+                mishap::word(operation),
+                status.0,
+                self.counters.errors
             );
         }
-        if status.code() == Status::INVALID_OPCODE { Outcome::Unsupported } else { Outcome::Failed }
+        if unsupported { Outcome::Unsupported } else { Outcome::Failed }
     }
 
     /// Rings the completion queue's doorbell, when anything was taken.

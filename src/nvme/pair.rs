@@ -23,6 +23,7 @@ use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longe
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::issued::{Issued, Pasts, Standing};
+use super::mishap::{Mishap, Mishaps};
 use super::parts::Guarded;
 use super::quiet::{self, Generation};
 use super::retry::Delays;
@@ -169,6 +170,8 @@ pub struct QueuePair {
     /// No command's deadline is before this, nor the time when one is issued again.
     pub(super) earliest: Time,
     pub(super) counters: Counters,
+    /// What failed, to be told.
+    pub(super) mishaps: Mishaps,
 }
 
 impl QueuePair {
@@ -196,6 +199,7 @@ impl QueuePair {
             pasts: Pasts::new(config.depth - 1),
             earliest: Time::from_nanos(u64::MAX),
             counters: Counters::default(),
+            mishaps: Mishaps::default(),
         };
         pair.set_caps(caps);
         pair
@@ -237,6 +241,11 @@ impl QueuePair {
     /// Whether this command is still in flight.
     pub fn holds(&self, cid: u16) -> bool {
         self.flight.get(cid).is_some()
+    }
+
+    /// A request that failed and was not told of yet: one in a while.
+    pub fn take_mishap(&mut self, now: Time) -> Option<Mishap> {
+        self.mishaps.take(now)
     }
 
     /// What happened so far.

@@ -24,6 +24,11 @@ pub trait Clients {
     fn window(&self, tag: Tag, range: &DmaRange) -> Option<Window>;
     /// Whether a request that failed for the moment is still to be done: its session has not ended, nor its namespace.
     fn wants(&self, tag: Tag) -> bool;
+    /// Whose it is: the session's number, where that is known.
+    fn session(&self, tag: Tag) -> Option<u64> {
+        let _ = tag;
+        None
+    }
 }
 
 /// What became of a command that failed.

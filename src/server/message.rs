@@ -11,7 +11,7 @@ use nvme_session::memory::MemoryTable;
 use nvme_session::queue::{BlkQueue, QueueTag};
 use nvme_session::virtqueue::Broken;
 
-use crate::nvme::QueuePair;
+use crate::nvme::{Mishap, QueuePair};
 
 /// One I/O queue pair of one controller.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -144,6 +144,8 @@ pub enum FromWorker {
     Expired(StuckCommand),
     /// Answers [`ToWorker::IsStuck`]: whether it is.
     Stuck(StuckCommand, bool),
+    /// A request failed. Not each is told.
+    Failed(Mishap),
 }
 
 /// What one pass of a worker came to.

@@ -299,6 +299,9 @@ impl Worker {
                 let command = StuckCommand { pair: *id, cid: expired.cid, token: expired.tag.queue() };
                 self.outbox.push_back(FromWorker::Expired(command));
             }
+            if let Some(mishap) = queues.take_mishap(now) {
+                self.outbox.push_back(FromWorker::Failed(mishap));
+            }
         }
         // Whether the only one goes on polling is the home's to say.
         if self.roster.is_crowded() {
@@ -327,6 +330,10 @@ impl Clients for Roster {
 
     fn wants(&self, tag: Tag) -> bool {
         self.is_wanted(tag.queue().token())
+    }
+
+    fn session(&self, tag: Tag) -> Option<u64> {
+        self.get(tag.queue().token()).map(|queue| queue.key.session.0)
     }
 }
 

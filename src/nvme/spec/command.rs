@@ -93,10 +93,18 @@ impl Status {
     pub const TRANSIENT_TRANSPORT: u16 = 0x022;
     /// Admin Command Media Not Ready (generic 24h).
     pub const MEDIA_NOT_READY: u16 = 0x024;
+    /// Capacity Exceeded (generic 81h).
+    pub const CAPACITY_EXCEEDED: u16 = 0x081;
     /// Namespace Not Ready (generic 82h).
     pub const NAMESPACE_NOT_READY: u16 = 0x082;
     /// Format In Progress (generic 84h).
     pub const FORMATTING: u16 = 0x084;
+    /// Data Transfer Error (generic 04h): memory that a command names could not be reached.
+    pub const DATA_TRANSFER: u16 = 0x004;
+    /// Write Fault (media 80h).
+    pub const WRITE_FAULT: u16 = 0x280;
+    /// Unrecovered Read Error (media 81h).
+    pub const READ_ERROR: u16 = 0x281;
     /// Asymmetric Access Persistent Loss (path related 01h).
     pub const ACCESS_LOST: u16 = 0x301;
     /// Asynchronous Event Request Limit Exceeded (command specific 05h).

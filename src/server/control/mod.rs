@@ -317,6 +317,7 @@ impl Control {
             FromWorker::QueueBroken(key, why) => self.queue_broken(key, why),
             FromWorker::TableSet(session, generation) => self.table_set(session, generation),
             FromWorker::Expired(command) => self.expired(command, now),
+            FromWorker::Failed(mishap) => self.request_failed(&mishap),
             FromWorker::Stuck(command, stuck) => {
                 self.recover(command.pair.controller, Input::Stuck(command, stuck), now);
             }

@@ -8,7 +8,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use nvme_platform::{Notify, debug, info};
+use nvme_platform::{Notify, debug, error, info};
 use nvme_policy::{Grant, Policy};
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig};
@@ -21,6 +21,7 @@ use super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey, To
 use super::error::SessionError;
 use super::job::MemoryJob;
 use super::{Anomaly, Control, Event};
+use crate::nvme::Mishap;
 
 /// When what was asked is in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -441,6 +442,25 @@ impl Control {
     pub(super) fn queue_broken(&mut self, key: QueueKey, why: Broken) {
         if self.sessions.contains_key(&key.session) {
             self.events.push_back(Event::QueueBroken(key.session, key.index, why));
+        }
+    }
+
+    /// The operator is told of a request that failed: whose, where, and why.
+    pub(super) fn request_failed(&self, mishap: &Mishap) {
+        let Mishap { session: key, what, place, .. } = *mishap;
+        // What failed last may be told when the session has ended.
+        let minted = self.sessions.get(&SessionKey(key)).map(Session::minted);
+        let Some((minted, extent)) = minted.map(|minted| (minted, minted.grant().extent())) else { return };
+        let device = minted.device();
+        let first = extent.first() << extent.block_size().shift();
+        match place {
+            Some((at, bytes)) => {
+                let offset = at.saturating_sub(first);
+                error!(
+                    "session {key}: {device}: a {what} of {bytes} bytes at offset {offset} failed: {mishap}"
+                );
+            }
+            None => error!("session {key}: {device}: a {what} failed: {mishap}"),
         }
     }
 
