@@ -1,11 +1,14 @@
 //! Block devices.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::Command;
 
 use nvme_client::feature;
 
-use crate::server::Bench;
-use crate::storage::{Loop, MIB, Mount, able, serve, session, sparse, taken, vbus};
+use crate::server::{Bench, wait_until};
+use crate::storage::{Loop, MIB, Mount, able, operator, run, serve, session, sparse, taken, vbus};
 
 const SECTORS: u64 = MIB / 512;
 
@@ -81,6 +84,59 @@ fn a_device_that_somebody_has_is_refused_with_the_holders_name() {
     assert_eq!(server.stop(), 0);
 }
 
+/// Swap space on a device. None any more with this value.
+struct Swap<'a>(&'a Path);
+
+impl Drop for Swap<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("swapoff").arg(self.0).status();
+    }
+}
+
+#[test]
+fn swap_what_lies_below_a_device_and_what_a_process_has_alone_is_refused_by_name() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 32 * MIB);
+    let device = Loop::over(&file, &[]);
+    let node = device.0.to_str().unwrap();
+    run("mkswap", &["-q", node]);
+    run("swapon", &[node]);
+    let swap = Swap(&device.0);
+    let said = refusal(&bench, &vbus(&device.0, ""));
+    assert!(said.contains("in use: it is swap space"), "{said}");
+    drop(swap);
+    // A loop device claims nothing of what it lies over, so this is seen in no other way.
+    let above = Loop::over(&device.0, &[]);
+    let said = refusal(&bench, &vbus(&device.0, ""));
+    let name = above.0.file_name().unwrap().to_str().unwrap().to_owned();
+    assert!(said.contains(&format!("{name} lies over it")), "{said}");
+    drop(above);
+    let alone = File::options().read(true).write(true).custom_flags(exclusively()).open(&device.0).unwrap();
+    let said = refusal(&bench, &vbus(&device.0, ""));
+    assert!(said.contains(&format!("in use: process {} (", std::process::id())), "{said}");
+    drop(alone);
+    let mut server = serve(&bench, &[vbus(&device.0, ",serial=a")]);
+    server.says("seccomp on");
+    assert_eq!(server.stop(), 0);
+    // Of a file it is a warning: its owner may know.
+    let below = bench.path("below");
+    sparse(&below, 32 * MIB);
+    let above = Loop::over(&below, &[]);
+    let name = above.0.file_name().unwrap().to_str().unwrap().to_owned();
+    let mut server = serve(&bench, &[vbus(&below, ",serial=a")]);
+    server.says(&format!("{name} has it open for writing, too"));
+    assert_eq!(server.stop(), 0);
+}
+
+/// O_EXCL: of a block device, alone.
+fn exclusively() -> i32 {
+    rustix::fs::OFlags::EXCL.bits().cast_signed()
+}
+
 #[test]
 fn a_device_sets_the_least_block_size_and_may_be_read_only() {
     if !able() {
@@ -104,4 +160,39 @@ fn a_device_sets_the_least_block_size_and_may_be_read_only() {
     drop(client);
     assert_eq!(server.stop(), 0);
     drop(File::open(&file));
+}
+
+#[test]
+fn a_device_that_goes_for_good_is_lost_to_its_sessions_alone() {
+    if !able() {
+        return;
+    }
+    for engine in ["uring", "threads"] {
+        let bench = Bench::new();
+        let (file, other) = (bench.path("file"), bench.path("other"));
+        sparse(&file, 32 * MIB);
+        sparse(&other, 32 * MIB);
+        let device = Loop::over(&file, &[]);
+        let options = format!(",engine={engine}");
+        let words =
+            [vbus(&device.0, &format!(",serial=a{options}")), vbus(&other, &format!(",serial=b{options}"))];
+        let mut server = serve(&bench, &words);
+        let mut goes = session(&bench, &["device=a:n1"]);
+        let mut stays = session(&bench, &["device=b:n1"]);
+        goes.write(0, &[1; 4096]).unwrap();
+        File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+        run("losetup", &["-c", device.0.to_str().unwrap()]);
+        assert!(goes.read(0, &mut [0; 4096]).is_err(), "{engine}");
+        server.says("the device is gone; its sessions are lost");
+        server.says("session 1: its device is lost");
+        wait_until("a size of nothing", || goes.read_config().unwrap().capacity == 0);
+        assert!(goes.write(0, &[0; 4096]).is_err() && goes.flush().is_err());
+        stays.write(0, &[2; 4096]).unwrap();
+        stays.flush().unwrap();
+        assert!(!server.said().contains("session 2: its device"), "{}", server.said());
+        assert!(bench.factory().create(&["device=a:n1", "read-only"], None).is_err());
+        assert_eq!(operator(&bench, &["rescan", "b"]).unwrap(), "[{\"device\":\"b:n1\",\"bytes\":33554432}]");
+        drop((goes, stays));
+        assert_eq!(server.stop(), 0);
+    }
 }

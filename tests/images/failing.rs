@@ -76,6 +76,20 @@ fn a_write_without_space_fails_alone_and_later_ones_succeed_when_there_is_some()
             (0..16).filter(|mib| writer.write(mib * SECTORS, &[7; MIB as usize]).is_err()).collect();
         assert!((8..16).contains(&failed.len()), "{engine}: {failed:?}");
         server.says("no space");
+        // Whose, of what, where, why: in one line.
+        server.says(": a:n1:1: a write of ");
+        let said = server.said();
+        let lines: Vec<&str> = said
+            .lines()
+            .filter(|line| {
+                line.contains("session 1: a:n1:1: a write of ") && line.contains(" failed: no space")
+            })
+            .collect();
+        let offset = lines[0].split_once(" at offset ").and_then(|(_, rest)| rest.split(' ').next()).unwrap();
+        // A write may be several commands.
+        let first = failed[0] * MIB..(failed[0] + 1) * MIB;
+        assert!(first.contains(&offset.parse().unwrap()), "{failed:?}: {said}");
+        assert!(lines.len() <= 4, "{} lines for {} failures: {said}", lines.len(), failed.len());
         // What was written is there, for everybody; holes read as zeroes though there is no room for them.
         let mut bytes = vec![0; MIB as usize];
         writer.read(0, &mut bytes).unwrap();
@@ -160,25 +174,64 @@ fn a_file_size_limit_is_the_requests_error_and_not_the_servers_end() {
     assert_eq!(server.stop(), 0);
 }
 
+/// What a read sees that comes after the page which it reads into was given back, and touched again, as by a balloon.
+fn after_a_balloon(options: &str) -> Vec<u8> {
+    let bench = Bench::new();
+    let image = bench.path("image");
+    fs::write(&image, vec![9; MIB as usize]).unwrap();
+    let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a{options}"))]);
+    let mut client = session(&bench, &["device=a:n1"]);
+    let mut bytes = vec![0; 4096];
+    client.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [9; 4096]);
+    let page = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    let scratch = client.scratch - 0x10_0000;
+    fallocate(client.memory.file(0).unwrap(), page, scratch / 4096 * 4096, 8192).unwrap();
+    assert_eq!(client.memory.bytes(client.scratch, 4).unwrap(), [0; 4]);
+    client.read(0, &mut bytes).unwrap();
+    drop(client);
+    assert_eq!(server.stop(), 0);
+    bytes
+}
+
 #[test]
 fn memory_that_was_given_back_and_touched_again_gets_what_is_read() {
     for engine in ["auto", "uring", "threads"] {
-        let bench = Bench::new();
-        let image = bench.path("image");
-        fs::write(&image, vec![9; MIB as usize]).unwrap();
-        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let read = after_a_balloon(&format!(",engine={engine}"));
+        assert_eq!(read, [9; 4096], "{engine}: it was read into a page that nobody has");
+    }
+}
+
+#[test]
+fn with_pin_it_does_not_which_is_why_balloons_must_be_off_then() {
+    // The kernel says that it read 4,096 bytes.
+    assert_eq!(after_a_balloon(",engine=uring,pin"), [0; 4096]);
+}
+
+#[test]
+fn pinned_memory_is_served_for_one_client_after_the_other_and_of_rings_alone() {
+    let bench = Bench::new();
+    let image = bench.path("image");
+    sparse(&image, 16 * MIB);
+    let mut server = serve(&bench, &[vbus(&image, ",serial=a,pin")]);
+    server.says("engine=uring, client memory is pinned");
+    for round in 1..6_u8 {
+        // Each has its own memory, at whatever address the last one's had.
         let mut client = session(&bench, &["device=a:n1"]);
-        let mut bytes = vec![0; 4096];
-        client.read(0, &mut bytes).unwrap();
-        // As a balloon does: the page goes, and another comes when it is touched.
-        let page = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let scratch = client.scratch - 0x10_0000;
-        fallocate(client.memory.file(0).unwrap(), page, scratch / 4096 * 4096, 8192).unwrap();
-        assert_eq!(client.memory.bytes(client.scratch, 4).unwrap(), [0; 4]);
-        client.read(0, &mut bytes).unwrap();
-        assert!(bytes.iter().all(|b| *b == 9), "{engine}: it was read into a page that nobody has");
-        drop(client);
-        assert_eq!(server.stop(), 0);
+        let written: Vec<u8> = (0..MIB as usize).map(|at| round.wrapping_mul((at / 7) as u8)).collect();
+        client.write(u64::from(round) * 64, &written).unwrap();
+        let mut read = vec![0; MIB as usize];
+        client.read(u64::from(round) * 64, &mut read).unwrap();
+        assert!(read == written, "round {round}");
+        client.write_zeroes(0, 8, true).unwrap();
+        client.flush().unwrap();
+    }
+    assert!(!server.said().contains("cannot be pinned"), "{}", server.said());
+    assert_eq!(server.stop(), 0);
+    for engine in ["threads", "window"] {
+        let mut server = serve(&bench, &[vbus(&image, &format!(",pin,engine={engine}"))]);
+        assert_ne!(server.wait(), 0);
+        assert!(server.said().contains("pin: it is of use with engine=uring alone"), "{}", server.said());
     }
 }
 

@@ -137,7 +137,7 @@ impl Opener {
             ControllerKind::Soft { image, serial, name, options, read_only } => match image {
                 Image::Memory(size) => memory(origin, serial, size, &options, read_only),
                 Image::File(file) => {
-                    let SoftOptions { lba, engine, preallocate, .. } = options;
+                    let SoftOptions { lba, engine, preallocate, pin, .. } = options;
                     let options = ImageOptions {
                         name: name.clone(),
                         serial: serial.clone(),
@@ -145,6 +145,7 @@ impl Opener {
                         read_only,
                         engine: engine.unwrap_or_default(),
                         preallocate,
+                        pin,
                     };
                     let stored = Stored::open(file, options, self.known.len(), &self.rings)
                         .map_err(|why| DeviceError::Image(name.clone(), why))?;
@@ -159,6 +160,7 @@ impl Opener {
 
     fn stored(&self, name: String, serial: String, stored: Arc<Stored>) -> Result<Opened, DeviceError> {
         let image = stored.image();
+        image.tell_of_loss(&self.bell);
         let namespace = NamespaceConfig::stored(Arc::clone(&stored) as _)
             .block_size(image.block_size())
             .read_only(image.read_only());

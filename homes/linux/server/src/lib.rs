@@ -240,7 +240,8 @@ fn run(
     let hardware = interrupts.iter().any(Option::is_some);
     let mut ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
     ioctls.extend(images.iter().flatten().flat_map(|served| served.stored.image().ioctls()));
-    let prepared = Sandbox::prepare(Options { ioctls })?;
+    let pins = images.iter().flatten().any(|served| served.stored.image().pins());
+    let prepared = Sandbox::prepare(Options { ioctls, pins })?;
     // These threads take what clients could make wait.
     dispose::start()?;
     lanes::start(options.clients.len(), &bell)?;

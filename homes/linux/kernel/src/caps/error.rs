@@ -55,8 +55,8 @@ pub enum SpecError {
     /// No engine.
     #[error("engine=`{0}`: auto, window, uring or threads")]
     BadEngine(String),
-    /// `engine=` or `preallocate` of a disk in memory.
-    #[error("soft:mem: is memory: engine= and preallocate are for images")]
+    /// `engine=`, `preallocate` or `pin` of a disk in memory.
+    #[error("soft:mem: is memory: engine=, preallocate and pin are for images")]
     NotOfMemory,
     /// Not an octal mode.
     #[error("mode=`{0}`: an octal mode up to 0777")]

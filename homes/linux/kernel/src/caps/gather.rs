@@ -12,7 +12,7 @@ use super::{CapError, CapWord, Inherited, Place, SoftOptions, SoftSource, Spec, 
 use crate::accounts;
 use crate::memory::proc_path;
 use crate::socket::{Kind, ListenError, ListenSpec};
-use crate::storage::facts::holder;
+use crate::storage::facts::{holder, let_go_of};
 
 /// The names that the command line asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -405,7 +405,21 @@ fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
 fn open_image(path: &PathBuf, access: Access) -> Result<OwnedFd, CapError> {
     let device = rustix::fs::stat(path)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice);
-    if device && access == Access::ReadWrite { claim_path(path, path) } else { open("vbus", path, access) }
+    if !device || access == Access::Read {
+        return open("vbus", path, access);
+    }
+    // What has it and cannot be named may be the ring of a server that has just ended.
+    let mut claimed = claim_path(path, path);
+    let unnamed = |claimed: &Result<OwnedFd, CapError>| {
+        matches!(claimed, Err(CapError::InUse { .. })) && holder(path).is_none()
+    };
+    if unnamed(&claimed) {
+        let _ = let_go_of(|| -> Result<bool, ()> {
+            claimed = claim_path(path, path);
+            Ok(!unnamed(&claimed))
+        });
+    }
+    claimed
 }
 
 /// Opens a device once more, alone. Whoever gave it may have claimed it already, and then nobody else has.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! pci:DDDD:BB:DD.F
-//! soft:IMAGE[,serial=SN][,lba=512|4096][,ro][,engine=auto|window|uring|threads][,preallocate]
+//! soft:IMAGE[,serial=SN][,lba=512|4096][,ro][,engine=auto|window|uring|threads][,preallocate][,pin]
 //! soft:mem:SIZE[,…]
 //! unix:PATH[,mode=0660][,user=U][,group=G]
 //! file:PATH
@@ -85,6 +85,8 @@ pub struct SoftOptions {
     pub engine: Option<Engine>,
     /// Space for all of it is taken at start.
     pub preallocate: bool,
+    /// Client memory is pinned, and known to the rings as it was then.
+    pub pin: bool,
 }
 
 impl SoftOptions {
@@ -228,6 +230,8 @@ fn soft(rest: &str) -> Result<Spec, SpecError> {
                 return Err(SpecError::Twice("preallocate"));
             }
             None if word == "preallocate" => options.preallocate = true,
+            None if word == "pin" && options.pin => return Err(SpecError::Twice("pin")),
+            None if word == "pin" => options.pin = true,
             _ if matches!(word, "read-only" | "readonly" | "--readonly" | "--read-only" | "read_only") => {
                 return Err(SpecError::MeantRo(word.to_owned()));
             }
@@ -237,7 +241,7 @@ fn soft(rest: &str) -> Result<Spec, SpecError> {
     let source = match first.strip_prefix("mem:") {
         Some(size) => {
             let (Size(size), block) = (size.parse()?, options.block_size());
-            if options.engine.is_some() || options.preallocate {
+            if options.engine.is_some() || options.preallocate || options.pin {
                 return Err(SpecError::NotOfMemory);
             }
             if size == 0 || size % u64::from(block) != 0 {
@@ -365,15 +369,18 @@ mod tests {
             read_only: true,
             engine: Some(Engine::Threads),
             preallocate: true,
+            pin: true,
         };
         let wanted = Ok(Spec::Soft { source: SoftSource::Image(path("/d/i.img")), options });
-        assert_eq!(spec("soft:/d/i.img,serial=AB 12,lba=4096,ro,engine=threads,preallocate"), wanted);
-        assert_eq!(spec("soft:/d/i.img,preallocate,engine=threads,ro,lba=4096,serial=AB 12"), wanted);
+        assert_eq!(spec("soft:/d/i.img,serial=AB 12,lba=4096,ro,engine=threads,preallocate,pin"), wanted);
+        assert_eq!(spec("soft:/d/i.img,pin,preallocate,engine=threads,ro,lba=4096,serial=AB 12"), wanted);
         assert_eq!(spec("soft:x,ro,ro"), Err(SpecError::Twice("ro")));
         assert_eq!(spec("soft:x,lba=512,lba=4096"), Err(SpecError::Twice("lba")));
         assert_eq!(spec("soft:x,serial=a,serial=a"), Err(SpecError::Twice("serial")));
         assert_eq!(spec("soft:x,lba=1024"), Err(SpecError::BadLba("1024".into())));
         assert_eq!(spec("soft:x,preallocate,preallocate"), Err(SpecError::Twice("preallocate")));
+        assert_eq!(spec("soft:x,pin,ro,pin"), Err(SpecError::Twice("pin")));
+        assert_eq!(spec("soft:mem:1M,pin"), Err(SpecError::NotOfMemory));
         assert_eq!(spec("soft:x,engine=aio"), Err(SpecError::BadEngine("aio".into())));
         assert_eq!(spec("soft:mem:1M,engine=uring"), Err(SpecError::NotOfMemory));
         for engine in [Engine::Auto, Engine::Window, Engine::Uring, Engine::Threads] {

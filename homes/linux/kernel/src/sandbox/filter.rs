@@ -20,7 +20,7 @@ use seccompiler::{
     TargetArch, apply_filter_all_threads,
 };
 
-use super::SandboxError;
+use super::{Options, SandboxError};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 type Result<T> = std::result::Result<T, seccompiler::Error>;
@@ -157,11 +157,14 @@ const FCNTL: &[i32] = &[
     libc::F_SETLK,
 ];
 
+/// IORING_REGISTER_BUFFERS_UPDATE of io_uring_register(2): a ring is told of memory.
+const BUFFERS_UPDATE: u32 = 16;
+
 const PRCTL: &[i32] = &[libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_VMA];
 
 /// Puts both filters on all threads.
-pub(super) fn install(ioctls: &[u32]) -> std::result::Result<(), SandboxError> {
-    let allowed = allow_list(ioctls)?;
+pub(super) fn install(options: &Options) -> std::result::Result<(), SandboxError> {
+    let allowed = allow_list(options)?;
     // The fatal one first: the second forbids installing a third.
     apply_filter_all_threads(&fatal_list()?)?;
     apply_filter_all_threads(&allowed)?;
@@ -173,16 +176,19 @@ fn fatal_list() -> Result<BpfProgram> {
     compile(rules, SeccompAction::Allow, SeccompAction::KillProcess)
 }
 
-fn allow_list(ioctls: &[u32]) -> Result<BpfProgram> {
+fn allow_list(options: &Options) -> Result<BpfProgram> {
     let mut rules: Rules = FREE.iter().chain(FREE_OLD).map(|call| (*call, Vec::new())).collect();
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![rule([without(2, libc::PROT_EXEC)?])?]);
     }
     rules.insert(libc::SYS_fcntl, any_of(1, FCNTL)?);
     rules.insert(libc::SYS_prctl, any_of(0, PRCTL)?);
-    let mut requests = any_of(1, ioctls)?;
+    let mut requests = any_of(1, &options.ioctls)?;
     requests.extend(any_of(1, &[libc::FIONREAD, libc::FIONBIO])?);
     rules.insert(libc::SYS_ioctl, requests);
+    if options.pins {
+        rules.insert(libc::SYS_io_uring_register, any_of(1, &[BUFFERS_UPDATE])?);
+    }
     // Meant for a descriptor (AT_EMPTY_PATH). With a path in spite of the flag they tell a file's size and times,
     // where the mount view is not empty; its contents stay out of reach.
     rules.insert(libc::SYS_newfstatat, vec![rule([with(3, libc::AT_EMPTY_PATH)?])?]);

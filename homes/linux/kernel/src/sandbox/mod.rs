@@ -41,6 +41,8 @@ pub use paths::Landlock;
 pub struct Options {
     /// `ioctl` requests that are allowed, besides FIONREAD and FIONBIO: those of VFIO.
     pub ioctls: Vec<u32>,
+    /// Rings may be told of client memory: `io_uring_register` with IORING_REGISTER_BUFFERS_UPDATE, and nothing else.
+    pub pins: bool,
 }
 
 /// What is in force.
@@ -96,7 +98,7 @@ impl Prepared {
 
     /// Puts the system call filter on every thread of the process. No thread can be started afterwards.
     pub fn seal(self) -> Result<Report, SandboxError> {
-        filter::install(&self.options.ioctls)?;
+        filter::install(&self.options)?;
         Ok(self.report)
     }
 }

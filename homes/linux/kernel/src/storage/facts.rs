@@ -4,6 +4,8 @@
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     FileType, Mode, OFlags, SeekFrom, Stat, fcntl_getfl, fstat, fstatfs, fstatvfs, ioctl_blksszget, major,
@@ -106,11 +108,19 @@ impl Facts {
             return Err(FactsError::Empty);
         }
         let lock = if read_only { Lock::Shared } else { Lock::Exclusive };
-        if !lock_file(file, lock).map_err(system("F_OFD_SETLK"))? {
+        if !let_go_of(|| lock_file(file, lock)).map_err(system("F_OFD_SETLK"))? {
             return Err(FactsError::InUse(writer(&stat).map(|who| format!(" ({who})")).unwrap_or_default()));
         }
         if block_device && !read_only && is_read_only(file) {
             return Err(FactsError::ReadOnlyDevice);
+        }
+        // A loop device claims nothing of what it lies over.
+        let above = loop_over(&stat);
+        if block_device
+            && !read_only
+            && let Some(above) = &above
+        {
+            return Err(FactsError::InUse(format!(" ({above} lies over it)")));
         }
         let statfs = fstatfs(file).map_err(system("fstatfs"))?;
         let kind = statfs.f_type as u64 & 0xffff_ffff;
@@ -127,7 +137,7 @@ impl Facts {
             memory,
             discards: !block_device || discards(&stat),
             format: format(file),
-            writer: writer(&stat),
+            writer: above.or_else(|| writer(&stat)),
             space,
         })
     }
@@ -142,6 +152,24 @@ impl Facts {
         let (taken, free) = self.space?;
         let missing = self.size.saturating_sub(taken);
         (missing > free).then_some((missing, free))
+    }
+}
+
+/// How long a ring may keep its files when the process is gone that had it: the kernel takes rings down later.
+const TAKEN_DOWN: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Tries to have what a server that has just ended may have still. `false`: somebody has it.
+pub(crate) fn let_go_of<E>(mut had: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
+    let until = Instant::now() + TAKEN_DOWN;
+    loop {
+        if had()? {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -219,6 +247,15 @@ pub fn holder(path: &Path) -> Option<String> {
     writer(&stat)
 }
 
+/// A loop device over a file or a block device.
+fn loop_over(stat: &Stat) -> Option<String> {
+    fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
+        let below = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        rustix::fs::stat(below.trim_end_matches('\n')).is_ok_and(|other| is_one(stat, &other)).then_some(name)
+    })
+}
+
 /// Another process that has the file or device open for writing: as far as this one may see.
 fn writer(stat: &Stat) -> Option<String> {
     let own = std::process::id().to_string();
@@ -244,15 +281,16 @@ fn writer(stat: &Stat) -> Option<String> {
 fn is_same(stat: &Stat, link: &str) -> bool {
     // What is no file of a file system is not asked about.
     let path = fs::read_link(link).is_ok_and(|target| target.is_absolute() || target.starts_with("/"));
-    path && rustix::fs::stat(link).is_ok_and(|other| {
-        let device = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice
-            && FileType::from_raw_mode(other.st_mode) == FileType::BlockDevice;
-        if device {
-            other.st_rdev == stat.st_rdev
-        } else {
-            (other.st_dev, other.st_ino) == (stat.st_dev, stat.st_ino)
-        }
-    })
+    path && rustix::fs::stat(link).is_ok_and(|other| is_one(stat, &other))
+}
+
+/// Whether both are one file, or nodes of one device.
+fn is_one(one: &Stat, other: &Stat) -> bool {
+    let device = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+    if device(one) && device(other) {
+        return one.st_rdev == other.st_rdev;
+    }
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 fn writes(info: &str) -> bool {

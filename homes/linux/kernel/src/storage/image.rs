@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nvme_mem::Window;
 use nvme_soft::{Failure, Job};
@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::durable::{Durable, Flush, Joined};
 use super::facts;
 use super::facts::{Alignment, Facts, FactsError};
-use crate::events::now;
+use crate::events::{Doorbell, now};
 use crate::logger::{OPERATOR, RateLimit};
 
 /// Who makes the calls.
@@ -64,6 +64,8 @@ pub struct ImageOptions {
     pub engine: Engine,
     /// Space for all of it is taken now.
     pub preallocate: bool,
+    /// Client memory is pinned.
+    pub pin: bool,
 }
 
 /// Why an image cannot be served.
@@ -92,6 +94,9 @@ pub enum OpenError {
     /// io_uring was asked for.
     #[error("engine=uring: {0}")]
     NoRing(String),
+    /// Only rings pin memory.
+    #[error("pin: it is of use with engine=uring alone")]
+    PinWithout,
     /// There is no space for all of it.
     #[error("preallocate: {0}")]
     Preallocate(Errno),
@@ -128,6 +133,10 @@ pub struct Image {
     bounces: Mutex<Vec<Window>>,
     zeroes: Window,
     lines: Mutex<RateLimit>,
+    /// The device went for good: nothing of it is left.
+    gone: AtomicBool,
+    /// Rung when that is news.
+    bell: OnceLock<Arc<Doorbell>>,
 }
 
 impl fmt::Debug for Image {
@@ -156,6 +165,7 @@ impl Image {
         }
         warn_of(&options, &facts, block_size);
         let engine = match options.engine {
+            Engine::Auto if options.pin => Engine::Uring,
             Engine::Auto if facts.memory && facts.maps() => Engine::Window,
             Engine::Auto if rings.is_ok() => Engine::Uring,
             Engine::Auto => {
@@ -166,6 +176,9 @@ impl Image {
             }
             engine => engine,
         };
+        if options.pin && engine != Engine::Uring {
+            return Err(OpenError::PinWithout);
+        }
         match engine {
             Engine::Window if facts.block_device => {
                 return Err(OpenError::Window("a block device is not mapped".into()));
@@ -199,6 +212,8 @@ impl Image {
             bounces: Mutex::new(bounces),
             zeroes: nvme_mem::heap(ZEROES).ok_or_else(no_memory)?,
             lines: Mutex::new(RateLimit::new(LINES)),
+            gone: AtomicBool::new(false),
+            bell: OnceLock::new(),
         })
     }
 
@@ -211,7 +226,8 @@ impl Image {
     pub(super) fn say(&self) {
         let (name, size, engine) = (&self.options.name, self.size(), self.engine.word());
         let direct = if self.held.is_some() { ", direct" } else { "" };
-        log::info!(target: OPERATOR, "{name}: {size} bytes, engine={engine}{direct}");
+        let pin = if self.options.pin { ", client memory is pinned" } else { "" };
+        log::info!(target: OPERATOR, "{name}: {size} bytes, engine={engine}{direct}{pin}");
     }
 
     /// Bytes, as far as is known.
@@ -247,6 +263,11 @@ impl Image {
     /// Whether rings must know it.
     pub fn has_ring(&self) -> bool {
         self.engine == Engine::Uring
+    }
+
+    /// Whether client memory is pinned for it.
+    pub fn pins(&self) -> bool {
+        self.options.pin
     }
 
     /// Whether it is memory: as durable as it will ever be.
@@ -286,7 +307,38 @@ impl Image {
             let how = if size > before { "grew" } else { "shrank" };
             log::warn!(target: OPERATOR, "{}: {how} from {before} to {size} bytes", self.options.name);
         }
+        if size == 0 && self.facts.block_device {
+            self.lose();
+        }
         size
+    }
+
+    /// Whom to ring for when the device goes for good.
+    pub fn tell_of_loss(&self, bell: &Arc<Doorbell>) {
+        let _ = self.bell.set(Arc::clone(bell));
+    }
+
+    /// Whether it is a device that went for good: a drive that was pulled out, a target that does not come back.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    fn lose(&self) {
+        self.size.store(0, Ordering::Relaxed);
+        if self.gone.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        log::error!("{}: the device is gone; its sessions are lost", self.options.name);
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
+    }
+
+    /// After an error: a device that is no more has no size. One that only fails has.
+    fn look_whether_gone(&self) {
+        if self.facts.block_device && facts::size(self.file.as_fd(), true).is_ok_and(|size| size == 0) {
+            self.lose();
+        }
     }
 
     pub(super) fn file(&self) -> BorrowedFd<'_> {
@@ -329,6 +381,9 @@ impl Image {
     /// A sync ended. True: it is to be made once more.
     pub(super) fn synced(&self, result: Result<(), Errno>) -> bool {
         let (again, news) = self.durable.done(result);
+        if news {
+            self.look_whether_gone();
+        }
         if let (true, Err(why)) = (news, result) {
             log::error!(
                 "{}: write-back failed{}: {why}. What was acknowledged before may be lost; flushes and forced writes fail until \
@@ -346,6 +401,9 @@ impl Image {
         let (allowed, missed) = self.lines.lock().unwrap_or_else(PoisonError::into_inner).allow(now());
         if !allowed {
             return;
+        }
+        if matches!(failure, Failure::Io | Failure::Gone) {
+            self.look_whether_gone();
         }
         let (what, offset, len) = match job {
             Job::Read { offset, len } => ("read", offset, len),

@@ -11,6 +11,7 @@
 //!   [`Storage`](nvme_soft::Storage).
 //! * `task`: one request as the calls it takes, with what follows from each answer. The same for both engines.
 //! * `ring`, `helpers`: who makes the calls. `window`: who needs none.
+//! * `pinned`: client memory that a ring knows as fixed buffers, where the operator wants that.
 //! * `durable`: flushes, one at a time for each image; one that fails is remembered.
 //! * [`station`]: a thread's place in all this: its ring, and the bell that wakes it.
 
@@ -18,6 +19,7 @@ mod durable;
 pub mod facts;
 mod helpers;
 mod image;
+mod pinned;
 mod ring;
 pub mod station;
 mod stored;

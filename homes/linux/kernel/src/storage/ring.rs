@@ -15,6 +15,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::durable::{Flush, Joined};
 use super::image::Image;
+use super::pinned::{Pinned, UPDATE};
 use super::task::{Call, Next, Task, errno};
 use crate::events::Doorbell;
 
@@ -40,6 +41,9 @@ pub enum RingsError {
     /// It cannot do one of the operations.
     #[error("this kernel's io_uring cannot do all that is needed")]
     Operations,
+    /// It has no room for fixed buffers.
+    #[error("pin: this kernel's io_uring keeps no fixed buffers: {0}")]
+    Buffers(io::Error),
     /// It cannot be restricted.
     #[error("this kernel's io_uring cannot be restricted: {0}")]
     Restrictions(io::Error),
@@ -52,6 +56,7 @@ pub struct Seed {
     event: OwnedFd,
     images: usize,
     slots: u32,
+    pins: bool,
 }
 
 struct RingOf(IoUring);
@@ -69,17 +74,18 @@ pub struct Rings(());
 impl Rings {
     /// Whether there can be rings at all.
     pub fn probe() -> Result<(), RingsError> {
-        build(2, 2).map(drop)
+        build(2, 2, false).map(drop)
     }
 
     /// One ring for each worker, over these images, in the order of their index.
     pub fn make(workers: usize, images: &[Arc<Image>]) -> Result<Vec<Seed>, RingsError> {
         let files: Vec<RawFd> = images.iter().map(|image| image.file().as_raw_fd()).collect();
-        (0..workers).map(|_| seed(&files)).collect()
+        let pins = images.iter().any(|image| image.pins());
+        (0..workers).map(|_| seed(&files, pins)).collect()
     }
 }
 
-fn build(entries: u32, completions: u32) -> Result<IoUring, RingsError> {
+fn build(entries: u32, completions: u32, pins: bool) -> Result<IoUring, RingsError> {
     // The best that the kernel has: completions are worked off when the worker asks, and nowhere else.
     let best = IoUring::builder()
         .setup_r_disabled()
@@ -104,37 +110,45 @@ fn build(entries: u32, completions: u32) -> Result<IoUring, RingsError> {
     let mut probe = Probe::new();
     let operations = [opcode::Read::CODE, opcode::Readv::CODE, opcode::Write::CODE, opcode::Writev::CODE];
     let others = [opcode::Fsync::CODE, opcode::Fallocate::CODE];
+    let fixed = [opcode::ReadFixed::CODE, opcode::WriteFixed::CODE];
+    let fixed = if pins { &fixed[..] } else { &[] };
     ring.submitter().register_probe(&mut probe).map_err(RingsError::Setup)?;
-    if !operations.iter().chain(&others).all(|code| probe.is_supported(*code)) {
+    if !operations.iter().chain(&others).chain(fixed).all(|code| probe.is_supported(*code)) {
         return Err(RingsError::Operations);
     }
     let mut restrictions: Vec<Restriction> =
-        operations.into_iter().chain(others).map(Restriction::sqe_op).collect();
+        operations.iter().chain(&others).chain(fixed).map(|code| Restriction::sqe_op(*code)).collect();
     restrictions.push(Restriction::sqe_flags_allowed(FIXED_FILE));
     restrictions.push(Restriction::sqe_flags_required(FIXED_FILE));
+    if pins {
+        restrictions.push(Restriction::register_op(UPDATE));
+    }
     ring.submitter().register_restrictions(&mut restrictions).map_err(RingsError::Restrictions)?;
     Ok(ring)
 }
 
-fn seed(files: &[RawFd]) -> Result<Seed, RingsError> {
+fn seed(files: &[RawFd], pins: bool) -> Result<Seed, RingsError> {
     let images = u32::try_from(files.len()).unwrap_or(u32::MAX);
     let slots = images.saturating_mul(CAP).clamp(1, SLOTS_MAX);
-    let ring = build(ENTRIES, slots * 2)?;
+    let ring = build(ENTRIES, slots * 2, pins)?;
     let submitter = ring.submitter();
     submitter.register_files(files).map_err(RingsError::Setup)?;
+    if pins {
+        Pinned::make_room(&submitter).map_err(RingsError::Buffers)?;
+    }
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
         .map_err(|e| RingsError::Setup(e.into()))?;
     submitter.register_eventfd(event.as_raw_fd()).map_err(RingsError::Setup)?;
     // An image whose file system is frozen takes as many as it may, and there are some for the others still.
     let workers = slots + WORKERS_SPARE;
     submitter.register_iowq_max_workers(&mut [workers, workers]).map_err(RingsError::Setup)?;
-    Ok(Seed { ring: RingOf(ring), event, images: files.len(), slots })
+    Ok(Seed { ring: RingOf(ring), event, images: files.len(), slots, pins })
 }
 
 impl Seed {
     /// Enables the ring: from here on it is restricted, and the calling thread's.
     pub(super) fn enable(self) -> io::Result<Ring> {
-        let Self { ring: RingOf(mut ring), event, images, slots } = self;
+        let Self { ring: RingOf(mut ring), event, images, slots, pins } = self;
         ring.submitter().register_enable_rings()?;
         ring.completion().disable_eventfd();
         let free = (0..slots).rev().collect();
@@ -144,6 +158,7 @@ impl Seed {
             slots: (0..slots).map(|_| Slot::default()).collect(),
             free,
             counts: vec![0; images],
+            pinned: pins.then(Pinned::default),
             pending: 0,
             came: Vec::with_capacity(slots as usize * 2),
         })
@@ -165,6 +180,8 @@ pub(super) struct Ring {
     free: Vec<u32>,
     /// Tasks of each image.
     counts: Vec<u32>,
+    /// Client memory that the ring knows, where some image wants that.
+    pinned: Option<Pinned>,
     /// Entries that the kernel was not told of.
     pending: u32,
     came: Vec<(u64, i32)>,
@@ -189,7 +206,12 @@ impl Ring {
             let pieces =
                 self.slots.get_mut(at as usize).map(|s| mem::take(&mut s.pieces)).unwrap_or_default();
             match Task::new(image, request, pieces) {
-                Ok(task) => task,
+                Ok(mut task) => {
+                    if let Some(pinned) = self.pinned.as_mut().filter(|_| image.pins()) {
+                        task.fixed = pinned.find(&self.ring.submitter(), &task);
+                    }
+                    task
+                }
                 Err(request) => return Begun::Full(request),
             }
         };
@@ -292,6 +314,9 @@ impl Ring {
 
     /// Asks to be woken by the event. False: there is something to do first.
     pub(super) fn arm(&mut self) -> bool {
+        if let Some(pinned) = &mut self.pinned {
+            pinned.sweep(&self.ring.submitter());
+        }
         if self.free.len() == self.slots.len() {
             return true;
         }
@@ -317,7 +342,19 @@ fn entry(task: &Task) -> squeue::Entry {
     let file = Fixed(u32::try_from(task.image.index()).unwrap_or(u32::MAX));
     let first = task.pieces.first();
     let one = first.map_or((std::ptr::null_mut(), 0), |p| (p.iov_base.cast::<u8>(), p.iov_len as u32));
-    match task.call() {
+    match (task.call(), task.fixed) {
+        (Call::Read { offset, .. }, Some(buffer)) => {
+            opcode::ReadFixed::new(file, one.0, one.1, buffer).offset(offset).build()
+        }
+        (Call::Write { offset, .. }, Some(buffer)) => {
+            opcode::WriteFixed::new(file, one.0, one.1, buffer).offset(offset).build()
+        }
+        (call, _) => plain(task, file, one, call),
+    }
+}
+
+fn plain(task: &Task, file: Fixed, one: (*mut u8, u32), call: Call) -> squeue::Entry {
+    match call {
         Call::Read { offset, pieces: 1 } => opcode::Read::new(file, one.0, one.1).offset(offset).build(),
         Call::Write { offset, pieces: 1 } => opcode::Write::new(file, one.0, one.1).offset(offset).build(),
         Call::Read { offset, pieces } => {
@@ -363,7 +400,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8192).unwrap();
         let fd = file.as_raw_fd();
-        let mut ring = seed(&[fd]).unwrap().enable().unwrap();
+        let mut ring = seed(&[fd], false).unwrap().enable().unwrap();
         let mut bytes = [1_u8; 512];
         let at = bytes.as_mut_ptr();
         assert_eq!(answer(&mut ring, &opcode::Read::new(Fixed(0), at, 512).build()), 512);
@@ -380,5 +417,36 @@ mod tests {
         assert_eq!(answer(&mut ring, &opcode::Read::new(Fixed(1), at, 512).build()), -libc::EBADF);
         let more = ring.ring.submitter().register_files_update(0, &[fd]);
         assert_eq!(more.unwrap_err().raw_os_error(), Some(libc::EACCES));
+        assert_eq!(answer(&mut ring, &opcode::ReadFixed::new(Fixed(0), at, 512, 0).build()), -libc::EACCES);
+        assert_eq!(update(&ring, at), Some(libc::EACCES), "it learns of no memory");
+    }
+
+    /// Tells the ring of memory; the error's number.
+    fn update(ring: &Ring, at: *mut u8) -> Option<i32> {
+        let piece = [libc::iovec { iov_base: at.cast(), iov_len: 512 }];
+        // SAFETY: the memory outlives the ring in these tests.
+        let told = unsafe { ring.ring.submitter().register_buffers_update(0, &piece, None) };
+        told.err().and_then(|why| why.raw_os_error())
+    }
+
+    #[test]
+    fn a_ring_that_pins_learns_of_memory_and_of_nothing_else() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let fd = file.as_raw_fd();
+        // Where there is no io_uring there is nothing to restrict.
+        let Ok(seed) = seed(&[fd], true) else { return };
+        let mut ring = seed.enable().unwrap();
+        let mut bytes = [1_u8; 512];
+        let at = bytes.as_mut_ptr();
+        assert_eq!(answer(&mut ring, &opcode::ReadFixed::new(Fixed(0), at, 512, 0).build()), -libc::EFAULT);
+        assert_eq!(update(&ring, at), None);
+        assert_eq!(answer(&mut ring, &opcode::ReadFixed::new(Fixed(0), at, 512, 0).build()), 512);
+        assert_eq!(bytes, [0; 512]);
+        let submitter = ring.ring.submitter();
+        let no = |result: std::io::Result<()>| result.unwrap_err().raw_os_error();
+        assert_eq!(no(submitter.register_files_update(0, &[fd]).map(drop)), Some(libc::EACCES));
+        assert_eq!(no(submitter.unregister_buffers()), Some(libc::EACCES));
+        assert_eq!(no(submitter.register_iowq_max_workers(&mut [1, 1])), Some(libc::EACCES));
     }
 }

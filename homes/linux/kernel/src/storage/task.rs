@@ -62,6 +62,8 @@ pub(super) struct Task {
     /// What the next call reads into or writes from. The memory is the request's, or `bounce`, or the image's zeroes.
     pub(super) pieces: Vec<libc::iovec>,
     bounce: Option<Window>,
+    /// The only piece lies in this fixed buffer of the ring's.
+    pub(super) fixed: Option<u16>,
     /// Bytes that are done.
     done: u64,
     /// Ways to make zeroes that are left, the next one first.
@@ -90,6 +92,7 @@ impl Task {
             request: None,
             pieces,
             bounce: None,
+            fixed: None,
             done: 0,
             zeroing: &[],
             call: Call::Sync,
@@ -135,6 +138,7 @@ impl Task {
             request: None,
             pieces: Vec::new(),
             bounce: None,
+            fixed: None,
             done: 0,
             zeroing: &[],
             call: Call::Sync,
@@ -163,6 +167,7 @@ impl Task {
         let base = ptr::with_exposed_provenance_mut(bounce.address());
         self.pieces.push(libc::iovec { iov_base: base, iov_len: len as usize });
         self.bounce = Some(bounce);
+        self.fixed = None;
         true
     }
 

@@ -57,6 +57,7 @@ pub(crate) fn no_exec_memory() {
 
 pub(crate) fn no_odd_control() {
     enter();
+    assert_eq!(errno!(SYS_io_uring_register, 9999, 16, 0, 0), libc::EPERM);
     assert_eq!(errno!(SYS_fcntl, 1, libc::F_SETFL, libc::O_APPEND), libc::EPERM);
     assert_eq!(errno!(SYS_fcntl, 1, libc::F_SETOWN, 1), libc::EPERM);
     assert_eq!(errno!(SYS_fcntl, 1, libc::F_GETFL), 0);
@@ -65,6 +66,17 @@ pub(crate) fn no_odd_control() {
     assert_eq!(errno!(SYS_prctl, libc::PR_SET_NAME, c"worker".as_ptr()), 0);
     assert_eq!(errno!(SYS_seccomp, 1, 0, 0), libc::EPERM);
     assert_eq!(errno!(SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, 0), libc::EPERM);
+}
+
+/// The rest of `io_uring_register`'s requests: 8 is of files, 15 of buffers and tags, 17 of new rings' buffers.
+pub(crate) fn no_pins() {
+    let register = |request: i32| errno!(SYS_io_uring_register, 9999, request, 0, 0);
+    let prepared = Sandbox::prepare(Options { pins: true, ..Options::default() }).expect("prepare");
+    prepared.seal().expect("the filter");
+    // It reaches the kernel, which knows no such ring; and nothing else does.
+    assert_eq!(register(16), libc::EBADF);
+    assert_eq!([0, 8, 11, 12, 15, 17, 20].map(register), [libc::EPERM; 7]);
+    assert_eq!(errno!(SYS_io_uring_setup, 1, 0), libc::EPERM);
 }
 
 pub(crate) fn no_thread() {

@@ -45,6 +45,7 @@ const CASES: &[Case] = &[
     ("no_socket_can_be_made_or_connected", denied::no_socket, End::Good),
     ("no_memory_can_be_made_executable", denied::no_exec_memory, End::Good),
     ("descriptors_flags_and_devices_are_restricted", denied::no_odd_control, End::Good),
+    ("rings_are_told_of_memory_only_where_that_is_asked_for", denied::no_pins, End::Good),
     ("no_thread_or_process_can_be_started", denied::no_thread, End::Good),
     ("nobody_else_can_be_signalled", denied::no_signal, End::Good),
     ("capabilities_and_privileges_are_gone", denied::no_privileges, End::Good),

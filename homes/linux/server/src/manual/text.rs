@@ -39,7 +39,7 @@ pub const SECTIONS: &[Section] = &[
             Items(&[
                 ("vbus", 2, "a controller (required, may be repeated): one of"),
                 (
-                    "soft:IMAGE[,serial=SN][,lba=512|4096][,ro][,engine=auto|window|uring|threads][,preallocate]",
+                    "soft:IMAGE[,serial=SN][,lba=512|4096][,ro][,engine=auto|window|uring|threads][,preallocate][,pin]",
                     4,
                     "the software controller over an image file or a block device",
                 ),

@@ -101,6 +101,7 @@ impl Server {
             handle.rescan(1);
             items.push(format!("{{\"device\":{},\"bytes\":{bytes}}}", quoted(image.serial())));
         }
+        self.lose_images();
         log::info!(target: OPERATOR, "admin{peer}: rescan {}", serial.unwrap_or("of all images"));
         Ok(format!("[{}]", items.join(",")))
     }
@@ -113,12 +114,22 @@ impl Server {
         Ok(format!("{{\"resumed\":[{}]}}", items.join(",")))
     }
 
+    /// Devices that went for good are no namespaces any more: whoever has one is told that it is lost.
+    pub(super) fn lose_images(&mut self) {
+        for served in &mut self.images {
+            if let Some(Served { handle, .. }) = served.take_if(|served| served.stored.image().is_gone()) {
+                handle.remove(1);
+            }
+        }
+    }
+
     /// Looks whether images grew: before somebody new is told how large they are.
     pub(super) fn look_at_images(&mut self) {
         for Served { stored, handle } in self.images.iter().flatten() {
             stored.image().rescan();
             handle.rescan(1);
         }
+        self.lose_images();
     }
 }
 

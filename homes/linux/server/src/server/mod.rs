@@ -313,6 +313,7 @@ impl Server {
             if self.bell.take() {
                 self.hear_workers(time)?;
                 self.hear_lanes(time);
+                self.lose_images();
             }
             if self.leave {
                 self.stop(time);
