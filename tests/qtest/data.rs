@@ -172,7 +172,7 @@ const NO_FLUSH: &str = r#""inject-error":[{"event":"none","iotype":"flush","errn
 fn the_write_cache_is_turned_on_and_a_flush_goes_through_it() {
     needs_qemu!();
     // Off before, so that each write would be flushed and fail; the driver turns it on, as it then sends flushes itself.
-    let disk = Disk { debug: Some(NO_FLUSH), void: true, more: ",write-cache=off", ..Disk::new(512) };
+    let disk = Disk { debug: Some(NO_FLUSH), apart: true, more: ",write-cache=off", ..Disk::new(512) };
     let shape = Shape { disks: vec![disk], controllers: vec!["", ""], ..Shape::default() };
     let mut rig = Rig::new(&shape, Options::default());
     assert!(rig.controller.info().volatile_cache);

@@ -33,13 +33,14 @@ pub(crate) struct Disk {
     pub(crate) debug: Option<&'static str>,
     /// Its requests go through the throttle group `slow`.
     pub(crate) slow: bool,
-    /// It keeps nothing. A file takes write and sync as one (since QEMU 10), so that `debug` sees no flush; this does not.
-    pub(crate) void: bool,
+    /// Each write that is to be synced reaches `debug` as a write and a flush. A file takes both as one (since QEMU 10), and `debug` passes
+    /// that by; what compares two files knows no such thing, and stands above.
+    pub(crate) apart: bool,
 }
 
 impl Disk {
     pub(crate) fn new(block: u32) -> Self {
-        Self { block, bytes: 8 << 20, more: "", debug: None, slow: false, void: false }
+        Self { block, bytes: 8 << 20, more: "", debug: None, slow: false, apart: false }
     }
 }
 
@@ -157,16 +158,19 @@ impl Machine {
         }
         for (i, disk) in shape.disks.iter().enumerate() {
             file(&at(&format!("disk{i}")), disk.bytes);
-            let storage = match disk.void {
-                true => format!(r#"{{"driver":"null-co","size":{},"read-zeroes":true}}"#, disk.bytes),
-                false => format!(r#"{{"driver":"file","filename":"{}"}}"#, path(&format!("disk{i}"))),
-            };
-            let mut node = format!(r#"{{"driver":"raw","file":{storage},"discard":"unmap""#);
+            let storage = |name: &str| format!(r#"{{"driver":"file","filename":"{}"}}"#, path(name));
+            let mut node =
+                format!(r#"{{"driver":"raw","file":{},"discard":"unmap""#, storage(&format!("disk{i}")));
             let mut wrap = |driver: &str, child: &str, more: &str| {
                 node = format!(r#"{{"driver":"{driver}","{child}":{node}}},"discard":"unmap"{more}"#);
             };
             if let Some(debug) = disk.debug {
                 wrap("blkdebug", "image", &format!(",{debug}"));
+            }
+            if disk.apart {
+                let twin = format!("twin{i}");
+                file(&at(&twin), disk.bytes);
+                wrap("blkverify", "test", &format!(r#","raw":{}"#, storage(&twin)));
             }
             if disk.slow {
                 wrap("throttle", "file", r#","throttle-group":"slow""#);
