@@ -75,8 +75,7 @@ impl Bed {
         self.guest
             .run("blkbench /tmp/svr --create device=5678:n1 --write --time 60 >/tmp/bench 2>&1 & sleep 2");
         // On a busy machine a moment is not enough: it watches once it has said how large the disk is.
-        let watches = "blkwatch /tmp/svr device=5678:n2 >/tmp/watch 2>&1 &
-            for i in $(seq 300); do grep ' sectors' /tmp/watch && break; sleep 0.1; done";
+        let watches = "blkwatch /tmp/svr device=5678:n2 >/tmp/watch 2>&1 & for i in $(seq 300); do grep ' sectors' /tmp/watch && break; sleep 0.1; done";
         self.check("another client watches", watches, 0, " sectors");
         self.guest.monitor(&[r#"{"execute":"device_del","arguments":{"id":"nvme1"}}"#]);
         let place = format!("/sys/bus/pci/devices/{SECOND}");
