@@ -42,6 +42,11 @@ fn a_server_that_is_told_to_stop_while_it_starts_ends_with_0() {
     let mut server = bench.serve(&[]);
     // As soon as its log is open it settles its signals; what comes then waits until it serves.
     wait_until("signals are settled", || {
+        // Between its fork and its exec the process has all signals blocked, and is not yet the server.
+        let program = std::fs::read_link(format!("/proc/{}/exe", server.pid()));
+        if !program.is_ok_and(|path| path == std::path::Path::new(env!("CARGO_BIN_EXE_nvme-drv"))) {
+            return false;
+        }
         let ignored = u64::from_str_radix(&server.status("SigIgn"), 16).unwrap();
         ignored & (1 << (Signal::HUP.as_raw() - 1)) != 0 || server.status("SigBlk") != "0000000000000000"
     });

@@ -1,11 +1,12 @@
 //! The control thread: one loop over everything that can happen.
 //!
 //! * `callers`: the factory; `door`: who connects to a session's socket; `waiting`: calls that wait. `ready`: what is said when all is there. `admin`: the operator. `sessions`: clients and what control says
-//!   of them. `watchdog`: whether all go round.
+//!   of them. `exchange`: what workers and lanes say, and workers are told. `watchdog`: whether all go round.
 
 mod admin;
 mod callers;
 mod door;
+mod exchange;
 mod factories;
 mod listing;
 mod ready;
@@ -21,7 +22,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use nvme_core::server::control::Control;
-use nvme_core::server::message::{SessionKey, ToWorker};
+use nvme_core::server::message::SessionKey;
 use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
 use nvme_linux::factory::Caller;
 use nvme_linux::logger::{Notifier, OPERATOR, REFUSAL};
@@ -38,8 +39,8 @@ use crate::budget::Budget;
 use crate::devices::{AllInterrupts, Served};
 use crate::inventory::{self, Introspection};
 use crate::regions::Found;
-use crate::seat::{Conn, Order, STALL_MAX, Seat, Source, Waiter};
-use crate::worker::{self, Message, News, ROOM_STEP, WorkerLost};
+use crate::seat::{Conn, STALL_MAX, Seat, Source, Waiter};
+use crate::worker::{self, ROOM_STEP, WorkerLost};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
 const CALLERS_MAX: usize = 64;
@@ -364,65 +365,6 @@ impl Server {
         });
         let own = [self.paused_until, self.control.next_deadline(), self.watchdog.deadline()];
         conns.chain(lanes).chain(waiting).chain(idle).chain(own.into_iter().flatten()).min()
-    }
-
-    fn hear_workers(&mut self, time: Time) -> Result<(), Fatal> {
-        for index in 0..self.workers.len() {
-            while let Some(worker) = self.workers.get(index)
-                && let Some(news) = worker.receive()?
-            {
-                match news {
-                    News::Core(news) => self.control.from_worker(index, news, time),
-                    News::KickTaken(key) => {
-                        self.with_session(key.session, time, |seat, _| {
-                            seat.worker_has(Order::Kick(key.index))
-                        });
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn hear_lanes(&mut self, time: Time) {
-        while let Ok(found) = self.found.1.try_recv() {
-            let (id, lost) = (found.seat, found.lost);
-            if self.seats.contains_key(&id) {
-                self.lend(id, time, |seat, lent| seat.found(found, lent));
-                self.serve(id, time);
-                if self.seats.get_mut(&id).is_some_and(Seat::is_free) {
-                    self.free(id, time);
-                }
-            } else {
-                found.discard();
-            }
-            if lost {
-                self.bar(id);
-            }
-        }
-    }
-
-    fn tell_workers(&mut self) -> Result<(), Fatal> {
-        for worker in &self.workers {
-            worker.send_on()?;
-        }
-        while let Some((worker, message)) = self.control.take_message() {
-            let message = match message {
-                ToWorker::AddQueue(new) => {
-                    let seat = self.by_session.get(&new.key.session).and_then(|id| self.seats.get(id));
-                    match seat.and_then(|s| s.kick(new.key.index)) {
-                        Some(kick) => Message::Queue(new, kick),
-                        // Its connection is gone already; it will be stopped without having been kicked.
-                        None => Message::Core(ToWorker::AddQueue(new)),
-                    }
-                }
-                other => Message::Core(other),
-            };
-            if let Some(worker) = self.workers.get(worker) {
-                worker.send(message)?;
-            }
-        }
-        Ok(())
     }
 
     fn event(&mut self, token: u64, hangup: bool, time: Time) {
