@@ -1,11 +1,12 @@
 //! `nvme-ctl`: asks a running `nvme-drv` for its inventory and for sessions.
 //!
 //! `options` is the command line, `server` finds the server's sockets, and there is a file for each command: `list`
-//! (with `tree`, which prints), `create`, `delegate`, `run`, and `admin` for the operator's. `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
+//! (with `tree`, which prints), `create`, `delegate`, `run`, and `admin` for the operator's. `audit` reads a file; `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
 
 #![forbid(unsafe_code)]
 
 mod admin;
+mod audit;
 mod create;
 mod delegate;
 mod failure;
@@ -60,6 +61,7 @@ pub fn main(version: &'static str) -> ExitCode {
         Command::Run { devices, command } => run::run(&options.svr(), devices, command),
         Command::Rescan { serial } => admin::ask(&options.admin(), "rescan", serial.as_deref()),
         Command::Resume { device } => admin::ask(&options.admin(), "resume", device.as_deref()),
+        Command::Audit { file, verify, head } => audit::audit(file, *verify, *head),
         Command::Bind { address } => vfio::bind(address).map_err(|why| why.to_string().into()),
         Command::Unbind { address } => vfio::unbind(address).map_err(|why| why.to_string().into()),
     };

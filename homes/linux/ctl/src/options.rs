@@ -1,7 +1,11 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 use nvme_linux::caps::Spec;
+
+use nvme_audit::Head;
 
 use crate::run::Device;
 use crate::server::{Place, find};
@@ -103,6 +107,18 @@ pub(crate) enum Command {
         #[arg(value_name = "DEV")]
         device: Option<String>,
     },
+    /// Print an audit trail for people, and whether it is one unbroken chain
+    Audit {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Print nothing of it, and only say whether it is sound
+        #[arg(long)]
+        verify: bool,
+        /// A record that was written down elsewhere: the trail must hold it, unchanged
+        #[arg(long, value_name = "SEQ:HASH", value_parser = head)]
+        head: Option<Head>,
+    },
     /// Give a controller to vfio-pci, for `nvme-drv --cap vbus=pci:ADDRESS`
     ///
     /// Refuses one whose disks are mounted, swap, or part of another device. Needs root, the module vfio-pci, and no server.
@@ -119,6 +135,10 @@ pub(crate) enum Command {
         #[arg(value_name = "ADDRESS", value_parser = address)]
         address: String,
     },
+}
+
+fn head(word: &str) -> Result<Head, String> {
+    word.parse().map_err(|()| "not SEQ:HASH, a number and 64 hexadecimal digits in lower case".to_owned())
 }
 
 /// A PCI address, as `--cap` has it; it becomes part of a path.
