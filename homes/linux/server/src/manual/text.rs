@@ -6,7 +6,7 @@ use super::Part::{Items, Lines, Options, Text};
 use super::Section;
 
 /// What the program is for.
-pub const ABOUT: &str = "export NVMe disks and partitions to virtual machines as virtio block devices";
+pub const ABOUT: &str = "export NVMe disks and partitions to VMs as virtio block devices";
 
 /// How it is started.
 pub const USAGE: &[&str] = &[
@@ -110,7 +110,8 @@ pub const SECTIONS: &[Section] = &[
     Section {
         title: "EXAMPLES",
         parts: &[Lines(&[
-            "nvme-drv --cap vbus=soft:disk.img,serial=1234 --cap svr=unix:/run/nvme-drv/svr &",
+            "nvme-drv --cap vbus=soft:disk.img,serial=1234 \\",
+            "    --cap svr=unix:/run/nvme-drv/svr &",
             "nvme-ctl run d=1234:n1,read-only -- qemu-system-x86_64 ... \\",
             "    -chardev socket,id=c,fd={d} -device vhost-user-blk-pci,chardev=c",
         ])],
