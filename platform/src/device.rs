@@ -1,9 +1,10 @@
 //! One NVMe controller, as the core sees it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::fmt;
 
-use crate::{DmaPool, DmaSpace, Time};
+use crate::{DmaPool, DmaRights, DmaSpace, Time, Window};
 
 /// The controller's register file (BAR 0). A read of all ones is what a device that is gone answers.
 pub trait Registers: Send {
@@ -104,6 +105,14 @@ pub trait Bus: Send {
     fn cut_off(&mut self) -> Result<CutOff, DeviceError>;
 }
 
+/// Caches of the CPU that a device does not look into. Where devices see what is in the caches nobody has any.
+pub trait Caches: Send + Sync {
+    /// A device is about to be told of memory of a client's: of what it reads there, or ([`ReadWrite`](DmaRights::ReadWrite)) of where it writes.
+    fn before(&self, memory: &Window, rights: DmaRights);
+    /// A device has written there, and is done.
+    fn after(&self, memory: &Window);
+}
+
 /// One controller.
 pub trait Device: Send {
     /// Its register file.
@@ -117,4 +126,8 @@ pub trait Device: Send {
     /// The doorbells of I/O queue pair `queue` (1 and up); `stride` is the distance between two doorbell
     /// registers in bytes (4 << CAP.DSTRD).
     fn doorbells(&mut self, queue: u16, stride: u32) -> Result<Box<dyn QueueDoorbells>, DeviceError>;
+    /// What is to be done around each transfer of a client's memory, if anything is. The driver's own memory needs nothing: the home makes it so.
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        None
+    }
 }

@@ -6,6 +6,7 @@
 //! * [`DmaSpace`]: what the controller may reach of client memory. A dataspace is mapped once, when it is registered.
 //! * [`DmaPool`]: the driver's own memory ([`DriverMemory`]): queues, PRP and SGL lists, bounce pages.
 //! * [`Bus`]: bus mastering, function reset, interrupts, and the proof that a device is cut off ([`CutOff`]).
+//! * [`Caches`]: what devices do not see of the CPU's caches, where there is such a thing.
 //! * [`Device`]: one controller: all of the above.
 //! * [`Notify`]: how a client is told. [`Clock`]: what a worker reads the time from.
 //!
@@ -194,7 +195,7 @@ pub mod frame;
 mod notify;
 mod time;
 
-pub use device::{Bus, CutOff, Device, DeviceError, QueueDoorbells, Registers};
+pub use device::{Bus, Caches, CutOff, Device, DeviceError, QueueDoorbells, Registers};
 pub use dma::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
 pub use notify::Notify;
 pub use nvme_mem::{Entries, OutOfBounds, Owner, Window};

@@ -5,6 +5,7 @@ use nvme_session::memory::DmaRange;
 use nvme_session::operation::{Operation, Outcome};
 use nvme_session::queue::Ended;
 
+use super::caches;
 use super::issued::{Issued, Past, Standing};
 use super::mishap;
 use super::pair::{QueuePair, State};
@@ -49,7 +50,7 @@ impl QueuePair {
     /// bounced. `None`: to be asked there, where the entry is loaded anew and checked by itself.
     #[inline(always)]
     pub fn next_fast(&mut self) -> Option<Ended> {
-        if !self.ended.is_empty() || self.state == State::Stopped {
+        if !self.ended.is_empty() || self.state != State::Running {
             return None;
         }
         let completion = self.cq.peek()?;
@@ -154,6 +155,9 @@ impl QueuePair {
                 }
             }
             self.bounce.put(chunk);
+        }
+        if let (Some(caches), None) = (&self.caches, past.chunk) {
+            caches::after(&**caches, &issued.request, clients);
         }
         self.unguard(issued.request.operation());
         outcome

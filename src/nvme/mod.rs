@@ -10,7 +10,7 @@
 //!
 //! **The worker's side**
 //! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: a request as a command; `transfer`: how it says where the data is;
-//!   `bounce`: data that must go through memory of ours; `parts`: parts of blocks.
+//!   `bounce`: data that must go through memory of ours; `caches`: devices that do not see them; `parts`: parts of blocks.
 //! * `issued`: a command in flight; `inflight`: all of them, by identifier; `ring`: the two queues; `recovery`: commands that do not end.
 //! * `retry`: whether a command that failed is tried again; `repeat`: how.
 //! * [`quiet`]: proof that the controller is done with memory.
@@ -18,6 +18,7 @@
 //! [`spec`] has the data structures of the specification.
 
 mod bounce;
+mod caches;
 mod complete;
 pub mod controller;
 mod encode;

@@ -9,16 +9,18 @@
 //! and `ended`: each is one function, inlined into both ways.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use nvme_platform::{DriverMemory, Iova, OutOfBounds, PAGE, QueueDoorbells, Time, trace};
+use nvme_platform::{Caches, DriverMemory, Iova, OutOfBounds, PAGE, QueueDoorbells, Time, trace};
 use nvme_session::memory::{Spares, Windows};
 use nvme_session::operation::{Operation, Outcome, Transfer};
 use nvme_session::queue::{Ended, Request, Tag};
 
 use super::bounce::Bounce;
+use super::caches;
 use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longer};
 use super::inflight::InFlight;
 use super::info::SglSupport;
@@ -86,6 +88,7 @@ pub(super) struct PairMemory {
 /// The doorbells of a pair that was created again, for [`QueuePair::restart`].
 pub struct Doorbells {
     pub(super) doorbells: Box<dyn QueueDoorbells>,
+    pub(super) caches: Option<Arc<dyn Caches>>,
     pub(super) id: u16,
     pub(super) generation: Generation,
     /// When they were made.
@@ -158,6 +161,8 @@ pub struct QueuePair {
     pub(super) sq: SubmissionRing,
     pub(super) cq: CompletionRing,
     pub(super) doorbells: Box<dyn QueueDoorbells>,
+    /// With these nothing goes the fast way, which looks at no memory.
+    pub(super) caches: Option<Arc<dyn Caches>>,
     pub(super) flight: InFlight<Issued>,
     pub(super) bounce: Bounce,
     memory: [DriverMemory; 3],
@@ -189,6 +194,7 @@ impl QueuePair {
             sq: SubmissionRing::new(sq.window().clone(), config.depth),
             cq: CompletionRing::new(cq.window().clone(), config.depth),
             doorbells: start.doorbells,
+            caches: start.caches,
             // One less than the queue's entries: a full queue could not be told from an empty one (Base 3.3.1.4), and
             // the completion queue, of the same depth, can never overflow.
             flight: InFlight::new(config.depth - 1),
@@ -201,6 +207,7 @@ impl QueuePair {
             counters: Counters::default(),
             mishaps: Mishaps::default(),
         };
+        pair.state = pair.running();
         pair.set_caps(caps);
         pair
     }
@@ -331,6 +338,9 @@ impl QueuePair {
         let sqe = self.encode(slot, request.operation(), verb, how, bounce).ok().filter(|_| filled);
         if sqe.is_some_and(|sqe| self.begin(cid, sqe)) {
             self.guard(request.operation());
+            if let (Some(caches), None) = (&self.caches, bounce) {
+                caches::before(&**caches, request.operation(), windows);
+            }
             self.keep(request, how, bounce, now);
             return rest.map_or(Submit::Issued, Submit::Part);
         }

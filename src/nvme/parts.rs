@@ -77,7 +77,8 @@ impl QueuePair {
 
     /// The state of a pair whose queues exist.
     pub(super) fn running(&self) -> State {
-        if self.guarded.0.is_empty() { State::Running } else { State::Guarded }
+        let fast = self.guarded.0.is_empty() && self.caches.is_none();
+        if fast { State::Running } else { State::Guarded }
     }
 
     /// The block is in its chunk: the part is put into it, and it is written, by a command of its own with a deadline of its own. It

@@ -3,6 +3,7 @@
 //! * `rig`: one controller, one client's memory, and the little that control and worker do in between.
 //! * `bringup`: from reset to ready, what Identify may say, namespaces, shutdown.
 //! * `data`: reads, writes and the rest arrive where they should, whatever shape the memory has.
+//! * `caches`: devices that do not see them.
 //! * `parts`: parts of blocks.
 //! * `hostile`: completions that are stale, forged or repeated; full queues.
 //! * `recovery`: commands that never end: abort, delete, reset, issue again.
@@ -11,6 +12,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 mod bringup;
+mod caches;
 mod data;
 mod hostile;
 mod parts;

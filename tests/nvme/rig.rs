@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use nvme_core::nvme::{Clients, Controller, ControllerEvent, NamespaceInfo, Options, QueuePair, Submit};
 use nvme_mem::heap;
-use nvme_platform::{DmaRights, Time, Window};
+use nvme_platform::{Device, DmaRights, Time, Window};
 use nvme_policy::{Access, Extent, Grant};
 use nvme_session::memory::{DmaRange, MemoryTable, Region, Spares, Windows};
 use nvme_session::operation::{Operation, Outcome};
@@ -55,6 +55,12 @@ impl Client {
         bytes
     }
 
+    /// Where in this program a guest address is.
+    pub fn address(&self, at: u64) -> usize {
+        let (window, offset, _) = self.at(at, 1);
+        window.address() + offset
+    }
+
     /// The window at a guest address, the offset there, and how much of `len` lies in it.
     fn at(&self, at: u64, len: usize) -> (&Window, usize, usize) {
         let (slot, offset) = ((at - GUEST) / REGION, ((at - GUEST) % REGION) as usize);
@@ -99,9 +105,14 @@ impl Drop for Rig {
 impl Rig {
     /// Not brought up yet.
     pub fn raw(config: Config, options: Options) -> Self {
+        Self::over(config, options, |device| Box::new(device))
+    }
+
+    /// Likewise, with something around the device.
+    pub fn over(config: Config, options: Options, with: impl FnOnce(SoftDevice) -> Box<dyn Device>) -> Self {
         let device = SoftDevice::new(config).unwrap();
         let handle = device.handle();
-        let mut controller = Controller::new(Box::new(device), 0, options);
+        let mut controller = Controller::new(with(device), 0, options);
         let (mut regions, mut windows) = (Vec::new(), Vec::new());
         for slot in 0..2_u16 {
             let window = heap(REGION as usize).unwrap();
@@ -120,7 +131,10 @@ impl Rig {
 
     /// Ready.
     pub fn new(config: Config, options: Options) -> Self {
-        let mut rig = Self::raw(config, options);
+        Self::ready(Self::raw(config, options))
+    }
+
+    pub fn ready(mut rig: Self) -> Self {
         assert!(matches!(rig.event(), ControllerEvent::Ready));
         rig
     }

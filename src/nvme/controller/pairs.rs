@@ -331,7 +331,10 @@ impl Pairs {
         }
         record.stage = Stage::Live;
         let doorbells = match device.doorbells(id, stride) {
-            Ok(doorbells) => Doorbells { doorbells, id, generation: record.generation, made: now },
+            Ok(doorbells) => {
+                let (caches, generation) = (device.caches(), record.generation);
+                Doorbells { doorbells, caches, id, generation, made: now }
+            }
             Err(e) => {
                 // Nothing was submitted: deleting it is all there is to do.
                 warn!("controller {index}: no doorbells for queue pair {id}: {e}");

@@ -1,9 +1,10 @@
 //! One controller, as the core sees it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::time::Duration;
 
-use nvme_platform::{Bus, CutOff, Device, DeviceError, DmaPool, DmaSpace, QueueDoorbells, Registers};
+use nvme_platform::{Bus, Caches, CutOff, Device, DeviceError, DmaPool, DmaSpace, QueueDoorbells, Registers};
 
 use super::messages::Enabled;
 use super::pci::{COMMAND_MASTER, COMMAND_MEMORY, Function, PciError};
@@ -113,5 +114,9 @@ impl<P: Platform> Device for L4Device<P> {
     fn doorbells(&mut self, queue: u16, stride: u32) -> Result<Box<dyn QueueDoorbells>, DeviceError> {
         let doorbells = self.bar.doorbells(queue, stride).ok_or(DeviceError::Unsupported)?;
         Ok(Box::new(doorbells))
+    }
+
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        self.platform.caches()
     }
 }

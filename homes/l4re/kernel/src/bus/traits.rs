@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use nvme_platform::{DmaRights, Window};
+use nvme_platform::{Caches, DmaRights, Window};
 
 use crate::kernel::{Cap, L4Error, Label};
 
@@ -155,6 +155,10 @@ pub trait DmaSpaces {
     fn unmap(&self, space: Cap, at: u64, len: u64) -> Result<(), L4Error>;
     /// Takes everything from the devices of a domain.
     fn unassign(&self, domain: Option<u32>) -> Result<(), L4Error>;
+    /// What devices do not see of the caches; none where they see everything.
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        None
+    }
     /// Another capability to a dataspace, in a slot of its own.
     fn duplicate(&self, dataspace: Cap) -> Result<Cap, L4Error>;
 }

@@ -20,7 +20,7 @@ use crate::kernel::{Cap, DataspaceInfo, L4Error};
 const RM_SEARCH_ADDR: u32 = 0x2_0000;
 /// All pages are there from the start.
 const RM_EAGER_MAP: u32 = 0x8_0000;
-const RM_UNCACHED: u32 = 0x20;
+pub(super) const RM_UNCACHED: u32 = 0x20;
 /// A dataspace may be written to.
 const DS_W: usize = 2;
 /// Attached at a multiple of this when it is as long, so that large pages can be used.
@@ -124,7 +124,7 @@ pub(super) fn own(len: usize) -> Result<Window, L4Error> {
         objects::cap_free(dataspace);
         return Err(L4Error::NOMEM);
     }
-    let region = attach(dataspace, true, 0, len, RM_EAGER_MAP | RM_RW)?;
+    let region = attach(dataspace, true, 0, len, RM_EAGER_MAP | RM_RW | arch::DRIVER_MEMORY)?;
     Ok(attached(region, Place { dataspace, offset: 0, size: len as u64 }, Box::new(())))
 }
 

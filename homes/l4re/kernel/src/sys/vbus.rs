@@ -6,14 +6,14 @@ use alloc::sync::Arc;
 use core::ffi::c_int;
 use core::time::Duration;
 
-use nvme_platform::{DmaRights, Window};
+use nvme_platform::{Caches, DmaRights, Window};
 use spin::Mutex;
 
 use super::types::{
     L4_CAP_FPAGE_RW, L4RE_PROTO_DMA_SPACE, l4_umword_t, l4vbus_device_handle_t, l4vbus_device_t,
     l4vbus_resource_t,
 };
-use super::{c, env, memory, objects};
+use super::{arch, c, env, memory, objects};
 use crate::bus::{BusDevice, BusHandle, DmaSpaces, DriverDataspaces, Mmio, Resource, Vbus, Width};
 use crate::kernel::{Cap, L4Error};
 
@@ -202,6 +202,10 @@ impl DmaSpaces for Hardware {
     fn unassign(&self, domain: Option<u32>) -> Result<(), L4Error> {
         let Some(space) = self.spaces.lock().get(&domain).copied() else { return Ok(()) };
         self.assign(domain, UNBIND, space)
+    }
+
+    fn caches(&self) -> Option<Arc<dyn Caches>> {
+        arch::caches()
     }
 
     fn duplicate(&self, dataspace: Cap) -> Result<Cap, L4Error> {

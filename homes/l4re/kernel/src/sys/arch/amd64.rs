@@ -1,9 +1,10 @@
 //! amd64.
 #![expect(unsafe_code, reason = "is the system call itself")]
 
+use alloc::sync::Arc;
 use core::arch::asm;
 
-use nvme_platform::Time;
+use nvme_platform::{Caches, Time};
 
 use crate::sys::types::{l4_cap_idx_t, l4_msgtag_t, l4_timeout_t, l4_umword_t};
 
@@ -88,3 +89,11 @@ pub(crate) unsafe fn touch(at: *mut u8, write: bool) {
         unsafe { asm!("mov {}, byte ptr [{}]", out(reg_byte) _, in(reg) at, options(nostack, readonly)) };
     }
 }
+
+/// Nothing: devices look into the caches.
+pub(crate) fn caches() -> Option<Arc<dyn Caches>> {
+    None
+}
+
+/// With what flags the driver's own memory is attached: queues and lists, which devices read and write.
+pub(crate) const DRIVER_MEMORY: u32 = 0;

@@ -1,9 +1,10 @@
 //! arm64. Read against L4Re's headers (l4sys, `ARCH-arm64`) and compiled; never run.
-#![expect(unsafe_code, reason = "is the system call itself")]
+#![expect(unsafe_code, reason = "is the system call itself, and maintains caches")]
 
+use alloc::sync::Arc;
 use core::arch::asm;
 
-use nvme_platform::Time;
+use nvme_platform::{Caches, DmaRights, Time, Window};
 
 use crate::sys::types::{l4_cap_idx_t, l4_msgtag_t, l4_timeout_t, l4_umword_t};
 
@@ -100,4 +101,60 @@ pub(crate) unsafe fn touch(at: *mut u8, write: bool) {
             asm!("ldrb {value:w}, [{at}]", at = in(reg) at, value = out(reg) _, options(nostack, readonly));
         }
     }
+}
+
+/// With what flags the driver's own memory is attached: queues and lists, which devices read and write. Not in the caches.
+pub(crate) const DRIVER_MEMORY: u32 = crate::sys::memory::RM_UNCACHED;
+
+/// Devices may not look into the caches; where they do, this costs time and nothing else.
+pub(crate) fn caches() -> Option<Arc<dyn Caches>> {
+    Some(Arc::new(DataCache))
+}
+
+struct DataCache;
+
+impl Caches for DataCache {
+    fn before(&self, memory: &Window, rights: DmaRights) {
+        if rights == DmaRights::Read {
+            clean(memory.address(), memory.len());
+        } else {
+            // What is dirty must not be written back over what the device writes.
+            invalidate(memory.address(), memory.len());
+        }
+    }
+
+    fn after(&self, memory: &Window) {
+        // What was loaded meanwhile.
+        invalidate(memory.address(), memory.len());
+    }
+}
+
+/// Has devices see what was written there. To be called before they are told.
+fn clean(at: usize, len: usize) {
+    each_line(at, len, |line| {
+        // SAFETY: writes a line of the cache back; no contents change.
+        unsafe { asm!("dc cvac, {}", in(reg) line, options(nostack)) };
+    });
+}
+
+/// Has this program see what devices wrote there; to be called before they are told, and after they have ended.
+fn invalidate(at: usize, len: usize) {
+    each_line(at, len, |line| {
+        // SAFETY: writes a line of the cache back and forgets it (forgetting alone is privileged); no contents change.
+        unsafe { asm!("dc civac, {}", in(reg) line, options(nostack)) };
+    });
+}
+
+fn each_line(at: usize, len: usize, op: impl Fn(usize)) {
+    let types: u64;
+    // SAFETY: reads a register, which the kernel leaves to user mode, as L4Re's own functions need.
+    unsafe { asm!("mrs {}, ctr_el0", out(reg) types, options(nostack, preserves_flags, nomem)) };
+    let line = 4_usize << (types >> 16 & 0xf);
+    let mut next = at & !(line - 1);
+    while next < at + len {
+        op(next);
+        next += line;
+    }
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack)) };
 }

@@ -10,6 +10,7 @@
 //! | `utcb` | where this thread's UTCB is |
 //! | `clock` | the time in a counter that user mode may read |
 //! | `touch` | has a page there that can be read, or written |
+//! | `caches`, `DRIVER_MEMORY` | what devices do not see of the caches, and how the driver's own memory keeps out of them |
 //! | `MSI` | what an interrupt's number has set when it is a message |
 
 #[cfg(target_arch = "x86_64")]
