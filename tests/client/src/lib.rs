@@ -25,6 +25,7 @@ mod frontend;
 mod memory;
 pub mod message;
 pub mod nbd;
+pub mod power;
 mod queue;
 mod ring;
 pub mod socket;

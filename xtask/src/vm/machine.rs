@@ -105,6 +105,7 @@ pub(crate) struct Plan {
     namespaces: usize,
     words: String,
     iommu: Iommu,
+    modules: Vec<&'static str>,
 }
 
 impl Plan {
@@ -117,7 +118,6 @@ impl Plan {
         let dir = tempfile::tempdir()?;
         let kernel = archive::kernel(dir.path()).map_err(|what| missing(&what))?;
         let mut initramfs = Archive::default();
-        initramfs.modules(&kernel.0, &MODULES)?;
         for file in ["etc/ld.so.cache", "etc/mke2fs.conf"] {
             initramfs.copy(&Path::new("/").join(file), file)?;
         }
@@ -139,8 +139,17 @@ impl Plan {
         ];
         let arguments = arguments.map(str::to_owned).to_vec();
         let words = "intel_iommu=on".to_owned();
-        let plan =
-            Self { name, dir, kernel, initramfs, arguments, namespaces: 0, words, iommu: Iommu::default() };
+        let plan = Self {
+            name,
+            dir,
+            kernel,
+            initramfs,
+            arguments,
+            namespaces: 0,
+            words,
+            iommu: Iommu::default(),
+            modules: MODULES.to_vec(),
+        };
         programs.iter().try_fold(plan, |plan, program| plan.program(&folder.join(program), program))
     }
 
@@ -171,6 +180,12 @@ impl Plan {
     /// More words for the kernel.
     pub(crate) fn words(mut self, words: &str) -> Self {
         self.words = format!("{} {words}", self.words);
+        self
+    }
+
+    /// More modules for the kernel.
+    pub(crate) fn modules(mut self, names: &[&'static str]) -> Self {
+        self.modules.extend(names);
         self
     }
 
@@ -206,6 +221,22 @@ impl Plan {
         Ok(self.qemu(&["-drive", &drive, "-device", &device]))
     }
 
+    /// A controller's namespace 1, of `bytes` in blocks of 4096, and where QEMU logs what is written to it, and each flush.
+    pub(crate) fn logged(mut self, controller: &str, bytes: u64) -> Result<(Self, PathBuf)> {
+        let (disk, log) = (self.disk(controller, 1), self.dir.path().join("writes"));
+        File::create(&disk)?.set_len(bytes)?;
+        File::create(&log)?;
+        let drive = format!(
+            "driver=blklogwrites,node-name=logged,file.driver=file,file.filename={},log.driver=file,log.filename={}",
+            disk.display(),
+            log.display()
+        );
+        let blocks = "logical_block_size=4096,physical_block_size=4096";
+        let device = format!("nvme-ns,drive=logged,bus={controller},nsid=1,{blocks}");
+        self.namespaces += 1;
+        Ok((self.qemu(&["-blockdev", &drive, "-device", &device]), log))
+    }
+
     /// Where QEMU writes what it is told to trace.
     pub(crate) fn traces(&self) -> PathBuf {
         self.dir.path().join("traces")
@@ -218,6 +249,7 @@ impl Plan {
 
     /// Boots it, and waits for its shell.
     pub(crate) fn launch(mut self) -> Result<Machine> {
+        self.initramfs.modules(&self.kernel.0, &self.modules)?;
         self.initramfs.shell(&FIRST.replace("@COUNT@", &self.namespaces.to_string()))?;
         let initramfs = self.dir.path().join("initramfs");
         std::fs::write(&initramfs, self.initramfs.finish())?;

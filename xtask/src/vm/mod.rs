@@ -13,6 +13,8 @@
 //! | `users` | an ordinary user |
 //! | `fault` | an IOMMU fault |
 //! | `trouble` | what is killed or pulled out |
+//! | `power` | a power cut, at many places |
+//! | `remote` | a disk of another machine: NVMe/TCP |
 //! | `lacking` | machines without an IOMMU, or without interrupt remapping |
 
 mod bed;
@@ -24,6 +26,8 @@ mod lacking;
 pub(crate) mod machine;
 mod modes;
 mod page;
+mod power;
+mod remote;
 mod trouble;
 mod users;
 
@@ -63,8 +67,11 @@ const PARTS: [Part; 13] = [
     ("unbinding", Bed::unbinding),
 ];
 
-/// What has machines of its own.
-const LACKING: &str = "lacking";
+/// The same with machines of its own, and Intel's IOMMU; how many checks failed there.
+type Alone = (&'static str, fn(&std::path::Path) -> Result<usize>);
+
+const ALONE: [Alone; 3] =
+    [("power", power::power), ("remote", remote::remote), ("lacking", lacking::lacking)];
 
 /// The word for a bed with the other IOMMU, which needs QEMU 10 or newer.
 const AMD: &str = "--amd-iommu";
@@ -77,33 +84,40 @@ pub(crate) fn vm(args: &[String]) -> Result<()> {
 }
 
 fn bed(args: &[String], iommu: Iommu) -> Result<()> {
-    if let Some(unknown) =
-        args.iter().find(|arg| arg.as_str() != LACKING && PARTS.iter().all(|(name, _)| name != arg))
-    {
-        let names = PARTS.map(|(name, _)| name).join(" ");
-        return Err(format!("{unknown} is no part; there are: {names} {LACKING}, and {AMD}").into());
+    let names = || PARTS.iter().map(|(name, _)| *name).chain(ALONE.iter().map(|(name, _)| *name));
+    if let Some(unknown) = args.iter().find(|arg| names().all(|name| name != arg.as_str())) {
+        let names = names().collect::<Vec<_>>().join(" ");
+        return Err(format!("{unknown} is no part; there are: {names}, and {AMD}").into());
     }
     let programs = machine::build(&["nvme-drv", "nvme-client"], false)?;
-    let plan = plan(&programs)?.iommu(iommu);
+    let begin = Instant::now();
+    let asked = |name: &str| args.is_empty() || args.iter().any(|arg| arg == name);
+    let mut failed = 0;
+    if PARTS.iter().any(|(name, _)| asked(name)) {
+        failed += parts(&programs, iommu, &asked)?;
+    }
+    for (name, alone) in ALONE.iter().filter(|(name, _)| iommu == Iommu::Intel && asked(name)) {
+        let begin = Instant::now();
+        failed += alone(&programs)?;
+        println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
+    }
+    println!("{failed} failed, in {:.1} s", begin.elapsed().as_secs_f64());
+    if failed == 0 { Ok(()) } else { Err("the server on VFIO does not do what it should".into()) }
+}
+
+/// Those parts that share one machine; how many checks failed.
+fn parts(programs: &std::path::Path, iommu: Iommu, asked: &dyn Fn(&str) -> bool) -> Result<usize> {
+    let plan = plan(programs)?.iommu(iommu);
     let (version, traces) = (plan.version().to_owned(), plan.traces());
     let begin = Instant::now();
     let mut bed = Bed::new(plan.launch()?, traces, iommu);
     println!("Linux {version}, {iommu:?}'s IOMMU, in {:.1} s", begin.elapsed().as_secs_f64());
-    for (name, part) in PARTS {
-        if args.is_empty() || args.iter().any(|arg| arg == name) {
-            let begin = Instant::now();
-            part(&mut bed);
-            println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
-        }
-    }
-    let mut failed = bed.end();
-    if iommu == Iommu::Intel && (args.is_empty() || args.iter().any(|arg| arg == LACKING)) {
+    for (name, part) in PARTS.iter().filter(|(name, _)| asked(name)) {
         let begin = Instant::now();
-        failed += lacking::lacking(&programs)?;
-        println!("lacking: {:.1} s", begin.elapsed().as_secs_f64());
+        part(&mut bed);
+        println!("{name}: {:.1} s", begin.elapsed().as_secs_f64());
     }
-    println!("{failed} failed, in {:.1} s", begin.elapsed().as_secs_f64());
-    if failed == 0 { Ok(()) } else { Err("the server on VFIO does not do what it should".into()) }
+    Ok(bed.end())
 }
 
 /// The machine. Root may write the registers of its devices, which the IOMMU fault needs.
