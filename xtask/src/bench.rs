@@ -4,6 +4,7 @@
 //! rounds counts, and the rounds of both servers alternate, since the machine may have other work. No figure fails the
 //! command: it prints what was reached and what was missed. With `--vm` it is on real drivers, in a virtual machine (`vm`).
 
+mod bystander;
 mod neighbours;
 mod storage;
 mod vm;
@@ -34,15 +35,21 @@ struct Plan {
     blkbench: PathBuf,
     dir: PathBuf,
     callgrind: bool,
+    /// Real storage alone.
+    storage: bool,
+    /// A server of before, to compare images in memory with.
+    before: Option<PathBuf>,
 }
 
 const HELP: &str =
     "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
+                  [--storage] [--before PROGRAM]
 cargo xtask bench --vm [--rounds N] [--seconds S]
 cargo xtask bench --neighbours [--seconds S] [--depths N,…] [--server PROGRAM] [NEIGHBOUR…]
   Builds in release mode and measures. Needs qemu-storage-daemon (apt-get install qemu-system-common) for the
-  comparison, valgrind and binutils for the instructions; what is missing is named and left out. With --vm it runs on VFIO, in a
-  virtual machine, and all that is needed must be there (.ci/install-packages).
+  comparison, valgrind and binutils for the instructions; what is missing is named and left out. With --storage
+  only images are measured (fio for the device alone; root for loop devices and file systems), and with --before an older server beside
+  this one. With --vm it runs on VFIO, in a virtual machine, and all that is needed must be there (.ci/install-packages).
   With --neighbours it measures what a client loses beside others that cost the server much.";
 
 /// Runs the whole comparison.
@@ -70,6 +77,7 @@ fn scratch() -> Result<PathBuf> {
 
 fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
     let (mut rounds, mut seconds, mut idle, mut server, mut callgrind) = (3, 1.0, 10.0, None, true);
+    let (mut storage, mut before) = (false, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value\n{HELP}"));
@@ -79,6 +87,8 @@ fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
             "--idle" => idle = value()?.parse()?,
             "--server" => server = Some(PathBuf::from(value()?)),
             "--no-callgrind" => callgrind = false,
+            "--storage" => storage = true,
+            "--before" => before = Some(PathBuf::from(value()?)),
             "--help" => {
                 println!("{HELP}");
                 return Ok(None);
@@ -94,7 +104,8 @@ fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
     let target = target()?.join("release");
     let server = server.unwrap_or_else(|| target.join("nvme-drv"));
     let blkbench = target.join("blkbench");
-    Ok(Some(Plan { rounds, seconds, idle, server, blkbench, dir: dir.into(), callgrind }))
+    let dir = dir.into();
+    Ok(Some(Plan { rounds, seconds, idle, server, blkbench, dir, callgrind, storage, before }))
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
@@ -252,6 +263,9 @@ fn all(plan: &Plan) -> Result<()> {
         println!("skipped: no qemu-storage-daemon to compare with (apt-get install qemu-system-common)");
     }
     nvme_client::bench::fill_pattern(&plan.dir.join("image"), DISK)?;
+    if plan.storage {
+        return storage::table(plan, peer);
+    }
     let copy =
         Command::new(&plan.blkbench).args(["--copy", &DISK.to_string(), "--time", "0.5", "-"]).output()?;
     let copy = of(&words(&String::from_utf8_lossy(&copy.stdout)), "copy");

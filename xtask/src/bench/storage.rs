@@ -1,18 +1,24 @@
 //! Real storage: a file of the machine's disk, and a loop device over memory, beside `qemu-storage-daemon` with
-//! `aio=io_uring,cache.direct=on`. Reads and writes of 4 KiB at a depth of 32 and of 1, and of 128 KiB.
+//! `aio=io_uring,cache.direct=on`, and fio on the same without any server. Reads and writes of 4 KiB at a depth of 32 and of 1, and of
+//! 128 KiB; images in memory beside an older server; and who has another disk ([`bystander`](super::bystander)).
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{DISK, Figures, Plan, Result, best, of, target, target_row, words};
+use super::{DISK, Figures, Plan, Result, Subject, best, bystander, have, of, target, target_row, words};
 
 /// What is to be reached, of the peer's.
 const IOPS: f64 = 1.3;
+/// Of fio's, where that is less.
+const BARE: f64 = 0.95;
+/// Of the older server's, in memory.
+const BEFORE: f64 = 0.95;
 const CPU: f64 = 0.4;
 const CPU_LONG: f64 = 0.5;
 
 /// A file on the machine's disk. Gone with this value.
-struct OnDisk(PathBuf);
+pub(super) struct OnDisk(pub(super) PathBuf);
 
 impl Drop for OnDisk {
     fn drop(&mut self) {
@@ -21,13 +27,12 @@ impl Drop for OnDisk {
 }
 
 /// A loop device over a file. Gone with this value.
-struct Loop(PathBuf);
+pub(super) struct Loop(pub(super) PathBuf);
 
 impl Loop {
     /// `None`: not without root.
-    fn over(file: &Path) -> Option<Self> {
-        let done =
-            Command::new("losetup").args(["-f", "--show", "--direct-io=on"]).arg(file).output().ok()?;
+    pub(super) fn over(file: &Path, words: &[&str]) -> Option<Self> {
+        let done = Command::new("losetup").args(["-f", "--show"]).args(words).arg(file).output().ok()?;
         let name = String::from_utf8(done.stdout).ok()?;
         done.status.success().then(|| Self(name.trim().into()))
     }
@@ -48,10 +53,11 @@ struct Load {
     write: bool,
 }
 
-const LOADS: [Load; 5] = [
+const LOADS: [Load; 6] = [
     Load { name: "4 KiB read", block: 4096, depth: 32, write: false },
     Load { name: "4 KiB write", block: 4096, depth: 32, write: true },
     Load { name: "4 KiB read", block: 4096, depth: 1, write: false },
+    Load { name: "4 KiB write", block: 4096, depth: 1, write: true },
     Load { name: "128 KiB read", block: 128 << 10, depth: 32, write: false },
     Load { name: "128 KiB write", block: 128 << 10, depth: 32, write: true },
 ];
@@ -60,12 +66,15 @@ const LOADS: [Load; 5] = [
 pub(super) fn table(plan: &Plan, peer: bool) -> Result<()> {
     let on_disk = OnDisk(target()?.join(format!("bench-image-{}", std::process::id())));
     nvme_client::bench::fill_pattern(&on_disk.0, DISK)?;
-    let device = Loop::over(&plan.dir.join("image"));
+    // Or whoever is first pays for the write-back of what was just written.
+    File::open(&on_disk.0)?.sync_all()?;
+    let device = Loop::over(&plan.dir.join("image"), &["--direct-io=on"]);
     println!(
         "\nStorage: the image is read and written directly (io_uring), beside qemu-storage-daemon with aio=io_uring,cache.direct=on.\n"
     );
     println!("| place | load | depth | server | IOPS | p50 µs | p99 µs | server CPU µs per request |");
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    let fio = have("fio");
     let mut results = Vec::new();
     let places = [
         ("file on disk", Some(on_disk.0.as_path())),
@@ -77,11 +86,14 @@ pub(super) fn table(plan: &Plan, peer: bool) -> Result<()> {
             continue;
         };
         for load in LOADS {
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            let (mut ours, mut theirs, mut bare) = (Vec::new(), Vec::new(), f64::NAN);
             for _ in 0..plan.rounds.max(1) {
                 ours.push(measure(plan, path, load, true)?);
                 if peer {
                     theirs.push(measure(plan, path, load, false)?);
+                }
+                if fio {
+                    bare = bare.max(alone(plan, path, load)?);
                 }
             }
             let (ours, theirs) = (best(&ours).unwrap_or_default(), best(&theirs).unwrap_or_default());
@@ -96,11 +108,14 @@ pub(super) fn table(plan: &Plan, peer: bool) -> Result<()> {
                     of(figures, "cpu") / 1e3,
                 );
             }
-            results.push((place, load, ours, theirs));
+            if fio {
+                println!("| {place} | {} | {} | none (fio) | {bare:.0} | | | |", load.name, load.depth);
+            }
+            results.push((place, load, ours, theirs, bare));
         }
     }
     println!("\n| target | measured | bound | |\n| --- | --- | --- | --- |");
-    for (place, load, ours, theirs) in &results {
+    for (place, load, ours, theirs, bare) in &results {
         let ratio = |name| of(ours, name) / of(theirs, name);
         let what = |of: &str| format!("{place}, {} QD{}: {of}", load.name, load.depth);
         if load.depth == 1 {
@@ -109,11 +124,59 @@ pub(super) fn table(plan: &Plan, peer: bool) -> Result<()> {
             target_row(&what("bandwidth"), ratio("iops"), 1.0, true, "×");
             target_row(&what("CPU per request"), ratio("cpu"), CPU_LONG, false, "×");
         } else {
-            target_row(&what("IOPS"), ratio("iops"), IOPS, true, "×");
+            // Whichever is less; NaN is neither.
+            let bound = (IOPS * of(theirs, "iops")).min(BARE * bare);
+            target_row(&what("IOPS"), of(ours, "iops"), bound, true, "of 1.3 × its or 0.95 × fio's");
             target_row(&what("CPU per request"), ratio("cpu"), CPU, false, "×");
         }
     }
-    Ok(())
+    let now = in_memory(plan, &plan.server)?;
+    let before = plan.before.as_deref().map_or(Ok(f64::NAN), |server| in_memory(plan, server))?;
+    target_row("tmpfs, 4 KiB read QD32: IOPS over the older server's", now / before, BEFORE, true, "×");
+    bystander::rows(plan)
+}
+
+/// IOPS of a server over an image in memory.
+fn in_memory(plan: &Plan, server: &Path) -> Result<f64> {
+    let plan = Plan {
+        server: server.into(),
+        blkbench: plan.blkbench.clone(),
+        dir: plan.dir.clone(),
+        before: None,
+        ..*plan
+    };
+    let rounds = (0..plan.rounds.max(1)).map(|_| super::measure(&plan, Subject::OursOverImage, 32, 0, false));
+    let rounds = rounds.collect::<Result<Vec<_>>>()?;
+    Ok(of(&best(&rounds).unwrap_or_default(), "iops"))
+}
+
+/// IOPS of fio, with nothing between it and the storage.
+fn alone(plan: &Plan, path: &Path, load: Load) -> Result<f64> {
+    let (kind, field) = if load.write { ("randwrite", 48) } else { ("randread", 7) };
+    let output = Command::new("fio")
+        .args([
+            "--name=bare",
+            "--ioengine=io_uring",
+            "--direct=1",
+            "--time_based",
+            "--minimal",
+            "--terse-version=3",
+        ])
+        .args([
+            format!("--filename={}", path.display()),
+            format!("--rw={kind}"),
+            format!("--bs={}", load.block),
+        ])
+        .args([
+            format!("--iodepth={}", load.depth),
+            format!("--runtime={}", plan.seconds.ceil()),
+            format!("--size={DISK}"),
+        ])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // Version 3 of its terse lines: fields 8 and 49 are the IOPS of reads and writes.
+    let line = text.lines().find(|line| line.starts_with("3;")).ok_or("fio said nothing")?;
+    Ok(line.split(';').nth(field).and_then(|word| word.parse().ok()).unwrap_or(f64::NAN))
 }
 
 fn measure(plan: &Plan, path: &Path, load: Load, ours: bool) -> Result<Figures> {
@@ -131,7 +194,7 @@ fn measure(plan: &Plan, path: &Path, load: Load, ours: bool) -> Result<Figures> 
         command.args(["--cap", &format!("vbus=soft:{},engine=uring", path.display())]);
         command.args(["--cap", &format!("svr=unix:{}", socket.display())]);
     } else {
-        let driver = if path.starts_with("/dev/loop") { "host_device" } else { "file" };
+        let driver = if path.starts_with("/dev") { "host_device" } else { "file" };
         let node =
             format!("driver={driver},node-name=f0,filename={},aio=io_uring,cache.direct=on", path.display());
         let export = format!(
