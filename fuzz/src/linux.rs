@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use nvme_linux::caps::{CapWord, Place, SoftSource, Spec};
-use nvme_linux::factory::Request;
+use nvme_linux::factory::{Request, WORDS_MAX};
 use nvme_policy::Policy;
 
 /// A datagram to the factory, with as many descriptors as the first byte says; none of them is a listening socket.
@@ -18,7 +18,7 @@ pub fn factory(data: &[u8]) {
             assert!(none && !request.has_listener() && request.take_listener().is_none());
             assert!(datagram.len() <= 4096);
             let words: Vec<&str> = request.words().collect();
-            assert!(words.len() <= 32 && words.iter().all(|w| !w.is_empty()));
+            assert!(words.len() <= WORDS_MAX && words.iter().all(|w| !w.is_empty()));
             assert_eq!(words.join("\0").as_bytes(), datagram);
             let _ = Policy::from_words(words.into_iter().skip(2));
         }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nvme_linux::factory::{
-    Caller, CallerError, Client, REPLY_MAX, REQUEST_MAX, Refusal, Request, decode, encode,
+    Caller, CallerError, Client, REPLY_MAX, REQUEST_MAX, Refusal, Request, WORDS_MAX, decode, encode,
 };
 use nvme_linux::socket::{self, Kind, ListenSpec};
 use rustix::event::{EventfdFlags, eventfd};
@@ -41,7 +41,7 @@ fn a_malformed_request_is_refused_by_name() {
     assert_eq!(refused(b"create\x000\0", vec![]), "word 3 of the request is empty");
     assert_eq!(refused(b"create\0\xff", vec![]), "the request is not UTF-8 from byte 7 on");
     assert!(refused(&[b'a'; REQUEST_MAX + 1], vec![]).contains("4096"));
-    assert!(refused("w\0".repeat(40).trim_end_matches('\0').as_bytes(), vec![]).contains("words"));
+    assert!(refused("w\0".repeat(WORDS_MAX + 1).trim_end_matches('\0').as_bytes(), vec![]).contains("words"));
 }
 
 #[test]
