@@ -10,9 +10,12 @@ use nvme_soft::SoftDevice;
 
 use crate::rig::{GUEST, REGION, Rig, config, options, pattern};
 
+/// Where, how much, and for which direction before a transfer; none after it.
+type Told = (usize, usize, Option<DmaRights>);
+
 /// What was asked for: a window's address and length, and for what; `None`: after a read.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(usize, usize, Option<DmaRights>)>>>);
+struct Seen(Arc<Mutex<Vec<Told>>>);
 
 impl Caches for Seen {
     fn before(&self, memory: &Window, rights: DmaRights) {
