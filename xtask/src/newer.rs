@@ -17,7 +17,7 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 /// From backports; all else is the release's.
 const NEWER: [&str; 3] = ["qemu-system-x86", "qemu-system-data", "linux-image-amd64"];
 /// What those of .ci/packages are that the suites here need there, and what unpacks its kernels.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "busybox-static",
     "kmod",
     "xz-utils",
@@ -30,6 +30,7 @@ const PACKAGES: [&str; 14] = [
     "systemd",
     "fio",
     "binutils",
+    "procps",
     "gcc",
     "libc6-dev",
 ];

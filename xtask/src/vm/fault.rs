@@ -26,9 +26,10 @@ impl Bed {
         );
         // CSTS: ready, and a fatal status.
         self.check("the controller is sent to memory that is not mapped", &hostile, 0, "0x00000002");
-        let (fault, _) = self.iommu.fault();
-        let line = format!("dmesg | grep -E '{fault}' | grep {}", ADDRESS.trim_start_matches("0000:"));
-        self.check("the kernel's log names the controller and the address", &line, 0, "6000000000");
+        let (fault, at) = self.iommu.fault(NOWHERE);
+        let device = ADDRESS.trim_start_matches("0000:");
+        let line = format!("dmesg | grep -E '{fault}' | grep {device} | grep -E '{at}'");
+        self.check("the kernel's log names the controller and the address", &line, 0, device);
         self.check(
             "the server says so",
             "for i in $(seq 100); do grep -i fatal /tmp/log && break; sleep 0.1; done",
