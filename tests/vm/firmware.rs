@@ -100,9 +100,7 @@ fn image() -> Vec<u8> {
 
 #[test]
 fn u_boot_reads_and_writes_single_sectors_of_a_disk_with_4096_byte_blocks() {
-    if need::needs().is_none() || !need::file(UBOOT) {
-        return;
-    }
+    let Some(_needs) = need::needs(need::beside).filter(|_| need::file(UBOOT)) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (disk, socket) = (dir.path().join("disk"), dir.path().join("cl1"));
     let mut want = image();

@@ -1,11 +1,37 @@
 //! What must be installed. A test that lacks something says so in one line and passes, unless `CI` or
 //! `NVME_DRV_REQUIRE_VM` is set: then it fails.
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
 use crate::kernel::Kernel;
+
+/// Machines of a few processors run beside each other. One of many waits for each of its processors again and again, and so for as many
+/// threads in turn as there are: beside others it takes so long that its kernel thinks that they hang.
+static TURN: RwLock<()> = RwLock::new(());
+
+/// When a machine may run.
+#[expect(dead_code, reason = "it is held, and nothing else")]
+pub(crate) enum Turn {
+    Beside(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
+}
+
+/// Beside others.
+pub(crate) fn beside() -> Turn {
+    // A test that failed has nothing to do with the next.
+    Turn::Beside(TURN.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Alone.
+pub(crate) fn alone() -> Turn {
+    Turn::Alone(TURN.write().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// Everything that the tests here need.
 pub(crate) struct Needs {
     pub(crate) kernel: &'static Kernel,
+    /// Until the end of the test.
+    pub(crate) _turn: Turn,
 }
 
 fn found(program: &str) -> bool {
@@ -15,7 +41,7 @@ fn found(program: &str) -> bool {
 }
 
 /// Looks for all of it; `None` after saying what is missing.
-pub(crate) fn needs() -> Option<Needs> {
+pub(crate) fn needs(turn: fn() -> Turn) -> Option<Needs> {
     let programs =
         ["qemu-system-x86_64", "busybox", "modprobe", "xz", "mkfs.ext4", "e2fsck", "sgdisk", "fio"];
     let mut missing: Vec<String> = programs.iter().filter(|p| !found(p)).map(|p| p.to_string()).collect();
@@ -27,7 +53,7 @@ pub(crate) fn needs() -> Option<Needs> {
         }
     }
     if let Some(kernel) = kernel {
-        return Some(Needs { kernel });
+        return Some(Needs { kernel, _turn: turn() });
     }
     let packages = include_str!("../../.ci/packages").lines().filter_map(|line| line.split('#').next());
     let packages: Vec<_> = packages.map(str::trim).filter(|name| !name.is_empty()).collect();
@@ -59,7 +85,10 @@ fn lack(line: &str) {
 /// The needs, or the end of the test.
 macro_rules! needs {
     () => {
-        match crate::need::needs() {
+        needs!(crate::need::beside)
+    };
+    ($turn:expr) => {
+        match crate::need::needs($turn) {
             Some(needs) => needs,
             None => return,
         }

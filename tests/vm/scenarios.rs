@@ -118,7 +118,7 @@ fn four_gigabytes_and_a_vga_are_three_regions_in_one_file() {
 
 #[test]
 fn eight_processors_get_eight_queues() {
-    let needs = needs!();
+    let needs = needs!(crate::need::alone);
     let disk = Disk::new();
     let server = Server::start(&disk, false);
     let shape = Shape { cpus: 8, ..Shape::default() };
