@@ -13,7 +13,6 @@ use std::time::Instant;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const RELEASE: &str = "trixie";
-const MIRROR: &str = "http://deb.debian.org/debian";
 /// From backports; all else is the release's.
 const NEWER: [&str; 3] = ["qemu-system-x86", "qemu-system-data", "linux-image-amd64"];
 /// What those of .ci/packages are that the suites here need there, and what unpacks its kernels.
@@ -81,9 +80,17 @@ fn make(root: &Path) -> Result<()> {
     if !root.join("etc/debian_version").exists() {
         fs::create_dir_all(root)?;
         println!("debootstrap {RELEASE} into {}", root.display());
-        run(Command::new("debootstrap").args(["--variant=minbase", RELEASE]).arg(root).arg(MIRROR))?;
+        run(Command::new("debootstrap").args(["--variant=minbase", RELEASE]).arg(root))?;
     }
-    let backports = format!("deb {MIRROR} {RELEASE}-backports main\n");
+    // From where debootstrap took the release.
+    let lists = fs::read_to_string(root.join("etc/apt/sources.list"))?;
+    let of_release = lists.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "deb").skip(1);
+        let mirror = words.find(|word| word.contains("://"))?;
+        words.next().is_some_and(|release| release == RELEASE).then_some(mirror)
+    });
+    let mirror = of_release.ok_or("the root's sources.list does not say where its packages come from")?;
+    let backports = format!("deb {mirror} {RELEASE}-backports main\n");
     fs::write(root.join("etc/apt/sources.list.d/backports.list"), backports)?;
     fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf"))?;
     let apt = |words: &[&str]| -> Result<()> {
