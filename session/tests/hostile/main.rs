@@ -7,5 +7,6 @@ mod driver;
 mod durability;
 mod forms;
 mod notify;
+mod parts;
 mod requests;
 mod rings;
