@@ -53,6 +53,11 @@ pub trait QueueDoorbells: Send {
     fn waits_for_storage(&self) -> bool {
         false
     }
+    /// Whether, from now on, whoever calls [`run`](Self::run) may be held up for long by the memory that commands name, and nobody else
+    /// is to be: so control does not wait for its end. For a pair whose session has a thread of its own.
+    fn set_apart(&mut self, apart: bool) {
+        let _ = apart;
+    }
 }
 
 /// Why a device did not do what it was told.
@@ -126,6 +131,11 @@ pub trait Device: Send {
     /// The doorbells of I/O queue pair `queue` (1 and up); `stride` is the distance between two doorbell
     /// registers in bytes (4 << CAP.DSTRD).
     fn doorbells(&mut self, queue: u16, stride: u32) -> Result<Box<dyn QueueDoorbells>, DeviceError>;
+    /// Whether the operator wants its doorbells in memory, where the controller offers that: it is a virtual one, and each doorbell write
+    /// leaves the virtual machine.
+    fn doorbell_buffers(&self) -> bool {
+        false
+    }
     /// What is to be done around each transfer of a client's memory, if anything is. The driver's own memory needs nothing: the home makes it so.
     fn caches(&self) -> Option<Arc<dyn Caches>> {
         None

@@ -198,5 +198,5 @@ mod time;
 pub use device::{Bus, Caches, CutOff, Device, DeviceError, QueueDoorbells, Registers};
 pub use dma::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
 pub use notify::Notify;
-pub use nvme_mem::{Entries, OutOfBounds, Owner, Window};
+pub use nvme_mem::{Entries, OutOfBounds, Owner, Table, Window};
 pub use time::{Clock, Time};

@@ -30,6 +30,12 @@ pub trait Clock {
     fn preempted(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// How often memory that the calling thread touched had to be brought first, as it was when [`preempted`](Self::preempted) was
+    /// asked last. Never goes back. A home whose memory is always there says nothing.
+    fn faults(&self) -> u64 {
+        0
+    }
 }
 
 impl<F: Fn() -> Time> Clock for F {

@@ -4,9 +4,9 @@ use core::fmt::{self, Write};
 use core::num::NonZeroU64;
 
 use crate::grant::Access;
-use crate::limits::{Dataspaces, Rate, stricter, within};
+use crate::limits::{Dataspaces, DsMax, Rate, stricter, within};
 use crate::shown::Shown;
-use crate::words::{DsMax, FactoryRequest, Named, Policy, Refusal, SessionRequest, Why};
+use crate::words::{FactoryRequest, Named, Policy, Refusal, SessionRequest, Trusted, Why};
 
 /// What a factory may give at most, places on disk aside (those are [`Grant`](crate::Grant)s, which only become narrower).
 ///
@@ -23,6 +23,16 @@ pub struct Ceiling {
     factories: u64,
     memory: Option<NonZeroU64>,
     all: Rate,
+}
+
+impl Policy {
+    /// What these words come to where nothing is held back, and no dataspace is trusted by name.
+    pub fn from_words<'a, A>(words: impl IntoIterator<Item = &'a A>) -> Result<Self, Refusal>
+    where
+        A: AsRef<[u8]> + ?Sized + 'a,
+    {
+        Ceiling::SERVER.admit(&SessionRequest::from_words(words, &Trusted::NONE)?)
+    }
 }
 
 impl Ceiling {
@@ -114,6 +124,24 @@ impl Ceiling {
         })
     }
 
+    /// The same, with each session bounded by this as well.
+    #[must_use]
+    pub fn with_each(&self, access: Access, ds_max: DsMax, dataspaces: Dataspaces, rate: Rate) -> Self {
+        self.meet(&Self { access, ds_max, dataspaces, rate, ..Self::SERVER })
+    }
+
+    /// The same, with all that is below it bounded by this as well.
+    #[must_use]
+    pub fn with_all(
+        &self,
+        sessions: Option<u64>,
+        factories: u64,
+        memory: Option<NonZeroU64>,
+        all: Rate,
+    ) -> Self {
+        self.meet(&Self { sessions, factories, memory, all, ..Self::SERVER })
+    }
+
     /// What both allow.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
@@ -163,11 +191,11 @@ impl Ceiling {
         if let Some(strange) = &asked.strange {
             return Err(Refusal::of(strange.clone(), why));
         }
-        match (asked.known.is_within(self.dataspaces), &asked.last) {
-            (true, Some(_)) => Ok(asked.known),
-            (_, None) => Ok(self.dataspaces),
+        match asked.known {
+            unsaid if !unsaid.is_bounded() => Ok(self.dataspaces),
+            known if known.is_within(self.dataspaces) => Ok(known),
             // It was asked of another factory's list.
-            (false, Some(last)) => Err(Refusal::of(last.clone(), why)),
+            _ => Err(Refusal { word: asked.last.clone(), why }),
         }
     }
 

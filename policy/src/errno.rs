@@ -8,6 +8,8 @@ use core::fmt;
 pub enum Errno {
     /// `ENOENT`: nothing goes by that name.
     NotFound = 2,
+    /// `EIO`: it could not be done: what it depends on failed.
+    Io = 5,
     /// `EAGAIN`: not yet; ask again.
     Again = 11,
     /// `ENOMEM`: no room, or more than is allowed.
@@ -34,6 +36,7 @@ impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotFound => "ENOENT",
+            Self::Io => "EIO",
             Self::Again => "EAGAIN",
             Self::NoMemory => "ENOMEM",
             Self::Access => "EACCES",

@@ -46,13 +46,41 @@ impl BlockSize {
     }
 }
 
+/// A namespace and the size of its blocks, in one word: what goes along with each place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Unit(u64);
+
+impl Unit {
+    const fn new(namespace: Namespace, size: BlockSize) -> Self {
+        Self(namespace.nsid as u64 | (namespace.controller as u64) << 32 | (size.0 as u64) << 48)
+    }
+
+    #[inline(always)]
+    const fn namespace(self) -> Namespace {
+        Namespace { controller: (self.0 >> 32) as u16, nsid: self.0 as u32 }
+    }
+
+    #[inline(always)]
+    const fn size(self) -> BlockSize {
+        BlockSize((self.0 >> 48) as u8)
+    }
+}
+
+impl fmt::Debug for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.namespace(), self.size())
+    }
+}
+
 /// Blocks of a namespace that belong together: a whole namespace or one partition. Never empty, never wraps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Extent {
-    namespace: Namespace,
+    unit: Unit,
     first: u64,
     blocks: u64,
-    size: BlockSize,
+    /// What follows from these: its length, and the size of a block less one, in bytes.
+    bytes: u64,
+    in_block: u64,
 }
 
 /// Why a request does not become a place on disk.
@@ -82,18 +110,25 @@ impl Extent {
     /// A whole namespace of `blocks` blocks. `None` when it is empty, or too long to be counted in bytes.
     pub fn whole(namespace: Namespace, blocks: u64, size: BlockSize) -> Option<Self> {
         let countable = blocks > 0 && blocks <= u64::MAX >> size.shift();
-        countable.then_some(Self { namespace, first: 0, blocks, size })
+        countable.then(|| Self {
+            unit: Unit::new(namespace, size),
+            first: 0,
+            blocks,
+            bytes: blocks << size.shift(),
+            in_block: size.bytes() - 1,
+        })
     }
 
     /// The part of `blocks` blocks from block `first` of this extent on. `None` unless it lies inside.
     pub fn part(&self, first: u64, blocks: u64) -> Option<Self> {
         let inside = blocks > 0 && first < self.blocks && blocks <= self.blocks - first;
-        inside.then(|| Self { first: self.first + first, blocks, ..*self })
+        let bytes = || blocks << self.block_size().shift();
+        inside.then(|| Self { first: self.first + first, blocks, bytes: bytes(), ..*self })
     }
 
     /// The namespace it lies in.
     pub fn namespace(&self) -> Namespace {
-        self.namespace
+        self.unit.namespace()
     }
 
     /// Its first block, counted from the start of the namespace.
@@ -108,26 +143,25 @@ impl Extent {
 
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
-        self.blocks << self.size.shift()
+        self.bytes
     }
 
     /// The size of its blocks.
     #[inline]
     pub fn block_size(&self) -> BlockSize {
-        self.size
+        self.unit.size()
     }
 
     /// Whether the two have a block in common.
     pub fn overlaps(&self, other: &Extent) -> bool {
-        self.namespace == other.namespace
+        self.namespace() == other.namespace()
             && self.first < other.first + other.blocks
             && other.first < self.first + self.blocks
     }
 
     /// Whether all of the other lies in it, counted in the same blocks.
     pub fn contains(&self, other: &Extent) -> bool {
-        self.namespace == other.namespace
-            && self.size == other.size
+        self.unit == other.unit
             && self.first <= other.first
             && other.first - self.first <= self.blocks
             && other.blocks <= self.blocks - (other.first - self.first)
@@ -145,16 +179,11 @@ impl Extent {
         if start >= total || bytes > total - start {
             return Err(NotConfined::Outside);
         }
-        if (start | bytes) & (self.size.bytes() - 1) != 0 {
+        if (start | bytes) & self.in_block != 0 {
             return Err(NotConfined::Misaligned);
         }
-        let shift = self.size.shift();
-        Ok(LbaRange {
-            namespace: self.namespace,
-            first: self.first + (start >> shift),
-            blocks: bytes >> shift,
-            size: self.size,
-        })
+        let shift = self.block_size().shift();
+        Ok(LbaRange { unit: self.unit, first: self.first + (start >> shift), blocks: bytes >> shift })
     }
 
     /// As [`confine`](Self::confine), for a request that is whole sectors and may be parts of blocks: the blocks around it,
@@ -168,7 +197,7 @@ impl Extent {
         if !bytes.is_multiple_of(SECTOR) {
             return Err(NotConfined::Misaligned);
         }
-        let block = self.size.bytes();
+        let block = self.block_size().bytes();
         let skip = start % block;
         let end = end.checked_next_multiple_of(block).ok_or(NotConfined::Outside)?;
         let place = self.confine((start - skip) / SECTOR, end - (start - skip))?;
@@ -191,17 +220,16 @@ pub struct Cover {
 /// Only [`Extent::confine`] makes it. Neither copied nor kept: one command uses it up.
 #[derive(PartialEq, Eq, Debug)]
 pub struct LbaRange {
-    namespace: Namespace,
+    unit: Unit,
     first: u64,
     blocks: u64,
-    size: BlockSize,
 }
 
 impl LbaRange {
     /// The namespace.
-    #[inline]
+    #[inline(always)]
     pub fn namespace(&self) -> Namespace {
-        self.namespace
+        self.unit.namespace()
     }
 
     /// The first block, counted from the start of the namespace.
@@ -219,13 +247,13 @@ impl LbaRange {
     /// The number of bytes.
     #[inline]
     pub fn bytes(&self) -> u64 {
-        self.blocks << self.size.shift()
+        self.blocks << self.unit.size().shift()
     }
 
     /// The size of a block.
     #[inline]
     pub fn block_size(&self) -> BlockSize {
-        self.size
+        self.unit.size()
     }
 
     /// Divides it after `blocks` blocks; hands it back when a side would be empty.
@@ -233,11 +261,8 @@ impl LbaRange {
         if blocks == 0 || blocks >= self.blocks {
             return Err(self);
         }
-        let Self { namespace, first, blocks: all, size } = self;
-        Ok((
-            Self { namespace, first, blocks, size },
-            Self { namespace, first: first + blocks, blocks: all - blocks, size },
-        ))
+        let Self { unit, first, blocks: all } = self;
+        Ok((Self { unit, first, blocks }, Self { unit, first: first + blocks, blocks: all - blocks }))
     }
 }
 

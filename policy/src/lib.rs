@@ -2,7 +2,7 @@
 //!
 //! * [`words`]: the words of `create()` become a request, or a [`Refusal`] that names the word. [`ceiling`]: what a factory may give at
 //!   most. Only a [`Ceiling`] makes a [`Policy`] of a request.
-//! * [`limits`]: rates, sets of trusted dataspaces, names for listings.
+//! * [`limits`]: rates, counts, sets of trusted dataspaces, names for listings.
 //! * [`command_line`]: options, among them those of static clients, which become policies by the same rules.
 //! * [`device`]: a [`DeviceName`] is what a word calls a device; it is held against an [`Identity`].
 //! * [`partition`]: what a device is known by: serial number, partition identifier, label. [`place`]: where its controller is.
@@ -16,6 +16,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod bucket;
 pub mod ceiling;
 pub mod command_line;
 pub mod device;
@@ -29,14 +30,15 @@ pub mod place;
 pub mod shown;
 pub mod words;
 
+pub use bucket::Bucket;
 pub use ceiling::Ceiling;
 pub use command_line::{CommandLine, Dialect, OptionError};
 pub use device::{DeviceName, NoName};
 pub use errno::Errno;
 pub use extent::{BlockSize, Extent, LbaRange, Namespace, NotConfined};
 pub use grant::{Access, Grant, ReadOnly, WritePermit};
-pub use limits::{DATASPACES_MAX, Dataspaces, Rate, Tag};
+pub use limits::{DATASPACES_MAX, DEVICES_MAX, Dataspaces, DsMax, Rate, Tag};
 pub use partition::{Identity, Label, NoLabel, PartitionId, PartitionIdentity, Serial};
 pub use place::PciPlace;
 pub use shown::Shown;
-pub use words::{DEVICES_MAX, DsMax, FactoryRequest, Policy, Refusal, SessionRequest, Trusted, Why};
+pub use words::{FactoryRequest, Policy, Refusal, SessionRequest, Trusted, Why};

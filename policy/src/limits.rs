@@ -3,7 +3,7 @@
 use core::fmt;
 use core::num::NonZeroU64;
 
-use crate::number::{decimal, size};
+use crate::number::{decimal, decimal_within, size};
 
 /// Most requests and most bytes a second. What is `None` is not bounded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,6 +17,33 @@ pub struct Rate {
 impl Rate {
     /// No bound at all.
     pub const NONE: Self = Self { iops: None, bytes: None };
+
+    /// Another bound, by an operator's words: `iops=N`, `bytes=SIZE`, `none` in place of a number, or `none` alone for both; each
+    /// once. What is not named stays. The word that is wrong, if one is.
+    pub fn changed<'a>(self, words: impl IntoIterator<Item = &'a str>) -> Result<Self, &'a str> {
+        let (mut iops, mut bytes) = (None, None);
+        for word in words {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            let number = |parse: fn(&str) -> Option<NonZeroU64>| match value {
+                "none" => Ok(None),
+                _ => parse(value).map(Some).ok_or(word),
+            };
+            let (iops_too, bytes_too) = match name {
+                "iops" => (Some(number(count)?), None),
+                "bytes" => (None, Some(number(byte_count)?)),
+                "none" if word == "none" => (Some(None), Some(None)),
+                _ => return Err(word),
+            };
+            for (new, known) in [(iops_too, &mut iops), (bytes_too, &mut bytes)] {
+                match (new, &known) {
+                    (Some(_), Some(_)) => return Err(word),
+                    (Some(_), None) => *known = new,
+                    (None, _) => {}
+                }
+            }
+        }
+        Ok(Self { iops: iops.unwrap_or(self.iops), bytes: bytes.unwrap_or(self.bytes) })
+    }
 }
 
 /// The stricter of two bounds, where `None` is none.
@@ -68,6 +95,11 @@ impl Dataspaces {
         Some(Self(Some(self.0.unwrap_or(0) | bit)))
     }
 
+    /// The trusted dataspaces of these places.
+    pub fn of(places: &[usize]) -> Self {
+        places.iter().fold(Self::NONE, |all, place| all.and(*place).unwrap_or(all))
+    }
+
     /// Whether it is bounded to some of the trusted ones.
     pub fn is_bounded(self) -> bool {
         self.0.is_some()
@@ -78,6 +110,11 @@ impl Dataspaces {
         let Some(bits) = self.0 else { return true };
         let bit = place.and_then(|p| u32::try_from(p).ok()).and_then(|p| 1_u64.checked_shl(p));
         bit.is_some_and(|bit| bits & bit != 0)
+    }
+
+    /// The same of a dataspace that is, by all of its names, these of the trusted ones.
+    pub fn admits_any(self, names: Self) -> bool {
+        !self.is_bounded() || self.meet(names) != Self::NONE
     }
 
     /// What both admit.
@@ -92,6 +129,15 @@ impl Dataspaces {
     /// Whether the other admits all that this one does.
     pub fn is_within(self, other: Self) -> bool {
         self.meet(other) == self
+    }
+
+    /// The same dataspaces by their places in another list: `place` says where each is there. What is nowhere there is left out.
+    #[must_use]
+    pub fn moved(self, place: impl Fn(usize) -> Option<usize>) -> Self {
+        if !self.is_bounded() {
+            return self;
+        }
+        self.places().filter_map(place).fold(Self::NONE, |moved, at| moved.and(at).unwrap_or(moved))
     }
 
     /// The places of those that it is bounded to; none where it is not bounded.
@@ -128,6 +174,46 @@ impl fmt::Display for Tag {
     }
 }
 
+/// Most devices of one factory.
+pub const DEVICES_MAX: usize = 16;
+/// Most sessions that a factory can be asked to allow.
+pub(crate) const SESSIONS_MOST: u64 = 65_535;
+/// Most factories: there are no more in all.
+pub(crate) const FACTORIES_MOST: u64 = 64;
+
+/// How many dataspaces a client may register: 1 to 256.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct DsMax(u16);
+
+impl DsMax {
+    /// The least.
+    pub const LEAST: Self = Self(1);
+    /// The most.
+    pub const MOST: Self = Self(256);
+
+    /// `None` if it is out of range.
+    pub const fn new(count: u16) -> Option<Self> {
+        if count >= Self::LEAST.0 && count <= Self::MOST.0 { Some(Self(count)) } else { None }
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let count = decimal_within(text, Self::LEAST.0.into(), Self::MOST.0.into())?;
+        Self::new(count.try_into().ok()?)
+    }
+}
+
+/// 2, when nothing is said.
+impl Default for DsMax {
+    fn default() -> Self {
+        Self(2)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
@@ -135,6 +221,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn an_operator_s_words_change_what_they_name_and_nothing_else() {
+        let rate = |iops, bytes| Rate { iops: NonZeroU64::new(iops), bytes: NonZeroU64::new(bytes) };
+        let old = rate(5, 7);
+        for (words, new) in [
+            (&["iops=100"][..], rate(100, 7)),
+            (&["bytes=10M"], rate(5, 10 << 20)),
+            (&["bytes=none", "iops=1"], rate(1, 0)),
+            (&["none"], Rate::NONE),
+            (&[], old),
+        ] {
+            assert_eq!(old.changed(words.iter().copied()), Ok(new), "{words:?}");
+        }
+        for (words, wrong) in [
+            (&["iops=0"][..], "iops=0"),
+            (&["iops=1", "iops=2"], "iops=2"),
+            (&["iops=none", "none"], "none"),
+            (&["none="], "none="),
+            (&["iops"], "iops"),
+            (&["bytes=-1"], "bytes=-1"),
+            (&["speed=1"], "speed=1"),
+        ] {
+            assert_eq!(old.changed(words.iter().copied()), Err(wrong), "{words:?}");
+        }
+    }
 
     #[test]
     fn a_tag_is_short_and_printable() {

@@ -22,6 +22,12 @@ impl Entries<'_> {
     /// A table without entries.
     pub const EMPTY: Self = Self { base: NonNull::dangling(), count: 0, window: PhantomData };
 
+    /// The table of `count` entries from `base` on. For tables that were checked before.
+    #[inline(always)]
+    pub(crate) fn checked(base: NonNull<u64>, count: u32, _: &Window) -> Entries<'_> {
+        Entries { base, count, window: PhantomData }
+    }
+
     /// Entry `index` as two words, each read once; `None` behind the end.
     #[inline(always)]
     pub fn get(&self, index: u32) -> Option<[u64; 2]> {
@@ -44,7 +50,7 @@ impl Window {
     /// The table of `count` entries at `offset`, whose address must be a multiple of eight.
     #[inline(always)]
     pub fn entries(&self, offset: usize, count: u32) -> Result<Entries<'_>, OutOfBounds> {
-        let base = self.at(offset, ENTRY * count as usize)?.cast::<u64>();
+        let base = self.at_known(offset, ENTRY * count as usize)?.cast::<u64>();
         if base.is_aligned() { Ok(Entries { base, count, window: PhantomData }) } else { Err(OutOfBounds) }
     }
 

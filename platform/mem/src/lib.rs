@@ -15,11 +15,11 @@
 //!
 //! **M1, mapped.** The `len` bytes at `base` stay mapped, with the access that the window's maker promised to [`Window::new`], until the last
 //! clone of the owner is gone. Each window has such a clone, a part of a window too; what is shorter-lived ([`Entries`], the references to
-//! atomics) borrows the window. Where the memory behind a mapping can vanish, its home puts other memory in the same place and marks the
+//! atomics) borrows the window; a [`Table`] has its own. Where the memory behind a mapping can vanish, its home puts other memory in the same place and marks the
 //! owner ([`Owner::fail`]): the addresses stay valid, and what is read there is any bytes, which is M4's case.
 //!
 //! **M2, inside.** Every pointer comes from `Window::at`, which checks that offset and length do not wrap and end inside the window, or is
-//! stepped on from such a pointer inside the length that was checked with it. Where an address has to be aligned, it is checked as an address:
+//! stepped on from such a pointer inside the length that was checked with it (a [`Table`] keeps both). Where an address has to be aligned, it is checked as an address:
 //! windows may begin anywhere.
 //!
 //! **M3, no reference.** No Rust reference to a window's bytes exists: its maker promised that there is none, and nothing here makes one, but
@@ -55,9 +55,11 @@ extern crate alloc;
 mod entry;
 mod heap;
 mod owner;
+mod table;
 mod window;
 
 pub use entry::Entries;
 pub use heap::heap;
 pub use owner::Owner;
+pub use table::Table;
 pub use window::{OutOfBounds, Window};

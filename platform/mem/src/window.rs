@@ -104,6 +104,16 @@ impl Window {
         Ok(unsafe { self.base.add(offset) })
     }
 
+    /// As [`at`](Self::at), for an offset that was probably compared with the length before: then half of the check is known.
+    #[inline(always)]
+    pub(crate) fn at_known(&self, offset: usize, len: usize) -> Result<NonNull<u8>, OutOfBounds> {
+        if offset > self.len || len > self.len - offset {
+            return Err(OutOfBounds);
+        }
+        // SAFETY: M2, by the same: `offset <= self.len`, and what is behind it is no shorter than `len`.
+        Ok(unsafe { self.base.add(offset) })
+    }
+
     /// Copies bytes out.
     #[inline]
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
@@ -141,8 +151,8 @@ impl Window {
         to_offset: usize,
         len: usize,
     ) -> Result<(), OutOfBounds> {
-        let from = self.at(offset, len)?;
-        let into = to.at(to_offset, len)?;
+        let from = self.at_known(offset, len)?;
+        let into = to.at_known(to_offset, len)?;
         // SAFETY: M1, M2 for both, and `copy` allows overlap. M4: nobody looks at what is copied here.
         unsafe { ptr::copy(from.as_ptr(), into.as_ptr(), len) };
         Ok(())

@@ -74,6 +74,10 @@ impl<'a> Draft<'a> {
             let beside = Problem::Beside(DISK);
             return Err(OptionError::at(Name::Client.as_str(), client.cap.as_bytes(), beside));
         }
+        if let Some(factory) = line.factories.first() {
+            let beside = Problem::Beside(DISK);
+            return Err(OptionError::at(Name::Factory.as_str(), factory.cap.as_bytes(), beside));
+        }
         Self::beside(&line.extra)?;
         Ok(Some(Backend { blk_file, socket, read_only: self.read_only }))
     }

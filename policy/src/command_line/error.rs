@@ -35,8 +35,10 @@ pub enum Problem {
     Empty,
     /// What follows looks like another option.
     LooksLikeOption,
-    /// It belongs to a `--client`, and none came before it.
+    /// It belongs to a `--client` or a `--factory`, and none came before it.
     NoClient,
+    /// It belongs to a `--factory`, and none came before it.
+    NoFactory,
     /// It was said before.
     Repeated,
     /// It is of no use without another option.
@@ -47,12 +49,16 @@ pub enum Problem {
     CapName,
     /// The name is that of another of the program's capabilities.
     Reserved,
-    /// A client and a trusted dataspace have the same name.
+    /// Two of a client, a factory and a trusted dataspace have the same name.
     TwoUses,
+    /// A dataspace is not among the trusted ones.
+    NotTrusted,
     /// The value is not `NAME=SPEC`.
     CapForm,
     /// There are more than that many.
     TooMany(usize),
+    /// The devices of all factories are more than that many.
+    TooManyDevices(usize),
     /// The value is no decimal number from `least` to `most`.
     Number {
         /// The least.
@@ -62,7 +68,7 @@ pub enum Problem {
     },
     /// The value is no size.
     Size,
-    /// What the client asks for is refused.
+    /// What the client, or the factory, asks for is refused.
     Client(Why),
 }
 
@@ -98,7 +104,10 @@ impl fmt::Display for Problem {
             Self::LooksLikeOption => f.write_str(
                 "needs a value, and this looks like an option; write it behind a = if it is the value",
             ),
-            Self::NoClient => f.write_str("belongs to a client; put --client CAP before it"),
+            Self::NoClient => {
+                f.write_str("belongs to a client or a factory; put --client CAP or --factory CAP before it")
+            }
+            Self::NoFactory => f.write_str("belongs to a factory; put --factory CAP before it"),
             Self::Repeated => f.write_str("said twice; say it once"),
             Self::Needs(other) => write!(f, "needs {other} beside it"),
             Self::Beside(other) => write!(f, "cannot stand beside {other}"),
@@ -106,9 +115,17 @@ impl fmt::Display for Problem {
                 f.write_str("no name of a capability; it is printable ASCII without spaces, = and :")
             }
             Self::Reserved => f.write_str("the name of another capability of this program; choose another"),
-            Self::TwoUses => f.write_str("named as a client and as a trusted dataspace; it cannot be both"),
+            Self::TwoUses => f.write_str(
+                "named twice, as a client, a factory or a trusted dataspace; it can be one of them",
+            ),
+            Self::NotTrusted => {
+                f.write_str("no trusted dataspace has that name; name it with --register-ds, too")
+            }
             Self::CapForm => f.write_str("not NAME=SPEC"),
             Self::TooMany(most) => write!(f, "too many; there may be {most}"),
+            Self::TooManyDevices(most) => {
+                write!(f, "too many devices; all factories together may name {most}")
+            }
             Self::Number { least, most } => write!(f, "not a decimal number from {least} to {most}"),
             Self::Size => f.write_str("no size; write bytes, or a number with K, M, G or T behind it"),
             Self::Client(Why::NoDevice) => f.write_str("no device is named; add --device DEV behind it"),

@@ -1,12 +1,12 @@
 //! The command line: the options that every home has, and those of which a home takes what it needs.
 //!
-//! The arguments go by once, from left to right. Options may stand anywhere, but `--device`, `--ds-max` and `--readonly`
-//! belong to the `--client` before them. A long option takes its value as the next argument or behind a `=`; a value that
+//! The arguments go by once, from left to right. Options may stand anywhere, but those of a client or of a factory (`--device`,
+//! `--ds-max`, `--readonly`, …) belong to the `--client` or the `--factory` before them. A long option takes its value as the next argument or behind a `=`; a value that
 //! starts with `-` only behind a `=`. `-v` and `-q` may be bundled (`-vvv`), and `-d` may end a bundle (`-vdCAP`). `--` ends the options. Nothing
 //! is abbreviated, and nothing else is accepted: an argument that is not known ends the parse with an [`OptionError`].
 //!
 //! * `option`: which options there are, and what they are for.
-//! * `parser`: [`CommandLine::parse`].
+//! * `parser`: [`CommandLine::parse`]. `scope`: the options of one client or one factory.
 //! * `backend`: the options of QEMU's back-end programs.
 //! * `error`: [`OptionError`], which names the option, its value and what to do.
 
@@ -14,6 +14,7 @@ mod backend;
 mod error;
 mod option;
 mod parser;
+mod scope;
 #[cfg(test)]
 mod tests;
 
@@ -21,13 +22,18 @@ pub use backend::{Backend, BackendSocket};
 pub use error::{OptionError, Problem};
 pub use option::{Described, Topic};
 
-use crate::words::Policy;
+use crate::device::DeviceName;
+use crate::words::{FactoryRequest, Policy, Terms};
 
 /// How many `--client` are accepted.
 pub const CLIENTS_MAX: usize = 64;
-/// How many `--register-ds` are accepted.
+/// How many `--factory` are accepted: there can be no more factories in all.
+pub const FACTORIES_MAX: usize = 64;
+/// How many devices all `--factory` together may name.
+pub const FACTORY_DEVICES_MAX: usize = 256;
+/// How many `--register-ds` are accepted, and how many names `--ds` may say.
 pub const TRUSTED_MAX: usize = 64;
-/// How many `--cap` are accepted: those of all clients and dataspaces, and as many again for controllers.
+/// How many `--cap` are accepted: those of all clients, factories and dataspaces, and as many again for controllers.
 pub const CAPS_MAX: usize = 256;
 /// The length of a capability's name in bytes, at most (that of systemd's `LISTEN_FDNAMES`).
 pub const CAP_NAME_MAX: usize = 255;
@@ -98,6 +104,9 @@ pub struct CommandLine<'a> {
     pub verbosity: Verbosity,
     /// The static clients, in order; each name once.
     pub clients: heapless::Vec<StaticClient<'a>, CLIENTS_MAX>,
+    /// What the factories hold, one after the other.
+    factory_devices: heapless::Vec<DeviceName, FACTORY_DEVICES_MAX>,
+    factories: heapless::Vec<StaticFactory<'a>, FACTORIES_MAX>,
     /// The names of the trusted dataspaces; each once. With at least one, no other memory may be registered.
     pub trusted: heapless::Vec<&'a str, TRUSTED_MAX>,
     /// Do not use SGLs.
@@ -119,6 +128,27 @@ pub struct StaticClient<'a> {
     pub policy: Policy,
 }
 
+/// A factory that is made at the start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct StaticFactory<'a> {
+    cap: &'a str,
+    /// How many of the devices are its.
+    devices: usize,
+    terms: Terms,
+}
+
+impl<'a> CommandLine<'a> {
+    /// The factories that are to be made at the start, in order: the name of the capability that each is served on (each once), and what
+    /// it is to hold.
+    pub fn factories(&self) -> impl Iterator<Item = (&'a str, FactoryRequest)> {
+        self.factories.iter().scan(self.factory_devices.as_slice(), |devices, factory| {
+            let (own, rest) = devices.split_at_checked(factory.devices)?;
+            *devices = rest;
+            Some((factory.cap, FactoryRequest::of(own, factory.terms.clone())))
+        })
+    }
+}
+
 /// The options of which a home takes what its [`Dialect`] says. What was not said is `None`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ExtraOptions<'a> {
@@ -132,7 +162,7 @@ pub struct ExtraOptions<'a> {
     pub mem_max: Option<u64>,
     /// How many sessions there may be; 1 to [`SESSIONS_MAX`].
     pub sessions_max: Option<u16>,
-    /// One disk for one client. There is no static client and no capability `vbus` or `svr` then.
+    /// One disk for one client. There is no static client, no factory and no capability `vbus` or `svr` then.
     pub backend: Option<Backend<'a>>,
 }
 

@@ -24,8 +24,12 @@ pub struct Described {
 pub enum Topic {
     /// Static clients.
     Clients,
-    /// Of the `--client` before it.
+    /// Of the `--client` or the `--factory` before it.
     OfClient,
+    /// Attenuated factories.
+    Factories,
+    /// Of the `--factory` before it.
+    OfFactory,
     /// Trusted memory.
     Trusted,
     /// What the server opens itself.
@@ -36,6 +40,13 @@ pub enum Topic {
     Backend,
     /// All else.
     Server,
+}
+
+impl Topic {
+    /// Whether its options belong to one that stands before them.
+    pub fn is_scoped(self) -> bool {
+        matches!(self, Self::OfClient | Self::OfFactory)
+    }
 }
 
 macro_rules! options {
@@ -80,6 +91,21 @@ options! {
         Device "device" = "DEV": "what it gets (required; see DEVICES)";
         DsMax "ds-max" = "N": "how many dataspaces (memory files) it may register; 1 to 256, default 2";
         Readonly "readonly": "it may only read";
+        Ds "ds" = "NAME":
+            "of the trusted dataspaces (--register-ds) it may register only those named so. May be repeated.";
+        Iops "iops" = "N": "most requests a second";
+        Bytes "bytes" = "SIZE": "most bytes a second";
+    }
+    Factories All {
+        Factory "factory" = "NAME":
+            "an attenuated factory, on the listening socket named NAME: sessions of the devices named below it can be had there, and \
+             nothing else. It takes the options of a client, --device as often as there are devices; and those below --factory.";
+    }
+    OfFactory All {
+        Sessions "sessions" = "N": "most sessions at a time";
+        Factories "factories" = "N": "most factories at a time that are made through it; default 0";
+        IopsAll "iops-all" = "N": "most requests a second of all its sessions together";
+        BytesAll "bytes-all" = "SIZE": "most bytes a second of all its sessions together";
     }
     Trusted All {
         RegisterDs "register-ds" "-d" = "NAME":

@@ -5,13 +5,11 @@ use core::cell::Cell;
 use super::backend::{self, BackendSocket, FD_LEAST};
 use super::error::{OptionError, Problem};
 use super::option::Name;
+use super::scope::{Of, Read, cap_name};
 use super::{
-    Ask, CAP_NAME_MAX, CAPS_MAX, CLIENTS_MAX, Cap, CommandLine, Dialect, ExtraOptions, POLL_US_MAX,
-    SESSIONS_MAX, StaticClient, TRUSTED_MAX, Verbosity, WORKERS_MAX,
+    Ask, CAPS_MAX, Cap, CommandLine, Dialect, ExtraOptions, POLL_US_MAX, SESSIONS_MAX, Verbosity, WORKERS_MAX,
 };
-use crate::ceiling::Ceiling;
 use crate::number::{decimal_within, size};
-use crate::words::Draft;
 
 impl<'a> CommandLine<'a> {
     /// Reads the arguments, without the program's name.
@@ -33,8 +31,7 @@ impl<'a> CommandLine<'a> {
     }
 
     fn read(args: &mut impl Iterator<Item = &'a [u8]>, dialect: Dialect) -> Result<Self, OptionError> {
-        let mut parser =
-            Parser { line: Self::default(), scope: None, backend: backend::Draft::default(), dialect };
+        let mut parser = Parser { read: Read::new(dialect), backend: backend::Draft::default() };
         while let Some(arg) = args.next() {
             let text = text_of("", arg)?;
             if text == "--" {
@@ -48,26 +45,24 @@ impl<'a> CommandLine<'a> {
             } else {
                 return Err(OptionError::at("", arg, Problem::Unknown));
             }
-            if parser.line.ask.is_some() {
-                return Ok(parser.line);
+            if parser.read.line.ask.is_some() {
+                return Ok(parser.read.line);
             }
         }
         if let Some(arg) = args.next() {
             return Err(OptionError::at("", arg, Problem::Unknown));
         }
-        parser.close_scope()?;
-        let mut line = parser.line;
+        parser.read.close_scope()?;
+        parser.read.place_dataspaces()?;
+        let mut line = parser.read.line;
         line.extra.backend = parser.backend.finish(&line)?;
         Ok(line)
     }
 }
 
 struct Parser<'a> {
-    line: CommandLine<'a>,
-    /// The client whose options may come, and what it got so far.
-    scope: Option<(&'a str, Draft)>,
+    read: Read<'a>,
     backend: backend::Draft<'a>,
-    dialect: Dialect,
 }
 
 impl<'a> Parser<'a> {
@@ -81,8 +76,8 @@ impl<'a> Parser<'a> {
             Some((name, value)) => (name, Some(value)),
             None => (long, None),
         };
-        let unknown = || OptionError::at("", arg.as_bytes(), Problem::unknown(name, &self.dialect));
-        let name = Name::of(name, &self.dialect).ok_or_else(unknown)?;
+        let unknown = || OptionError::at("", arg.as_bytes(), Problem::unknown(name, &self.read.dialect));
+        let name = Name::of(name, &self.read.dialect).ok_or_else(unknown)?;
         if name.is_flag() {
             return match value {
                 None => self.flag(name),
@@ -106,7 +101,7 @@ impl<'a> Parser<'a> {
             return Err(OptionError::at("", arg.as_bytes(), Problem::Unknown));
         }
         for (at, letter) in bundle.char_indices() {
-            let Some((name, option)) = Name::of_letter(letter, &self.dialect) else {
+            let Some((name, option)) = Name::of_letter(letter, &self.read.dialect) else {
                 return Err(OptionError::at("", arg.as_bytes(), Problem::Unknown));
             };
             if name.is_flag() {
@@ -124,7 +119,7 @@ impl<'a> Parser<'a> {
     }
 
     fn flag(&mut self, name: Name) -> Result<(), OptionError> {
-        let line = &mut self.line;
+        let line = &mut self.read.line;
         match name {
             Name::Verbose => line.verbosity = line.verbosity.more(),
             Name::Quiet => line.verbosity = Verbosity::Quiet,
@@ -133,19 +128,16 @@ impl<'a> Parser<'a> {
             Name::Nomsix => line.nomsix = true,
             Name::Help => line.ask = Some(Ask::Help),
             Name::Version => line.ask = Some(Ask::Version),
-            Name::ReadOnly if self.scope.is_some() => {
+            Name::ReadOnly if self.read.scope.is_some() => {
                 return Err(meant(name, Name::Readonly));
             }
             Name::ReadOnly => {
                 self.backend.read_only().map_err(|why| OptionError::of(name.as_str(), why))?;
             }
-            Name::Readonly if self.backend.blk_file.is_some() && self.scope.is_none() => {
+            Name::Readonly if self.backend.blk_file.is_some() && self.read.scope.is_none() => {
                 return Err(meant(name, Name::ReadOnly));
             }
-            Name::Readonly => {
-                let read_only = self.draft(name)?.read_only();
-                read_only.map_err(|why| OptionError::of(name.as_str(), Problem::Client(why)))?;
-            }
+            Name::Readonly => self.read.scope_reads()?,
             other => return Err(OptionError::of(other.as_str(), Problem::NoValue)),
         }
         Ok(())
@@ -157,19 +149,28 @@ impl<'a> Parser<'a> {
             return Err(OptionError::of(name.as_str(), Problem::Empty));
         }
         match name {
-            Name::Client => self.open_scope(value)?,
-            Name::Device => self.draft(name)?.device(value).map_err(|why| wrong(Problem::Client(why)))?,
-            Name::DsMax => self.draft(name)?.ds_max(value).map_err(|why| wrong(Problem::Client(why)))?,
-            Name::RegisterDs => self.trust(value).map_err(wrong)?,
-            Name::Cap => self.line.extra.cap(value).map_err(wrong)?,
-            Name::PollUs => number(&mut self.line.extra.poll_us, value, 0, POLL_US_MAX).map_err(wrong)?,
-            Name::Workers => number(&mut self.line.extra.workers, value, 1, WORKERS_MAX).map_err(wrong)?,
+            Name::Client => self.read.open_scope(Of::Client, value)?,
+            Name::Factory => self.read.open_scope(Of::Factory, value)?,
+            Name::Device | Name::DsMax | Name::Ds | Name::Iops | Name::Bytes => {
+                self.read.scoped(name, value)?
+            }
+            Name::Sessions | Name::Factories | Name::IopsAll | Name::BytesAll => {
+                self.read.scoped(name, value)?
+            }
+            Name::RegisterDs => self.read.trust(value).map_err(wrong)?,
+            Name::Cap => self.read.line.extra.cap(value).map_err(wrong)?,
+            Name::PollUs => {
+                number(&mut self.read.line.extra.poll_us, value, 0, POLL_US_MAX).map_err(wrong)?
+            }
+            Name::Workers => {
+                number(&mut self.read.line.extra.workers, value, 1, WORKERS_MAX).map_err(wrong)?
+            }
             Name::SessionsMax => {
-                number(&mut self.line.extra.sessions_max, value, 1, SESSIONS_MAX).map_err(wrong)?;
+                number(&mut self.read.line.extra.sessions_max, value, 1, SESSIONS_MAX).map_err(wrong)?;
             }
             Name::MemMax => {
                 let bytes = size(value).ok_or_else(|| wrong(Problem::Size))?;
-                once(&mut self.line.extra.mem_max, bytes).map_err(wrong)?;
+                once(&mut self.read.line.extra.mem_max, bytes).map_err(wrong)?;
             }
             Name::BlkFile => once(&mut self.backend.blk_file, value).map_err(wrong)?,
             Name::SocketPath => self.backend.socket(BackendSocket::Path(value)).map_err(wrong)?,
@@ -183,63 +184,6 @@ impl<'a> Parser<'a> {
         }
         Ok(())
     }
-
-    /// The open scope, for an option that needs one.
-    fn draft(&mut self, option: Name) -> Result<&mut Draft, OptionError> {
-        match &mut self.scope {
-            Some((_, draft)) => Ok(draft),
-            None => Err(OptionError::of(option.as_str(), Problem::NoClient)),
-        }
-    }
-
-    /// Ends the scope before it, and starts another.
-    fn open_scope(&mut self, cap: &'a str) -> Result<(), OptionError> {
-        self.close_scope()?;
-        self.client_name(cap)
-            .map_err(|problem| OptionError::at(Name::Client.as_str(), cap.as_bytes(), problem))?;
-        self.scope = Some((cap, Draft::default()));
-        Ok(())
-    }
-
-    fn client_name(&self, cap: &str) -> Result<(), Problem> {
-        cap_name(cap)?;
-        if matches!(cap, "vbus" | "svr") || self.dialect.reserved.contains(&cap) {
-            return Err(Problem::Reserved);
-        }
-        if self.line.clients.iter().any(|client| client.cap == cap) {
-            return Err(Problem::Repeated);
-        }
-        if self.line.trusted.contains(&cap) {
-            return Err(Problem::TwoUses);
-        }
-        Ok(())
-    }
-
-    /// Ends the open scope, if there is one: by now the client must have a device.
-    fn close_scope(&mut self) -> Result<(), OptionError> {
-        let Some((cap, draft)) = self.scope.take() else {
-            return Ok(());
-        };
-        let wrong = |problem| OptionError::at(Name::Client.as_str(), cap.as_bytes(), problem);
-        let admitted =
-            draft.session().and_then(|asked| Ceiling::SERVER.admit(&asked).map_err(|refused| refused.why));
-        let policy = admitted.map_err(|why| wrong(Problem::Client(why)))?;
-        let client = StaticClient { cap, policy };
-        self.line.clients.push(client).map_err(|_full| wrong(Problem::TooMany(CLIENTS_MAX)))
-    }
-
-    /// Names a trusted dataspace; once or more often is the same.
-    fn trust(&mut self, cap: &'a str) -> Result<(), Problem> {
-        cap_name(cap)?;
-        let open = self.scope.as_ref().map(|(client, _)| *client);
-        if self.line.clients.iter().map(|client| client.cap).chain(open).any(|client| client == cap) {
-            return Err(Problem::TwoUses);
-        }
-        if self.line.trusted.contains(&cap) {
-            return Ok(());
-        }
-        self.line.trusted.push(cap).map_err(|_full| Problem::TooMany(TRUSTED_MAX))
-    }
 }
 
 impl<'a> ExtraOptions<'a> {
@@ -251,12 +195,6 @@ impl<'a> ExtraOptions<'a> {
         }
         self.caps.push(Cap { name, spec }).map_err(|_full| Problem::TooMany(CAPS_MAX))
     }
-}
-
-/// A capability's name: printable ASCII, without what separates it from others (`=` in `--cap`, `:` in `LISTEN_FDNAMES`).
-fn cap_name(name: &str) -> Result<(), Problem> {
-    let fit = name.bytes().all(|b| b.is_ascii_graphic() && b != b'=' && b != b':');
-    if fit && !name.is_empty() && name.len() <= CAP_NAME_MAX { Ok(()) } else { Err(Problem::CapName) }
 }
 
 /// An option that is not known in this place, but another is.

@@ -2,11 +2,11 @@
 
 use core::num::NonZeroU64;
 
-use super::factory::{DEVICES_MAX, FACTORIES_MOST, FactoryRequest, SESSIONS_MOST};
 use super::refusal::{Refusal, Why};
-use super::session::{DsMax, SessionRequest};
 use crate::device::{DeviceName, NoName};
-use crate::limits::{Dataspaces, Rate, Tag, byte_count, count};
+use crate::limits::{
+    DEVICES_MAX, Dataspaces, DsMax, FACTORIES_MOST, Rate, SESSIONS_MOST, Tag, byte_count, count,
+};
 use crate::number::decimal_within;
 use crate::shown::Shown;
 
@@ -45,16 +45,16 @@ pub(crate) struct Named {
 /// What was said so far. The words of a dynamic client and the options of a static one meet here.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Draft {
-    devices: heapless::Vec<DeviceName, DEVICES_MAX>,
-    ds_max: Option<DsMax>,
-    read_only: bool,
-    dataspaces: Named,
-    rate: Rate,
-    tag: Option<Tag>,
-    sessions: Option<u64>,
-    factories: Option<u64>,
-    memory: Option<NonZeroU64>,
-    all: Rate,
+    pub(super) devices: heapless::Vec<DeviceName, DEVICES_MAX>,
+    pub(super) ds_max: Option<DsMax>,
+    pub(super) read_only: bool,
+    pub(super) dataspaces: Named,
+    pub(super) rate: Rate,
+    pub(super) tag: Option<Tag>,
+    pub(super) sessions: Option<u64>,
+    pub(super) factories: Option<u64>,
+    pub(super) memory: Option<NonZeroU64>,
+    pub(super) all: Rate,
 }
 
 impl Draft {
@@ -181,34 +181,9 @@ impl Draft {
         once(&mut self.all.bytes, byte_count(size).ok_or(Why::Size)?)
     }
 
-    pub(crate) fn session(self) -> Result<SessionRequest, Why> {
-        let device = self.devices.into_iter().next().ok_or(Why::NoDevice)?;
-        Ok(SessionRequest {
-            device,
-            ds_max: self.ds_max,
-            read_only: self.read_only,
-            dataspaces: self.dataspaces,
-            rate: self.rate,
-            tag: self.tag,
-        })
-    }
-
-    pub(crate) fn factory(self) -> Result<FactoryRequest, Why> {
-        if self.devices.is_empty() {
-            return Err(Why::NoDevice);
-        }
-        Ok(FactoryRequest {
-            devices: self.devices,
-            ds_max: self.ds_max,
-            read_only: self.read_only,
-            dataspaces: self.dataspaces,
-            rate: self.rate,
-            tag: self.tag,
-            sessions: self.sessions,
-            factories: self.factories,
-            memory: self.memory,
-            all: self.all,
-        })
+    /// With a name for listings, where the text is one.
+    pub(crate) fn tagged(self, text: &str) -> Self {
+        Self { tag: Tag::new(text), ..self }
     }
 }
 

@@ -3,25 +3,23 @@
 use core::num::NonZeroU64;
 
 use super::draft::{Draft, Named, Of, Trusted};
-use super::refusal::Refusal;
-use super::session::DsMax;
+use super::refusal::{Refusal, Why};
 use crate::device::DeviceName;
-use crate::limits::{Rate, Tag};
-
-/// Most devices of one factory.
-pub const DEVICES_MAX: usize = 16;
-/// Most sessions that a factory can be asked to allow.
-pub(super) const SESSIONS_MOST: u64 = 65_535;
-/// Most factories: there are no more in all.
-pub(super) const FACTORIES_MOST: u64 = 64;
+use crate::limits::{DEVICES_MAX, DsMax, Rate, Tag};
 
 /// What a factory is asked for, word by word. What it gets, the [`Ceiling`](crate::Ceiling) of the factory that is asked says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FactoryRequest {
     pub(super) devices: heapless::Vec<DeviceName, DEVICES_MAX>,
+    pub(super) terms: Terms,
+}
+
+/// All of it but the devices.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Terms {
     pub(super) ds_max: Option<DsMax>,
     pub(super) read_only: bool,
-    pub(super) dataspaces: Named,
+    pub(crate) dataspaces: Named,
     pub(super) rate: Rate,
     pub(super) tag: Option<Tag>,
     pub(super) sessions: Option<u64>,
@@ -46,6 +44,15 @@ impl FactoryRequest {
         Draft::gather(Of::Factory, words, trusted)?.factory().map_err(Refusal::missing)
     }
 
+    /// What the command line kept apart. There are no more devices than one factory can have.
+    pub(crate) fn of(devices: &[DeviceName], terms: Terms) -> Self {
+        Self { devices: devices.iter().take(DEVICES_MAX).cloned().collect(), terms }
+    }
+
+    pub(crate) fn into_parts(self) -> (heapless::Vec<DeviceName, DEVICES_MAX>, Terms) {
+        (self.devices, self.terms)
+    }
+
     /// The names of its devices, in the order in which they were said; at least one.
     pub fn devices(&self) -> &[DeviceName] {
         &self.devices
@@ -53,38 +60,59 @@ impl FactoryRequest {
 
     /// What listings are to call it.
     pub fn tag(&self) -> Option<&Tag> {
-        self.tag.as_ref()
+        self.terms.tag.as_ref()
     }
 
     pub(crate) fn ds_max(&self) -> Option<DsMax> {
-        self.ds_max
+        self.terms.ds_max
     }
 
     pub(crate) fn read_only(&self) -> bool {
-        self.read_only
+        self.terms.read_only
     }
 
     pub(crate) fn dataspaces(&self) -> &Named {
-        &self.dataspaces
+        &self.terms.dataspaces
     }
 
     pub(crate) fn rate(&self) -> Rate {
-        self.rate
+        self.terms.rate
     }
 
     pub(crate) fn sessions(&self) -> Option<u64> {
-        self.sessions
+        self.terms.sessions
     }
 
     pub(crate) fn factories(&self) -> Option<u64> {
-        self.factories
+        self.terms.factories
     }
 
     pub(crate) fn memory(&self) -> Option<NonZeroU64> {
-        self.memory
+        self.terms.memory
     }
 
     pub(crate) fn all(&self) -> Rate {
-        self.all
+        self.terms.all
+    }
+}
+
+impl Draft {
+    /// What was said, as the request for a factory.
+    pub(crate) fn factory(self) -> Result<FactoryRequest, Why> {
+        if self.devices.is_empty() {
+            return Err(Why::NoDevice);
+        }
+        let terms = Terms {
+            ds_max: self.ds_max,
+            read_only: self.read_only,
+            dataspaces: self.dataspaces,
+            rate: self.rate,
+            tag: self.tag,
+            sessions: self.sessions,
+            factories: self.factories,
+            memory: self.memory,
+            all: self.all,
+        };
+        Ok(FactoryRequest { devices: self.devices, terms })
     }
 }

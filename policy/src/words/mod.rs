@@ -13,6 +13,7 @@ mod tests;
 
 pub use draft::Trusted;
 pub(crate) use draft::{Draft, Named};
-pub use factory::{DEVICES_MAX, FactoryRequest};
+pub use factory::FactoryRequest;
+pub(crate) use factory::Terms;
 pub use refusal::{Refusal, Why};
-pub use session::{DsMax, Policy, SessionRequest};
+pub use session::{Policy, SessionRequest};

@@ -1,14 +1,12 @@
 //! What a session is asked for with, and what it has.
 
 use super::draft::{Draft, Named, Of, Trusted};
-use super::refusal::Refusal;
-use crate::ceiling::Ceiling;
+use super::refusal::{Refusal, Why};
 use crate::device::DeviceName;
 use crate::grant::Access;
-use crate::limits::{Dataspaces, Rate, Tag};
-use crate::number::decimal_within;
+use crate::limits::{Dataspaces, DsMax, Rate, Tag};
 
-/// What a client asked for, word by word. What it gets, a [`Ceiling`] says.
+/// What a client asked for, word by word. What it gets, a [`Ceiling`](crate::Ceiling) says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SessionRequest {
     pub(super) device: DeviceName,
@@ -60,7 +58,22 @@ impl SessionRequest {
     }
 }
 
-/// What a session may have if nobody is in the way. Only a [`Ceiling`] makes one, and none above itself.
+impl Draft {
+    /// What was said, as the request for a session.
+    pub(crate) fn session(self) -> Result<SessionRequest, Why> {
+        let device = self.devices.into_iter().next().ok_or(Why::NoDevice)?;
+        Ok(SessionRequest {
+            device,
+            ds_max: self.ds_max,
+            read_only: self.read_only,
+            dataspaces: self.dataspaces,
+            rate: self.rate,
+            tag: self.tag,
+        })
+    }
+}
+
+/// What a session may have if nobody is in the way. Only a [`Ceiling`](crate::Ceiling) makes one, and none above itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     pub(crate) device: DeviceName,
@@ -72,17 +85,15 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// What these words come to where nothing is held back, and no dataspace is trusted by name.
-    pub fn from_words<'a, A>(words: impl IntoIterator<Item = &'a A>) -> Result<Self, Refusal>
-    where
-        A: AsRef<[u8]> + ?Sized + 'a,
-    {
-        Ceiling::SERVER.admit(&SessionRequest::from_words(words, &Trusted::NONE)?)
-    }
-
     /// From values that are checked already, where nothing is held back.
     pub fn new(device: DeviceName, ds_max: DsMax, access: Access) -> Self {
         Self { device, ds_max, access, dataspaces: Dataspaces::ALL, rate: Rate::NONE, tag: None }
+    }
+
+    /// The same, with these bounds, and a name for listings.
+    #[must_use]
+    pub fn bounded(self, dataspaces: Dataspaces, rate: Rate, tag: Option<Tag>) -> Self {
+        Self { dataspaces, rate, tag, ..self }
     }
 
     /// The name of the device.
@@ -113,38 +124,5 @@ impl Policy {
     /// What listings call it.
     pub fn tag(&self) -> Option<&Tag> {
         self.tag.as_ref()
-    }
-}
-
-/// How many dataspaces a client may register: 1 to 256.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct DsMax(u16);
-
-impl DsMax {
-    /// The least.
-    pub const LEAST: Self = Self(1);
-    /// The most.
-    pub const MOST: Self = Self(256);
-
-    /// `None` if it is out of range.
-    pub const fn new(count: u16) -> Option<Self> {
-        if count >= Self::LEAST.0 && count <= Self::MOST.0 { Some(Self(count)) } else { None }
-    }
-
-    /// As a number.
-    pub const fn get(self) -> u16 {
-        self.0
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let count = decimal_within(text, Self::LEAST.0.into(), Self::MOST.0.into())?;
-        Self::new(count.try_into().ok()?)
-    }
-}
-
-/// 2, when nothing is said.
-impl Default for DsMax {
-    fn default() -> Self {
-        Self(2)
     }
 }
