@@ -1,5 +1,6 @@
 //! One 4 KiB read after the other through a virtqueue, for counting instructions:
-//! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT]]`.
+//! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT [JOURNAL]]]`.
+//! JOURNAL 1: what is in flight is kept, as with `INFLIGHT_SHMFD`.
 #![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 use std::hint::black_box;
@@ -12,6 +13,7 @@ use nvme_session::blk::features;
 use nvme_session::memory::{MemoryTable, Quiet, QuietBy, Region, Spares};
 use nvme_session::operation::{Limits, Outcome};
 use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, RingAddresses};
+use nvme_session::virtqueue::journal_len;
 use nvme_testkit::{Desc, Ring, desc_flag};
 
 const REGION: u64 = 0x10000;
@@ -59,6 +61,9 @@ fn main() {
         write_back: true,
     };
     let mut queue = BlkQueue::new(config, table.clone()).expect("a queue");
+    if words.next() == Some(1) {
+        queue.keep(heap(journal_len(256)).expect("memory")).expect("a journal");
+    }
     let mut spares = Spares::new();
     let ring = Ring::within(&ram, 256, [0, 0x1000, 0x2000]).expect("inside");
     // An indirect table looks as the ring's own does.

@@ -172,6 +172,38 @@ impl Operation {
         }
     }
 
+    /// Whether it is a read or write of one range of memory.
+    #[inline(always)]
+    pub fn is_of_one(&self) -> bool {
+        match self {
+            Self::Read(transfer) | Self::Write { transfer, .. } => transfer.one().is_some(),
+            _ => false,
+        }
+    }
+
+    /// Its memory, when [that is one range](Self::is_of_one) and it is over: its other proofs are spent.
+    #[inline(always)]
+    pub fn into_one(self) -> Result<DmaRange, Self> {
+        match self {
+            Self::Read(Transfer { memory: Ranges::One(range), .. }) => Ok(range),
+            Self::Write { transfer: Transfer { memory: Ranges::One(range), .. }, .. } => Ok(range),
+            other => Err(other),
+        }
+    }
+
+    /// How many bytes of memory that is.
+    pub fn bytes(&self) -> u64 {
+        self.memory().iter().map(|range| u64::from(range.len())).fold(0, u64::saturating_add)
+    }
+
+    /// How many bytes it counts as where a session's bytes are bounded: those of its memory, and those that it sets to zero.
+    pub fn burden(&self) -> u64 {
+        match self {
+            Self::WriteZeroes { place, .. } => place.bytes(),
+            other => other.bytes(),
+        }
+    }
+
     /// Divides it after `blocks` blocks, when it is longer. A flush is never divided, nor is a part of a block.
     pub fn split_at(self, blocks: u64, spares: &mut Spares) -> (Self, Option<Self>) {
         let mut halve = |transfer: Transfer| match transfer.split_at(blocks, spares.take()) {

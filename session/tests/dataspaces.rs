@@ -21,7 +21,7 @@ fn registry(ds_max: u16, memory_max: u64, trusted_only: bool) -> Registry {
 }
 
 fn file(inode: u64) -> File {
-    File { id: FileId(1, inode), size: 1 << 30, writable: true, memory: true, trusted: None }
+    File { id: FileId(1, inode), size: 1 << 30, writable: true, memory: true, trusted: Dataspaces::NONE }
 }
 
 /// `pages` pages at page `at`, in the file at the same place.
@@ -171,7 +171,9 @@ fn only_trusted_dataspaces_are_registered_when_there_are_any() {
     assert_eq!(add(&mut r, claim(0, 1), file(1)), Err(E::NotTrusted));
     assert_eq!(E::NotTrusted.errno(), Errno::Invalid);
     // A trusted one need not be memory.
-    assert!(add(&mut r, claim(0, 1), File { trusted: Some(0), memory: false, ..file(1) }).is_ok());
+    assert!(
+        add(&mut r, claim(0, 1), File { trusted: Dataspaces::of(&[0]), memory: false, ..file(1) }).is_ok()
+    );
 }
 
 #[test]
@@ -179,7 +181,7 @@ fn a_file_that_is_not_memory_is_refused_unless_it_is_trusted() {
     let mut r = registry(2, 1 << 40, false);
     let disk = File { memory: false, ..file(1) };
     assert_eq!(add(&mut r, claim(0, 1), disk), Err(E::NotMemory));
-    assert!(add(&mut r, claim(0, 1), File { trusted: Some(0), ..disk }).is_ok());
+    assert!(add(&mut r, claim(0, 1), File { trusted: Dataspaces::of(&[0]), ..disk }).is_ok());
 }
 
 #[test]
@@ -442,6 +444,7 @@ fn what_may_be_registered_at_all_is_known_before_anything_is_asked_of_a_dataspac
         (false, false, Some(0), Ok(())),
     ] {
         let r = registry(1, 1 << 40, trusted_only);
+        let trusted = trusted.map_or(Dataspaces::NONE, |place: usize| Dataspaces::of(&[place]));
         assert_eq!(r.config().admits(memory, trusted), want);
         let add = MemoryChange::Add(claim(0, 1), File { memory, trusted, ..file(1) });
         assert_eq!(r.plan(&add, 1).map(|_| ()), want, "a plan asks the same");
@@ -455,12 +458,15 @@ fn a_session_that_was_given_dataspaces_by_name_registers_no_other() {
     for trusted_only in [true, false] {
         let ds_max = DsMax::default();
         let mut r = Registry::new(RegistryConfig { ds_max, memory_max: 1 << 40, trusted_only, dataspaces });
-        for near_miss in [Some(0), Some(2), Some(63), Some(64), None] {
+        for near_miss in [&[0][..], &[2], &[0, 2], &[63], &[64], &[]] {
+            let near_miss = Dataspaces::of(near_miss);
             let refused = add(&mut r, claim(0, 1), File { trusted: near_miss, ..file(1) }).unwrap_err();
             assert_eq!(refused.errno(), Errno::Invalid, "{near_miss:?}");
             let replace = MemoryChange::Replace(vec![(claim(0, 1), File { trusted: near_miss, ..file(1) })]);
             assert_eq!(r.plan(&replace, 9).unwrap_err(), refused);
         }
-        assert!(add(&mut r, claim(0, 1), File { trusted: Some(1), ..file(1) }).is_ok());
+        assert!(add(&mut r, claim(0, 1), File { trusted: Dataspaces::of(&[1]), ..file(1) }).is_ok());
+        // A file that was trusted by two names goes by either.
+        assert!(add(&mut r, claim(1, 1), File { trusted: Dataspaces::of(&[0, 1]), ..file(2) }).is_ok());
     }
 }

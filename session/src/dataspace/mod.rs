@@ -44,8 +44,9 @@ pub struct File {
     pub writable: bool,
     /// Whether it is memory and nothing else (tmpfs, memfd, hugetlbfs): no page fault waits for somebody.
     pub memory: bool,
-    /// Which of the trusted dataspaces it is, by its place in the server's list; `None` if it is none of them.
-    pub trusted: Option<usize>,
+    /// Which of the trusted dataspaces it is, by its places in the server's list: one file may have several names there.
+    /// [`Dataspaces::NONE`] if it is none of them.
+    pub trusted: Dataspaces,
 }
 
 /// A region as the client describes it.

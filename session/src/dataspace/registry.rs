@@ -1,5 +1,6 @@
 //! The regions of one session, and how far each is.
 
+use alloc::collections::BinaryHeap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -55,6 +56,8 @@ pub struct Removed {
 pub struct Registry {
     pub(super) config: RegistryConfig,
     pub(super) entries: Vec<Entry>,
+    /// Bytes of the client's memory that are no regions, and count as they do.
+    pub(super) reserved: u64,
     /// Counts what was changed: a plan fits what it was made for.
     pub(super) revision: u64,
 }
@@ -62,7 +65,7 @@ pub struct Registry {
 impl Registry {
     /// Nothing is registered.
     pub fn new(config: RegistryConfig) -> Self {
-        Self { config, entries: Vec::new(), revision: 0 }
+        Self { config, entries: Vec::new(), reserved: 0, revision: 0 }
     }
 
     /// What may be registered.
@@ -182,7 +185,23 @@ impl Registry {
 
     /// How many bytes are registered or still leaving.
     pub fn bytes(&self) -> u64 {
-        self.entries.iter().map(|e| e.claim.len).fold(0, u64::saturating_add)
+        self.entries.iter().map(|e| e.claim.len).fold(self.reserved, u64::saturating_add)
+    }
+
+    /// The client has so many bytes of memory here that are no regions, in place of what it had before. They count as registered.
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), RegistryError> {
+        let asked = (self.bytes() - self.reserved).saturating_add(bytes);
+        let allowed = self.config.memory_max;
+        if bytes > 0 && asked > allowed {
+            return Err(RegistryError::TooMuchMemory { asked, allowed });
+        }
+        self.reserved = bytes;
+        Ok(())
+    }
+
+    /// How many bytes these are.
+    pub fn reserved(&self) -> u64 {
+        self.reserved
     }
 
     /// How many bytes of that are in these slots.
@@ -222,8 +241,8 @@ fn leave(entry: &mut Entry) -> Result<(), RegistryError> {
     }
 }
 
-pub(super) fn count_files(mut files: Vec<FileId>) -> usize {
-    files.sort_unstable();
+pub(super) fn count_files(files: Vec<FileId>) -> usize {
+    let mut files = BinaryHeap::from(files).into_sorted_vec();
     files.dedup();
     files.len()
 }

@@ -1,6 +1,9 @@
 //! What a change of a session's memory comes to: the rule book, in one place. Nothing here changes anything.
 
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
+
+use nvme_policy::Dataspaces;
 
 use super::plan::{MemoryChange, NewRegion, Plan};
 use super::registry::{Entry, Registry, State, count_files};
@@ -10,14 +13,15 @@ use crate::memory::REGIONS_MAX;
 impl RegistryConfig {
     /// Whether memory of that kind may be registered at all. For a home that must know before it looks at a dataspace any further;
     /// [`Registry::plan`] asks the same.
-    pub fn admits(&self, memory: bool, trusted: Option<usize>) -> Result<(), RegistryError> {
-        if self.trusted_only && trusted.is_none() {
+    pub fn admits(&self, memory: bool, trusted: Dataspaces) -> Result<(), RegistryError> {
+        let is_trusted = trusted != Dataspaces::NONE;
+        if self.trusted_only && !is_trusted {
             return Err(RegistryError::NotTrusted);
         }
-        if !self.dataspaces.admits(trusted) {
+        if !self.dataspaces.admits_any(trusted) {
             return Err(RegistryError::NotNamed);
         }
-        if !memory && trusted.is_none() {
+        if !memory && !is_trusted {
             return Err(RegistryError::NotMemory);
         }
         Ok(())
@@ -121,8 +125,8 @@ impl Registry {
     /// What the regions of a whole table have to keep together; each was checked by itself.
     fn judge(&self, table: &[(Claim, FileId)]) -> Result<(), RegistryError> {
         for start in [|c: &Claim| c.guest, |c: &Claim| c.user] {
-            let mut sorted: Vec<_> = table.iter().map(|(c, _)| (start(c), c.len)).collect();
-            sorted.sort_unstable();
+            let sorted: BinaryHeap<_> = table.iter().map(|(c, _)| (start(c), c.len)).collect();
+            let sorted = sorted.into_sorted_vec();
             if !sorted.is_sorted_by(|a, b| a.0 + a.1 <= b.0) {
                 return Err(RegistryError::Overlaps);
             }
@@ -135,7 +139,7 @@ impl Registry {
         // What is leaving counts until it is gone, or else a client that adds and removes could hold any amount. What
         // this very change removes does not: a client may replace all it has.
         let leaving = self.entries.iter().filter(|e| !e.stays()).map(|e| e.claim.len);
-        let asked = leaving.chain(table.iter().map(|(c, _)| c.len)).fold(0, u64::saturating_add);
+        let asked = leaving.chain(table.iter().map(|(c, _)| c.len)).fold(self.reserved, u64::saturating_add);
         let allowed = self.config.memory_max;
         if asked > allowed {
             return Err(RegistryError::TooMuchMemory { asked, allowed });

@@ -1,6 +1,8 @@
 //! Who has what.
 
+mod adopt;
 mod delegate;
+mod home;
 mod news;
 mod tree;
 
@@ -8,8 +10,9 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, PciPlace, Policy};
+use nvme_policy::{Access, DeviceName, Extent, Grant, Namespace, Policy};
 
+pub use adopt::{AdoptedFactory, Placed, PlacedHolding, PlacedPartition};
 pub use delegate::{FactoryView, HeldDevice};
 pub use tree::{FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId};
 
@@ -18,6 +21,7 @@ use super::error::CreateError;
 use super::identity::DiskIdentity;
 use super::tables::{Disks, Refused};
 use crate::operation::Limits;
+use home::Home;
 use tree::Tree;
 
 /// A session, by number. No number is used twice.
@@ -148,45 +152,6 @@ impl Reserved {
     /// Whether its device is a whole namespace, and not a partition of it.
     fn is_whole(&self) -> bool {
         self.home.as_ref().is_some_and(|home| home.part.is_none())
-    }
-}
-
-/// What tells a device that went and came back from another of its name. (The controller may have another index.)
-#[derive(Clone, Debug)]
-struct Home {
-    serial: String,
-    /// Where its controller was.
-    place: Option<PciPlace>,
-    disk_identity: DiskIdentity,
-    nsid: u32,
-    /// A partition's first block and blocks; `None` for a whole namespace.
-    part: Option<(u64, u64)>,
-}
-
-impl Home {
-    fn of(device: &Device<'_>) -> Self {
-        let extent = device.extent();
-        Self {
-            serial: device.disk.entry.serial().into(),
-            place: device.disk.entry.place(),
-            disk_identity: device.disk.entry.disk_identity().clone(),
-            nsid: extent.namespace().nsid,
-            part: device.part.map(|_| (extent.first(), extent.blocks())),
-        }
-    }
-
-    fn is(&self, device: &Device<'_>) -> bool {
-        let extent = device.extent();
-        self.is_on(&device.disk.entry) && self.part == device.part.map(|_| (extent.first(), extent.blocks()))
-    }
-
-    /// Whether the namespace is the one that it is, or is on.
-    fn is_on(&self, entry: &NamespaceEntry) -> bool {
-        // What is shared may come back by another way; nothing else does. Two drives may have one serial number.
-        let way = self.disk_identity.shared || self.place == entry.place();
-        way && self.disk_identity.may_be(entry.disk_identity())
-            && self.serial == entry.serial()
-            && self.nsid == entry.namespace().nsid
     }
 }
 
@@ -406,6 +371,11 @@ impl Catalogue {
                 Err(CreateError::Ambiguous { name: Box::new(name.clone()), candidates })
             }
         }
+    }
+
+    /// The blocks that a name means.
+    pub fn find(&self, name: &DeviceName) -> Result<Extent, CreateError> {
+        self.resolve(name).map(|device| device.extent())
     }
 
     /// The one device of a reservation: by its name at first, and then what had the name at first.

@@ -26,8 +26,9 @@ mod identity;
 mod tables;
 
 pub use catalogue::{
-    Catalogue, CatalogueConfig, Ended, FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId, FactoryView, HeldDevice,
-    Holder, Minted, ReservationId, SessionId,
+    AdoptedFactory, Catalogue, CatalogueConfig, Ended, FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId,
+    FactoryView, HeldDevice, Holder, Minted, Placed, PlacedHolding, PlacedPartition, ReservationId,
+    SessionId,
 };
 pub use device::{NamespaceEntry, PartitionEntry, Protection, TableKind};
 pub use error::CreateError;

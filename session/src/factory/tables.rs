@@ -114,9 +114,9 @@ impl Disks {
                 disk.stale = false;
             }
             None => {
-                self.0.push(Disk { entry, table, parts: Vec::new(), stale: false });
                 // In an order that does not depend on which scan ended first.
-                self.0.sort_by_key(|d| d.entry.namespace());
+                let at = self.0.partition_point(|d| d.entry.namespace() < namespace);
+                self.0.insert(at, Disk { entry, table, parts: Vec::new(), stale: false });
             }
         }
         refused.extend(self.refresh(namespace, held, first_come));
@@ -182,9 +182,13 @@ impl Disks {
             }
             parts.push(bound);
         }
-        parts.sort_by_key(|b| b.partition.number);
+        let mut in_order: Vec<Bound> = Vec::with_capacity(parts.len());
+        for bound in parts {
+            let at = in_order.partition_point(|b| b.partition.number < bound.partition.number);
+            in_order.insert(at, bound);
+        }
         if let Some(disk) = self.get_mut(namespace) {
-            disk.parts = parts;
+            disk.parts = in_order;
         }
         refused
     }

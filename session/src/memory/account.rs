@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::{Iova, Window};
 
+use super::slot::Slot;
 use super::{DmaRange, MemoryTable, Quiet, Region, SLOTS_MAX, Segments};
 
 /// What a request does to memory.
@@ -24,26 +25,6 @@ pub enum NotMediated {
     NotRegistered,
     /// A byte of it lies in a region that may not be written to.
     NotWritable,
-}
-
-/// What is known about one slot.
-#[derive(Debug, Default)]
-struct Slot {
-    /// Bytes in flight.
-    bytes: u64,
-    /// Whether the current table has it. One that it has not is kept for what is in flight.
-    listed: bool,
-    iova: u64,
-    window: Option<Window>,
-}
-
-impl Slot {
-    #[inline(never)]
-    fn forget_unless_needed(&mut self) {
-        if self.bytes == 0 && !self.listed {
-            self.window = None;
-        }
-    }
 }
 
 /// One byte of client memory that the server itself writes later: a request's status. Like a [`DmaRange`] it
@@ -99,16 +80,16 @@ impl Account {
     /// From now on, lookups go to `table`; what is in flight stays.
     pub fn set_table(&mut self, table: &MemoryTable) {
         for slot in &mut self.slots {
-            slot.listed = false;
+            slot.list(false);
         }
         for region in table.regions() {
             let index = usize::from(region.slot);
             debug_assert!(index < SLOTS_MAX, "the table checked it");
             if index >= self.slots.len() {
-                self.slots.resize_with(index + 1, Slot::default);
+                self.slots.resize_with(index + 1, || Slot::NONE);
             }
             if let Some(slot) = self.slots.get_mut(index) {
-                slot.listed = true;
+                slot.list(true);
                 // A table changes in a region or two, as a rule. A slot that is used again was let go of before.
                 if !slot.window.as_ref().is_some_and(|window| window.is(&region.window)) {
                     slot.iova = region.iova.0;
@@ -123,34 +104,32 @@ impl Account {
 
     /// Whether anything in flight lies in this region.
     pub fn holds(&self, slot: u16) -> bool {
-        self.slots.get(usize::from(slot)).is_some_and(|s| s.bytes != 0)
+        self.slots.get(usize::from(slot)).is_some_and(|s| s.held() != 0)
     }
 
     /// Bytes in flight in all regions.
     pub fn bytes(&self) -> u64 {
-        self.slots.iter().map(|s| s.bytes).fold(0, u64::saturating_add)
+        self.slots.iter().map(Slot::held).fold(0, u64::saturating_add)
     }
 
-    /// The one place where a [`DmaRange`] is made: as much of guest memory of `len` bytes at `addr` as lies in the
-    /// region of its first byte. `len` is at least 1.
+    /// The region that holds the first of these bytes, when it has the right that is needed; and the offset.
     #[inline(always)]
-    fn range(
-        &mut self,
-        table: &MemoryTable,
-        addr: u64,
-        len: u32,
-        need: Rights,
-    ) -> Result<DmaRange, NotMediated> {
-        let region = table.find(addr).ok_or(NotMediated::NotRegistered)?;
+    fn allowed(table: &MemoryTable, addr: u64, need: Rights) -> Result<(&Region, usize), NotMediated> {
+        let (region, offset) = table.find(addr).ok_or(NotMediated::NotRegistered)?;
         if need == Rights::Write && !region.writable {
             return Err(NotMediated::NotWritable);
         }
-        let offset = addr - region.guest;
-        // The region's end is behind `addr`, so this is at least 1.
-        let now = (region.len - offset).min(u64::from(len)) as u32;
+        Ok((region, offset))
+    }
+
+    /// The one place where a [`DmaRange`] is made. So many bytes at the offset lie in the region, at least 1, and it has the right that is
+    /// needed.
+    #[inline(always)]
+    fn prove(&mut self, region: &Region, offset: usize, bytes: u32) -> Result<DmaRange, NotMediated> {
         let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
-        slot.bytes += u64::from(now);
-        Ok(DmaRange::mediated(Iova(region.iova.0 + offset), now, self.number | u32::from(region.slot)))
+        slot.hold(bytes);
+        let mark = self.number | u32::from(region.slot);
+        Ok(DmaRange::mediated(Iova(region.iova.0 + offset as u64), bytes, mark))
     }
 
     /// Checks guest memory of `len` bytes at `addr` against `table` and appends the ranges to `into`: one for each
@@ -168,11 +147,13 @@ impl Account {
         }
         let (mut addr, mut left) = (addr, len);
         while left > 0 {
-            let range = self.range(table, addr, left, need)?;
-            // Each range has at least a byte. Only behind the last one could the address wrap.
-            addr = addr.wrapping_add(u64::from(range.len()));
-            left -= range.len();
-            into.push(range);
+            let (region, offset) = Self::allowed(table, addr, need)?;
+            // The region's end is behind `addr`, so what is left of it is at least 1.
+            let now = (region.window.len() - offset).min(left as usize) as u32;
+            into.push(self.prove(region, offset, now)?);
+            // Only behind the last one could the address wrap.
+            addr = addr.wrapping_add(u64::from(now));
+            left -= now;
         }
         Ok(())
     }
@@ -186,16 +167,41 @@ impl Account {
         len: u32,
         need: Rights,
     ) -> Result<Option<DmaRange>, NotMediated> {
+        match self.mediate_whole(table, addr, len, need) {
+            Some(range) => Ok(Some(range)),
+            None => Self::why_not_whole(table, addr, len, need).map(|()| None),
+        }
+    }
+
+    /// The same without a reason, and what most requests are mediated by: [`why_not_whole`](Self::why_not_whole) knows it.
+    #[inline(always)]
+    pub fn mediate_whole(
+        &mut self,
+        table: &MemoryTable,
+        addr: u64,
+        len: u32,
+        need: Rights,
+    ) -> Option<DmaRange> {
+        let (region, offset) = Self::allowed(table, addr, need).ok()?;
+        // What lies in one region does not wrap.
+        if len == 0 || len as usize > region.window.len() - offset {
+            return None;
+        }
+        self.prove(region, offset, len).ok()
+    }
+
+    /// Why memory is not one range: it is none of the client's, or, if that is no error, it lies in several regions.
+    #[cold]
+    pub(crate) fn why_not_whole(
+        table: &MemoryTable,
+        addr: u64,
+        len: u32,
+        need: Rights,
+    ) -> Result<(), NotMediated> {
         if len == 0 || addr.checked_add(u64::from(len)).is_none() {
             return Err(NotMediated::BadRange);
         }
-        let range = self.range(table, addr, len, need)?;
-        if range.len() == len {
-            return Ok(Some(range));
-        }
-        // It is this account's.
-        let _ = self.release(range, &Quiet::never_submitted());
-        Ok(None)
+        Self::allowed(table, addr, need).map(|_| ())
     }
 
     /// Takes a range back that the controller was proven to be done with. Another account's comes back, and is counted.
@@ -203,10 +209,7 @@ impl Account {
     pub fn release(&mut self, range: DmaRange, _proof: &Quiet) -> Result<(), DmaRange> {
         let at = self.slot_of(&range);
         let Some(slot) = self.slots.get_mut(at) else { return Err(self.refuse(range)) };
-        slot.bytes = slot.bytes.saturating_sub(u64::from(range.len()));
-        if !slot.listed {
-            slot.forget_unless_needed();
-        }
+        slot.give_back(range.len());
         Ok(())
     }
 
@@ -224,25 +227,34 @@ impl Account {
     }
 
     /// Keeps the byte at guest address `addr` for a later [`write_pinned`](Self::write_pinned).
+    #[inline(never)]
     pub fn pin(&mut self, table: &MemoryTable, addr: u64) -> Result<Pinned, NotMediated> {
-        self.pin_near(table, None, addr)
+        let (region, offset) = table.find(addr).ok_or(NotMediated::NotRegistered)?;
+        self.pin_in(region, offset)
     }
 
     /// As [`pin`](Self::pin), probably in the region `near`.
     #[inline(always)]
-    pub(crate) fn pin_near<'a>(
+    pub(crate) fn pin_near(
         &mut self,
-        table: &'a MemoryTable,
-        near: Option<&'a Region>,
+        table: &MemoryTable,
+        near: &Region,
         addr: u64,
     ) -> Result<Pinned, NotMediated> {
-        let region = table.find_near(near, addr).ok_or(NotMediated::NotRegistered)?;
+        match near.offset(addr) {
+            Some(offset) => self.pin_in(near, offset),
+            None => self.pin(table, addr),
+        }
+    }
+
+    /// The byte at an offset that is in the region.
+    #[inline(always)]
+    fn pin_in(&mut self, region: &Region, offset: usize) -> Result<Pinned, NotMediated> {
         if !region.writable {
             return Err(NotMediated::NotWritable);
         }
-        let offset = usize::try_from(addr - region.guest).map_err(|_| NotMediated::NotRegistered)?;
         let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
-        slot.bytes += 1;
+        slot.hold(1);
         Ok(Pinned { offset, slot: region.slot })
     }
 
@@ -254,10 +266,7 @@ impl Account {
                 // `pin` found the byte inside this region, and a window never shrinks.
                 let _ = window.write(pinned.offset, &[byte]);
             }
-            slot.bytes = slot.bytes.saturating_sub(1);
-            if !slot.listed {
-                slot.forget_unless_needed();
-            }
+            slot.give_back(1);
         }
     }
 }
@@ -335,6 +344,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_back_twice_comes_to_nothing_whether_its_region_is_listed_or_not() {
+        for listed in [true, false] {
+            let mut slot = Slot { window: nvme_mem::heap(16), ..Slot::NONE };
+            slot.list(true);
+            slot.hold(16);
+            slot.list(listed);
+            assert_eq!(slot.held(), 16);
+            slot.give_back(8);
+            assert_eq!((slot.held(), slot.window.is_some()), (8, true));
+            slot.give_back(16);
+            assert_eq!((slot.held(), slot.window.is_some()), (0, listed));
+            slot.give_back(1);
+            assert_eq!((slot.held(), slot.window.is_some()), (0, listed));
+        }
+    }
+
+    #[test]
     fn memory_in_one_region_is_one_range_and_any_other_holds_nothing() {
         let t = table();
         let mut h = Account::new(&t, 7);
@@ -396,6 +422,8 @@ mod tests {
                     .all(|a| home(a).is_some_and(|r| r.writable || !write));
                 let got = h.mediate(&t, addr, len, need, &mut all);
                 prop_assert_eq!(got.is_ok(), allowed);
+                // What is known beforehand, without going through regions, is the same.
+                prop_assert_eq!(t.span(addr, len, write), allowed.then_some(all.len() - before));
                 if got.is_err() {
                     for r in all.drain(before..) {
                         h.release(r, &quiet()).unwrap();

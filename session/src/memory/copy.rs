@@ -2,24 +2,29 @@
 
 use super::{MemoryTable, NotMediated, Region};
 
+impl Region {
+    /// The 16 bytes at an offset as two words, each read once. `None` where they are not whole in here, or lie at an odd address.
+    #[inline(always)]
+    fn words(&self, offset: usize) -> Option<[u64; 2]> {
+        self.window.entries(offset, 1).ok()?.get(0)
+    }
+}
+
 impl MemoryTable {
     /// The 16 bytes at guest address `addr` as two words, each byte read once: a descriptor, a request's header. They
     /// may lie across regions.
+    #[inline(never)]
     pub fn read_words(&self, addr: u64) -> Result<[u64; 2], NotMediated> {
-        self.read_words_near(None, addr)
+        let (region, offset) = self.find(addr).ok_or(NotMediated::NotRegistered)?;
+        region.words(offset).map_or_else(|| self.read_words_across(addr), Ok)
     }
 
     /// As [`read_words`](Self::read_words), probably from the region `near`.
     #[inline(always)]
-    pub(crate) fn read_words_near<'a>(
-        &'a self,
-        near: Option<&'a Region>,
-        addr: u64,
-    ) -> Result<[u64; 2], NotMediated> {
-        let region = self.find_near(near, addr).ok_or(NotMediated::NotRegistered)?;
-        match region.window.entries((addr - region.guest) as usize, 1).map(|entry| entry.get(0)) {
-            Ok(Some(words)) => Ok(words),
-            _ => self.read_words_across(addr),
+    pub(crate) fn read_words_near(&self, near: &Region, addr: u64) -> Result<[u64; 2], NotMediated> {
+        match near.offset(addr).and_then(|offset| near.words(offset)) {
+            Some(words) => Ok(words),
+            None => self.read_words(addr),
         }
     }
 
@@ -35,11 +40,10 @@ impl MemoryTable {
     pub fn read(&self, addr: u64, into: &mut [u8]) -> Result<(), NotMediated> {
         let (mut addr, mut into) = (addr, into);
         while !into.is_empty() {
-            let region = self.find(addr).ok_or(NotMediated::NotRegistered)?;
-            let offset = addr - region.guest;
-            let now = usize::try_from(region.len - offset).unwrap_or(usize::MAX).min(into.len());
+            let (region, offset) = self.find(addr).ok_or(NotMediated::NotRegistered)?;
+            let now = (region.window.len() - offset).min(into.len());
             let (head, tail) = into.split_at_mut(now);
-            region.window.read(offset as usize, head).map_err(|_| NotMediated::NotRegistered)?;
+            region.window.read(offset, head).map_err(|_| NotMediated::NotRegistered)?;
             into = tail;
             addr = addr.checked_add(now as u64).ok_or(NotMediated::BadRange)?;
         }
@@ -51,15 +55,14 @@ impl MemoryTable {
         for dry in [true, false] {
             let (mut addr, mut from) = (addr, from);
             while !from.is_empty() {
-                let region = self.find(addr).ok_or(NotMediated::NotRegistered)?;
+                let (region, offset) = self.find(addr).ok_or(NotMediated::NotRegistered)?;
                 if !region.writable {
                     return Err(NotMediated::NotWritable);
                 }
-                let offset = addr - region.guest;
-                let now = usize::try_from(region.len - offset).unwrap_or(usize::MAX).min(from.len());
+                let now = (region.window.len() - offset).min(from.len());
                 let (head, tail) = from.split_at(now);
                 if !dry {
-                    region.window.write(offset as usize, head).map_err(|_| NotMediated::NotRegistered)?;
+                    region.window.write(offset, head).map_err(|_| NotMediated::NotRegistered)?;
                 }
                 from = tail;
                 addr = addr.checked_add(now as u64).ok_or(NotMediated::BadRange)?;

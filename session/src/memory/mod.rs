@@ -6,6 +6,7 @@
 mod account;
 mod copy;
 mod range;
+mod slot;
 mod spares;
 mod table;
 

@@ -61,16 +61,57 @@ pub struct MemoryTable {
     starts: Box<[u64]>,
     /// In the order of `starts`.
     regions: Box<[Region]>,
-    /// Where a search begins: entry `k` is the last region that starts at or before the first address of bucket `k`.
+    /// How far each region and those that adjoin it reach, likewise.
+    reach: Box<[Reach]>,
+    /// For each bucket of addresses: the one region that can hold them, or [`CROWDED`].
     buckets: Box<[u16]>,
     /// The first guest address of all, and the base-2 logarithm of the size of a bucket.
     base: u64,
     shift: u32,
 }
 
-/// Buckets for each region, so that a search takes no step as a rule. A client can lay its regions out to prevent that;
-/// then it takes nine.
+/// The first address behind a region and all that adjoin it, one behind the other.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    any: u64,
+    /// As far as they may be written to; the region's own beginning where it may not.
+    writable: u64,
+}
+
+/// Of regions in the order of their guest addresses, which do not wrap.
+fn reach(regions: &[Region]) -> Box<[Reach]> {
+    let mut reach: Vec<Reach> = Vec::with_capacity(regions.len());
+    let mut next: Option<(u64, Reach)> = None;
+    for r in regions.iter().rev() {
+        let end = r.guest + r.len;
+        let behind = next.filter(|(guest, _)| *guest == end).map(|(_, behind)| behind);
+        let any = behind.map_or(end, |behind| behind.any);
+        let writable = if r.writable { behind.map_or(end, |behind| behind.writable) } else { r.guest };
+        let this = Reach { any, writable };
+        reach.push(this);
+        next = Some((r.guest, this));
+    }
+    reach.reverse();
+    reach.into()
+}
+
+/// Buckets for each region, so that one look finds it as a rule. A client can lay its regions out to prevent that; then a search takes
+/// nine steps.
 const BUCKETS: u64 = 16;
+
+/// No region's place: several are in this bucket.
+const CROWDED: u16 = u16::MAX;
+const _: () = assert!(REGIONS_MAX < CROWDED as usize);
+
+impl Region {
+    /// The offset of a guest address, when it lies in here: then it is below the window's length, which is the region's.
+    #[inline(always)]
+    pub(crate) fn offset(&self, addr: u64) -> Option<usize> {
+        // A subtraction that wraps is larger than any length.
+        let offset = addr.wrapping_sub(self.guest);
+        (offset < self.window.len() as u64).then_some(offset as usize)
+    }
+}
 
 impl MemoryTable {
     /// A table of these regions, given in any order.
@@ -104,13 +145,20 @@ impl MemoryTable {
         let last = regions.last().map_or(base, |r| r.guest + (r.len - 1));
         let most = BUCKETS * starts.len() as u64;
         let shift = (0..u64::BITS).find(|s| (last - base) >> s < most).unwrap_or_default();
-        // One more than there are, for the end of the last.
-        let count = if starts.is_empty() { 0 } else { ((last - base) >> shift) + 2 };
-        let first = |k: u64| base.saturating_add(k.saturating_mul(1 << shift));
+        let count = if starts.is_empty() { 0 } else { ((last - base) >> shift) + 1 };
+        let first = |k: u64| base + (k << shift);
         // `base` itself is at or before each of them; at most REGIONS_MAX.
-        let before = |k| starts.partition_point(|s| *s <= first(k)).saturating_sub(1) as u16;
-        let buckets = (0..count).map(before).collect();
-        Ok(Self { starts, regions: regions.into(), buckets, base, shift })
+        let before = |addr| starts.partition_point(|s| *s <= addr).saturating_sub(1) as u16;
+        let only = |k| {
+            let low = before(first(k));
+            if before(first(k) + ((1_u64 << shift) - 1).min(u64::MAX - first(k))) == low {
+                low
+            } else {
+                CROWDED
+            }
+        };
+        let buckets = (0..count).map(only).collect();
+        Ok(Self { starts, reach: reach(&regions), regions: regions.into(), buckets, base, shift })
     }
 
     /// All regions, by guest address.
@@ -118,30 +166,38 @@ impl MemoryTable {
         &self.regions
     }
 
-    /// The region that holds guest address `addr`, if there is one.
+    /// The region that holds guest address `addr`, if there is one, and the offset in it: it is below the window's length, which is the
+    /// region's.
     #[inline(always)]
-    pub(crate) fn find(&self, addr: u64) -> Option<&Region> {
+    pub(crate) fn find(&self, addr: u64) -> Option<(&Region, usize)> {
         // An address before the first region wraps to one behind the last, and is in no bucket.
-        let bucket = (addr.wrapping_sub(self.base) >> self.shift) as usize;
-        let low = self.buckets.get(bucket)?;
-        let high = self.buckets.get(bucket.wrapping_add(1))?;
-        let (mut low, mut high) = (usize::from(*low), usize::from(*high));
-        // The last start at or before `addr` is one of these; as a rule there is one.
-        while low < high {
-            let middle = (low + high).div_ceil(2);
-            if self.starts.get(middle).is_some_and(|s| *s <= addr) { low = middle } else { high = middle - 1 }
+        let bucket = addr.wrapping_sub(self.base) >> self.shift;
+        let low = self.buckets.get(bucket as usize)?;
+        match self.regions.get(usize::from(*low)) {
+            Some(region) => region.offset(addr).map(|offset| (region, offset)),
+            None => self.search(addr),
         }
-        // A subtraction that wraps is larger than any length.
-        self.regions.get(low).filter(|r| addr.wrapping_sub(r.guest) < r.len)
     }
 
-    /// As [`find`](Self::find), for an address that is probably in the region `near`.
-    #[inline(always)]
-    pub(crate) fn find_near<'a>(&'a self, near: Option<&'a Region>, addr: u64) -> Option<&'a Region> {
-        match near {
-            Some(region) if addr.wrapping_sub(region.guest) < region.len => near,
-            _ => self.find(addr),
-        }
+    /// In how many regions guest memory of `len` bytes at `addr` lies, without going through them: as many ranges as it comes to. `None`: it
+    /// is empty or wraps, a byte of it is in no region, or, where it is to be written to, in one that may not be.
+    pub(crate) fn span(&self, addr: u64, len: u32, write: bool) -> Option<usize> {
+        let last = addr.checked_add(u64::from(len).checked_sub(1)?)?;
+        let before = |addr| self.starts.partition_point(|s| *s <= addr);
+        let first = before(addr).checked_sub(1)?;
+        let reach = self.reach.get(first)?;
+        let end = if write { reach.writable } else { reach.any };
+        // What begins there reaches so far without a gap, so what is asked for does.
+        (last < end).then(|| before(last) - first)
+    }
+
+    /// As [`find`](Self::find), where several regions are in the address's bucket.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, addr: u64) -> Option<(&Region, usize)> {
+        let before = self.starts.partition_point(|s| *s <= addr).checked_sub(1)?;
+        let region = self.regions.get(before)?;
+        Some((region, region.offset(addr)?))
     }
 
     /// The window of `len` bytes at an address in the client's own process, and whether it may be written. `None`
@@ -154,8 +210,8 @@ impl MemoryTable {
 
     /// As [`user_window`](Self::user_window), for a guest address.
     pub fn guest_window(&self, addr: u64, len: usize) -> Option<(Window, bool)> {
-        let r = self.find(addr)?;
-        r.window.sub(usize::try_from(addr - r.guest).ok()?, len).ok().map(|w| (w, r.writable))
+        let (r, offset) = self.find(addr)?;
+        r.window.sub(offset, len).ok().map(|w| (w, r.writable))
     }
 }
 
@@ -184,7 +240,7 @@ pub(crate) mod tests {
     #[test]
     fn an_address_is_found_in_its_region_and_nowhere_else() {
         let t = MemoryTable::new(vec![region(1, 0x9000, 0x1000), region(0, 0x1000, 0x2000)]).unwrap();
-        let slot = |addr| t.find(addr).map(|r| r.slot);
+        let slot = |addr| t.find(addr).map(|(r, _)| r.slot);
         assert_eq!([0xfff, 0x1000, 0x2fff, 0x3000].map(slot), [None, Some(0), Some(0), None]);
         assert_eq!([0x9fff, 0xa000, u64::MAX, 0].map(slot), [Some(1), None, None, None]);
         assert!(
@@ -211,14 +267,28 @@ pub(crate) mod tests {
             let t = MemoryTable::new(regions.clone()).unwrap();
             for r in &regions {
                 for at in [r.guest, r.guest + 15] {
-                    assert_eq!(t.find(at).map(|f| f.slot), Some(r.slot));
+                    assert_eq!(t.find(at).map(|(f, _)| f.slot), Some(r.slot));
                 }
                 for at in [r.guest.wrapping_sub(1), r.guest + 16] {
                     let holder = regions.iter().find(|o| o.guest <= at && at - o.guest < 16).map(|o| o.slot);
-                    assert_eq!(t.find(at).map(|f| f.slot), holder);
+                    assert_eq!(t.find(at).map(|(f, _)| f.slot), holder);
                 }
             }
         }
+    }
+
+    #[test]
+    fn regions_are_counted_without_going_through_them() {
+        let regions = |n: u16| (0..n).map(|i| region(i, u64::from(i) << 12, 4096)).collect();
+        let t = MemoryTable::new(regions(480)).unwrap();
+        let span = |addr, len| t.span(addr, len, true);
+        assert_eq!([span(0, 1), span(4095, 1), span(4095, 2)], [Some(1), Some(1), Some(2)]);
+        assert_eq!(
+            [span(0, 480 << 12), span(0, 4096), span(10 << 12, 4 << 12)],
+            [Some(480), Some(1), Some(4)]
+        );
+        assert_eq!([span(u64::MAX, 7), span(480 << 12, 1), span(0, (480 << 12) + 1), span(0, 0)], [None; 4]);
+        assert_eq!(MemoryTable::default().span(0, 4096, false), None);
     }
 
     #[test]

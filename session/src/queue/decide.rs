@@ -2,6 +2,7 @@
 
 use nvme_policy::{LbaRange, NotConfined, WritePermit};
 
+use super::counts::Asked;
 use super::flight::Plan;
 use super::{BlkQueue, Direction, Request, Tag};
 use crate::blk::SEG_MAX;
@@ -11,8 +12,10 @@ use crate::operation::{Operation, Transfer};
 use crate::virtqueue::Buffer;
 
 /// Most ranges of one request. Segments times regions would be far more than any controller's list holds, and the work of
-/// a whole pass.
+/// many passes.
 const REQUEST_RANGES_MAX: usize = 2048;
+/// So few ranges, at the very most, are made first and given back should one of them be refused: about what a chain of this many descriptors costs.
+const REQUEST_RANGES_FEW: usize = 256;
 
 /// A request that is answered with an error.
 pub(super) struct Refused(pub(super) Status);
@@ -52,6 +55,36 @@ impl Flow {
     }
 }
 
+/// Which way a transfer goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the disk to memory.
+    Read,
+    /// From memory to the disk.
+    Write,
+}
+
+impl Way {
+    /// Of a request; `None` for one that is no transfer.
+    #[inline]
+    fn of(header: &Header) -> Option<Self> {
+        match Kind::from_wire(header.kind)? {
+            Kind::In => Some(Self::Read),
+            Kind::Out => Some(Self::Write),
+            Kind::Flush | Kind::GetId | Kind::Discard | Kind::WriteZeroes => None,
+        }
+    }
+
+    /// What it does to memory.
+    #[inline(always)]
+    fn need(self) -> Rights {
+        match self {
+            Self::Read => Rights::Write,
+            Self::Write => Rights::Read,
+        }
+    }
+}
+
 /// A read or write that may be: what [`BlkQueue::begin`] needs besides the memory.
 pub(super) struct Decision {
     place: LbaRange,
@@ -68,38 +101,49 @@ impl Decision {
 }
 
 impl BlkQueue {
-    /// Decides about a read or write: the right to it, the way its data goes. How many bytes it has, and the permit of a
-    /// write. `None` for any other kind of request, whose data is not looked at.
+    /// Decides about a read or write: the right to it, the way its data goes. The permit of a write.
     #[inline(always)]
-    pub(super) fn may(
-        &self,
-        header: &Header,
-        flow: impl FnOnce() -> Result<Flow, Refused>,
-    ) -> Result<Option<(u64, Option<WritePermit>)>, Refused> {
-        let (need, permit) = match Kind::from_wire(header.kind) {
-            Some(Kind::In) => (Rights::Write, None),
-            Some(Kind::Out) => (Rights::Read, Some(self.permit()?)),
-            _ => return Ok(None),
+    fn may(&self, way: Way, flow: Flow) -> Result<Option<WritePermit>, Refused> {
+        let permit = match way {
+            Way::Read => None,
+            Way::Write => Some(self.permit()?),
         };
-        let flow = flow()?;
-        self.goes(flow, need)?;
-        Ok(Some((flow.bytes, permit)))
+        self.goes(flow, way.need())?;
+        Ok(permit)
     }
 
-    /// Decides about a read or write of whole blocks, its place included. `None` for any other request.
-    #[inline(always)]
-    pub(super) fn decide(
+    /// Decides about a read or write of parts of blocks: how many bytes it has, and the permit of a write. `None` for any other kind of
+    /// request, whose data is not looked at.
+    pub(super) fn decide_parts(
         &self,
         header: &Header,
-        flow: impl FnOnce() -> Result<Flow, Refused>,
+        data: &[Buffer],
+    ) -> Result<Option<(u64, Option<WritePermit>)>, Refused> {
+        let Some(way) = Way::of(header) else { return Ok(None) };
+        let flow = Flow::measure(data)?;
+        Ok(Some((flow.bytes, self.may(way, flow)?)))
+    }
+
+    /// Decides about a read or write of whole blocks, its place included. `None` for parts of blocks: see `parts`.
+    #[inline(always)]
+    pub(super) fn decide_whole(
+        &self,
+        way: Way,
+        sector: u64,
+        flow: Flow,
     ) -> Result<Option<Decision>, Refused> {
-        let Some((bytes, permit)) = self.may(header, flow)? else { return Ok(None) };
-        match self.config.grant.confine(header.sector, bytes) {
+        let permit = self.may(way, flow)?;
+        match self.config.grant.confine(sector, flow.bytes) {
             Ok(place) => Ok(Some(Decision { place, permit })),
-            // Parts of blocks: see `parts`.
             Err(NotConfined::Misaligned) => Ok(None),
             Err(NotConfined::Empty | NotConfined::Outside) => Err(BAD),
         }
+    }
+
+    /// Decides about a request of any kind. `None` for any but a read or write of whole blocks.
+    pub(super) fn decide(&self, header: &Header, data: &[Buffer]) -> Result<Option<Decision>, Refused> {
+        let Some(way) = Way::of(header) else { return Ok(None) };
+        self.decide_whole(way, header.sector, Flow::measure(data)?)
     }
 
     /// Begins what was decided, with memory of as many bytes. Otherwise that comes back.
@@ -118,11 +162,16 @@ impl BlkQueue {
             Ok(transfer) => transfer,
             Err((_, memory)) => return Err((status, memory)),
         };
-        let (data, operation) = match permit {
-            None => (bytes, Operation::Read(transfer)),
-            Some(permit) => (0, Operation::Write { transfer, permit, fua: self.durable }),
+        let (data, asked) = if permit.is_none() { (bytes, Asked::Read) } else { (0, Asked::Write) };
+        self.tally.began(asked, bytes.into());
+        let plan = Plan { parts: 1, flush_after: false, data, stamp: self.tally.stamp(asked) };
+        let tag = self.take_off(head, plan, status);
+        // Made last: so it is written once, where it goes.
+        let operation = match permit {
+            None => Operation::Read(transfer),
+            Some(permit) => Operation::Write { transfer, permit, fua: self.durable },
         };
-        Ok(Request::new(self.take_off(head, Plan { parts: 1, flush_after: false, data }, status), operation))
+        Ok(Request::new(tag, operation))
     }
 
     /// A request is in flight from now on. The tag of all its parts.
@@ -141,7 +190,14 @@ impl BlkQueue {
     #[inline(always)]
     pub(super) fn goes(&self, flow: Flow, need: Rights) -> Result<(), Refused> {
         let wrong = if need == Rights::Write { flow.from_memory } else { flow.to_memory };
-        if wrong && self.config.direction == Direction::AsFlagged { Err(BAD) } else { Ok(()) }
+        if wrong { self.goes_as_flagged() } else { Ok(()) }
+    }
+
+    /// Its flags say another way than its type. Whether they count.
+    #[cold]
+    #[inline(never)]
+    fn goes_as_flagged(&self) -> Result<(), Refused> {
+        if self.config.direction == Direction::AsFlagged { Err(BAD) } else { Ok(()) }
     }
 
     /// Mediates any number of buffers, in any number of regions.
@@ -151,13 +207,20 @@ impl BlkQueue {
         need: Rights,
         lists: &mut Lists,
     ) -> Result<Ranges, Refused> {
+        // Looked at before any range is made, unless they are few: a request that is refused costs what its descriptors do, wherever in it the reason is.
+        let (write, buffers) = (need == Rights::Write, data.iter().filter(|b| b.len != 0));
+        let few = data.len().saturating_mul(self.table.regions().len()) <= REQUEST_RANGES_FEW;
+        let spans = || buffers.map(|b| self.table.span(b.addr, b.len, write)).sum::<Option<usize>>();
+        if !few && spans().is_none_or(|spans| spans > REQUEST_RANGES_MAX) {
+            self.walked = self.walked.saturating_add(data.len() as u32);
+            return Err(BAD);
+        }
         let mut memory = lists.take();
         for buffer in data.iter().filter(|b| b.len != 0) {
             let before = memory.len();
             let done = self.account.mediate(&self.table, buffer.addr, buffer.len, need, &mut memory);
             self.walked = self.walked.saturating_add((memory.len() - before) as u32);
-            // A buffer has as many ranges as there are regions, at most.
-            if done.is_err() || memory.len() > REQUEST_RANGES_MAX {
+            if done.is_err() {
                 self.release(Ranges::Many(memory), &Quiet::never_submitted(), lists);
                 return Err(BAD);
             }

@@ -1,6 +1,12 @@
 //! Requests that were taken and not answered yet.
 
+use core::fmt;
+use core::num::NonZeroU32;
+
+use nvme_platform::Time;
+
 use super::request::{Tag, Take};
+use super::tally::Stamp;
 use crate::memory::Pinned;
 use crate::operation::Outcome;
 
@@ -9,25 +15,72 @@ use crate::operation::Outcome;
 struct Flight {
     /// Which use of the head.
     take: Take,
-    /// Operations that have not ended. At 0 the request is answered.
-    parts: u32,
-    /// The worst outcome of those that have.
-    outcome: Outcome,
-    /// Whether a flush follows when all went well.
-    flush_after: bool,
+    status: Pinned,
     /// Bytes of data written to the chain when all went well.
     data: u32,
-    status: Pinned,
+    stage: Stage,
+    /// When it was taken, and what it asked for.
+    stamp: Stamp,
+}
+
+// Little for each head: what is stored and looked at for each request.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Option<Flight>>() == 40);
+
+/// How far a request is, in one word, so that the stage of most is seen by one look. Bits 15:0: operations that have not ended, at least
+/// one; no more than a queue pair holds, and those that wait for it. Bits 17:16: the worst outcome of those that have. Bit 18: a flush follows
+/// when all went well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stage(NonZeroU32);
+
+/// Of most requests: one operation, which answers it.
+const LAST: Stage = Stage(NonZeroU32::MIN);
+
+impl Stage {
+    /// `parts` is at least one: a request of none would never be answered.
+    fn new(parts: u16, outcome: Outcome, flush_after: bool) -> Self {
+        let outcome = match outcome {
+            Outcome::Done => 0,
+            Outcome::Unsupported => 1,
+            Outcome::Failed => 2,
+        };
+        let word = u32::from(parts) | outcome << 16 | u32::from(flush_after) << 18;
+        NonZeroU32::new(word).map_or(LAST, Self)
+    }
+
+    fn parts(self) -> u16 {
+        self.0.get() as u16
+    }
+
+    fn outcome(self) -> Outcome {
+        match self.0.get() >> 16 & 3 {
+            0 => Outcome::Done,
+            1 => Outcome::Unsupported,
+            _ => Outcome::Failed,
+        }
+    }
+
+    fn flush_after(self) -> bool {
+        self.0.get() >> 18 & 1 != 0
+    }
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} parts, {:?}, flush after: {}", self.parts(), self.outcome(), self.flush_after())
+    }
 }
 
 /// What a request in flight comes to.
 pub(super) struct Plan {
     /// Of how many operations it is.
-    pub(super) parts: u32,
+    pub(super) parts: u16,
     /// Whether a flush follows when all went well.
     pub(super) flush_after: bool,
     /// Bytes of data written to the chain when all went well.
     pub(super) data: u32,
+    /// When it was taken, and what it asks for.
+    pub(super) stamp: Stamp,
 }
 
 /// What became of a request when one of its operations ended.
@@ -36,34 +89,49 @@ pub(super) enum Left {
     Others,
     /// All went well, and a flush has to follow.
     Flush,
-    /// It can be answered: the outcome, where its status goes, and how many bytes of data were written.
-    Answer(Outcome, Pinned, u32),
+    /// It can be answered: the outcome, where its status goes, how many bytes of data were written, and when it was taken.
+    Answer(Outcome, Pinned, u32, Stamp),
     /// No such request is in flight.
     Stray,
+}
+
+/// What is known of a request that is not done by one operation at once, for those who ask why it took long.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Course {
+    /// Of which use of the head.
+    take: Take,
+    /// Bytes of its operations that have ended.
+    pub(super) bytes: u64,
+    /// When the last of its operations was submitted, if that was later than it was taken.
+    pub(super) submitted: Option<Time>,
 }
 
 /// The requests in flight, by head.
 pub(super) struct Flights {
     by_head: alloc::boxed::Box<[Option<Flight>]>,
-    count: u32,
+    courses: alloc::boxed::Box<[Course]>,
     /// How many there were.
     before: u64,
+    /// How many of them have ended.
+    ended: u64,
 }
 
 impl Flights {
     pub(super) fn new(size: u16) -> Self {
-        Self { by_head: (0..size).map(|_| None).collect(), count: 0, before: 0 }
+        let courses = alloc::vec![Course::default(); size.into()].into_boxed_slice();
+        Self { by_head: (0..size).map(|_| None).collect(), courses, before: 0, ended: 0 }
     }
 
     /// How many requests there are.
     pub(super) fn count(&self) -> u32 {
-        self.count
+        // Never more than there are heads.
+        self.before.wrapping_sub(self.ended) as u32
     }
 
-    /// Whether the head can be taken: it is a descriptor of the queue, and not in flight.
-    #[inline]
-    pub(super) fn is_free(&self, head: u16) -> bool {
-        matches!(self.by_head.get(usize::from(head)), Some(None))
+    /// Whether the head can be taken: it is not in flight. `None`: it is no descriptor of the queue.
+    #[inline(always)]
+    pub(super) fn is_free(&self, head: u16) -> Option<bool> {
+        self.by_head.get(usize::from(head)).map(Option::is_none)
     }
 
     /// A request starts. The head is free. Answers which use of it this is.
@@ -72,48 +140,93 @@ impl Flights {
         let take = Take::new(head, self.before);
         if let Some(slot) = self.by_head.get_mut(usize::from(head)) {
             debug_assert!(slot.is_none(), "the head is free");
-            let Plan { parts, flush_after, data } = plan;
-            *slot = Some(Flight { take, parts, outcome: Outcome::Done, flush_after, data, status });
-            self.count += 1;
+            let Plan { parts, flush_after, data, stamp } = plan;
+            let stage = Stage::new(parts, Outcome::Done, flush_after);
+            *slot = Some(Flight { take, status, data, stage, stamp });
             self.before += 1;
         }
         take
+    }
+
+    /// What is known of a request that is in flight, or was a moment ago.
+    pub(super) fn course(&self, tag: Tag) -> Course {
+        let course = self.courses.get(usize::from(tag.head())).copied().unwrap_or_default();
+        if course.take == tag.take() { course } else { Course::default() }
+    }
+
+    fn course_mut(&mut self, tag: Tag) -> Option<&mut Course> {
+        let course = self.courses.get_mut(usize::from(tag.head()))?;
+        if course.take != tag.take() {
+            *course = Course { take: tag.take(), ..Course::default() };
+        }
+        Some(course)
+    }
+
+    /// One of its operations, of so many bytes, has ended, and others have not.
+    fn ended_of(&mut self, tag: Tag, bytes: u64) {
+        if let Some(course) = self.course_mut(tag) {
+            course.bytes = course.bytes.saturating_add(bytes);
+        }
+    }
+
+    /// One of its operations was submitted, and it had not been taken just then.
+    pub(super) fn submitted(&mut self, tag: Tag, now: Time) {
+        let flight = self.by_head.get(usize::from(tag.head())).and_then(Option::as_ref);
+        if flight.is_some_and(|flight| flight.take == tag.take() && flight.stamp.is_before(now))
+            && let Some(course) = self.course_mut(tag)
+        {
+            course.submitted = Some(now);
+        }
     }
 
     /// One of its operations was divided, so there is one more. False when there is no such request.
     pub(super) fn divide(&mut self, tag: Tag) -> bool {
         match self.by_head.get_mut(usize::from(tag.head())) {
             Some(Some(flight)) if flight.take == tag.take() => {
-                flight.parts = flight.parts.saturating_add(1);
+                let stage = flight.stage;
+                let Some(parts) = stage.parts().checked_add(1) else { return false };
+                flight.stage = Stage::new(parts, stage.outcome(), stage.flush_after());
                 true
             }
             _ => false,
         }
     }
 
-    /// One of its operations ended.
+    /// Its last operation ended, and all went well, as it does with most: where its status goes, how many bytes of data were written, and when it was taken.
+    /// `None`: anything else, for [`end`](Self::end).
     #[inline(always)]
-    pub(super) fn end(&mut self, tag: Tag, outcome: Outcome) -> Left {
+    pub(super) fn end_well(&mut self, tag: Tag) -> Option<(Pinned, u32, Stamp)> {
+        let slot = self.by_head.get_mut(usize::from(tag.head()))?;
+        if slot.as_ref().is_none_or(|flight| flight.stage != LAST || flight.take != tag.take()) {
+            return None;
+        }
+        let Flight { status, data, stamp, .. } = slot.take()?;
+        self.ended += 1;
+        Some((status, data, stamp))
+    }
+
+    /// One of its operations ended, which was of so many bytes.
+    pub(super) fn end(&mut self, tag: Tag, outcome: Outcome, bytes: u64) -> Left {
         let Some(slot) = self.by_head.get_mut(usize::from(tag.head())) else { return Left::Stray };
-        let Some(flight) = slot else { return Left::Stray };
-        if flight.take != tag.take() {
+        let Some(Flight { take, stage, .. }) = slot else { return Left::Stray };
+        if *take != tag.take() {
             return Left::Stray;
         }
-        if outcome != Outcome::Done {
-            flight.outcome = worse(flight.outcome, outcome);
-        }
-        if flight.parts > 1 {
-            flight.parts -= 1;
+        let (parts, outcome) = (stage.parts(), worse(stage.outcome(), outcome));
+        if parts > 1 {
+            *stage = Stage::new(parts - 1, outcome, stage.flush_after());
+            self.ended_of(tag, bytes);
             return Left::Others;
         }
-        if flight.flush_after && flight.outcome == Outcome::Done {
-            flight.flush_after = false;
+        if stage.flush_after() && outcome == Outcome::Done {
+            *stage = LAST;
+            self.ended_of(tag, bytes);
             return Left::Flush;
         }
         match slot.take() {
-            Some(Flight { outcome, status, data, .. }) => {
-                self.count -= 1;
-                Left::Answer(outcome, status, data)
+            Some(Flight { status, data, stamp, .. }) => {
+                self.ended += 1;
+                Left::Answer(outcome, status, data, stamp)
             }
             None => Left::Stray,
         }

@@ -5,9 +5,11 @@
 //! * `take`: a chain is taken from the ring, in a fast way as far as it is a read or write as most are, else in a slow way.
 //!   `slow`: what the one leaves to the other.
 //! * `decide`: what both ways ask about a read or write: kind, rights, direction, place; and how one begins.
+//! * `end`: how requests end, and are answered.
 //! * `parts`: those of them that begin or end inside of a block.
 //! * `other`: requests that are neither.
 //! * `request`: a [`Request`] on its way, and [`Ended`] on its way back.
+//! * `counting`: what it did, counted (`counts`: as control reads it, `tally`: its own side). `laggards`: requests that took long.
 //! * `flight`: which requests are under way, of how many operations each.
 //!
 //! What ends the queue and what fails one request: the *structure* of the ring ([`Broken`]) ends the queue. A request
@@ -20,36 +22,46 @@
 //! one that the driver divided ([`BlkQueue::divided`]). Its used entry is written when the last has ended, with the worst outcome.
 
 mod config;
+mod counting;
+mod counts;
 mod decide;
+mod end;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod fault;
 mod flight;
+mod laggards;
 mod other;
 mod parts;
 mod request;
 mod slow;
 mod take;
+mod tally;
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::mem;
 
-use nvme_platform::{Window, debug, warn};
+use nvme_platform::{Window, debug};
 use nvme_policy::Grant;
 
 pub use config::{Direction, QueueConfig};
-use flight::{Flights, Left};
-pub use request::{Ended, QueueTag, Request, Tag};
+pub use counts::{Asked, BUCKETS, Counted, CountedKind, Counts, KINDS};
+pub use fault::{FAULTS, Fault};
+use flight::Flights;
+pub use laggards::{LONG, Laggard, Laggards, REMEMBERED};
+use request::Here;
+pub use request::{Ended, EndedOne, Onward, QueueTag, Request, Tag};
 pub use slow::Slow;
 use slow::Why;
+use tally::Tally;
 
 use crate::blk::features;
-use crate::blk::request::Status;
 pub use crate::memory::Spares;
-use crate::memory::{Account, DmaRange, Lists, MemoryTable, Pinned, Quiet, Ranges, Windows};
-use crate::operation::{Operation, Outcome, Part};
-use crate::virtqueue::Ring;
+use crate::memory::{Account, DmaRange, MemoryTable, Windows};
 pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
+use crate::virtqueue::{Found, Journal, Ring, indirect_shape};
 
 /// What a queue has to do next.
 #[derive(Debug)]
@@ -78,11 +90,22 @@ pub struct BlkQueue {
     walked: u32,
     /// Requests in flight that are to be submitted before anything new.
     ready: VecDeque<Request>,
+    /// Where what is in flight is kept for whoever serves the queue next.
+    journal: Option<Box<Journal>>,
+    /// Heads that were in flight when the last one who served the queue died.
+    again: VecDeque<u16>,
     /// What came back though this queue does not wait for it.
     strays: u64,
+    tally: Tally,
+    /// What it did, for control to read.
+    counts: Arc<Counts>,
+    /// Where its requests are remembered that took long, and as whose.
+    laggards: Option<(Arc<Laggards>, u64, u16)>,
     state: State,
     broken: Option<Broken>,
     indirect: bool,
+    /// The same, as the fast way asks for it.
+    indirect_shape: u64,
     /// What follows from the features and the cache mode: changes must be durable when they complete.
     durable: bool,
     config: QueueConfig,
@@ -92,7 +115,24 @@ pub struct BlkQueue {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
+    /// Not yet: first those that were in flight before.
+    Again,
+    /// Not now. Afterwards: whether those come first that were in flight before.
+    Held(bool),
     Stopped,
+}
+
+/// A virtqueue of which new requests are taken, by the fast way. Having it tells you that it runs and that nothing old comes first; as long
+/// as you have it nobody can change that.
+pub struct Taking<'q>(&'q mut BlkQueue);
+
+impl Taking<'_> {
+    /// Gives the next request to `then`, when it is a read or write as most are. Anything else is for
+    /// [`next_slow`](BlkQueue::next_slow), at once. They are two so that what most requests are stays in registers.
+    #[inline(always)]
+    pub fn next<R>(&mut self, then: impl Onward<Answer = R>) -> Result<R, Slow> {
+        self.0.take_fast(then)
+    }
 }
 
 impl BlkQueue {
@@ -115,13 +155,36 @@ impl BlkQueue {
             stopped: Why::Idle,
             walked: 0,
             ready: VecDeque::new(),
+            journal: None,
+            again: VecDeque::new(),
             strays: 0,
+            tally: Tally::default(),
+            counts: Arc::default(),
+            laggards: None,
             state: State::Running,
             broken: None,
             indirect: has(features::INDIRECT_DESC),
+            indirect_shape: indirect_shape(has(features::INDIRECT_DESC)),
             durable: !config.write_back || !has(features::FLUSH),
             config,
         })
+    }
+
+    /// Keeps what is in flight in a journal of [`journal_len`](crate::virtqueue::journal_len) bytes, and takes first what was in flight
+    /// when it was used last. To be called before the first is taken.
+    pub fn keep(&mut self, journal: Window) -> Result<(), RingError> {
+        let (journal, Found { heads, next_avail }) =
+            Journal::open(journal, self.config.size, self.ring.used())?;
+        if let Some(next_avail) = next_avail {
+            self.ring.start_at(next_avail);
+        }
+        if !heads.is_empty() {
+            debug!("{} requests were in flight, and are issued again", heads.len());
+            self.state = State::Again;
+        }
+        self.again = heads.into();
+        self.journal = Some(Box::new(journal));
+        Ok(())
     }
 
     /// From now on its requests say that they are this queue's. To be called before the first is taken.
@@ -133,23 +196,22 @@ impl BlkQueue {
 
     /// The next thing to do. What was put back or divided comes first, even in a queue that is broken or stopped.
     pub fn next(&mut self, spares: &mut Spares) -> Next {
-        match self.next_fast() {
+        match self.taking().and_then(|mut taking| taking.next(Here)) {
             Ok(request) => Next::Request(request),
             Err(slow) => self.next_slow(slow, spares),
         }
     }
 
-    /// The fast way of [`next`](Self::next): a read or write as most are. Anything else is for
-    /// [`next_slow`](Self::next_slow), at once. They are two so that what most requests are stays in registers.
+    /// The fast way of [`next`](Self::next), when nothing old comes first: otherwise that is for [`next_slow`](Self::next_slow), at once.
     #[inline(always)]
-    pub fn next_fast(&mut self) -> Result<Request, Slow> {
-        if !self.ready.is_empty() || self.broken.is_some() || self.state == State::Stopped {
+    pub fn taking(&mut self) -> Result<Taking<'_>, Slow> {
+        if !self.ready.is_empty() || self.broken.is_some() || self.state != State::Running {
             return Err(self.stop(Why::Old));
         }
-        self.take_fast()
+        Ok(Taking(self))
     }
 
-    /// Goes on where [`next_fast`](Self::next_fast) stopped.
+    /// Goes on where [`taking`](Self::taking) or [`Taking::next`] stopped.
     #[inline]
     pub fn next_slow(&mut self, _: Slow, spares: &mut Spares) -> Next {
         if matches!(self.stopped, Why::Idle) {
@@ -166,11 +228,24 @@ impl BlkQueue {
     }
 
     #[cold]
-    fn next_old(&mut self) -> Next {
-        match (self.ready.pop_front(), self.broken) {
-            (Some(request), _) => Next::Request(request),
-            (None, Some(why)) => Next::Broken(why),
-            (None, None) => Next::Idle,
+    fn next_old(&mut self, spares: &mut Spares) -> Next {
+        match (self.ready.pop_front(), self.broken, self.state) {
+            (Some(request), ..) => Next::Request(request),
+            (None, Some(why), _) => Next::Broken(why),
+            (None, None, State::Again) => self.next_again(spares),
+            (None, None, _) => Next::Idle,
+        }
+    }
+
+    /// The next one that was in flight before. It is taken as if it was new: nothing of it was kept but its head.
+    fn next_again(&mut self, spares: &mut Spares) -> Next {
+        let Some(head) = self.again.pop_front() else {
+            self.state = State::Running;
+            return Next::Again;
+        };
+        match self.take_again(head) {
+            Ok(request) => Next::Request(request),
+            Err(_) => self.take_slow(spares),
         }
     }
 
@@ -195,84 +270,6 @@ impl BlkQueue {
         }
     }
 
-    /// Takes back what has ended. When it was the request's last part, the request is answered, or its follow-up is
-    /// returned, to be submitted (or [`put_back`](Self::put_back)). What this queue does not wait for is counted and
-    /// dropped: another queue's, or an earlier request's with the same head.
-    #[inline(always)]
-    pub fn complete(&mut self, ended: Ended, spares: &mut Spares) -> Option<Request> {
-        let Ended { request, outcome, quiet } = ended;
-        let (tag, operation) = request.into_parts();
-        match operation {
-            Operation::Read(transfer) | Operation::Write { transfer, .. } => {
-                let (_, memory) = transfer.into_parts();
-                self.release(memory, &quiet, &mut spares.lists);
-            }
-            // Only what is used of them is moved: the operation itself stays where it is.
-            Operation::ReadPart(part) | Operation::WritePart { part, .. } => {
-                self.release_part(part, &quiet, &mut spares.lists);
-            }
-            Operation::Flush { .. } | Operation::Discard { .. } | Operation::WriteZeroes { .. } => {}
-        }
-        if tag.queue() != self.tag {
-            self.stray();
-            return None;
-        }
-        match self.flights.end(tag, outcome) {
-            Left::Others => None,
-            Left::Answer(outcome, status, data) => {
-                let data = if outcome == Outcome::Done { data } else { 0 };
-                self.answer(tag.head(), status, outcome.into(), data);
-                None
-            }
-            Left::Flush => self.flush_after(tag),
-            Left::Stray => {
-                self.stray();
-                None
-            }
-        }
-    }
-
-    #[cold]
-    fn flush_after(&mut self, tag: Tag) -> Option<Request> {
-        match self.config.grant.write_permit() {
-            Ok(permit) => Some(Request::new(tag, Operation::Flush { permit })),
-            // A discard had a permit, so this is never reached; failing is what is left.
-            Err(_) => {
-                if let Left::Answer(_, status, _) = self.flights.end(tag, Outcome::Failed) {
-                    self.answer(tag.head(), status, Status::IoErr, 0);
-                }
-                None
-            }
-        }
-    }
-
-    #[cold]
-    fn stray(&mut self) {
-        self.strays = self.strays.saturating_add(1);
-        if self.strays.is_power_of_two() {
-            warn!(
-                "virtqueue {} ({}): dropped {} answers that it did not wait for",
-                self.tag.token(),
-                self.tag.life(),
-                self.strays
-            );
-        }
-    }
-
-    /// How often something came back that this queue did not wait for, or memory that is another queue's.
-    pub fn strays(&self) -> u64 {
-        self.strays.saturating_add(self.account.refused())
-    }
-
-    /// Ends whatever [`next`](Self::next) would still have offered of requests in flight: it was never submitted, and
-    /// fails. For a queue whose device is gone or whose session ends.
-    pub fn cancel(&mut self, spares: &mut Spares) {
-        while let Some(request) = self.ready.pop_front() {
-            // A failed request has no follow-up.
-            self.complete(request.end(Outcome::Failed, Quiet::never_submitted()), spares);
-        }
-    }
-
     /// Ends the queue for a reason that the home found (its memory vanished). What is in flight is still completed.
     pub fn break_off(&mut self, why: Broken) {
         self.broken.get_or_insert(why);
@@ -284,15 +281,52 @@ impl BlkQueue {
         self.state = State::Stopped;
     }
 
+    /// Takes no new requests while it is held: those of its driver wait in its ring. What is in flight goes on. When it is not held
+    /// any more it is to be looked at, since its driver need not kick again.
+    pub fn hold(&mut self, on: bool) {
+        match (self.state, on) {
+            (State::Running | State::Again, true) => self.state = State::Held(self.state == State::Again),
+            (State::Held(again), false) => self.state = if again { State::Again } else { State::Running },
+            _ => {}
+        }
+    }
+
+    /// Whether there is anything to be taken, or to be said.
+    pub fn has_work(&mut self) -> bool {
+        !self.ready.is_empty()
+            || self.broken.is_some()
+            || self.state == State::Again
+            || (self.state == State::Running && self.ring.has_next())
+    }
+
+    /// How many requests its driver offers, as far as was seen.
+    #[inline]
+    pub fn offered(&mut self) -> u16 {
+        self.ring.offered()
+    }
+
     /// Publishes the used entries. True: the driver wants to be told.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        self.broken.is_none() && self.ring.publish()
+        let told = self.broken.is_none() && self.ring.publish();
+        if self.journal.is_some() {
+            self.publish_journal();
+        }
+        told
+    }
+
+    #[inline(never)]
+    fn publish_journal(&mut self) {
+        let (used, Some(journal)) = (self.ring.used(), &mut self.journal) else { return };
+        journal.published(used);
+        if journal.is_gone() {
+            self.broken.get_or_insert(Broken::MemoryGone);
+        }
     }
 
     /// Asks for kicks. True: there is something to do already, nobody will kick for it.
     pub fn listen(&mut self) -> bool {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || self.state == State::Again {
             return true;
         }
         self.broken.is_none() && self.state == State::Running && self.ring.listen()
@@ -355,35 +389,6 @@ impl BlkQueue {
     /// How it was set up.
     pub fn config(&self) -> &QueueConfig {
         &self.config
-    }
-
-    #[inline(always)]
-    fn answer(&mut self, head: u16, at: Pinned, status: Status, data: u32) {
-        self.account.write_pinned(at, status as u8);
-        if self.broken.is_none() {
-            // `data` left room for the status byte.
-            self.ring.give(head, data.saturating_add(1));
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn release_part(&mut self, part: Part, quiet: &Quiet, lists: &mut Lists) {
-        self.release(part.into_memory(), quiet, lists);
-    }
-
-    #[inline(always)]
-    fn release(&mut self, memory: Ranges, quiet: &Quiet, lists: &mut Lists) {
-        match memory {
-            // One of another queue's is counted there and held for ever: nothing proves more about it.
-            Ranges::One(range) => drop(self.account.release(range, quiet)),
-            Ranges::Many(mut memory) => {
-                while let Some(range) = memory.pop() {
-                    drop(self.account.release(range, quiet));
-                }
-                lists.give(memory);
-            }
-        }
     }
 }
 

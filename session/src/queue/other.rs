@@ -5,6 +5,7 @@ use core::mem;
 use nvme_policy::{LbaRange, WritePermit};
 use zerocopy::FromBytes;
 
+use super::counts::Asked;
 use super::decide::{BAD, Flow, Refused, UNSUPPORTED};
 use super::flight::Plan;
 use super::{BlkQueue, Next, Request};
@@ -44,17 +45,21 @@ impl BlkQueue {
         header: &Header,
         data: &[Buffer],
     ) -> Next {
-        let kind = Kind::from_wire(header.kind);
+        let (kind, asked) = (Kind::from_wire(header.kind), Asked::of(header.kind));
         match self.parse(kind, data).unwrap_or_else(|Refused(status)| Step::Answer(status, 0)) {
             Step::Flush(permit) => {
-                let tag = self.take_off(head, Plan { parts: 1, flush_after: false, data: 0 }, status);
+                let tag = self.take_off(
+                    head,
+                    Plan { parts: 1, flush_after: false, data: 0, stamp: self.tally.stamp(asked) },
+                    status,
+                );
                 Next::Request(Request::new(tag, Operation::Flush { permit }))
             }
             Step::Places(places, permit, what) => {
                 self.start_places(head, status, places, permit, what);
                 Next::Again
             }
-            Step::Answer(answer, data) => self.answer_now(head, status, answer, data),
+            Step::Answer(answer, data) => self.answer_now(head, status, asked, answer, data),
         }
     }
 
@@ -87,7 +92,13 @@ impl BlkQueue {
     fn start_places(&mut self, head: u16, status: Pinned, places: Places, permit: WritePermit, what: What) {
         let fua = self.durable;
         let flush_after = matches!(what, What::Discard) && fua;
-        let tag = self.take_off(head, Plan { parts: places.len() as u32, flush_after, data: 0 }, status);
+        let asked = match what {
+            What::Discard => Asked::Discard,
+            What::WriteZeroes => Asked::WriteZeroes,
+        };
+        let stamp = self.tally.stamp(asked);
+        let plan = Plan { parts: places.len() as u16, flush_after, data: 0, stamp };
+        let tag = self.take_off(head, plan, status);
         let mut permit = permit;
         let zeroes = self.config.limits.unmaps_to_zeroes;
         for (place, flags) in places {
@@ -101,6 +112,7 @@ impl BlkQueue {
                     Operation::WriteZeroes { place, permit: this, fua, unmap }
                 }
             };
+            self.tally.zeroes(operation.burden());
             self.ready.push_back(Request::new(tag, operation));
         }
     }

@@ -6,7 +6,8 @@
 use nvme_policy::extent::Cover;
 use nvme_policy::{LbaRange, WritePermit};
 
-use super::decide::{BAD, Flow, Refused};
+use super::counts::Asked;
+use super::decide::{BAD, Refused};
 use super::flight::Plan;
 use super::{BlkQueue, Next, Request};
 use crate::blk::request::Header;
@@ -50,10 +51,13 @@ impl BlkQueue {
     ) -> Next {
         let (operations, data) = match self.parts(header, data, lists) {
             Ok(all) => all,
-            Err(Refused(answer)) => return self.answer_now(head, status, answer, 0),
+            Err(Refused(answer)) => return self.answer_now(head, status, Asked::of(header.kind), answer, 0),
         };
-        let parts = operations.len() as u32;
-        let tag = self.take_off(head, Plan { parts, flush_after: false, data }, status);
+        let parts = operations.len() as u16;
+        let asked = Asked::of(header.kind);
+        self.tally.began(asked, operations.iter().map(Operation::bytes).sum());
+        let plan = Plan { parts, flush_after: false, data, stamp: self.tally.stamp(asked) };
+        let tag = self.take_off(head, plan, status);
         self.ready.extend(operations.into_iter().map(|operation| Request::new(tag, operation)));
         Next::Again
     }
@@ -65,7 +69,7 @@ impl BlkQueue {
         data: &[Buffer],
         lists: &mut Lists,
     ) -> Result<(Operations, u32), Refused> {
-        let (bytes, permit) = self.may(header, || Flow::measure(data))?.ok_or(BAD)?;
+        let (bytes, permit) = self.decide_parts(header, data)?.ok_or(BAD)?;
         let Cover { place, skip } = self.config.grant.cover(header.sector, bytes).map_err(|_| BAD)?;
         let (need, written) =
             if permit.is_none() { (Rights::Write, bytes as u32) } else { (Rights::Read, 0) };

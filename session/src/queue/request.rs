@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::Spares;
-use crate::memory::Quiet;
+use crate::memory::{DmaRange, Quiet};
 use crate::operation::{Operation, Outcome};
 
 /// A virtqueue as the worker that owns it numbers it.
@@ -126,6 +126,16 @@ impl Request {
         Ended { request: self, outcome, quiet }
     }
 
+    /// It was done, and its memory, which is one range, is not used any more. If it has other memory, or none: it ended all the same.
+    #[inline(always)]
+    pub fn end_one(self, quiet: Quiet) -> Result<EndedOne, Ended> {
+        let Self { tag, operation } = self;
+        match operation.into_one() {
+            Ok(range) => Ok(EndedOne { tag, range, quiet }),
+            Err(operation) => Err(Self { tag, operation }.end(Outcome::Done, quiet)),
+        }
+    }
+
     #[inline(always)]
     pub(super) fn into_parts(self) -> (Tag, Operation) {
         (self.tag, self.operation)
@@ -144,9 +154,46 @@ pub struct Ended {
     pub quiet: Quiet,
 }
 
+/// A read or write of one range of memory that was done: what remains of its request ([`Request::end_one`]).
+#[derive(Debug)]
+#[must_use = "its memory is held until its virtqueue has it back"]
+pub struct EndedOne {
+    pub(super) tag: Tag,
+    pub(super) range: DmaRange,
+    pub(super) quiet: Quiet,
+}
+
+impl EndedOne {
+    /// Whose it is.
+    #[inline(always)]
+    pub fn tag(&self) -> Tag {
+        self.tag
+    }
+}
+
 impl Ended {
     /// Whose it is.
     pub fn tag(&self) -> Tag {
         self.request.tag
+    }
+}
+
+/// Where a request goes on from its virtqueue. Not a closure, since it is to be inlined wherever a request comes about.
+pub trait Onward {
+    /// What comes of it.
+    type Answer;
+    /// Goes on with it.
+    fn go_on(self, request: Request) -> Self::Answer;
+}
+
+/// Nowhere: the request is the answer.
+pub(super) struct Here;
+
+impl Onward for Here {
+    type Answer = Request;
+
+    #[inline(always)]
+    fn go_on(self, request: Request) -> Request {
+        request
     }
 }

@@ -9,52 +9,121 @@ use core::mem;
 use nvme_platform::trace;
 use zerocopy::transmute;
 
-use super::decide::{BAD, Flow, Refused};
+use super::counts::Asked;
+use super::decide::{BAD, Flow, Refused, Way};
 use super::slow::{Slow, Why};
-use super::{BlkQueue, Direction, Next, Request};
+use super::tally::Tally;
+use super::{BlkQueue, Direction, Here, Next, Onward, Request};
 use crate::blk::request::{HEADER, Header, Kind, Status};
-use crate::memory::{Lists, Pinned, Ranges, Spares};
-use crate::virtqueue::{Broken, Buffer, Three};
+use crate::memory::{Account, Lists, Pinned, Ranges, Spares};
+use crate::virtqueue::{Broken, Buffer, Descriptor, Read, Three};
+
+/// Does what is done seldom, out of the way of what is done often.
+#[cold]
+#[inline(never)]
+fn aside<R>(what: impl FnOnce() -> R) -> R {
+    what()
+}
+
+/// Keeps what was read of a chain that is of another form.
+#[cold]
+#[inline(never)]
+fn keep(stopped: &mut Why, head: u16, first: Option<Descriptor>, behind: &[Descriptor]) {
+    let read = first.map_or(Read::default(), |first| Read::new(first, behind));
+    *stopped = Why::Chain(head, read);
+}
 
 impl BlkQueue {
-    /// Takes the next available chain, as far as it is a read or write as most are.
+    /// Takes the next available chain, as far as it is a read or write as most are, and gives the request to `then`. Two kinds, so that
+    /// each is one straight line down to the command.
     #[inline(always)]
-    pub(super) fn take_fast(&mut self) -> Result<Request, Slow> {
-        let head = match self.ring.take() {
+    pub(super) fn take_fast<R>(&mut self, then: impl Onward<Answer = R>) -> Result<R, Slow> {
+        let head = match self.ring.head() {
             Ok(Some(head)) => head,
-            Ok(None) => return Err(self.stop(Why::Idle)),
-            Err(why) => return Err(self.stop(Why::Fail(why))),
+            Ok(None) => return Err(aside(|| self.stop(Why::Idle))),
+            Err(why) => return Err(aside(move || self.stop(Why::Fail(why)))),
         };
-        if !self.flights.is_free(head) {
-            return Err(self.stop(Why::Fail(Broken::HeadInFlight)));
+        match self.flights.is_free(head) {
+            Some(true) => self.ring.advance(),
+            Some(false) => return Err(aside(|| self.stop(Why::Fail(Broken::HeadInFlight)))),
+            None => return Err(aside(|| self.stop(Why::Fail(Broken::HeadOutOfRange)))),
         }
-        let Three { header, data, status, near } = match self.ring.three(head, self.indirect, &self.table) {
-            Ok(three) => three,
-            Err(read) => return Err(self.stop(Why::Chain(head, read))),
+        if let Some(journal) = &mut self.journal {
+            journal.taken(head);
+        }
+        self.take_head(head, then)
+    }
+
+    /// The same for a head that was taken before, by whoever served the queue then.
+    #[inline(never)]
+    pub(super) fn take_again(&mut self, head: u16) -> Result<Request, Slow> {
+        match self.flights.is_free(head) {
+            Some(true) => self.take_head(head, Here),
+            _ => Err(self.stop(Why::Fail(Broken::HeadInFlight))),
+        }
+    }
+
+    /// The same for a head that was taken, and is free.
+    #[inline(always)]
+    fn take_head<R>(&mut self, head: u16, then: impl Onward<Answer = R>) -> Result<R, Slow> {
+        let stopped = &mut self.stopped;
+        let left = |first: Option<Descriptor>, behind: &[Descriptor]| keep(stopped, head, first, behind);
+        let Some(Three { header, data, status, near }) =
+            self.ring.three(head, self.indirect_shape, &self.table, left)
+        else {
+            return Err(Slow(()));
         };
         let Ok(status) = self.account.pin_near(&self.table, near, status) else {
-            return Err(self.stop(Why::Fail(Broken::NoStatus)));
+            return Err(aside(|| self.stop(Why::Fail(Broken::NoStatus))));
         };
         let Ok(words) = self.table.read_words_near(near, header) else {
-            return Err(self.stop(Why::Answer(head, status, Status::IoErr)));
+            return Err(aside(move || self.stop(Why::Answer(head, status, Status::IoErr, Asked::Other))));
         };
         let header = Header::from_words(words);
-        let decision = match self.decide(&header, || Ok(Flow::of(&data))) {
+        match Kind::from_wire(header.kind) {
+            Some(Kind::In) => self.transfer_fast(Way::Read, head, header, status, data, then),
+            Some(Kind::Out) => self.transfer_fast(Way::Write, head, header, status, data, then),
+            _ => Err(aside(move || self.stop(Why::Start(head, header, status, data)))),
+        }
+    }
+
+    /// Goes on with a read or write.
+    #[inline(always)]
+    fn transfer_fast<R>(
+        &mut self,
+        way: Way,
+        head: u16,
+        header: Header,
+        status: Pinned,
+        data: Buffer,
+        then: impl Onward<Answer = R>,
+    ) -> Result<R, Slow> {
+        let decision = match self.decide_whole(way, header.sector, Flow::of(&data)) {
             Ok(Some(decision)) => decision,
-            Ok(None) => return Err(self.stop(Why::Start(head, header, status, data))),
-            Err(Refused(answer)) => return Err(self.stop(Why::Answer(head, status, answer))),
-        };
-        let memory = match self.account.mediate_one(&self.table, data.addr, data.len, decision.need()) {
-            Ok(Some(range)) => Ranges::One(range),
-            Ok(None) => return Err(self.stop(Why::Start(head, header, status, data))),
-            Err(_) => return Err(self.stop(Why::Answer(head, status, Status::IoErr))),
-        };
-        match self.begin(head, status, decision, memory) {
-            Ok(request) => Ok(request),
-            Err((status, memory)) => {
-                self.undo(memory);
-                Err(self.stop(Why::Answer(head, status, Status::IoErr)))
+            Ok(None) => return Err(aside(move || self.stop(Why::Start(head, header, status, data)))),
+            Err(Refused(answer)) => {
+                return Err(aside(move || {
+                    self.stop(Why::Answer(head, status, answer, Asked::of(header.kind)))
+                }));
             }
+        };
+        let need = decision.need();
+        let Some(range) = self.account.mediate_whole(&self.table, data.addr, data.len, need) else {
+            return Err(aside(move || {
+                let why = match Account::why_not_whole(&self.table, data.addr, data.len, need) {
+                    Ok(()) => Why::Start(head, header, status, data),
+                    Err(_) => Why::Answer(head, status, Status::IoErr, Asked::of(header.kind)),
+                };
+                self.stop(why)
+            }));
+        };
+        let memory = Ranges::One(range);
+        match self.begin(head, status, decision, memory) {
+            Ok(request) => Ok(then.go_on(request)),
+            Err((status, memory)) => Err(aside(move || {
+                self.undo(memory);
+                self.stop(Why::Answer(head, status, Status::IoErr, Asked::of(header.kind)))
+            })),
         }
     }
 
@@ -68,11 +137,17 @@ impl BlkQueue {
     /// What is to be done when [`take_fast`](Self::take_fast) does not know the request's form.
     #[inline(never)]
     pub(super) fn take_slow(&mut self, spares: &mut Spares) -> Next {
+        let why = mem::take(&mut self.stopped);
+        if matches!(why, Why::Old) {
+            return self.next_old(spares);
+        }
+        if matches!(why, Why::Chain(..) | Why::Start(..) | Why::Answer(..)) {
+            self.counts.slow();
+        }
         let Spares { lists, chain } = spares;
-        match mem::take(&mut self.stopped) {
-            Why::Idle => Next::Idle,
+        match why {
+            Why::Idle | Why::Old => Next::Idle,
             Why::Fail(why) => self.fail(why),
-            Why::Old => self.next_old(),
             Why::Chain(head, read) => {
                 chain.clear();
                 let walked = self.ring.walk(head, self.indirect, &self.table, &read, chain);
@@ -83,7 +158,7 @@ impl BlkQueue {
                 }
             }
             Why::Start(head, header, status, data) => self.start(head, &header, status, &[data], lists),
-            Why::Answer(head, at, status) => self.answer_now(head, at, status, 0),
+            Why::Answer(head, at, status, asked) => self.answer_now(head, at, asked, status, 0),
         }
     }
 
@@ -97,7 +172,7 @@ impl BlkQueue {
             Ok((header, behind)) => {
                 self.start(head, &header, status, chain.get(behind..).unwrap_or_default(), lists)
             }
-            Err(Refused(answer)) => self.answer_now(head, status, answer, 0),
+            Err(Refused(answer)) => self.answer_now(head, status, Asked::Other, answer, 0),
         }
     }
 
@@ -110,7 +185,8 @@ impl BlkQueue {
         data: &[Buffer],
         lists: &mut Lists,
     ) -> Next {
-        let decision = match self.decide(header, || Flow::measure(data)) {
+        let asked = Asked::of(header.kind);
+        let decision = match self.decide(header, data) {
             Ok(Some(decision)) => decision,
             Ok(None) => {
                 return match Kind::from_wire(header.kind) {
@@ -118,22 +194,33 @@ impl BlkQueue {
                     _ => self.start_other(head, status, header, data),
                 };
             }
-            Err(Refused(answer)) => return self.answer_now(head, status, answer, 0),
+            Err(Refused(answer)) => return self.answer_now(head, status, asked, answer, 0),
         };
         let memory = match self.mediate(data, decision.need(), lists) {
             Ok(memory) => memory,
-            Err(Refused(answer)) => return self.answer_now(head, status, answer, 0),
+            Err(Refused(answer)) => return self.answer_now(head, status, asked, answer, 0),
         };
         match self.begin(head, status, decision, memory) {
             Ok(request) => Next::Request(request),
             Err((status, memory)) => {
                 self.undo(memory);
-                self.answer_now(head, status, Status::IoErr, 0)
+                self.answer_now(head, status, asked, Status::IoErr, 0)
             }
         }
     }
 
-    pub(super) fn answer_now(&mut self, head: u16, at: Pinned, status: Status, data: u32) -> Next {
+    pub(super) fn answer_now(
+        &mut self,
+        head: u16,
+        at: Pinned,
+        asked: Asked,
+        status: Status,
+        data: u32,
+    ) -> Next {
+        Tally::at_once(asked, &self.counts);
+        if status != Status::Ok {
+            self.counts.refused(asked, status == Status::Unsupported);
+        }
         trace!("request {} is answered at once: status {}", head, status as u8);
         self.answer(head, at, status, data);
         Next::Again

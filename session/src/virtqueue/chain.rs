@@ -7,35 +7,53 @@ use nvme_platform::Entries;
 use super::{Broken, Ring};
 use crate::memory::{MemoryTable, Region};
 
-/// A descriptor (virtio 1.2, 2.7.5, `struct virtq_desc`), in our own byte order.
+/// A descriptor (virtio 1.2, 2.7.5, `struct virtq_desc`), in our own byte order: the address; then length, flags and next in one word.
 #[derive(Clone, Copy, Default, Debug)]
-struct Descriptor {
+pub(crate) struct Descriptor {
     addr: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
+    rest: u64,
 }
 
 /// Its length on the wire in bytes.
 const SIZE: usize = 16;
 
 impl Descriptor {
-    /// From its two little-endian words: the address; then length, flags and next.
+    /// From its two little-endian words.
     #[inline(always)]
     fn from_words([addr, rest]: [u64; 2]) -> Self {
-        let (addr, rest) = (u64::from_le(addr), u64::from_le(rest));
-        Self { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 }
+        Self { addr: u64::from_le(addr), rest: u64::from_le(rest) }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.rest as u32
+    }
+
+    #[inline(always)]
+    fn flags(&self) -> u16 {
+        (self.rest >> 32) as u16
+    }
+
+    #[inline(always)]
+    fn next(&self) -> u16 {
+        (self.rest >> 48) as u16
     }
 
     /// Its length and flags, to be compared at once.
     #[inline(always)]
     fn shape(&self) -> u64 {
-        shape(self.len, self.flags)
+        self.rest << 16
+    }
+
+    /// Whether it is a buffer behind which the chain goes on.
+    #[inline(always)]
+    fn is_data(&self) -> bool {
+        self.flags() & (NEXT | INDIRECT) == NEXT
     }
 
     #[inline(always)]
     fn buffer(&self) -> Buffer {
-        Buffer { addr: self.addr, len: self.len, write: self.flags & WRITE != 0 }
+        Buffer { addr: self.addr, len: self.len(), write: self.flags() & WRITE != 0 }
     }
 }
 
@@ -94,8 +112,8 @@ pub(crate) struct Three<'a> {
     pub(crate) data: Buffer,
     /// Address of the status: one byte for the device to write.
     pub(crate) status: u64,
-    /// Where the indirect table lies; as a rule header and status lie there too.
-    pub(crate) near: Option<&'a Region>,
+    /// The region of the indirect table, or of the header: as a rule header and status lie there.
+    pub(crate) near: &'a Region,
 }
 
 /// Descriptors of a chain that were read already, in the chain's order. They are not read again.
@@ -106,12 +124,24 @@ pub(crate) struct Read {
 }
 
 impl Read {
-    /// So many of these.
-    #[inline(always)]
-    fn new(list: [Descriptor; 4], count: usize) -> Self {
-        Self { list, count }
+    /// What was read of a chain that may be one of three: the ring's own descriptor, and what follows in its table. Where that is the ring,
+    /// the first of those is the ring's own.
+    #[cold]
+    pub(crate) fn new(first: Descriptor, behind: &[Descriptor]) -> Self {
+        let mut read = Self::default();
+        let own = (first.flags() & INDIRECT != 0 || behind.is_empty()).then_some(first);
+        for (to, from) in read.list.iter_mut().zip(own.iter().chain(behind)) {
+            *to = *from;
+            read.count += 1;
+        }
+        read
     }
 }
+
+/// How many descriptors the fast way knows, and what the first and the last of them are.
+const THREE: u32 = 3;
+const HEADER_SHAPE: u64 = shape(16, NEXT);
+const STATUS_SHAPE: u64 = shape(1, WRITE);
 
 /// Length and flags of a descriptor's second word, `next` left out.
 #[inline(always)]
@@ -119,63 +149,67 @@ const fn shape(len: u32, flags: u16) -> u64 {
     (len as u64 | (flags as u64) << 32) << 16
 }
 
+/// What a descriptor looks like that names a table of three, where that was negotiated; else what none looks like: the low bits of a
+/// shape are zero.
+pub(crate) const fn indirect_shape(negotiated: bool) -> u64 {
+    if negotiated { shape(THREE * SIZE as u32, INDIRECT) } else { u64::MAX }
+}
+
 impl Ring {
-    /// Reads the chain at `head`, if it is one of three. If not: what was read of it, for [`walk`](Self::walk).
+    /// Reads the chain at `head`, if it is one of three. `indirect` is [`indirect_shape`]. If not, `left` is given what was read of it, for [`Read::new`]. It should be cold:
+    /// then nothing is kept for it where all is well.
     #[inline(always)]
     pub(crate) fn three<'a>(
         &'a self,
         head: u16,
-        indirect: bool,
+        indirect: u64,
         memory: &'a MemoryTable,
-    ) -> Result<Three<'a>, Read> {
-        let none = Descriptor::default();
+        left: impl FnOnce(Option<Descriptor>, &[Descriptor]),
+    ) -> Option<Three<'a>> {
         let ring = self.descriptors();
         let Some(first) = ring.get(head.into()).map(Descriptor::from_words) else {
-            return Err(Read::default());
+            left(None, &[]);
+            return None;
         };
-        let (table, near, one) = if first.flags == INDIRECT && indirect {
-            const COUNT: u32 = 3;
-            if first.len != COUNT * SIZE as u32 {
-                return Err(Read::new([first, none, none, none], 1));
-            }
-            let found = memory.find(first.addr).and_then(|region| {
-                let table = region.window.entries((first.addr - region.guest) as usize, COUNT).ok()?;
-                Some((table, region, table.get(0)?))
-            });
-            let Some((table, region, words)) = found else {
-                return Err(Read::new([first, none, none, none], 1));
+        // The table's region, or the header's, which is as good.
+        let Some((near, offset)) = memory.find(first.addr) else {
+            left(Some(first), &[]);
+            return None;
+        };
+        let (table, one) = if first.shape() == indirect {
+            let table = near.window.entries(offset, THREE).unwrap_or(Entries::EMPTY);
+            let Some(one) = table.get(0).map(Descriptor::from_words) else {
+                left(Some(first), &[]);
+                return None;
             };
-            (table, Some(region), Descriptor::from_words(words))
-        } else if self.size() >= 3 {
-            (ring, None, first)
+            (table, one)
+        } else if first.flags() & INDIRECT == 0 && u32::from(self.size()) >= THREE {
+            (ring, first)
         } else {
-            return Err(Read::new([first, none, none, none], 1));
+            left(Some(first), &[]);
+            return None;
         };
-        // What was read is kept in the chain's order: the ring's own descriptor comes first.
-        let kept = |list: [Descriptor; 3], count| {
-            let [a, b, c] = list;
-            if near.is_some() {
-                Read::new([first, a, b, c], count + 1)
-            } else {
-                Read::new([a, b, c, none], count)
-            }
-        };
-        if one.shape() != shape(16, NEXT) {
-            return Err(kept([one, none, none], 1));
+        if one.shape() != HEADER_SHAPE {
+            left(Some(first), &[one]);
+            return None;
         }
-        let Some(two) = table.get(one.next.into()).map(Descriptor::from_words) else {
-            return Err(kept([one, none, none], 1));
+        let Some(two) = table.get(one.next().into()).map(Descriptor::from_words) else {
+            left(Some(first), &[one]);
+            return None;
         };
-        if two.flags & (NEXT | INDIRECT) != NEXT {
-            return Err(kept([one, two, none], 2));
+        if !two.is_data() {
+            left(Some(first), &[one, two]);
+            return None;
         }
-        let Some(three) = table.get(two.next.into()).map(Descriptor::from_words) else {
-            return Err(kept([one, two, none], 2));
+        let Some(three) = table.get(two.next().into()).map(Descriptor::from_words) else {
+            left(Some(first), &[one, two]);
+            return None;
         };
-        if three.shape() != shape(1, WRITE) {
-            return Err(kept([one, two, three], 3));
+        if three.shape() != STATUS_SHAPE {
+            left(Some(first), &[one, two, three]);
+            return None;
         }
-        Ok(Three { header: one.addr, data: two.buffer(), status: three.addr, near })
+        Some(Three { header: one.addr, data: two.buffer(), status: three.addr, near })
     }
 
     /// Appends the buffers of the chain at `head` to `into`: at most the queue's size, and then [`INDIRECT_MAX`] more.
@@ -203,7 +237,7 @@ impl Ring {
         loop {
             let d = walk.step()?;
             into.push(d.buffer());
-            if d.flags & NEXT == 0 {
+            if d.flags() & NEXT == 0 {
                 return Ok(());
             }
         }
@@ -214,14 +248,14 @@ impl Walk<'_> {
     /// The next descriptor of a buffer.
     fn step(&mut self) -> Result<Descriptor, Broken> {
         let mut d = self.next()?;
-        if d.flags & INDIRECT != 0 {
+        if d.flags() & INDIRECT != 0 {
             self.enter(&d)?;
             d = self.next()?;
         }
-        if d.flags & INDIRECT != 0 {
+        if d.flags() & INDIRECT != 0 {
             return Err(Broken::IndirectNested);
         }
-        self.index = d.next.into();
+        self.index = d.next().into();
         Ok(d)
     }
 
@@ -259,18 +293,17 @@ impl Walk<'_> {
             Nesting::Inside => return Err(Broken::IndirectNested),
             Nesting::NotNegotiated => return Err(Broken::IndirectNotNegotiated),
         }
-        if d.flags & NEXT != 0 {
+        if d.flags() & NEXT != 0 {
             return Err(Broken::IndirectWithNext);
         }
-        let count = d.len / SIZE as u32;
-        let wraps = d.addr.checked_add(d.len.into()).is_none();
-        if !d.len.is_multiple_of(SIZE as u32) || count == 0 || count > INDIRECT_MAX || wraps {
+        let count = d.len() / SIZE as u32;
+        let wraps = d.addr.checked_add(d.len().into()).is_none();
+        if !d.len().is_multiple_of(SIZE as u32) || count == 0 || count > INDIRECT_MAX || wraps {
             return Err(Broken::IndirectLength);
         }
-        let region = self.memory.find(d.addr).ok_or(Broken::IndirectNotRegistered)?;
+        let (region, offset) = self.memory.find(d.addr).ok_or(Broken::IndirectNotRegistered)?;
         // Empty where the table is not whole in this region, or not aligned: `read_across` reads it then.
-        self.entries =
-            region.window.entries((d.addr - region.guest) as usize, count).unwrap_or(Entries::EMPTY);
+        self.entries = region.window.entries(offset, count).unwrap_or(Entries::EMPTY);
         (self.at, self.count, self.left, self.index) = (d.addr, count, count, 0);
         self.nesting = Nesting::Inside;
         Ok(())

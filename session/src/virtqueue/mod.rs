@@ -1,6 +1,7 @@
 //! The device's side of a split virtqueue (virtio 1.2, 2.7).
 //!
 //! * `ring`: the three rings, resolved once into windows; indices, used entries, notifications.
+//! * `journal`: what is in flight, for whoever serves the queue next.
 //! * `chain`: a descriptor chain becomes a bounded list of [`Buffer`]s.
 //!
 //! The driver can write all of it at any time. Indices are read and written atomically; a descriptor is read
@@ -9,12 +10,15 @@
 //! the driver is told by `DEVICE_NEEDS_RESET`. What is merely wrong with a request is answered in its status.
 
 mod chain;
+mod journal;
 mod ring;
 
 use core::fmt;
 
 pub use chain::{Buffer, INDIRECT_MAX};
-pub(crate) use chain::{Read, Three};
+pub(crate) use chain::{Descriptor, Read, Three, indirect_shape};
+pub(crate) use journal::{Found, Journal};
+pub use journal::{forget_journal, journal_len};
 pub use ring::{AddressSpace, QUEUE_MAX, Ring, RingAddresses};
 
 /// Why a queue cannot be set up.
@@ -28,6 +32,8 @@ pub enum RingError {
     NotRegistered,
     /// The used ring lies where nothing may be written.
     NotWritable,
+    /// The journal is not one of this queue.
+    Journal,
 }
 
 impl fmt::Display for RingError {
@@ -37,6 +43,7 @@ impl fmt::Display for RingError {
             Self::Misaligned => "a ring is misaligned",
             Self::NotRegistered => "a ring does not lie in registered memory",
             Self::NotWritable => "the used ring lies in read-only memory",
+            Self::Journal => "the journal of what is in flight does not fit the queue",
         })
     }
 }
@@ -74,6 +81,8 @@ pub enum Broken {
     MemoryGone,
     /// The device is lost. The home says so; no ring does.
     DeviceLost,
+    /// Its session's memory holds others up. The home says so.
+    HoldsUp,
 }
 
 impl fmt::Display for Broken {
@@ -93,6 +102,7 @@ impl fmt::Display for Broken {
             Self::RingsGone => "the rings lie outside the registered memory now",
             Self::MemoryGone => "the memory under the rings vanished",
             Self::DeviceLost => "the device is lost",
+            Self::HoldsUp => "reaching its memory holds others up",
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use nvme_platform::{Entries, Window};
+use nvme_platform::{Entries, OutOfBounds, Table, Window};
 
 use super::{Broken, RingError};
 use crate::memory::MemoryTable;
@@ -43,9 +43,13 @@ pub struct RingAddresses {
 }
 
 struct Rings {
-    desc: Window,
+    desc: Table<[u64; 2]>,
     avail: Window,
+    /// The entries of the available ring.
+    heads: Table<u16>,
     used: Window,
+    /// The entries of the used ring: a head, and how many bytes were written to its chain.
+    given: Table<[u32; 2]>,
 }
 
 impl Rings {
@@ -70,14 +74,21 @@ impl Rings {
         if !writable {
             return Err(RingError::NotWritable);
         }
-        Ok(Self { desc: desc?.0, avail: avail?.0, used })
+        let ((desc, _), (avail, _)) = (desc?, avail?);
+        let table = || {
+            let heads = Table::new(&avail, ENTRIES, size.into())?;
+            let given = Table::new(&used, ENTRIES, size.into())?;
+            Ok((Table::new(&desc, 0, size.into())?, heads, given))
+        };
+        let (desc, heads, given) = table().map_err(|_: OutOfBounds| RingError::Misaligned)?;
+        Ok(Self { desc, avail, heads, used, given })
     }
 
     /// Lets go of the memory.
     #[cold]
     fn forget(&mut self) {
-        let none = Window::empty();
-        *self = Self { desc: none.clone(), avail: none.clone(), used: none };
+        let (avail, used) = (Window::empty(), Window::empty());
+        *self = Self { desc: Table::gone(), avail, heads: Table::gone(), used, given: Table::gone() };
     }
 }
 
@@ -129,7 +140,7 @@ impl Ring {
     }
 
     /// Resolves the rings in another table; indices stay. After an error the ring has no memory any more, and every
-    /// access to it fails.
+    /// access to it fails or comes to nothing.
     pub fn resolve(&mut self, at: &RingAddresses, table: &MemoryTable) -> Result<(), RingError> {
         match Rings::resolve(at, self.size, table) {
             Ok(rings) => {
@@ -153,8 +164,7 @@ impl Ring {
     /// The descriptor table.
     #[inline(always)]
     pub(super) fn descriptors(&self) -> Entries<'_> {
-        // `resolve` found it aligned, and in one piece.
-        self.rings.desc.entries(0, self.size.into()).unwrap_or(Entries::EMPTY)
+        self.rings.desc.entries()
     }
 
     /// The next available entry that will be taken.
@@ -162,9 +172,15 @@ impl Ring {
         self.next_avail
     }
 
+    /// Goes on from another available entry. Before the first is taken.
+    pub(crate) fn start_at(&mut self, next_avail: u16) {
+        (self.next_avail, self.seen_avail) = (next_avail, next_avail);
+    }
+
+    /// The used index as the driver sees it.
     #[inline]
-    fn mask(&self, index: u16) -> usize {
-        usize::from(index & (self.size - 1))
+    pub(crate) fn used(&self) -> u16 {
+        self.published
     }
 
     /// Reads the driver's available index. Acquire: the entries and descriptors before it are visible then.
@@ -179,33 +195,28 @@ impl Ring {
         Ok(self.seen_avail != self.next_avail)
     }
 
-    /// Takes the next available head, which is a descriptor of this queue.
-    #[inline]
-    pub fn take(&mut self) -> Result<Option<u16>, Broken> {
+    /// The next available head, as the driver wrote it: it may be no descriptor of this queue. [`advance`](Self::advance) takes it.
+    #[inline(always)]
+    pub(crate) fn head(&mut self) -> Result<Option<u16>, Broken> {
         if self.seen_avail == self.next_avail && !self.look()? {
             return Ok(None);
         }
-        let at = ENTRIES + 2 * self.mask(self.next_avail);
-        let head = self.rings.avail.load16(at).map_err(|_| Broken::MemoryGone)?;
+        let head = self.rings.heads.load_around(self.next_avail.into());
         // Asked after the bytes were read, before they are believed.
-        if self.rings.avail.failed() {
-            return Err(Broken::MemoryGone);
-        }
-        if head >= self.size {
-            return Err(Broken::HeadOutOfRange);
-        }
+        if self.rings.heads.failed() { Err(Broken::MemoryGone) } else { Ok(Some(head)) }
+    }
+
+    /// The head that [`head`](Self::head) showed was taken.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self) {
         self.next_avail = self.next_avail.wrapping_add(1);
-        Ok(Some(head))
     }
 
     /// Writes a used entry: `len` bytes were written to the chain of `head`. The driver sees it after
     /// [`publish`](Self::publish).
-    #[inline]
+    #[inline(always)]
     pub fn give(&mut self, head: u16, len: u32) {
-        let at = ENTRIES + 8 * self.mask(self.next_used);
-        let entry = u64::from(head) | u64::from(len) << 32;
-        // In bounds by the mask.
-        let _ = self.rings.used.write_value(at, &entry.to_le());
+        self.rings.given.write_around(self.next_used.into(), [u32::from(head).to_le(), len.to_le()]);
         self.next_used = self.next_used.wrapping_add(1);
     }
 
@@ -229,6 +240,22 @@ impl Ring {
         } else {
             self.rings.avail.load16(FLAGS).unwrap_or_default() & NO_INTERRUPT == 0
         }
+    }
+
+    /// Whether something is available, or broken.
+    pub fn has_next(&mut self) -> bool {
+        // An error will be found again, and reported, by `take`.
+        self.seen_avail != self.next_avail || self.look().unwrap_or(true)
+    }
+
+    /// How many heads are available, as far as was seen, which is to be believed no more than the ring's index is.
+    #[inline]
+    pub fn offered(&mut self) -> u16 {
+        if self.seen_avail == self.next_avail {
+            // An error will be found again, and reported, by `take`.
+            let _ = self.look();
+        }
+        self.seen_avail.wrapping_sub(self.next_avail)
     }
 
     /// Asks for kicks. True: something is available (or broken) already, so nobody will kick for it.

@@ -6,6 +6,7 @@ mod double_fetch;
 mod driver;
 mod durability;
 mod forms;
+mod journal;
 mod notify;
 mod parts;
 mod requests;

@@ -87,6 +87,34 @@ fn a_request_of_segments_times_regions_is_refused() {
 }
 
 #[test]
+fn a_request_that_is_refused_costs_what_its_descriptors_do_wherever_the_reason_is() {
+    // Pages, one beside the other; the last may not be written to, and behind it is nothing.
+    const PAGES: u16 = 480;
+    let page = |i: u16| region(3 + i, ROM + ROM_LEN + 0x1_0000 + (u64::from(i) << 12), 4096, i + 1 < PAGES);
+    let (first, len) = (page(0).guest, u32::from(PAGES) << 12);
+    let all = (first, len - 4096, WRITE);
+    // Eight segments, each over all pages: too many ranges; and three, whose last byte is the one that may not be had.
+    for (count, last) in
+        [(8, all), (3, (first, len, WRITE)), (3, (first + 4096, len, WRITE)), (3, (u64::MAX, 1, WRITE))]
+    {
+        let mut d = Driver::with(|c| {
+            let whole = Extent::whole(c.grant.extent().namespace(), 1 << 20, BlockSize::B512).unwrap();
+            c.grant = Grant::new(whole, Access::ReadWrite);
+        });
+        let table = regions().into_iter().chain((0..PAGES).map(page)).collect();
+        d.table = Arc::new(MemoryTable::new(table).unwrap());
+        d.queue.set_table(d.table.clone()).unwrap();
+        d.queue.take_walked();
+        let mut chain = vec![all; count - 1];
+        chain.push(last);
+        d.request(0, IN, 0, &chain);
+        d.refused(0, IOERR);
+        let (walked, descriptors) = (d.queue.take_walked(), chain.len() as u32 + 2);
+        assert!(walked <= 2 * descriptors, "{walked} for {descriptors} descriptors, the last {last:x?}");
+    }
+}
+
+#[test]
 fn a_region_without_the_right_to_be_written_is_only_read() {
     for direction in [Direction::AsFlagged, Direction::ByRequest] {
         let driver = || Driver::with(|c| c.direction = direction);

@@ -11,8 +11,9 @@ use nvme_policy::{
 
 use super::super::device::{Bound, Device, Disk};
 use super::super::error::CreateError;
+use super::home::Home;
 use super::tree::{FACTORIES_MAX, FACTORY_DEPTH_MAX, Factory, FactoryId, Holding};
-use super::{Catalogue, Home, Minted, SessionId};
+use super::{Catalogue, Minted, SessionId};
 
 /// A device that a factory holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,6 +70,15 @@ impl<'a> FactoryView<'a> {
                 extent: device.map(|d| d.extent()),
                 access: holding.access,
             }
+        })
+    }
+
+    /// What it was never bound to, and why not. Only a factory that was made at the start has such.
+    pub fn unbound(&self) -> impl Iterator<Item = (&'a DeviceName, CreateError)> + use<'a> {
+        let Self { catalogue, factory } = *self;
+        factory.holdings.iter().filter(|holding| holding.home.is_none()).filter_map(|holding| {
+            let why = catalogue.resolve_at(factory.parent, &holding.name).err()?;
+            Some((&holding.name, why))
         })
     }
 
@@ -195,7 +205,7 @@ impl Catalogue {
         self.tree.upwards(id).map(|f| (f.id, &f.ceiling))
     }
 
-    fn ceiling(&self, id: FactoryId) -> Result<Ceiling, CreateError> {
+    pub(super) fn ceiling(&self, id: FactoryId) -> Result<Ceiling, CreateError> {
         if id == FactoryId::SERVER {
             return Ok(Ceiling::SERVER);
         }
@@ -341,7 +351,7 @@ impl Catalogue {
     }
 
     /// What a factory holds of a place, for that access.
-    fn holds(&self, id: FactoryId, disk: &Disk, extent: &Extent, access: Access) -> Option<Grant> {
+    pub(super) fn holds(&self, id: FactoryId, disk: &Disk, extent: &Extent, access: Access) -> Option<Grant> {
         match self.tree.get(id) {
             None => server_grant(disk).narrow(*extent, access),
             Some(factory) => factory.holdings.iter().find_map(|h| h.grant.as_ref()?.narrow(*extent, access)),

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use nvme_policy::{Access, BlockSize, Ceiling, DeviceName, Grant, Tag};
 
 use super::super::device::Bound;
-use super::Home;
+use super::home::Home;
 
 /// How deep factories may stand below the server's own.
 pub const FACTORY_DEPTH_MAX: usize = 8;
@@ -130,6 +130,32 @@ impl Tree {
         let depth = self.get(parent).map_or(0, |f| f.depth) + 1;
         self.factories.push(Factory { id, parent, depth, ceiling, tag, holdings, ended: false });
         self.next += 1;
+        id
+    }
+
+    /// The number of the next one.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Numbers below this one are used.
+    pub(super) fn begin_at(&mut self, next: u64) {
+        self.next = self.next.max(next);
+    }
+
+    /// One that has a number, which no other has.
+    pub(super) fn add_numbered(
+        &mut self,
+        number: u64,
+        parent: FactoryId,
+        ceiling: Ceiling,
+        tag: Option<Tag>,
+        holdings: Vec<Holding>,
+    ) -> FactoryId {
+        let next = self.next.max(number.saturating_add(1));
+        self.next = number;
+        let id = self.add(parent, ceiling, tag, holdings);
+        self.next = next;
         id
     }
 
