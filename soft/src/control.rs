@@ -3,16 +3,17 @@
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use nvme_platform::{PAGE, Time, Window};
+use nvme_platform::{PAGE, Table, Time};
 use zerocopy::little_endian::{U16, U32};
 
 use crate::admin::{Answer, Events, Features, Logs, Nature};
-use crate::faulty::{self, Abort, Action, Held};
+use crate::admin_queue::{AdminQueue, completion};
+use crate::faulty::{self, Abort, Action};
 use crate::gate::Stuck;
 use crate::queue::{Poster, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
 use crate::shutdown::Shutdown;
-use crate::wire::{Cap, Cc, Cqe, Csts, Sqe, Status, VERSION, admin, reg};
+use crate::wire::{Cap, Cc, Csts, Sqe, Status, VERSION, admin, reg};
 
 /// What only control touches.
 pub(crate) struct Control {
@@ -32,20 +33,6 @@ pub(crate) struct Control {
     disabling: bool,
     /// The flushes of a shutdown.
     shutdown: Option<Shutdown>,
-}
-
-struct AdminQueue {
-    sq_size: u32,
-    cq_size: u32,
-    sq_at: u64,
-    cq_at: u64,
-    head: u32,
-    tail: u32,
-    cq_head: u32,
-    poster: Poster,
-    held: Vec<Held>,
-    /// Commands that wait for the end of others.
-    waiting: Vec<Sqe>,
 }
 
 impl Control {
@@ -223,6 +210,11 @@ impl Control {
         Ok(())
     }
 
+    /// Whether it is enabled, and was not told to shut down.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.csts.ready() && self.csts.shutdown() != 2
+    }
+
     /// Fatal: nothing goes on until a reset.
     pub(crate) fn fail(&mut self, shared: &Shared) {
         self.csts.set_fatal(true);
@@ -331,8 +323,8 @@ impl Control {
         if !view.mastering {
             return Some(0);
         }
-        let entries = view.ring(queue.sq_at, queue.sq_size as usize * size_of::<Sqe>(), false)?;
-        let ring = view.ring(queue.cq_at, queue.cq_size as usize * size_of::<Cqe>(), true)?;
+        let entries = view.map.ring(queue.sq_at, queue.sq_size as usize * size_of::<Sqe>(), false)?;
+        let ring = view.map.entries(queue.cq_at, queue.cq_size)?;
         let now = Time::from_nanos(shared.now.load(Ordering::Relaxed));
         let mut posted = 0;
         // Each turn posts, or fetches; the driver cannot move the tail meanwhile. A command sees the world as the one
@@ -408,7 +400,7 @@ impl Control {
         &mut self,
         shared: &Shared,
         queue: &mut AdminQueue,
-        ring: &Window,
+        ring: &Table<[u64; 2]>,
         posted: &mut u32,
         sqe: &Sqe,
     ) -> Result<Answer, Status> {
@@ -445,7 +437,7 @@ impl Control {
     /// Posts a completion on an I/O queue; its gate was passed.
     fn post_io(&self, shared: &Shared, sq: &SubmissionQueue, cid: u16, status: Status) -> bool {
         let (cq, (_, view)) = (&sq.completions, shared.view());
-        let Some(ring) = view.ring(cq.at, cq.len(), true) else { return false };
+        let Some(ring) = view.map.entries(cq.at, cq.size) else { return false };
         let mut poster = cq.poster.lock();
         let room = poster.room(cq.size, cq.head.load(Ordering::Acquire));
         if room {
@@ -468,37 +460,12 @@ impl Control {
         }
         let (_, view) = shared.view();
         let Some(admin) = &mut self.admin else { return false };
-        let len = admin.cq_size as usize * size_of::<Cqe>();
-        let Some(ring) = view.ring(admin.cq_at, len, true) else { return false };
+        let Some(ring) = view.map.entries(admin.cq_at, admin.cq_size) else { return false };
         let mut posted = 0;
         admin.post(&ring, &mut posted, &completion(admin.head, cid, status));
         if posted > 0 {
             shared.interrupt(Some(0));
         }
         posted > 0
-    }
-}
-
-impl AdminQueue {
-    /// Posts an entry if there is room.
-    fn post(&mut self, ring: &Window, posted: &mut u32, cqe: &Cqe) {
-        if self.poster.room(self.cq_size, self.cq_head) {
-            self.poster.post(ring, self.cq_size, cqe);
-            *posted += 1;
-        }
-    }
-
-    fn room_for_two(&self) -> bool {
-        let used = (self.poster.tail() + self.cq_size - self.cq_head) % self.cq_size;
-        used + 2 < self.cq_size
-    }
-}
-
-fn completion(head: u32, cid: u16, status: Status) -> Cqe {
-    Cqe {
-        sq_head: U16::new(head as u16),
-        cid: U16::new(cid),
-        status: U16::new(status.0 << 1),
-        ..Cqe::default()
     }
 }

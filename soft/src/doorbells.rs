@@ -11,6 +11,7 @@ use crate::engine;
 use crate::namespace::Namespace;
 use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::shared::{Slot, Trouble};
+use crate::storage::Request;
 
 /// One queue that was made under an identifier: the one there is, or the next. Never a later one.
 struct Bound<Q> {
@@ -40,6 +41,8 @@ pub(crate) struct PairDoorbells {
     cq: Bound<CompletionQueue>,
     /// The state of the queues when we last looked for ours.
     looked: u64,
+    /// Whoever runs it may be held up by what it copies: that is done outside of the gate. What is to be begun then.
+    apart: Option<Vec<Request>>,
 }
 
 impl PairDoorbells {
@@ -49,15 +52,20 @@ impl PairDoorbells {
         let Slot { sq, cq, sqs_made, cqs_made } = queues.get(usize::from(id)).filter(|_| id > 0)?;
         let (sq, cq) = (Bound::new(sq.as_ref(), *sqs_made), Bound::new(cq.as_ref(), *cqs_made));
         drop(queues);
-        Some(Self { chip: Arc::clone(chip), id, sq, cq, looked })
+        Some(Self { chip: Arc::clone(chip), id, sq, cq, looked, apart: None })
     }
 
     /// Looks for queues that did not exist yet.
     #[inline(always)]
     fn look(&mut self) {
-        if self.sq.queue.is_some() && self.cq.queue.is_some() {
-            return;
+        if self.sq.queue.is_none() || self.cq.queue.is_none() {
+            self.look_again();
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_again(&mut self) {
         let generation = self.chip.queue_generation.load(Ordering::Acquire);
         if generation != self.looked {
             self.looked = generation;
@@ -69,6 +77,7 @@ impl PairDoorbells {
     }
 
     #[cold]
+    #[inline(never)]
     fn refused(&self) {
         self.chip.trouble(Trouble::BadDoorbellValue);
         self.chip.absorb();
@@ -102,7 +111,16 @@ impl QueueDoorbells for PairDoorbells {
         if self.sq.queue.is_none() {
             self.look();
         }
-        engine::run(&self.chip, self.sq.queue.as_ref()?, budget, now)
+        let Some(begun) = &mut self.apart else {
+            return engine::run(&self.chip, self.sq.queue.as_ref()?, budget, now);
+        };
+        let again = engine::run_any(&self.chip, self.sq.queue.as_ref()?, budget, now, Some(begun));
+        engine::begin(begun, now).or(again)
+    }
+
+    fn set_apart(&mut self, apart: bool) {
+        // What was not begun yet has failed then; its session has nothing under way when it lets go of its pair.
+        self.apart = apart.then(Vec::new);
     }
 
     fn runs_here(&self) -> bool {
@@ -134,13 +152,25 @@ impl Engine {
     /// Runs up to `budget` commands of each queue, and says when there is more to do: `Some(now)`: at once;
     /// `None`: when it is woken.
     pub fn run(&mut self, budget: u32, now: Time) -> Option<Time> {
+        self.look();
+        let chip = &self.chip;
+        self.queues.iter().filter_map(|sq| engine::run(chip, sq, budget, now)).min()
+    }
+
+    /// The same for one queue, by its number: commands of different queues may be carried out in any order.
+    pub fn run_queue(&mut self, queue: u16, budget: u32, now: Time) -> Option<Time> {
+        self.look();
+        let sq = self.queues.iter().find(|sq| sq.id == queue)?;
+        engine::run(&self.chip, sq, budget, now)
+    }
+
+    /// The queues that there are now.
+    fn look(&mut self) {
         let generation = self.chip.queue_generation.load(Ordering::Acquire);
         if self.looked != Some(generation) {
             self.looked = Some(generation);
             self.queues.clear();
             self.queues.extend(self.chip.queues.lock().iter().filter_map(|s| s.sq.clone()));
         }
-        let chip = &self.chip;
-        self.queues.iter().filter_map(|sq| engine::run(chip, sq, budget, now)).min()
     }
 }

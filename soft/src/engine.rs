@@ -1,29 +1,134 @@
 //! Running I/O commands: a batch from one submission queue.
 
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use nvme_platform::{Time, Window};
-use zerocopy::little_endian::{U16, U32};
+use nvme_platform::{Table, Time};
+use zerocopy::transmute;
 
+use crate::batch::{BYTES_SHIFT, Batch};
 use crate::chip::Chip;
 use crate::command::{Counts, Executor};
-use crate::queue::{CompletionQueue, Inside, Poster, Seen, SubmissionQueue};
+use crate::faulty::Held;
+use crate::flight::Flight;
+use crate::map::Hits;
+use crate::namespace::Way;
+use crate::queue::{Inside, Poster, Seen, SubmissionQueue};
 use crate::shared::{Shared, Trouble};
+use crate::storage::{Begun, Request};
+use crate::stored::{AGAIN, is_stored};
 use crate::transfer::Dma;
-use crate::wire::{Cqe, Sqe, Status};
-use crate::world::Hits;
-
-/// How many bytes count as one more command of the budget.
-const BYTES_SHIFT: u32 = 17;
+use crate::wire::{Sqe, Status};
 
 /// Runs up to `budget` commands of one queue, and says when there is more to do.
 #[inline]
 pub(crate) fn run(chip: &Chip, sq: &SubmissionQueue, budget: u32, now: Time) -> Option<Time> {
+    let way = chip.way();
     // What is in memory is ordered by the load in the batch; here it only matters whether to go there.
-    let plain = chip.plain.load(Ordering::Relaxed);
-    if sq.tail.load(Ordering::Relaxed) == sq.head.load(Ordering::Relaxed) && plain {
-        return None;
+    let idle = sq.tail.load(Ordering::Relaxed) == sq.head.load(Ordering::Relaxed);
+    match way {
+        Way::Any => run_any(chip, sq, budget, now, None),
+        Way::AtOnce if idle => None,
+        Way::AtOnce => inside(chip, sq, now, |within| run_plain::<false>(sq, within, budget, now).0),
+        Way::MostAtOnce if idle && !sq.waits.load(Ordering::Relaxed) => None,
+        Way::MostAtOnce => inside(chip, sq, now, |within| run_most(chip, sq, within, budget, now)),
     }
+}
+
+/// A batch where most commands are done at once, and what is not is a request.
+#[inline(always)]
+fn run_most(chip: &Chip, sq: &SubmissionQueue, mut within: Within<'_>, budget: u32, now: Time) -> Ran {
+    let mut spent = 0;
+    let mut ran = Ran { next: None, head: within.head, posted: false, counts: Counts::default() };
+    // While some take their time, those that came back have their turn first.
+    if within.flight.count == 0 {
+        let stopped;
+        (ran, stopped) = run_plain::<true>(sq, within.again(), budget, now);
+        match stopped {
+            None => return ran,
+            Some(units) => spent = units,
+        }
+    }
+    within.head = ran.head;
+    aside(|| {
+        let (posted, counts) = (ran.posted, ran.counts);
+        let left = budget.saturating_sub(spent).max(1);
+        let mut rest = run_slow(chip, sq, within.again(), left, now);
+        sq.waits.store(within.flight.count > 0, Ordering::Relaxed);
+        rest.counts.add(&counts);
+        Ran { posted: posted || rest.posted, ..rest }
+    })
+}
+
+/// The same where commands may take their time, or meet with rules. `apart`: what may take long is put there, to be
+/// [begun](begin) outside of the gate.
+#[cold]
+#[inline(never)]
+pub(crate) fn run_any(
+    chip: &Chip,
+    sq: &SubmissionQueue,
+    budget: u32,
+    now: Time,
+    mut apart: Option<&mut Vec<Request>>,
+) -> Option<Time> {
+    let next = inside(chip, sq, now, |mut within| {
+        within.flight.apart = apart.as_deref_mut().map(core::mem::take);
+        let ran = run_slow(chip, sq, within.again(), budget, now);
+        if let (Some(apart), Some(begun)) = (&mut apart, within.flight.apart.take()) {
+            **apart = begun;
+        }
+        sq.waits.store(within.flight.count > 0, Ordering::Relaxed);
+        ran
+    });
+    if chip.faults.is_some() {
+        chip.tell(now);
+    }
+    next
+}
+
+fn run_slow(chip: &Chip, sq: &SubmissionQueue, within: Within<'_>, budget: u32, now: Time) -> Ran {
+    let Within { head, poster, seen, held, flight } = within;
+    let Seen { view, entries, completions, hits, .. } = seen;
+    let executor = Executor { dma: Dma { view, hits }, counts: Counts::default() };
+    let (cq, ring) = (&*sq.completions, &*completions);
+    let mut batch = Batch { sq, cq, entries, ring, poster, head, posted: 0, budget, executor };
+    let next = batch.run_slow(chip, view, flight, held, now);
+    let Batch { head, posted, executor, .. } = batch;
+    Ran { next, head, posted: posted > 0, counts: executor.counts }
+}
+
+/// What a batch has inside its queue's gate.
+struct Within<'w> {
+    head: u32,
+    poster: &'w mut Poster,
+    seen: &'w mut Seen,
+    held: &'w mut Vec<Held>,
+    flight: &'w mut Flight,
+}
+
+impl Within<'_> {
+    fn again(&mut self) -> Within<'_> {
+        let Self { head, poster, seen, held, flight } = self;
+        Within { head: *head, poster, seen, held, flight }
+    }
+}
+
+/// What came of a batch.
+struct Ran {
+    next: Option<Time>,
+    head: u32,
+    posted: bool,
+    counts: Counts,
+}
+
+/// Runs a batch inside the queue's gate, with its completion queue's poster, in the world as it is.
+#[inline(always)]
+fn inside(
+    chip: &Chip,
+    sq: &SubmissionQueue,
+    now: Time,
+    batch: impl FnOnce(Within<'_>) -> Ran,
+) -> Option<Time> {
     let Some(mut inside) = sq.gate.enter() else {
         return (!sq.gate.is_closed()).then_some(now);
     };
@@ -32,31 +137,93 @@ pub(crate) fn run(chip: &Chip, sq: &SubmissionQueue, budget: u32, now: Time) -> 
     let Some(mut poster) = cq.poster.try_lock() else { return Some(now) };
     let Inside { seen, held, flight } = &mut *inside;
     let seen = look(chip, sq, seen)?;
-    let Seen { view, entries, completions, hits, .. } = seen;
-    let mut batch = Batch {
-        sq,
-        cq,
-        entries,
-        ring: completions,
-        poster: &mut poster,
-        head: sq.head.load(Ordering::Relaxed),
-        posted: 0,
-        budget,
-        executor: Executor { dma: Dma { view, hits }, counts: Counts::default() },
-    };
-    let next = if plain { batch.run(now) } else { batch.run_slow(chip, view, flight, held, now) };
-    let Batch { head, posted, executor, .. } = batch;
+    let head = sq.head.load(Ordering::Relaxed);
+    let Ran { next, head, posted, counts } = batch(Within { head, poster: &mut poster, seen, held, flight });
     sq.head.store(head, Ordering::Relaxed);
-    chip.counters.add(&executor.counts);
+    chip.counters.add(&counts);
     drop(poster);
     drop(inside);
-    if posted > 0 {
+    if posted {
         chip.interrupt(cq.vector);
     }
-    if chip.faults.is_some() {
-        chip.tell(now);
-    }
     next
+}
+
+/// Begins requests, outside of any gate: control does not wait for what the memory that they name does to whoever touches it. Each
+/// comes back to its queue. When to look again.
+#[cold]
+pub(crate) fn begin(requests: &mut Vec<Request>, now: Time) -> Option<Time> {
+    let mut some = false;
+    let mut left = core::mem::take(requests).into_iter();
+    for request in left.by_ref() {
+        match request.begin() {
+            Begun::UnderWay => {}
+            Begun::Ended(request, result) => {
+                request.end(result);
+                some = true;
+            }
+            Begun::Full(request) => {
+                requests.push(request);
+                break;
+            }
+        }
+    }
+    requests.extend(left);
+    let full = !requests.is_empty();
+    if some { Some(now) } else { full.then_some(now + AGAIN) }
+}
+
+/// A batch of commands that are done at once: as [`Batch`] has it, with nothing but what that takes. Where `STORED` blocks may be storage's
+/// that is memory, it stops before the first command that is to be a request, and says how many units of the budget were spent.
+#[inline(always)]
+fn run_plain<const STORED: bool>(
+    sq: &SubmissionQueue,
+    within: Within<'_>,
+    budget: u32,
+    now: Time,
+) -> (Ran, Option<u32>) {
+    let Within { mut head, poster, seen, .. } = within;
+    let Seen { view, entries, completions: ring, hits, .. } = seen;
+    let entries = &*entries;
+    let mut executor = Executor { dma: Dma { view, hits }, counts: Counts::default() };
+    let cq = &*sq.completions;
+    // What was used of the budget: as much for each command as is one of its, and its bytes.
+    let (mut spent, most) = (0_u64, u64::from(budget) << BYTES_SHIFT);
+    let mut stopped = false;
+    let next = loop {
+        // Acquire: as in `pending` and `room`.
+        if sq.tail.load(Ordering::Acquire) == head {
+            break None;
+        }
+        if spent >= most || sq.gate.asked() || !poster.room(cq.size, cq.head.load(Ordering::Acquire)) {
+            break Some(now);
+        }
+        // Ours from here on: no word is read again, unless nothing comes of it here.
+        let Ok(words) = entries.read_words(head, [0, 3, 5, 6]) else { break None };
+        let at = head;
+        head = if head + 1 >= sq.size { 0 } else { head + 1 };
+        let mut status = Status::SUCCESS;
+        match executor.read_fast::<STORED>(words) {
+            Some(len) => spent += len,
+            None => {
+                let (executor, moved) = (&mut executor, &mut spent);
+                match aside(move || execute_any::<STORED>(executor, entries, at, words, moved)) {
+                    Executed::Ended(other) => status = other,
+                    Executed::Stored => {
+                        (head, stopped) = (at, true);
+                        break None;
+                    }
+                    Executed::Gone => break None,
+                }
+            }
+        }
+        spent += 1 << BYTES_SHIFT;
+        let [first, ..] = words;
+        let last = u64::from(head as u16) | u64::from(sq.id) << 16 | (first.to_le() >> 16 & 0xffff) << 32;
+        poster.post_words(ring, cq.size, [0, last | u64::from(status.0) << 49]);
+    };
+    let units = u32::try_from(spent >> BYTES_SHIFT).unwrap_or(u32::MAX);
+    (Ran { next, head, posted: spent > 0, counts: executor.counts }, stopped.then_some(units))
 }
 
 /// The world as it is now. `None`: nothing can run.
@@ -76,8 +243,8 @@ fn look_again(shared: &Shared, sq: &SubmissionQueue) -> Option<Seen> {
     if !view.mastering {
         return None;
     }
-    let entries = view.ring(sq.at, sq.len(), false);
-    let completions = view.ring(sq.completions.at, sq.completions.len(), true);
+    let entries = view.map.ring(sq.at, sq.len(), false).and_then(|w| Table::new(&w, 0, sq.size).ok());
+    let completions = view.map.entries(sq.completions.at, sq.completions.size);
     let (Some(entries), Some(completions)) = (entries, completions) else {
         // The queue's memory is gone while there is work: nothing can be said but this.
         shared.counters.fault();
@@ -87,86 +254,39 @@ fn look_again(shared: &Shared, sq: &SubmissionQueue) -> Option<Seen> {
     Some(Seen { generation, view, entries, completions, hits: Hits::default() })
 }
 
-/// One batch.
-pub(crate) struct Batch<'a> {
-    pub(crate) sq: &'a SubmissionQueue,
-    pub(crate) cq: &'a CompletionQueue,
-    entries: &'a Window,
-    ring: &'a Window,
-    poster: &'a mut Poster,
-    head: u32,
-    posted: u32,
-    budget: u32,
-    pub(crate) executor: Executor<'a>,
+/// Does what is done seldom, out of the way of what is done often.
+#[cold]
+#[inline(never)]
+fn aside<R>(what: impl FnOnce() -> R) -> R {
+    what()
 }
 
-impl Batch<'_> {
-    #[inline]
-    fn run(&mut self, now: Time) -> Option<Time> {
-        loop {
-            if !self.pending() {
-                return None;
-            }
-            if !self.go_on() {
-                return Some(now);
-            }
-            let sqe = self.fetch()?;
-            let status = self.executor.execute(&sqe);
-            self.post(&self.completion(sqe.cid.get(), status));
-        }
-    }
+/// What came of a command.
+enum Executed {
+    Ended(Status),
+    /// It is to be a request to its storage.
+    Stored,
+    /// Its entry cannot be read.
+    Gone,
+}
 
-    /// Whether there is a command. Acquire: pairs with the doorbell, so that the entry is seen.
-    #[inline]
-    pub(crate) fn pending(&self) -> bool {
-        self.sq.tail.load(Ordering::Acquire) != self.head
-    }
-
-    /// Whether another command may be run: the budget lasts, nobody waits at the gate, and its completion fits.
-    #[inline]
-    pub(crate) fn go_on(&self) -> bool {
-        let moved = self.executor.counts.bytes_read + self.executor.counts.bytes_written;
-        u64::from(self.posted) + (moved >> BYTES_SHIFT) < u64::from(self.budget)
-            && !self.sq.gate.asked()
-            && self.room()
-    }
-
-    /// Whether a completion fits. Acquire: pairs with the head doorbell, so that the driver's reads of the entry
-    /// come before our write.
-    #[inline]
-    pub(crate) fn room(&self) -> bool {
-        self.poster.room(self.cq.size, self.cq.head.load(Ordering::Acquire))
-    }
-
-    /// The next entry. It is ours from here on: never read again.
-    #[inline]
-    pub(crate) fn fetch(&mut self) -> Option<Sqe> {
-        let sqe = self.entries.read_value::<Sqe>(self.head as usize * size_of::<Sqe>()).ok()?;
-        self.head = if self.head + 1 >= self.sq.size { 0 } else { self.head + 1 };
-        Some(sqe)
-    }
-
-    #[inline]
-    pub(crate) fn completion(&self, cid: u16, status: Status) -> Cqe {
-        Cqe {
-            result: U32::ZERO,
-            reserved: U32::ZERO,
-            sq_head: U16::new(self.head as u16),
-            sq_id: U16::new(self.sq.id),
-            cid: U16::new(cid),
-            status: U16::new(status.0 << 1),
-        }
-    }
-
-    /// Posts an entry for which there is room.
-    #[inline]
-    pub(crate) fn post(&mut self, cqe: &Cqe) {
-        self.poster.post(self.ring, self.cq.size, cqe);
-        self.posted += 1;
-    }
-
-    /// Uses up budget for a command that posts nothing.
-    pub(crate) fn charge(&mut self) {
-        self.budget = self.budget.saturating_sub(1);
-    }
+/// Executes a command of which some words were read: reads the others.
+fn execute_any<const STORED: bool>(
+    executor: &mut Executor<'_>,
+    entries: &Table<[u64; 8]>,
+    at: u32,
+    [first, prp1, lba, blocks]: [u64; 4],
+    spent: &mut u64,
+) -> Executed {
+    let Ok([one, two, prp2, last]) = entries.read_words(at, [1, 2, 4, 7]) else { return Executed::Gone };
+    let sqe: Sqe = transmute!([first, one, two, prp1, prp2, lba, blocks, last]);
+    let moved = |counts: &Counts| counts.bytes_read + counts.bytes_written;
+    let before = moved(&executor.counts);
+    let status = if STORED && is_stored(executor.dma.view, &sqe, false) {
+        executor.copy(&sqe)
+    } else {
+        Some(executor.execute(&sqe))
+    };
+    *spent += moved(&executor.counts) - before;
+    status.map_or(Executed::Stored, Executed::Ended)
 }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use crate::command::Counts;
 use crate::namespace::Namespace;
-use crate::storage::{Begun, Boxes, Failure, Inbox, Inner, Job, Left, Request, Told};
+use crate::storage::{Begun, Boxes, Failure, Inbox, Inner, Job, Left, Request, Storage, Told};
 use crate::wire::{Sqe, Status};
 use crate::world::View;
 
@@ -23,6 +23,8 @@ pub(crate) struct Flight {
     /// Fetched, and there was no room for them.
     pub(crate) parked: Vec<Request>,
     pub(crate) spares: Boxes,
+    /// Nobody may wait for what is begun: it is put here, and begun outside of the gate.
+    pub(crate) apart: Option<Vec<Request>>,
 }
 
 /// What a step of a command came to.
@@ -75,6 +77,10 @@ impl Flight {
     /// Begins the request that is in `inner`, or the one after it, until one takes its time.
     pub(crate) fn go(&mut self, inner: Box<Inner>, counts: &mut Counts) -> Step {
         let mut inner = inner;
+        if let Some(apart) = &mut self.apart {
+            apart.push(Request::new(inner));
+            return Step::UnderWay;
+        }
         // Each turn is one request of the command: at most one for each range or namespace, and one more.
         loop {
             let Some(storage) = inner.storage.clone() else { return Step::Ends(inner, Status::INTERNAL) };
@@ -121,9 +127,8 @@ pub(crate) fn next(inner: &mut Inner, counts: &mut Counts) -> Option<Status> {
     match core::mem::take(&mut inner.left) {
         Left::Nothing => return Some(Status::SUCCESS),
         Left::Flush => inner.job = Some(Job::Flush),
-        Left::Read => {
+        Left::Read(offset) => {
             let len = inner.pieces.iter().map(|p| p.len as u64).sum();
-            let (_, offset, _) = place(inner.view.as_deref()?, &inner.sqe).ok()?;
             inner.job = Some(Job::Read { offset, len });
         }
         Left::Ranges(at) => {
@@ -131,11 +136,10 @@ pub(crate) fn next(inner: &mut Inner, counts: &mut Counts) -> Option<Status> {
             inner.job = Some(Job::Discard { offset, len });
             inner.left = Left::Ranges(at + 1);
         }
-        Left::Namespaces(at) => {
-            let view = inner.view.clone()?;
-            let Some((at, storage)) = next_storage(&view, at) else { return Some(Status::SUCCESS) };
+        Left::Others => {
+            let Some(storage) = inner.others.pop() else { return Some(Status::SUCCESS) };
             inner.storage = Some(storage);
-            inner.left = Left::Namespaces(at + 1);
+            inner.left = Left::Others;
         }
     }
     None
@@ -161,10 +165,9 @@ pub(crate) fn place<'v>(view: &'v View, sqe: &Sqe) -> Result<(&'v Namespace, u64
     Ok((namespace, offset, len))
 }
 
-/// The next namespace from an index on that a flush reaches, and where it is.
-pub(crate) fn next_storage(view: &View, from: usize) -> Option<(usize, Arc<dyn crate::storage::Storage>)> {
-    view.namespaces.iter().enumerate().skip(from).find_map(|(at, namespace)| {
-        let storage = namespace.as_deref().filter(|n| !n.read_only)?.storage.as_ref()?;
-        Some((at, Arc::clone(storage)))
-    })
+/// All storages that a flush of every namespace reaches, the last first.
+pub(crate) fn storages(view: &View, into: &mut Vec<Arc<dyn Storage>>) {
+    let written = view.namespaces.iter().rev().flatten().filter(|n| !n.read_only);
+    into.clear();
+    into.extend(written.filter_map(|n| n.storage.clone()));
 }

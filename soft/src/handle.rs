@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use nvme_platform::Time;
 
+use crate::admin::Health;
 use crate::chip::Chip;
 use crate::config::{ConfigError, NamespaceConfig};
 use crate::faulty::Faults;
@@ -89,9 +90,7 @@ impl SoftHandle {
     /// Adds a namespace, in the place of the one there is, and says so to the driver.
     pub fn add(&self, nsid: u32, namespace: NamespaceConfig) -> Result<(), ConfigError> {
         let namespace = Arc::new(Namespace::new(namespace)?);
-        if namespace.storage.is_some() {
-            self.chip.plain.store(false, Ordering::Relaxed);
-        }
+        self.chip.has(namespace.way());
         let added = self.edit(nsid, |slot| {
             *slot = Some(namespace);
             true
@@ -129,10 +128,17 @@ impl SoftHandle {
     /// pulled out is there again. What a [`WriteCache`](crate::WriteCache) loses is the caller's to say.
     pub fn power_cycle(&self) {
         let mut control = self.chip.control.lock();
+        let cut = control.is_in_use();
         if control.reset(&self.chip).is_ok() {
             self.chip.gone.store(false, Ordering::Relaxed);
             self.chip.counters.power_cycles.fetch_add(1, Ordering::Relaxed);
+            self.chip.counters.unsafe_shutdowns.fetch_add(cut.into(), Ordering::Relaxed);
         }
+    }
+
+    /// Says another thing in its SMART log from now on.
+    pub fn set_health(&self, health: Health) {
+        self.chip.control.lock().logs.health = health;
     }
 
     /// Raises CSTS.CFS: nothing is done until the controller is reset.

@@ -19,6 +19,8 @@
 extern crate alloc;
 
 mod admin;
+mod admin_queue;
+mod batch;
 mod chip;
 mod command;
 mod config;
@@ -30,6 +32,7 @@ pub mod faulty;
 mod flight;
 mod gate;
 mod handle;
+mod map;
 mod meddled;
 mod medium;
 mod namespace;
@@ -39,15 +42,17 @@ mod shutdown;
 mod space;
 mod storage;
 mod stored;
+mod sync;
 mod transfer;
 pub mod wire;
 mod world;
 mod write_cache;
 
+pub use admin::Health;
 pub use config::{Backing, Config, ConfigError, Interrupts, NamespaceConfig};
 pub use device::SoftDevice;
 pub use doorbells::Engine;
 pub use handle::{SoftHandle, Statistics};
 pub use medium::{Medium, MediumFailed, MemoryMedium};
-pub use storage::{Begun, Failure, Job, Request, Storage};
+pub use storage::{Begun, Failure, Job, Missing, Request, Resident, Storage};
 pub use write_cache::WriteCache;

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::Time;
 
-use crate::engine::Batch;
+use crate::batch::Batch;
 use crate::faulty::{Abort, Action, Held, hold, spoil};
 use crate::wire::{Sqe, Status};
 

@@ -5,6 +5,8 @@ use core::fmt;
 
 use nvme_platform::Window;
 
+use crate::storage::{Begun, Failure, Job, Request, Storage};
+
 /// A medium did not do what it was told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MediumFailed;
@@ -86,6 +88,39 @@ impl Medium for MemoryMedium {
 
     fn zero(&self, offset: u64, len: u64) -> Result<(), MediumFailed> {
         zero_window(&self.window, offset, len)
+    }
+}
+
+/// A medium as storage that copies: where commands are begun outside of a queue's gate.
+pub(crate) struct Copied(pub(crate) Arc<dyn Medium>);
+
+impl Storage for Copied {
+    fn size(&self) -> u64 {
+        self.0.window().len() as u64
+    }
+
+    fn begin(&self, request: Request) -> Begun {
+        let Self(medium) = self;
+        let window = medium.window();
+        let copied = |done: bool| if done { Ok(()) } else { Err(Failure::Memory) };
+        let stored = |done: Result<(), MediumFailed>| done.map_err(|MediumFailed| Failure::Io);
+        let result = match request.job() {
+            Job::Read { offset, .. } => copied(request.scatter(window, offset as usize)),
+            Job::Write { offset, len } => {
+                let gathered = request.gather(window, offset as usize);
+                medium.wrote(offset, len);
+                copied(gathered)
+            }
+            Job::Flush => stored(medium.flush(0, window.len() as u64)),
+            Job::Discard { offset, len } => stored(medium.discard(offset, len)),
+            Job::Zero { offset, len, .. } => stored(medium.zero(offset, len)),
+        };
+        // After the copy: it is then that a page turns out to be gone.
+        Begun::Ended(request, if window.failed() { Err(Failure::Io) } else { result })
+    }
+
+    fn copies_in_begin(&self) -> bool {
+        true
     }
 }
 

@@ -2,16 +2,17 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use nvme_platform::Window;
+use nvme_platform::Table;
 use spin::Mutex;
 
 use crate::faulty::Held;
 use crate::flight::Flight;
 use crate::gate::Gate;
+use crate::map::Hits;
 use crate::wire::{Cqe, Sqe};
-use crate::world::{Hits, View};
+use crate::world::View;
 
 /// An I/O completion queue. It may serve several submission queues; whoever posts holds its lock for a batch.
 pub(crate) struct CompletionQueue {
@@ -28,11 +29,6 @@ pub(crate) struct CompletionQueue {
 impl CompletionQueue {
     pub(crate) fn new(id: u16, size: u32, at: u64, vector: Option<u16>) -> Self {
         Self { id, size, at, vector, head: AtomicU32::new(0), poster: Mutex::new(Poster::default()) }
-    }
-
-    /// Length of its memory in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.size as usize * size_of::<Cqe>()
     }
 
     /// Writes the head doorbell. `false`: there is no such entry.
@@ -73,16 +69,21 @@ impl Poster {
 
     /// Posts an entry; `cqe.status` comes without its phase tag, or with one that flips it. There must be room.
     #[inline]
-    pub(crate) fn post(&mut self, ring: &Window, size: u32, cqe: &Cqe) {
-        let at = self.tail as usize * size_of::<Cqe>();
+    pub(crate) fn post(&mut self, ring: &Table<[u64; 2]>, size: u32, cqe: &Cqe) {
         let first = u64::from(cqe.result.get()) | u64::from(cqe.reserved.get()) << 32;
         let last = u64::from(cqe.sq_head.get())
             | u64::from(cqe.sq_id.get()) << 16
             | u64::from(cqe.cid.get()) << 32
-            | u64::from(cqe.status.get() ^ u16::from(self.phase)) << 48;
+            | u64::from(cqe.status.get()) << 48;
+        self.post_words(ring, size, [first, last]);
+    }
+
+    /// The same for an entry that is words already.
+    #[inline(always)]
+    pub(crate) fn post_words(&mut self, ring: &Table<[u64; 2]>, size: u32, [first, last]: [u64; 2]) {
         // The ring was resolved for `size` entries, so this does not fail. Whoever acquires the phase tag sees the rest,
         // and the data of the command.
-        let _ = ring.store_entry(at, [first, last]);
+        let _ = ring.store_entry(self.tail, [first, last ^ u64::from(self.phase) << 48]);
         self.tail += 1;
         if self.tail >= size {
             self.tail = 0;
@@ -101,6 +102,8 @@ pub(crate) struct SubmissionQueue {
     pub(crate) tail: AtomicU32,
     /// How far commands were fetched. Written inside the gate only.
     pub(crate) head: AtomicU32,
+    /// Whether some take their time. Written inside the gate only.
+    pub(crate) waits: AtomicBool,
     pub(crate) gate: Gate<Inside>,
 }
 
@@ -118,16 +121,16 @@ pub(crate) struct Inside {
 pub(crate) struct Seen {
     pub(crate) generation: u64,
     pub(crate) view: Arc<View>,
-    pub(crate) entries: Window,
-    pub(crate) completions: Window,
+    pub(crate) entries: Table<[u64; 8]>,
+    pub(crate) completions: Table<[u64; 2]>,
     /// Where mappings were found.
     pub(crate) hits: Hits,
 }
 
 impl SubmissionQueue {
     pub(crate) fn new(id: u16, size: u32, at: u64, completions: Arc<CompletionQueue>) -> Self {
-        let (tail, head) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { id, size, at, completions, tail, head, gate: Gate::new(Inside::default()) }
+        let (tail, head, waits) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        Self { id, size, at, completions, tail, head, waits, gate: Gate::new(Inside::default()) }
     }
 
     /// Length of its memory in bytes.

@@ -6,7 +6,7 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 
@@ -14,7 +14,8 @@ use crate::command::Counts;
 use crate::config::Interrupts;
 use crate::faulty::Faults;
 use crate::gate::Stuck;
-use crate::namespace::Namespace;
+use crate::map::Map;
+use crate::namespace::{Namespace, Way};
 use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::space::Space;
 use crate::storage::Told;
@@ -29,8 +30,8 @@ pub(crate) struct Shared {
     pub(crate) queue_generation: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) faults: Option<Faults>,
-    /// No rules, and no storage that takes its time.
-    pub(crate) plain: AtomicBool,
+    /// How commands are done: a [`Way`].
+    way: AtomicU8,
     /// Who is told of what came back when nobody runs its queue.
     pub(crate) control: Weak<dyn Told>,
     pub(crate) outside: Outside,
@@ -106,6 +107,7 @@ pub(crate) struct Counters {
     pub(crate) faults: AtomicU64,
     pub(crate) media_errors: AtomicU64,
     pub(crate) power_cycles: AtomicU64,
+    pub(crate) unsafe_shutdowns: AtomicU64,
 }
 
 impl Counters {
@@ -139,8 +141,8 @@ impl Shared {
         outside: Outside,
         control: Weak<dyn Told>,
     ) -> Self {
-        let stored = world.namespaces.iter().flatten().any(|n| n.storage.is_some());
-        let plain = AtomicBool::new(faults.is_none() && !stored);
+        let ways = world.namespaces.iter().flatten().map(|n| n.way());
+        let way = if faults.is_some() { Way::Any } else { ways.max().unwrap_or(Way::AtOnce) };
         Self {
             generation: AtomicU64::new(0),
             world: Mutex::new(world),
@@ -148,7 +150,7 @@ impl Shared {
             queue_generation: AtomicU64::new(0),
             counters: Counters::default(),
             faults,
-            plain,
+            way: AtomicU8::new(way as u8),
             control,
             outside,
             now: AtomicU64::new(0),
@@ -157,6 +159,22 @@ impl Shared {
             waiting: AtomicU32::new(0),
             troubles: AtomicU32::new(0),
         }
+    }
+
+    /// How commands are done.
+    #[inline]
+    pub(crate) fn way(&self) -> Way {
+        // What is in memory is ordered by the load in the batch; here it only matters which way to go.
+        match self.way.load(Ordering::Relaxed) {
+            0 => Way::AtOnce,
+            1 => Way::MostAtOnce,
+            _ => Way::Any,
+        }
+    }
+
+    /// A namespace came.
+    pub(crate) fn has(&self, way: Way) {
+        self.way.fetch_max(way as u8, Ordering::Relaxed);
     }
 
     /// The world as it is, with its generation.
@@ -268,10 +286,8 @@ impl World {
     fn look(&self) -> View {
         let Fixed { transfer_max, sgl, dataset_management, write_zeroes } = self.fixed;
         let mapped = self.space.mappings().filter(|_| self.mastering);
-        let (mappings, uses) = mapped.cloned().unzip();
         View {
-            mappings,
-            uses,
+            map: Map::new(mapped.cloned()),
             namespaces: self.namespaces.clone(),
             mastering: self.mastering,
             write_back: self.write_back,

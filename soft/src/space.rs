@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
 
-use crate::world::{Mapping, Uses};
+use crate::map::{Mapping, Uses};
 
 /// The first address given out. Not the address of anything else, so that a mix-up faults.
 const FIRST: u64 = 0x51_0000_0000;

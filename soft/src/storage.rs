@@ -10,13 +10,13 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 use core::mem;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nvme_platform::Window;
 use spin::Mutex;
 
+use crate::map::{Map, Reached};
 use crate::wire::Sqe;
-use crate::world::View;
 
 /// What is to be done. Offsets and lengths are in bytes, multiples of the namespace's block size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,13 +108,68 @@ pub trait Storage: Send + Sync {
     fn copies_in_begin(&self) -> bool {
         false
     }
+    /// What it is, if it is memory of this process: then most reads and writes are copies that the controller makes itself, and no
+    /// requests. Always the same.
+    fn resident(&self) -> Option<Resident> {
+        None
+    }
     /// Whether bytes that were given back read as zeroes for certain (Identify Namespace, DLFEAT).
     fn unmaps_to_zeroes(&self) -> bool {
         false
     }
 }
 
-/// A piece of memory: the mapping's place in the view, and where in it.
+/// Storage that lies in memory, but for pages that cannot be had now and then.
+#[derive(Clone)]
+pub struct Resident {
+    /// Its bytes.
+    pub window: Window,
+    /// Which pages of them are others in their place.
+    pub missing: Arc<Missing>,
+}
+
+/// Counts pages that could not be had, and have others in their place for a while.
+///
+/// Whoever copies asks before and after. If there was any, the copy counts for nothing, and what it was made for becomes a
+/// [`Request`].
+#[derive(Debug, Default)]
+pub struct Missing {
+    put: AtomicU64,
+    back: AtomicU64,
+}
+
+impl Missing {
+    /// Counts a page, before another is in its place. How many were counted before.
+    pub fn put(&self) -> u64 {
+        self.put.fetch_add(1, Ordering::AcqRel)
+    }
+
+    /// All pages of which so many were counted are back in their places.
+    pub fn put_back(&self, count: u64) {
+        // Release: whoever sees it also sees the pages.
+        self.back.store(count, Ordering::Release);
+    }
+
+    /// How many were counted.
+    #[inline]
+    pub fn count(&self) -> u64 {
+        self.put.load(Ordering::Acquire)
+    }
+
+    /// How many are back: to be asked before a copy.
+    #[inline]
+    pub fn back(&self) -> u64 {
+        self.back.load(Ordering::Acquire)
+    }
+
+    /// To be asked after a copy, with what [`back`](Self::back) said before it: whether no page was missing meanwhile.
+    #[inline]
+    pub fn none_since(&self, back: u64) -> bool {
+        self.count() == back
+    }
+}
+
+/// A piece of memory: the mapping's place in the map (once it is held, among what the request reaches), and where in it.
 #[derive(Clone, Copy)]
 pub(crate) struct Piece {
     pub(crate) mapping: u32,
@@ -129,20 +184,22 @@ pub(crate) enum Left {
     Nothing,
     /// To make durable what it changed.
     Flush,
-    /// To read, after a flush.
-    Read,
+    /// To read from this offset on, after a flush.
+    Read(u64),
     /// The ranges from this one on.
     Ranges(usize),
-    /// To flush the namespaces from this index on.
-    Namespaces(usize),
+    /// To flush the other storages.
+    Others,
 }
 
 /// What a command needs while it is under way. Used again for the next one.
 pub(crate) struct Inner {
     pub(crate) job: Option<Job>,
     pub(crate) pieces: Vec<Piece>,
-    pub(crate) view: Option<Arc<View>>,
+    reached: Vec<Reached>,
     pub(crate) storage: Option<Arc<dyn Storage>>,
+    /// Where it goes on when it has ended there.
+    pub(crate) others: Vec<Arc<dyn Storage>>,
     pub(crate) sqe: Sqe,
     pub(crate) left: Left,
     pub(crate) ranges: Vec<(u64, u64)>,
@@ -155,8 +212,9 @@ impl Inner {
         Box::new(Self {
             job: None,
             pieces: Vec::new(),
-            view: None,
+            reached: Vec::new(),
             storage: None,
+            others: Vec::new(),
             sqe: Sqe::default(),
             left: Left::Nothing,
             ranges: Vec::new(),
@@ -166,33 +224,28 @@ impl Inner {
     }
 
     /// From here on nobody takes the mappings of its pieces away.
-    pub(crate) fn hold(&mut self, view: &Arc<View>) {
-        for piece in &self.pieces {
-            if let Some(uses) = view.uses.get(piece.mapping as usize) {
-                uses.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn hold(&mut self, map: &Map) {
+        let mut last = None;
+        for piece in &mut self.pieces {
+            if last != Some(piece.mapping) {
+                last = Some(piece.mapping);
+                self.reached.extend(map.reach(piece.mapping));
             }
+            piece.mapping = u32::try_from(self.reached.len()).unwrap_or(0).wrapping_sub(1);
         }
-        self.view = Some(Arc::clone(view));
     }
 
     /// Nothing touches its memory any more.
     pub(crate) fn release(&mut self) {
-        if let Some(view) = &self.view {
-            for piece in self.pieces.drain(..) {
-                if let Some(uses) = view.uses.get(piece.mapping as usize) {
-                    // Release: whoever sees it unused also sees what was written there.
-                    uses.fetch_sub(1, Ordering::Release);
-                }
-            }
-        }
+        self.reached.drain(..).for_each(Reached::release);
         self.pieces.clear();
     }
 
     /// As [`release`](Self::release), and for good.
     pub(crate) fn clear(&mut self) {
         self.release();
-        self.view = None;
         self.storage = None;
+        self.others.clear();
     }
 }
 
@@ -211,6 +264,15 @@ impl Request {
         self.0.take()
     }
 
+    /// Hands it to its storage.
+    pub(crate) fn begin(self) -> Begun {
+        let storage = self.0.as_ref().and_then(|inner| inner.storage.clone());
+        match storage {
+            Some(storage) => storage.begin(self),
+            None => Begun::Ended(self, Err(Failure::Io)),
+        }
+    }
+
     /// What is to be done.
     pub fn job(&self) -> Job {
         self.0.as_ref().and_then(|i| i.job).unwrap_or(Job::Flush)
@@ -224,10 +286,9 @@ impl Request {
     /// Its memory, in order: window, offset and length of each piece.
     pub fn memory(&self) -> impl Iterator<Item = (&Window, usize, usize)> {
         self.0.iter().flat_map(|inner| {
-            let view = inner.view.as_ref();
-            inner.pieces.iter().filter_map(move |piece| {
-                let mapping = view?.mappings.get(piece.mapping as usize)?;
-                Some((&mapping.window, piece.offset, piece.len))
+            inner.pieces.iter().filter_map(|piece| {
+                let reached = inner.reached.get(piece.mapping as usize)?;
+                Some((&reached.window, piece.offset, piece.len))
             })
         })
     }
@@ -270,7 +331,7 @@ impl Request {
     fn finish(&mut self, result: Result<(), Failure>) {
         if let Some(mut inner) = self.0.take() {
             inner.result = result;
-            if inner.left != Left::Read {
+            if !matches!(inner.left, Left::Read(_)) {
                 inner.release();
             }
             let inbox = Arc::clone(&inner.inbox);

@@ -7,10 +7,10 @@ use core::time::Duration;
 
 use nvme_platform::Time;
 
+use crate::batch::Batch;
 use crate::command::{Counts, DEALLOCATE, DsmRange, FUA};
-use crate::engine::Batch;
 use crate::faulty::{self, Action, Faults, Held};
-use crate::flight::{ALL_NAMESPACES, Flight, Step, next, next_storage, place};
+use crate::flight::{ALL_NAMESPACES, Flight, Step, next, place, storages};
 use crate::namespace::Namespace;
 use crate::shared::Shared;
 use crate::storage::{Inner, Job, Left, Piece, Request};
@@ -19,16 +19,16 @@ use crate::wire::{Sqe, Status, nvm};
 use crate::world::View;
 
 /// When to try again to begin a request for which there was no room: whoever makes room may be another worker's.
-const AGAIN: Duration = Duration::from_micros(500);
+pub(crate) const AGAIN: Duration = Duration::from_micros(500);
 /// Deallocate, in dword 12 of Write Zeroes (NVM Command Set 1.0, 3.2.8).
 const DEAC: u32 = 1 << 25;
 
-/// Whether a command is for storage that takes its time.
-fn is_stored(view: &View, sqe: &Sqe) -> bool {
+/// Whether a command is for storage that takes its time, as any is where nobody may wait for it.
+pub(crate) fn is_stored(view: &View, sqe: &Sqe, apart: bool) -> bool {
     let nsid = sqe.nsid.get();
-    let stored = |n: &Namespace| n.storage.is_some();
+    let stored = |n: &Namespace| n.storage.is_some() || apart;
     if nsid == ALL_NAMESPACES && sqe.opcode == nvm::FLUSH {
-        return view.namespaces.iter().flatten().any(|n| stored(n));
+        return view.namespaces.iter().flatten().any(|n| n.storage.is_some());
     }
     view.namespace(nsid).is_some_and(stored)
 }
@@ -45,14 +45,13 @@ fn prepare(
     if sqe.flags & 3 != 0 {
         return Err(Status::INVALID_FIELD);
     }
-    let stored = |namespace: &Namespace| namespace.storage.clone().ok_or(Status::INTERNAL);
     match sqe.opcode {
         nvm::READ => {
             let (namespace, offset, len) = place(view, sqe)?;
-            inner.storage = Some(stored(namespace)?);
+            inner.storage = Some(namespace.stored());
             pieces(dma, sqe, len, Access::Store, &mut inner.pieces)?;
             let fua = sqe.dword(12) & FUA != 0 && view.write_back && !namespace.read_only;
-            inner.left = if fua { Left::Read } else { Left::Nothing };
+            inner.left = if fua { Left::Read(offset) } else { Left::Nothing };
             inner.job = Some(if fua { Job::Flush } else { Job::Read { offset, len } });
         }
         nvm::WRITE => {
@@ -60,7 +59,7 @@ fn prepare(
             if namespace.read_only {
                 return Err(Status::WRITE_PROTECTED);
             }
-            inner.storage = Some(stored(namespace)?);
+            inner.storage = Some(namespace.stored());
             pieces(dma, sqe, len, Access::Load, &mut inner.pieces)?;
             inner.left = if durable { Left::Flush } else { Left::Nothing };
             inner.job = Some(Job::Write { offset, len });
@@ -69,15 +68,16 @@ fn prepare(
             counts.flushes += 1;
             inner.job = Some(Job::Flush);
             if sqe.nsid.get() == ALL_NAMESPACES {
-                let Some((at, storage)) = next_storage(view, 0) else { return Ok(Some(Status::SUCCESS)) };
+                storages(view, &mut inner.others);
+                let Some(storage) = inner.others.pop() else { return Ok(Some(Status::SUCCESS)) };
                 inner.storage = Some(storage);
-                inner.left = Left::Namespaces(at + 1);
+                inner.left = Left::Others;
             } else {
                 let namespace = view.namespace(sqe.nsid.get()).ok_or(Status::INVALID_NAMESPACE)?;
                 if namespace.read_only {
                     return Ok(Some(Status::SUCCESS));
                 }
-                inner.storage = Some(stored(namespace)?);
+                inner.storage = Some(namespace.stored());
             }
         }
         nvm::WRITE_ZEROES if view.write_zeroes => {
@@ -85,7 +85,7 @@ fn prepare(
             if namespace.read_only {
                 return Err(Status::WRITE_PROTECTED);
             }
-            inner.storage = Some(stored(namespace)?);
+            inner.storage = Some(namespace.stored());
             inner.left = if durable { Left::Flush } else { Left::Nothing };
             inner.job = Some(Job::Zero { offset, len, unmap: sqe.dword(12) & DEAC != 0 });
         }
@@ -118,7 +118,7 @@ fn ranges(dma: &mut Dma<'_>, sqe: &Sqe, inner: &mut Inner) -> Result<Option<Stat
     let Some((offset, len)) = inner.ranges.first().copied().filter(|_| deallocate) else {
         return Ok(Some(Status::SUCCESS));
     };
-    inner.storage = Some(namespace.storage.clone().ok_or(Status::INTERNAL)?);
+    inner.storage = Some(namespace.stored());
     inner.left = Left::Ranges(1);
     inner.job = Some(Job::Discard { offset, len });
     Ok(None)
@@ -138,7 +138,7 @@ fn pieces(
     into.clear();
     let view = dma.view;
     dma.walk(sqe, len as usize, access, |mapping, offset, len| {
-        let at = view.place_of(mapping);
+        let at = view.map.place_of(mapping);
         match into.last_mut() {
             // Neighbours are one piece.
             Some(last) if last.mapping == at && last.offset + last.len == offset => last.len += len,
@@ -193,7 +193,7 @@ impl Batch<'_> {
                 action,
                 Some(Action::Fail(_) | Action::Hang | Action::Delay(_) | Action::DelayDeaf(_))
             );
-            if !meddled && is_stored(view, &sqe) {
+            if !meddled && is_stored(view, &sqe, flight.apart.is_some()) {
                 self.begin(shared, view, flight, &sqe);
             } else if !self.meddle(sqe, action, held, now) {
                 return Some(now);
@@ -253,7 +253,7 @@ impl Batch<'_> {
                 status
             }
             Ok(None) => {
-                inner.hold(view);
+                inner.hold(&view.map);
                 match flight.go(inner, &mut executor.counts) {
                     Step::Ends(ended, status) => return self.post_ended(flight, ended, status),
                     Step::UnderWay => return,

@@ -5,8 +5,9 @@ use nvme_platform::PAGE;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::map::{Hits, Mapping};
 use crate::wire::{Sqe, Status};
-use crate::world::{Hits, Mapping, View};
+use crate::world::View;
 
 /// Most SGL descriptors of one command, so that empty ones do not go on for ever.
 const DESCRIPTORS_MAX: u32 = 8192;
@@ -61,7 +62,7 @@ impl Dma<'_> {
         let (mut iova, mut len) = (iova, len);
         // Each turn covers at least a byte of a mapping; mappings are whole pages.
         while len > 0 {
-            let (mapping, offset) = self.view.find(iova, self.hits).ok_or(Status::DATA_TRANSFER)?;
+            let (mapping, offset) = self.view.map.find(iova, self.hits).ok_or(Status::DATA_TRANSFER)?;
             if access == Access::Store && !mapping.writable {
                 return Err(Status::DATA_TRANSFER);
             }
@@ -100,7 +101,7 @@ impl Dma<'_> {
         if kind == 0
             && first & 3 == 0
             && in_page(first) + len <= PAGE
-            && let Some((mapping, offset)) = self.view.find(first, self.hits)
+            && let Some((mapping, offset)) = self.view.map.find(first, self.hits)
             && (access == Access::Load || mapping.writable)
             && len <= mapping.window.len() - offset
         {

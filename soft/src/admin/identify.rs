@@ -6,11 +6,12 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use crate::admin::nature::padded;
 use crate::admin::{Answer, Nature, events, log};
 use crate::control::Control;
+use crate::map::Hits;
 use crate::namespace::Namespace;
 use crate::shared::Shared;
 use crate::transfer::Dma;
 use crate::wire::{Sqe, Status, VERSION};
-use crate::world::{Hits, View};
+use crate::world::View;
 
 /// Controller or Namespace Structure (figure 244).
 const NAMESPACE: u8 = 0x00;

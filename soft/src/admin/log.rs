@@ -6,10 +6,11 @@ use core::sync::atomic::Ordering;
 
 use crate::admin::nature::padded;
 use crate::admin::{Answer, Events, Nature};
+use crate::map::Hits;
 use crate::shared::Shared;
 use crate::transfer::Dma;
 use crate::wire::{Sqe, Status};
-use crate::world::{Hits, View};
+use crate::world::View;
 
 /// Log page identifiers (figure 193).
 const ERRORS: u8 = 0x01;
@@ -26,9 +27,29 @@ const RETAIN: u32 = 1 << 15;
 /// Kelvin: what a healthy drive has.
 const TEMPERATURE: u16 = 310;
 
+/// What a drive says of its health, as far as it does not count it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// Critical warning bits.
+    pub critical: u8,
+    /// Kelvins.
+    pub temperature: u16,
+    /// Percent.
+    pub spare: u8,
+    /// Percent.
+    pub used: u8,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { critical: 0, temperature: TEMPERATURE, spare: 100, used: 0 }
+    }
+}
+
 /// What the log pages are made of.
 #[derive(Default)]
 pub(crate) struct Logs {
+    pub(crate) health: Health,
     count: u64,
     /// The newest first: count, submission queue, command, status, namespace.
     errors: VecDeque<(u64, u16, u16, Status, u32)>,
@@ -85,9 +106,11 @@ impl Logs {
         let c = &shared.counters;
         let load = |counter: &core::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let mut page = [0u8; 512];
-        put(&mut page, 1, &TEMPERATURE.to_le_bytes());
-        // Available spare and its threshold, in percent.
-        put(&mut page, 3, &[100, 10]);
+        let Health { critical, temperature, spare, used } = self.health;
+        put(&mut page, 0, &[critical]);
+        put(&mut page, 1, &temperature.to_le_bytes());
+        // Available spare and its threshold, in percent; what is used.
+        put(&mut page, 3, &[spare, 10, used]);
         for (at, value) in [
             // Data units are thousands of 512 bytes, rounded up.
             (32, load(&c.bytes_read).div_ceil(512_000)),
@@ -95,6 +118,7 @@ impl Logs {
             (64, load(&c.reads)),
             (80, load(&c.writes)),
             (112, load(&c.power_cycles)),
+            (144, load(&c.unsafe_shutdowns)),
             (160, load(&c.media_errors)),
             (176, self.count),
         ] {

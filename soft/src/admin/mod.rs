@@ -19,5 +19,6 @@ mod queues;
 pub(crate) use answer::Answer;
 pub(crate) use events::Events;
 pub(crate) use features::Features;
+pub use log::Health;
 pub(crate) use log::Logs;
 pub(crate) use nature::Nature;

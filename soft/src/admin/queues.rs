@@ -40,7 +40,7 @@ impl Control {
         if !at.is_multiple_of(PAGE as u64) {
             return Err(Status::PRP_OFFSET);
         }
-        view.ring(at, len, write).map(|_| at).ok_or(Status::DATA_TRANSFER)
+        view.map.ring(at, len, write).map(|_| at).ok_or(Status::DATA_TRANSFER)
     }
 
     pub(super) fn create_completion_queue(

@@ -72,6 +72,29 @@ fn health_counts_commands() {
 }
 
 #[test]
+fn power_that_goes_while_it_is_in_use_is_an_unsafe_shutdown_and_its_health_is_what_it_is_told() {
+    let mut rig = Rig::new(config());
+    let health = nvme_soft::Health { critical: 2, temperature: 360, spare: 9, used: 101 };
+    rig.handle.set_health(health);
+    let (at, window) = rig.page();
+    let page = |rig: &mut Rig| {
+        rig.done(log_page(2, false, 512, 0, at));
+        bytes(&window, 0, 512)
+    };
+    let first = page(&mut rig);
+    assert_eq!((first[0], first[3], first[5], first[144]), (2, 9, 101, 0));
+    assert_eq!(u16::from_le_bytes([first[1], first[2]]), 360);
+    rig.handle.power_cycle();
+    rig.enable();
+    let second = page(&mut rig);
+    assert_eq!((second[112], second[144]), (2, 1));
+    rig.handle.power_cycle();
+    rig.handle.power_cycle();
+    rig.enable();
+    assert_eq!(page(&mut rig)[144], 2, "the second time it was not in use");
+}
+
+#[test]
 fn log_pages_have_an_offset_and_an_end() {
     let mut rig = Rig::new(config());
     let (at, window) = rig.page();

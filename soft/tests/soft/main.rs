@@ -9,5 +9,6 @@ mod features;
 mod identify;
 mod io;
 mod queues;
+mod resident;
 mod stored;
 mod threads;

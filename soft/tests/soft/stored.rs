@@ -5,21 +5,29 @@ use std::sync::{Arc, Mutex};
 
 use nvme_platform::{Bus, DmaError, DmaRights, DmaSpace, Iova, Registers, Window};
 use nvme_soft::wire::{Status, nvm, reg};
-use nvme_soft::{Begun, Config, Failure, Job, NamespaceConfig, Request, Storage};
+use nvme_soft::{Begun, Config, Failure, Job, Missing, NamespaceConfig, Request, Resident, Storage};
 
 use crate::driver::*;
 
-const SIZE: u64 = 1 << 20;
+pub(crate) const SIZE: u64 = 1 << 20;
 
 /// Keeps requests until it is told how each ends; its bytes are in a window of the test's.
-struct Slow {
-    disk: Window,
+pub(crate) struct Slow {
+    pub(crate) disk: Window,
     waiting: Mutex<VecDeque<Request>>,
     room: Mutex<usize>,
+    /// Where it is memory that the controller copies from and to itself.
+    missing: Option<Arc<Missing>>,
 }
 
 impl Slow {
-    fn jobs(&self) -> Vec<Job> {
+    pub(crate) fn new(missing: Option<Arc<Missing>>) -> Arc<Self> {
+        let disk = nvme_mem::heap(SIZE as usize).unwrap();
+        pattern(&disk, 3);
+        Arc::new(Self { disk, waiting: Mutex::default(), room: Mutex::new(usize::MAX / 2), missing })
+    }
+
+    pub(crate) fn jobs(&self) -> Vec<Job> {
         self.waiting.lock().unwrap().iter().map(Request::job).collect()
     }
 
@@ -29,7 +37,7 @@ impl Slow {
     }
 
     /// Does what the n-th request asks for, and ends it.
-    fn serve(&self, at: usize) {
+    pub(crate) fn serve(&self, at: usize) {
         let request = self.take(at);
         let good = match request.job() {
             Job::Read { offset, .. } => request.scatter(&self.disk, offset as usize),
@@ -60,12 +68,15 @@ impl Storage for Slow {
         self.waiting.lock().unwrap().push_back(request);
         Begun::UnderWay
     }
+
+    fn resident(&self) -> Option<Resident> {
+        let missing = Arc::clone(self.missing.as_ref()?);
+        Some(Resident { window: self.disk.clone(), missing })
+    }
 }
 
 fn over(config: Config) -> (Rig, Arc<Slow>) {
-    let disk = nvme_mem::heap(SIZE as usize).unwrap();
-    pattern(&disk, 3);
-    let slow = Arc::new(Slow { disk, waiting: Mutex::default(), room: Mutex::new(usize::MAX / 2) });
+    let slow = Slow::new(None);
     let namespace = NamespaceConfig::stored(Arc::clone(&slow) as Arc<dyn Storage>);
     (Rig::new(Config { namespaces: vec![namespace], ..config }), slow)
 }
@@ -75,7 +86,7 @@ fn slow() -> (Rig, Arc<Slow>) {
 }
 
 /// The identifiers of the commands that completed well, in their order.
-fn completed(pair: &mut Pair) -> Vec<u16> {
+pub(crate) fn completed(pair: &mut Pair) -> Vec<u16> {
     pair.run();
     std::iter::from_fn(|| pair.pop())
         .map(|cqe| {
@@ -85,7 +96,7 @@ fn completed(pair: &mut Pair) -> Vec<u16> {
         .collect()
 }
 
-fn status(pair: &mut Pair) -> u16 {
+pub(crate) fn status(pair: &mut Pair) -> u16 {
     pair.run();
     pair.pop().expect("no completion").status.get() >> 1 & 0x7ff
 }
@@ -327,6 +338,21 @@ fn memory_that_a_command_reaches_is_not_proven_unmapped() {
     // It is not there any more for others; the request keeps it.
     pair.submit(read(8, 8, [at, 0]));
     assert_eq!(status(&mut pair), Status::DATA_TRANSFER.code());
+    slow.serve(0);
+    assert_eq!(completed(&mut pair).len(), 1);
+}
+
+#[test]
+fn a_request_under_way_keeps_only_the_memory_that_it_reaches() {
+    let (mut rig, slow) = slow();
+    let mut pair = rig.pair(1, 8);
+    let (at, _memory) = rig.page();
+    let (other, memory) = rig.page();
+    pair.submit(read(8, 8, [at, 0]));
+    pair.run();
+    assert_eq!(rig.device.unmap(Iova(other), 4096), Ok(()));
+    pair.run();
+    assert_eq!(Arc::strong_count(memory.owner()), 1, "whoever hangs keeps nobody else's");
     slow.serve(0);
     assert_eq!(completed(&mut pair).len(), 1);
 }
