@@ -58,20 +58,19 @@ fn rule(function: &str, file: &str, often: bool) -> Option<Stage> {
         match function {
             _ if of(&["give"]) => Stage::Complete,
             _ if of(&["publish"]) => Stage::Publish,
-            _ if of(&["mask"]) => return None,
             _ => Stage::Take,
         }
     } else if ["/virtqueue/chain.rs", "/memory/copy.rs", "/queue/take.rs"].iter().any(|end| is(end)) {
         Stage::Take
     } else if is("/session/src/memory/account.rs") {
         match function {
-            _ if of(&["release", "write_pinned", "forget_unless_needed"]) => Stage::Complete,
+            _ if of(&["release", "write_pinned", "give_back"]) => Stage::Complete,
             _ if of(&["slot_of"]) => return None,
             _ => Stage::Decide,
         }
     } else if is("/session/src/queue/flight.rs") {
         match function {
-            _ if of(&["end"]) => Stage::Complete,
+            _ if of(&["end_well", "end"]) => Stage::Complete,
             _ if of(&["start"]) => Stage::Decide,
             _ => Stage::Take,
         }
@@ -79,21 +78,25 @@ fn rule(function: &str, file: &str, often: bool) -> Option<Stage> {
         Stage::Decide
     } else if is("/session/src/queue/mod.rs") {
         match function {
-            _ if of(&["complete", "answer", "release"]) => Stage::Complete,
+            _ if of(&["complete_one", "answer", "release_one"]) => Stage::Complete,
             _ if of(&["publish"]) => Stage::Publish,
             _ => Stage::Take,
         }
     } else if is("/src/nvme/ring.rs") {
-        if of(&["push", "take_tail"]) { Stage::Encode } else { Stage::Complete }
+        if of(&["push_words", "take_tail"]) { Stage::Encode } else { Stage::Complete }
     } else if is("/src/nvme/inflight.rs") {
         match function {
-            _ if of(&["next", "put", "next_slot"]) => Stage::Encode,
-            _ if of(&["take", "take_if", "get"]) => Stage::Complete,
+            _ if of(&["vacant", "cid", "put"]) => Stage::Encode,
+            _ if of(&["take_if", "slot"]) => Stage::Complete,
             _ => return None,
         }
     } else if is("/src/nvme/complete.rs") {
         Stage::Complete
-    } else if is("/src/nvme/encode.rs") || is("/src/nvme/transfer.rs") || is("/src/nvme/pair.rs") {
+    } else if is("/src/nvme/encode.rs")
+        || is("/src/nvme/transfer.rs")
+        || is("/src/nvme/pair.rs")
+        || is("/src/nvme/issuing.rs")
+    {
         if of(&["in_flight", "runs_here", "capacity", "run"]) { Stage::Pass } else { Stage::Encode }
     } else if is("/src/server/worker/roster.rs") && of(&["publish"]) {
         Stage::Publish
@@ -101,7 +104,7 @@ fn rule(function: &str, file: &str, often: bool) -> Option<Stage> {
         // What is done there for each request moves it from one stage to the next.
         match function {
             _ if !often => Stage::Pass,
-            _ if function.ends_with("take") => Stage::Take,
+            _ if of(&["quick", "go_on"]) => Stage::Take,
             _ => Stage::Complete,
         }
     } else if place.contains("/benches/path/") {

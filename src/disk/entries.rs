@@ -5,6 +5,7 @@
 //! holds; the whole disk can be had. And what covers a block that tells where partitions are is served for reading only:
 //! its writer could move all the others.
 
+use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 
 use nvme_policy::{Extent, Label, NoLabel, PartitionId};
@@ -77,15 +78,16 @@ impl Entries {
             Label::default()
         });
         let read_only = read_only.then_some(Protection::Attribute);
-        self.partitions.push(Partition { number, id, label, extent, read_only });
+        // They come in the order of their numbers, as a rule.
+        let at = self.partitions.partition_point(|p| p.number <= number);
+        self.partitions.insert(at, Partition { number, id, label, extent, read_only });
     }
 
     /// What is served, in the order of the numbers, and what an operator should know. `table`: the blocks from which a
     /// scan reads where partitions are, or would if others could not be read.
-    pub(super) fn serve(mut self, table: &[Run]) -> (Vec<Partition>, Vec<Warning>) {
-        let overlaps = overlaps(&mut self.runs);
+    pub(super) fn serve(self, table: &[Run]) -> (Vec<Partition>, Vec<Warning>) {
+        let overlaps = overlaps(self.runs);
         let (mut odd, mut partitions) = (self.odd, self.partitions);
-        partitions.sort_by_key(|p| p.number);
         partitions.retain_mut(|p| {
             if let Ok(at) = overlaps.binary_search_by_key(&p.number, |&(number, _)| number) {
                 let other = overlaps.get(at).map_or(p.number, |&(_, other)| other);
@@ -106,7 +108,7 @@ impl Entries {
             warnings.push(Warning::TooMany);
         }
         warnings.extend(same_id(&partitions));
-        odd.sort_by_key(|&(number, _)| number);
+        let odd = sorted(odd);
         warnings.extend(odd.iter().take(NAMED_MAX).map(|&(number, odd)| Warning::Entry(number, odd)));
         if let Some(more) = odd.len().checked_sub(NAMED_MAX).filter(|&more| more > 0) {
             // A table has 8192 entries at most.
@@ -118,12 +120,11 @@ impl Entries {
 
 /// Of these runs of blocks (first, last, number) those that have a block in common with another one: their numbers, in
 /// order, each with that of one of the others.
-fn overlaps(runs: &mut [(u64, u64, u32)]) -> Vec<(u32, u32)> {
-    runs.sort_unstable();
+fn overlaps(runs: Vec<(u64, u64, u32)>) -> Vec<(u32, u32)> {
     let mut found = Vec::new();
     // Of those before, the one that reaches furthest. Whatever else reaches that far overlaps it, and was found so.
     let mut furthest: Option<(u64, u32)> = None;
-    for &(first, last, number) in runs.iter() {
+    for (first, last, number) in sorted(runs) {
         if let Some((_, other)) = furthest.filter(|&(reach, _)| first <= reach) {
             found.extend([(number, other), (other, number)]);
         }
@@ -131,9 +132,14 @@ fn overlaps(runs: &mut [(u64, u64, u32)]) -> Vec<(u32, u32)> {
             furthest = Some((last, number));
         }
     }
-    found.sort_unstable();
+    let mut found = sorted(found);
     found.dedup_by_key(|&mut (number, _)| number);
     found
+}
+
+/// In order. The heap's sort is a tenth of the code of the slice's, and this is no place where speed matters.
+fn sorted<T: Ord>(items: Vec<T>) -> Vec<T> {
+    BinaryHeap::from(items).into_sorted_vec()
 }
 
 fn same_id(partitions: &[Partition]) -> Option<Warning> {
@@ -153,13 +159,13 @@ mod tests {
 
         #[test]
         fn what_overlaps_is_found_and_nothing_else(runs in prop::collection::vec((0..60u64, 0..20u64), 0..12)) {
-            let mut runs: Vec<_> =
+            let runs: Vec<_> =
                 (1..).zip(runs).map(|(number, (first, more))| (first, first + more, number)).collect();
             let shares = |a: &(u64, u64, u32), b: &(u64, u64, u32)| a.2 != b.2 && a.0 <= b.1 && b.0 <= a.1;
             let mut want: Vec<u32> =
                 runs.iter().filter(|a| runs.iter().any(|b| shares(a, b))).map(|a| a.2).collect();
             want.sort_unstable();
-            let found = overlaps(&mut runs);
+            let found = overlaps(runs.clone());
             prop_assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), want);
             let run = |number| *runs.iter().find(|r| r.2 == number).unwrap();
             for (number, other) in found {

@@ -67,7 +67,7 @@ impl fmt::Display for Broken {
 impl core::error::Error for Broken {}
 
 /// What is odd about one entry of a table. The others are served all the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Odd {
     /// It is not inside the disk, or ends before it begins: it is not served.
     Outside,

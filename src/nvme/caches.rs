@@ -5,7 +5,7 @@ use nvme_session::memory::Windows;
 use nvme_session::operation::Operation;
 use nvme_session::queue::Request;
 
-use super::repeat::Clients;
+use super::clients::Clients;
 
 /// Has the device see what a client wrote, and nothing of what is in the caches come over what the device is going to write.
 #[cold]

@@ -3,14 +3,15 @@
 use nvme_platform::{Time, trace, warn};
 use nvme_session::memory::DmaRange;
 use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::Ended;
+use nvme_session::queue::{Ended, EndedOne};
 
 use super::caches;
+use super::clients::Clients;
 use super::issued::{Issued, Past, Standing};
 use super::mishap;
 use super::pair::{QueuePair, State};
 use super::quiet;
-use super::repeat::{Clients, Repeated};
+use super::repeat::Repeated;
 use super::spec::command::{Completion, Status};
 use super::transfer::How;
 
@@ -46,20 +47,36 @@ impl QueuePair {
         taken
     }
 
-    /// The fast way of [`next_ended`](Self::next_ended): takes a request that a good completion ends and that was not
-    /// bounced. `None`: to be asked there, where the entry is loaded anew and checked by itself.
+    /// The fast way of [`next_ended`](Self::next_ended): takes up to `most` requests that a good completion ends, of one range of memory
+    /// that was not bounced, and gives each to `each`. How many. What is behind them is to be asked for there, where its entry is
+    /// loaded anew and checked by itself.
     #[inline(always)]
-    pub fn next_fast(&mut self) -> Option<Ended> {
+    pub fn ended_fast(&mut self, most: u32, mut each: impl FnMut(EndedOne)) -> u32 {
         if !self.ended.is_empty() || self.state != State::Running {
-            return None;
+            return 0;
         }
-        let completion = self.cq.peek()?;
-        if completion.status.code() != Status::SUCCESS {
-            return None;
+        let mut taken = 0;
+        while taken < most
+            && let Some(completion) = self.cq.peek()
+            && completion.status.code() == Status::SUCCESS
+            && let Some(issued) = self.claim(&completion, |issued| {
+                matches!(issued.standing, Standing::Direct) && issued.request.operation().is_of_one()
+            })
+        {
+            self.cq.advance();
+            taken += 1;
+            match issued.request.end_one(quiet::completed()) {
+                Ok(one) => each(one),
+                // Never: it was looked at.
+                Err(ended) => self.keep_ended(ended),
+            }
         }
-        let issued = self.claim(&completion, |issued| matches!(issued.standing, Standing::Direct))?;
-        self.cq.advance();
-        Some(ended(issued, Outcome::Done))
+        taken
+    }
+
+    #[cold]
+    fn keep_ended(&mut self, ended: Ended) {
+        self.ended.push(ended);
     }
 
     /// Whether nothing has ended that was not taken.
@@ -129,6 +146,7 @@ impl QueuePair {
     #[cold]
     fn stray(&mut self, completion: &Completion) {
         self.counters.strays += 1;
+        self.troubles.dropped.add();
         if self.counters.strays.is_power_of_two() {
             warn!(
                 "controller {} pair {}: dropped {} completions without a command, the last one for {:#06x}",
@@ -166,7 +184,9 @@ impl QueuePair {
     #[cold]
     fn failed(&mut self, issued: &Issued, status: Status, clients: &dyn Clients) -> Outcome {
         self.counters.errors += 1;
+        self.troubles.failed.add();
         let operation = issued.request.operation();
+        clients.failed(issued.request.tag(), mishap::asked(operation), status.fault());
         let unsupported = status.code() == Status::INVALID_OPCODE;
         // What a client causes by its own memory is not told each time: it would keep others' failures from being told.
         let session =

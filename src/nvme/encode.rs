@@ -6,7 +6,7 @@ use nvme_session::operation::{Operation, Part, Transfer};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U64;
 
-use super::spec::command::{Command, DEAC, DEALLOCATE, DsmRange, FUA, PSDT_SGL, io};
+use super::spec::command::{Command, DEAC, DEALLOCATE, DsmRange, FUA, PSDT_SGL, Words, io};
 use super::transfer::{How, ListPage, prps, sgl, two_prps};
 
 /// How much one command of a kind may cover.
@@ -92,7 +92,7 @@ pub(super) fn decide(operation: &Operation, controller: u16) -> Option<Verb> {
 /// two PRP entries can name: what most are. `None` for any other, which goes by [`plan`](super::transfer::plan). `limit` is
 /// the most bytes of one command.
 #[inline(always)]
-pub(super) fn fast(operation: &Operation, verb: Verb, limit: u32) -> Option<Command> {
+pub(super) fn fast(operation: &Operation, verb: Verb, limit: u32) -> Option<Words> {
     // Each by itself, though they do the same: a reference to either of the two would keep the operation in memory.
     match operation {
         Operation::Read(transfer) => fast_transfer(transfer, verb, limit),
@@ -102,9 +102,20 @@ pub(super) fn fast(operation: &Operation, verb: Verb, limit: u32) -> Option<Comm
 }
 
 #[inline(always)]
-fn fast_transfer(transfer: &Transfer, verb: Verb, limit: u32) -> Option<Command> {
+fn fast_transfer(transfer: &Transfer, verb: Verb, limit: u32) -> Option<Words> {
     let range = transfer.one().filter(|range| range.len() <= limit)?;
-    Some(with_place(verb, transfer.place(), 0, two_prps(range.iova().0, range.len())?))
+    let [prp1, prp2] = two_prps(range.iova().0, range.len())?;
+    let place = transfer.place();
+    let blocks = less_one(place.blocks() as u32) | if verb.fua { FUA } else { 0 };
+    let first = u64::from(verb.opcode) | u64::from(place.namespace().nsid) << 32;
+    Some([first, 0, 0, prp1, prp2, place.first(), blocks.into(), 0].map(u64::to_le))
+}
+
+/// With its identifier.
+#[inline(always)]
+pub(super) fn identified([first, rest @ ..]: Words, cid: u16) -> Words {
+    let [a, b, c, d, e, f, g] = rest;
+    [first | (u64::from(cid) << 16).to_le(), a, b, c, d, e, f, g]
 }
 
 /// The command for an operation that one command can do (after it was divided), without its identifier.

@@ -287,6 +287,13 @@ impl fmt::Display for ScanError {
     }
 }
 
+impl Smart {
+    /// Its temperature in degrees Celsius.
+    pub fn celsius(&self) -> i32 {
+        i32::from(self.temperature) - 273
+    }
+}
+
 /// What the SMART / Health Information log says, as far as somebody asks (NVM Express Base 2.0, 5.16.1.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Smart {
@@ -304,4 +311,8 @@ pub struct Smart {
     pub power_cycles: u128,
     /// Power-on hours.
     pub hours: u128,
+    /// How often it lost power though it had not been told.
+    pub unsafe_shutdowns: u128,
+    /// Entries that its error log ever had.
+    pub error_entries: u128,
 }

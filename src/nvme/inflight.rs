@@ -26,7 +26,32 @@ pub(super) struct InFlight<T> {
     /// The slot that was free last.
     free: u16,
     count: usize,
-    slot_bits: u32,
+    /// The bits of an identifier that are its slot.
+    slot_mask: u16,
+}
+
+/// A place for a command, which nobody has taken meanwhile.
+pub(super) struct Vacant<'a, T> {
+    slot: &'a mut Slot<T>,
+    free: &'a mut u16,
+    count: &'a mut usize,
+}
+
+impl<T> Vacant<'_, T> {
+    /// The identifier that a command has here.
+    #[inline(always)]
+    pub(super) fn cid(&self) -> u16 {
+        self.slot.cid
+    }
+
+    /// Keeps a command here.
+    #[inline(always)]
+    pub(super) fn put(self, command: T) {
+        *self.free = self.slot.next;
+        *self.count += 1;
+        // A free slot is empty, so there is nothing to be dropped. If there were, it would be kept for ever.
+        mem::forget(self.slot.command.replace(command));
+    }
 }
 
 impl<T> InFlight<T> {
@@ -38,7 +63,7 @@ impl<T> InFlight<T> {
         let slot_bits = u16::BITS - max.leading_zeros();
         let next = |slot| if slot + 1 < max { slot + 1 } else { NONE };
         let slots = (0..max).map(|slot| Slot { cid: slot, next: next(slot), command: None }).collect();
-        Self { slots, free: 0, count: 0, slot_bits }
+        Self { slots, free: 0, count: 0, slot_mask: (1 << slot_bits) - 1 }
     }
 
     #[inline]
@@ -59,18 +84,18 @@ impl<T> InFlight<T> {
         self.slots.get(slot).map(|free| (slot, free.cid))
     }
 
+    /// The place that the next command takes. `None` when full.
+    #[inline(always)]
+    pub(super) fn vacant(&mut self) -> Option<Vacant<'_, T>> {
+        let Self { slots, free, count, .. } = self;
+        slots.get_mut(usize::from(*free)).map(|slot| Vacant { slot, free, count })
+    }
+
     /// Keeps a command under the identifier that [`next`](Self::next) just gave.
     #[inline(always)]
     pub(super) fn put(&mut self, command: T) {
-        if let Some(slot) = self.slots.get_mut(usize::from(self.free)) {
-            self.free = slot.next;
-            self.count += 1;
-            match &mut slot.command {
-                // Nothing was there that would have to be dropped.
-                empty @ None => mem::forget(empty.replace(command)),
-                // Never: a free slot is empty.
-                Some(full) => *full = command,
-            }
+        if let Some(vacant) = self.vacant() {
+            vacant.put(command);
         }
     }
 
@@ -86,9 +111,9 @@ impl<T> InFlight<T> {
     }
 
     /// The slot of an identifier.
-    #[inline]
+    #[inline(always)]
     pub(super) fn slot(&self, cid: u16) -> usize {
-        usize::from(cid) & ((1 << self.slot_bits) - 1)
+        usize::from(cid & self.slot_mask)
     }
 
     /// Takes the command with this identifier, if it is in flight.
@@ -106,7 +131,7 @@ impl<T> InFlight<T> {
             return None;
         }
         // The next sequence number, above the slot's own bits.
-        slot.cid = cid.wrapping_add(1 << self.slot_bits);
+        slot.cid = cid.wrapping_add(self.slot_mask).wrapping_add(1);
         slot.next = self.free;
         self.free = at as u16;
         self.count -= 1;

@@ -18,6 +18,10 @@ pub(super) struct Issued {
     pub(super) standing: Standing,
 }
 
+// It is written for each request, and read again: what makes it larger makes each request slower.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Option<Issued>>() <= 104);
+
 /// Where a command stands. It is no larger than what a command needs that never fails: the rest is kept apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {

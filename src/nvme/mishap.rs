@@ -5,6 +5,7 @@ use core::time::Duration;
 
 use nvme_platform::Time;
 use nvme_session::operation::Operation;
+use nvme_session::queue::Asked;
 
 use super::spec::command::Status;
 
@@ -35,7 +36,7 @@ impl fmt::Display for Mishap {
             Status::READ_ERROR => "it cannot be read, ",
             _ => "",
         };
-        write!(f, "{words}status {:#05x}", self.status.code())?;
+        write!(f, "{words}status {:#05x} ({})", self.status.code(), self.status.name())?;
         if self.more > 0 {
             write!(f, " ({} more)", self.more)?;
         }
@@ -51,6 +52,17 @@ pub(super) fn word(operation: &Operation) -> &'static str {
         Operation::Flush { .. } => "flush",
         Operation::Discard { .. } => "discard",
         Operation::WriteZeroes { .. } => "write-zeroes",
+    }
+}
+
+/// What an operation is counted as.
+pub(super) fn asked(operation: &Operation) -> Asked {
+    match operation {
+        Operation::Read(_) | Operation::ReadPart(_) => Asked::Read,
+        Operation::Write { .. } | Operation::WritePart { .. } => Asked::Write,
+        Operation::Flush { .. } => Asked::Flush,
+        Operation::Discard { .. } => Asked::Discard,
+        Operation::WriteZeroes { .. } => Asked::WriteZeroes,
     }
 }
 

@@ -10,22 +10,28 @@
 //!
 //! **The worker's side**
 //! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: a request as a command; `transfer`: how it says where the data is;
-//!   `bounce`: data that must go through memory of ours; `caches`: devices that do not see them; `parts`: parts of blocks.
+//!   `bounce`: data that must go through memory of ours; `caches`: devices that do not see them; `parts`: parts of blocks,
+//!   and `guarded`: those that are being written.
 //! * `issued`: a command in flight; `inflight`: all of them, by identifier; `ring`: the two queues; `recovery`: commands that do not end.
-//! * `retry`: whether a command that failed is tried again; `repeat`: how.
+//! * `doorbell_buffers`: doorbells in memory, for virtual controllers.
+//! * `clients`: who requests come from. `retry`: whether a command that failed is tried again; `repeat`: how. `troubles`: what went wrong.
 //! * [`quiet`]: proof that the controller is done with memory.
 //!
 //! [`spec`] has the data structures of the specification.
 
 mod bounce;
 mod caches;
+mod clients;
 mod complete;
 pub mod controller;
+mod doorbell_buffers;
 mod encode;
 pub mod event;
+mod guarded;
 mod inflight;
 pub mod info;
 mod issued;
+mod issuing;
 mod mishap;
 pub mod options;
 pub mod pair;
@@ -38,15 +44,18 @@ mod retry;
 mod ring;
 pub mod spec;
 mod transfer;
+mod troubles;
 
+pub use clients::Clients;
 pub use complete::Came;
 pub use controller::{Controller, SCAN_MAX};
 pub use event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};
+pub use issuing::Issuing;
 pub use mishap::Mishap;
 pub use options::{Options, PciId};
 pub use pair::{Counters, Doorbells, Expired, HERE_MAX, HERE_SHARED, QueuePair, Submit};
 pub use quiet::QueueQuiet;
 pub use recovery::NotQuiet;
-pub use repeat::Clients;
 pub use transfer::{BOUNCE_CHUNK, TRANSFER_MAX};
+pub use troubles::Troubled;

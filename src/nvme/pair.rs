@@ -21,17 +21,18 @@ use nvme_session::queue::{Ended, Request, Tag};
 
 use super::bounce::Bounce;
 use super::caches;
-use super::encode::{Limited, Memory, Verb, command, data, decide, fast, is_longer};
+use super::encode::{Limited, Memory, Verb, command, data, decide, is_longer};
+use super::guarded::Guarded;
 use super::inflight::InFlight;
 use super::info::SglSupport;
 use super::issued::{Issued, Pasts, Standing};
 use super::mishap::{Mishap, Mishaps};
-use super::parts::Guarded;
 use super::quiet::{self, Generation};
 use super::retry::Delays;
 use super::ring::{CompletionRing, SubmissionRing};
 use super::spec::command::Command;
 use super::transfer::{BOUNCE_CHUNK, How, ListPage, plan};
+use super::troubles::Troubles;
 
 /// What a pair has to know about its controller.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +157,8 @@ pub struct QueuePair {
     longest: Option<u32>,
     /// Whether commands are executed on the caller's time.
     here: bool,
+    /// Whether the caller has nobody else to serve.
+    apart: bool,
     pub(super) generation: Generation,
     pub(super) state: State,
     pub(super) sq: SubmissionRing,
@@ -175,13 +178,20 @@ pub struct QueuePair {
     /// No command's deadline is before this, nor the time when one is issued again.
     pub(super) earliest: Time,
     pub(super) counters: Counters,
+    /// Its controller's.
+    pub(super) troubles: Arc<Troubles>,
     /// What failed, to be told.
     pub(super) mishaps: Mishaps,
 }
 
 impl QueuePair {
     /// A pair whose queues the controller knows.
-    pub(super) fn new(config: PairConfig, memory: PairMemory, start: Doorbells) -> Self {
+    pub(super) fn new(
+        config: PairConfig,
+        memory: PairMemory,
+        start: Doorbells,
+        troubles: Arc<Troubles>,
+    ) -> Self {
         let caps = config.caps;
         let PairMemory { sq, cq, lists, bounce } = memory;
         let mut pair = Self {
@@ -189,6 +199,7 @@ impl QueuePair {
             caps,
             longest: None,
             here: start.doorbells.runs_here(),
+            apart: false,
             generation: start.generation,
             state: State::Running,
             sq: SubmissionRing::new(sq.window().clone(), config.depth),
@@ -205,6 +216,7 @@ impl QueuePair {
             pasts: Pasts::new(config.depth - 1),
             earliest: Time::from_nanos(u64::MAX),
             counters: Counters::default(),
+            troubles,
             mishaps: Mishaps::default(),
         };
         pair.state = pair.running();
@@ -270,35 +282,11 @@ impl QueuePair {
         windows: &W,
         spares: &mut Spares,
     ) -> Submit {
-        self.submit_fast(request, now, |pair, request| pair.submit_slow(request, now, windows, spares))
-            .unwrap_or(Submit::Issued)
-    }
-
-    /// The fast way of [`submit`](Self::submit): a read or write of one range of memory that the two PRP entries of a
-    /// command can name. Any other request, or one for which there is no room, is given to `slow`, whose answer this is.
-    #[inline(always)]
-    pub fn submit_fast<R>(
-        &mut self,
-        request: Request,
-        now: Time,
-        slow: impl FnOnce(&mut Self, Request) -> R,
-    ) -> Option<R> {
-        if self.begin_fast(request.operation()) {
-            self.keep(request, How::Prp, None, now);
-            return None;
-        }
-        // Moved only here: so a request of the other kind goes from the virtqueue to its slot without a copy between.
-        Some(aside(move || slow(self, request)))
-    }
-
-    #[inline(always)]
-    fn begin_fast(&mut self, operation: &Operation) -> bool {
-        let sqe = decide(operation, self.config.controller)
-            .and_then(|verb| fast(operation, verb, self.config.caps.transfer));
-        let next = if self.state == State::Running { self.flight.next() } else { None };
-        match (sqe, next) {
-            (Some(sqe), Some((_, cid))) => self.begin(cid, sqe),
-            _ => false,
+        let mut back = None;
+        self.issuing(now).submit(request, &mut back);
+        match back {
+            None => Submit::Issued,
+            Some(request) => self.submit_slow(request, now, windows, spares),
         }
     }
 
@@ -485,6 +473,13 @@ impl QueuePair {
     pub(super) fn set_doorbells(&mut self, doorbells: Box<dyn QueueDoorbells>) {
         self.here = doorbells.runs_here();
         self.doorbells = doorbells;
+        self.doorbells.set_apart(self.apart);
+    }
+
+    /// Whether its session has a thread of its own, which the session's memory may hold up for long.
+    pub fn set_apart(&mut self, apart: bool) {
+        self.apart = apart;
+        self.doorbells.set_apart(apart);
     }
 
     /// Its memory, for the pool.
@@ -492,13 +487,6 @@ impl QueuePair {
         let [sq, cq, lists] = self.memory;
         [sq, cq, lists, self.bounce.into_memory()]
     }
-}
-
-/// Does what is done seldom, out of the way of what is done often.
-#[cold]
-#[inline(never)]
-fn aside<R>(what: impl FnOnce() -> R) -> R {
-    what()
 }
 
 #[cold]

@@ -9,27 +9,14 @@
 //! Nothing of this is looked at while no part is being written, but that one is about to be: the fast way is closed meanwhile
 //! ([`State::Guarded`]). As many are written at once as there are chunks of bounce memory.
 
-use alloc::vec::Vec;
-
 use nvme_platform::Time;
 use nvme_session::memory::DmaRange;
 use nvme_session::operation::Operation;
 
+use super::clients::Clients;
 use super::issued::{Issued, Past};
 use super::pair::{QueuePair, State};
-use super::repeat::Clients;
 use super::transfer::How;
-
-/// Blocks of which a part is being written: namespace and number.
-#[derive(Debug)]
-pub(super) struct Guarded(Vec<(u32, u64)>);
-
-impl Guarded {
-    /// None; with room for one for each chunk of bounce memory.
-    pub(super) fn new(chunks: usize) -> Self {
-        Self(Vec::with_capacity(chunks))
-    }
-}
 
 /// The blocks that an operation changes: namespace, first, how many.
 fn changes(operation: &Operation) -> Option<(u32, u64, u64)> {
@@ -47,7 +34,7 @@ impl QueuePair {
     /// Whether the first `blocks` blocks of an operation cannot be changed now.
     pub(super) fn is_in_the_way(&self, operation: &Operation, blocks: u64) -> bool {
         let Some((nsid, first, _)) = changes(operation) else { return false };
-        if self.guarded.0.iter().any(|(n, block)| *n == nsid && (first..first + blocks).contains(block)) {
+        if self.guarded.has_any(nsid, first..first + blocks) {
             return true;
         }
         let reaches = |(n, from, count): (u32, u64, u64)| n == nsid && (from..from + count).contains(&first);
@@ -59,7 +46,7 @@ impl QueuePair {
     /// An operation begins.
     pub(super) fn guard(&mut self, operation: &Operation) {
         if let Operation::WritePart { part, .. } = operation {
-            self.guarded.0.push((part.place().namespace().nsid, part.place().first()));
+            self.guarded.add(part.place().namespace().nsid, part.place().first());
             self.state = State::Guarded;
         }
     }
@@ -67,8 +54,7 @@ impl QueuePair {
     /// An operation has ended.
     pub(super) fn unguard(&mut self, operation: &Operation) {
         if let Operation::WritePart { part, .. } = operation {
-            let block = (part.place().namespace().nsid, part.place().first());
-            self.guarded.0.retain(|other| *other != block);
+            self.guarded.remove(part.place().namespace().nsid, part.place().first());
             if self.state == State::Guarded {
                 self.state = self.running();
             }
@@ -77,7 +63,7 @@ impl QueuePair {
 
     /// The state of a pair whose queues exist.
     pub(super) fn running(&self) -> State {
-        let fast = self.guarded.0.is_empty() && self.caches.is_none();
+        let fast = self.guarded.is_empty() && self.caches.is_none();
         if fast { State::Running } else { State::Guarded }
     }
 

@@ -51,6 +51,7 @@ impl QueuePair {
             let issued = self.flight.get_mut(cid)?;
             issued.deadline = again;
             self.pasts.late(slot, issued);
+            self.troubles.late.add();
             Some(Expired { cid, tag: issued.request.tag() })
         });
         self.earliest = self.first_deadline();

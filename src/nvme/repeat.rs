@@ -6,30 +6,16 @@
 
 use alloc::vec::Vec;
 
-use nvme_platform::{Time, Window, debug};
-use nvme_session::memory::DmaRange;
+use nvme_platform::{Time, debug};
 use nvme_session::operation::Operation;
-use nvme_session::queue::Tag;
 
+use super::clients::Clients;
 use super::encode::decide;
 use super::issued::{Issued, Late, Past, Standing};
 use super::pair::{QueuePair, State};
 use super::spec::command::Status;
 use super::transfer::How;
 use super::{quiet, retry};
-
-/// Whoever keeps the virtqueues that requests come from.
-pub trait Clients {
-    /// Client memory, for data that was bounced.
-    fn window(&self, tag: Tag, range: &DmaRange) -> Option<Window>;
-    /// Whether a request that failed for the moment is still to be done: its session has not ended, nor its namespace.
-    fn wants(&self, tag: Tag) -> bool;
-    /// Whose it is: the session's number, where that is known.
-    fn session(&self, tag: Tag) -> Option<u64> {
-        let _ = tag;
-        None
-    }
-}
 
 /// What became of a command that failed.
 pub(super) enum Repeated {
@@ -83,6 +69,7 @@ impl QueuePair {
             || may_be_repeated(issued.request.operation(), status) && clients.wants(issued.request.tag());
         let Some(at) = again.filter(|_| wanted()) else { return Repeated::Over(issued) };
         self.counters.repeated += 1;
+        self.troubles.repeated.add();
         debug!("pair {}: status {:#06x}, try {}", self.config.id, status.0, past.tries + 1);
         if at <= now {
             return self.issue_again(issued, past.failed()).map_or_else(Repeated::Over, |()| Repeated::Again);

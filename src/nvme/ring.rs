@@ -1,15 +1,15 @@
 //! The two rings of a queue pair, without what is in them: positions, phase, and the checks on what comes back.
 //! Used by the admin queue and by I/O pairs alike.
 
-use nvme_platform::{OutOfBounds, Window};
+use nvme_platform::{OutOfBounds, Table, Window};
+use zerocopy::transmute;
 
-use super::spec::command::{CQE_BYTES, CQE_PHASE, Command, Completion, SQE_SHIFT, Status};
+use super::spec::command::{CQE_PHASE, Command, Completion, Status, Words};
 
 /// A submission queue in driver memory. Whoever submits makes sure that no more than `depth - 1` commands are in
 /// flight; then a free entry needs no head pointer from the controller.
-#[derive(Debug)]
 pub(super) struct SubmissionRing {
-    memory: Window,
+    entries: Table<Words>,
     depth: u16,
     tail: u16,
     rung: u16,
@@ -18,13 +18,21 @@ pub(super) struct SubmissionRing {
 impl SubmissionRing {
     /// `memory` holds at least `depth` entries of 64 bytes.
     pub(super) fn new(memory: Window, depth: u16) -> Self {
-        Self { memory, depth, tail: 0, rung: 0 }
+        // The pool gives as much as it is asked for, in whole pages.
+        let entries = Table::new(&memory, 0, depth.into()).unwrap_or_else(|_| Table::gone());
+        Self { entries, depth, tail: 0, rung: 0 }
     }
 
     /// Writes one entry. It is seen by the controller once the doorbell is rung.
     #[inline(always)]
     pub(super) fn push(&mut self, command: &Command) -> Result<(), OutOfBounds> {
-        self.memory.write_value(usize::from(self.tail) << SQE_SHIFT, command)?;
+        self.push_words(transmute!(*command))
+    }
+
+    /// As [`push`](Self::push), for an entry that is words already.
+    #[inline(always)]
+    pub(super) fn push_words(&mut self, words: Words) -> Result<(), OutOfBounds> {
+        self.entries.write(self.tail.into(), words)?;
         self.tail = if self.tail + 1 == self.depth { 0 } else { self.tail + 1 };
         Ok(())
     }
@@ -46,9 +54,9 @@ impl SubmissionRing {
 }
 
 /// A completion queue in driver memory. The controller writes it at any time; each entry is taken once.
-#[derive(Debug)]
 pub(super) struct CompletionRing {
     memory: Window,
+    entries: Table<[u64; 2]>,
     depth: u16,
     head: u16,
     rung: u16,
@@ -59,16 +67,17 @@ pub(super) struct CompletionRing {
 impl CompletionRing {
     /// `memory` holds at least `depth` entries of 16 bytes, all zero.
     pub(super) fn new(memory: Window, depth: u16) -> Self {
-        Self { memory, depth, head: 0, rung: 0, phase: CQE_PHASE }
+        // As for the submission ring.
+        let entries = Table::new(&memory, 0, depth.into()).unwrap_or_else(|_| Table::gone());
+        Self { memory, entries, depth, head: 0, rung: 0, phase: CQE_PHASE }
     }
 
     /// The next entry, if there is one.
     #[inline(always)]
     pub(super) fn peek(&self) -> Option<Completion> {
-        let at = usize::from(self.head) * CQE_BYTES;
         // The controller writes the phase tag last, so the rest of the entry, and the data that the command brought,
         // are visible once the tag is. Dwords 2 and 3 are loaded as one.
-        let [first, second] = self.memory.load_entry(at).ok()?;
+        let [first, second] = self.entries.load_entry(self.head.into()).ok()?;
         let (dw0, dw2, dw3) = (first as u32, second as u32, (second >> 32) as u32);
         if dw3 & CQE_PHASE != self.phase {
             return None;

@@ -169,15 +169,23 @@ fn bounce_reach(segments: impl Iterator<Item = (u64, u32)>, limit: u32, block: u
     most
 }
 
+/// PRP2 of a transfer that goes on behind its first page.
+#[cold]
+#[inline(never)]
+fn second_prp(addr: u64, bytes: u32, room: u32) -> Option<u64> {
+    (bytes <= room + PAGE).then(|| addr.wrapping_add(room.into()))
+}
+
 /// PRP1 and PRP2, where the two can name all of `bytes` bytes from `addr` on.
 #[inline(always)]
-pub(super) fn two_prps(addr: u64, bytes: u32) -> Option<[U64; 2]> {
+pub(super) fn two_prps(addr: u64, bytes: u32) -> Option<[u64; 2]> {
     let room = PAGE - (addr & IN_PAGE) as u32;
-    if addr & 3 != 0 || bytes > room + PAGE {
+    if addr & 3 != 0 {
         return None;
     }
-    let second = if bytes > room { addr.wrapping_add(room.into()) } else { 0 };
-    Some([addr.into(), second.into()])
+    // As a rule it is no more than a page, and one entry says it.
+    let second = if bytes <= room { 0 } else { second_prp(addr, bytes, room)? };
+    Some([addr, second])
 }
 
 /// Writes the PRPs for the first `bytes` bytes of segments that [`plan`] found expressible. `list` is
@@ -193,7 +201,7 @@ pub(super) fn prps(
     if len >= bytes
         && let Some(both) = two_prps(addr, bytes)
     {
-        return Ok(both);
+        return Ok(both.map(U64::new));
     }
     prp_list(core::iter::once((addr, len)).chain(segments), bytes, list)
 }

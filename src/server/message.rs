@@ -11,6 +11,7 @@ use nvme_session::memory::MemoryTable;
 use nvme_session::queue::{BlkQueue, QueueTag};
 use nvme_session::virtqueue::Broken;
 
+use super::limits::Limits;
 use crate::nvme::{Mishap, QueuePair};
 
 /// One I/O queue pair of one controller.
@@ -44,6 +45,12 @@ impl GroupKey {
     /// The server's own factory's.
     pub const FACTORY: Self = Self(0);
 
+    /// Whether it is a static client's.
+    pub fn is_static(self) -> bool {
+        // Factories are counted from the other end.
+        self != Self::FACTORY && self.0 < 1 << 63
+    }
+
     /// A factory's, of those right below the server's own.
     pub fn of_factory(top: FactoryId) -> Self {
         // Sessions have small numbers, factories are counted from the other end.
@@ -67,6 +74,9 @@ pub enum ToWorker {
     /// Take nothing more from this virtqueue, finish what is in flight, and drop it. Answered by
     /// [`FromWorker::QueueStopped`].
     StopQueue(QueueKey),
+    /// Take nothing more from this virtqueue, finish what is in flight, and hand it back: it is going to another worker. Answered by
+    /// [`FromWorker::GivenBack`].
+    GiveBack(QueueKey),
     /// Tell the driver of this virtqueue in another way from now on. Answered by [`FromWorker::NotifySet`].
     SetNotify(QueueKey, Box<dyn Notify>),
     /// The session's memory is this from now on. Answered by [`FromWorker::TableSet`] when nothing in flight lies
@@ -78,15 +88,55 @@ pub enum ToWorker {
     SetGrant(SessionKey, Grant),
     /// Break the session's virtqueues: its memory vanished.
     Break(SessionKey, Broken),
+    /// The session's limits have changed.
+    Limit(SessionKey),
     /// The session's device is lost: end what it asks with an error from now on.
     Fail(SessionKey),
+    /// Take nothing more from the session's virtqueues for now, or go on. While it is held, what its drivers ask waits in their rings.
+    /// When nothing of it is in flight any more, or it goes on before, that it was held is answered by [`FromWorker::Held`].
+    Hold(SessionKey, bool),
     /// The session's client is gone: what is in flight ends, and nothing is issued again that failed for the moment.
     Withdraw(SessionKey),
+    /// The session has ended, and has let go of its queue pair: there is nothing to do for it any more.
+    Release(SessionKey),
     /// Forget the session's virtqueues though something is in flight for them: their device cannot be proven quiet. What
     /// they hold is kept for ever. Each is answered by [`FromWorker::QueueStopped`].
     Quarantine(SessionKey),
     /// Is this command still in flight? Answered by [`FromWorker::Stuck`].
     IsStuck(StuckCommand),
+}
+
+/// Of what a message to a worker speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum About {
+    /// Of a session.
+    Session(SessionKey),
+    /// Of a queue pair.
+    Pair(PairId),
+}
+
+impl ToWorker {
+    /// Of what it speaks. A home that gave a session a worker of its own finds that with it.
+    pub fn about(&self) -> About {
+        match self {
+            Self::AddPair(pair, _) | Self::TakePair(pair) => About::Pair(*pair),
+            Self::IsStuck(command) => About::Pair(command.pair),
+            Self::AddQueue(new) => About::Session(new.key.session),
+            Self::StopQueue(key) | Self::GiveBack(key) | Self::SetNotify(key, _) => {
+                About::Session(key.session)
+            }
+            Self::SetTable(new) => About::Session(new.session),
+            Self::SetWriteBack(session, _) | Self::SetGrant(session, _) | Self::Break(session, _) => {
+                About::Session(*session)
+            }
+            Self::Fail(session)
+            | Self::Hold(session, _)
+            | Self::Limit(session)
+            | Self::Withdraw(session)
+            | Self::Release(session)
+            | Self::Quarantine(session) => About::Session(*session),
+        }
+    }
 }
 
 /// A virtqueue on its way to its worker.
@@ -99,6 +149,18 @@ pub struct NewQueue {
     pub queue: Box<BlkQueue>,
     /// The pair that serves it.
     pub pair: PairId,
+    /// How its driver is told.
+    pub notify: Box<dyn Notify>,
+    /// What bounds its session.
+    pub limits: Arc<Limits>,
+    /// Whether its session is at home on another worker.
+    pub abroad: bool,
+}
+
+/// A virtqueue that comes back from its worker ([`ToWorker::GiveBack`]), with nothing in flight.
+pub struct Returned {
+    /// The queue.
+    pub queue: Box<BlkQueue>,
     /// How its driver is told.
     pub notify: Box<dyn Notify>,
 }
@@ -132,10 +194,20 @@ pub enum FromWorker {
     PairTaken(PairId, Option<Box<QueuePair>>),
     /// Answers [`ToWorker::StopQueue`]: where the driver's next request will be.
     QueueStopped(QueueKey, u16),
+    /// Answers [`ToWorker::GiveBack`]. `None`: it goes on here, or is not there, or has stopped.
+    GivenBack(QueueKey, Option<Returned>),
+    /// The worker has much to do, or has not any more.
+    Busy(bool),
+    /// It has more to do than there is time for, and this virtqueue is one that another worker could serve as well.
+    Crowded(QueueKey),
+    /// A virtqueue that is not at home here had better go there: it has little to do (false), or others need the time (true).
+    GoHome(QueueKey, bool),
     /// Answers [`ToWorker::SetNotify`].
     NotifySet(QueueKey),
     /// Answers [`ToWorker::SetWriteBack`]: what is taken from now on is served in that mode.
     WriteBackSet(SessionKey),
+    /// A session that is held ([`ToWorker::Hold`]) has nothing in flight.
+    Held(SessionKey),
     /// A virtqueue is broken. It serves nothing until it is stopped and set up again.
     QueueBroken(QueueKey, Broken),
     /// Answers [`ToWorker::SetTable`], with the table's generation.

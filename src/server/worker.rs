@@ -7,14 +7,21 @@
 //! virtqueue asks for kicks and has no turns.
 //!
 //! * `roster`: groups of sessions, sessions, and their virtqueues. `shares`: whose turn it is.
-//! * `turns`: the turns of a pass. `submit`: one request of a turn.
+//! * `turns`: the turns of a pass. `submit`: one request of a turn. `quick`: requests as most are.
 //! * `messages`: what control tells a worker.
-//! * `drains`: changes of memory.
+//! * `limited`: turns of sessions with limits.
+//! * `drains`: changes of memory. `split`: a session gets a worker of its own.
+//! * `balance`: how much there is to do, where there are other workers. `leaving`: virtqueues that go to one of them.
 
+mod balance;
 mod drains;
+mod leaving;
+mod limited;
 mod messages;
+mod quick;
 mod roster;
 mod shares;
+mod split;
 mod submit;
 mod turns;
 
@@ -26,11 +33,16 @@ use core::time::Duration;
 
 use nvme_platform::{Clock, Time, Window};
 use nvme_session::memory::{DmaRange, Spares, Windows};
-use nvme_session::queue::{BlkQueue, Tag};
+use nvme_session::queue::{Asked, BlkQueue, Fault, Tag};
 use nvme_session::virtqueue::Broken;
 
+use self::balance::Balance;
 use self::drains::{Drain, TABLE_STEP};
+use self::leaving::Leaving;
+use self::quick::completions;
 use self::roster::{Activity, Duty, Roster};
+use self::shares::{OVERRUN, nanos, since};
+pub use self::split::Split;
 use self::submit::submit;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
 use crate::nvme::{Came, Clients, QueuePair};
@@ -39,6 +51,8 @@ use crate::nvme::{Came, Clients, QueuePair};
 const BATCH: u32 = 64;
 /// How long a pass may be, as far as turns make it so: then messages and kicks are looked at.
 const PASS: Duration = Duration::from_micros(200);
+/// So many passes are measured closely after one that took too long.
+const CLOSELY: u32 = 10_000;
 /// How often deadlines and idle queues are looked at while there is work.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
 
@@ -63,15 +77,36 @@ pub struct Worker {
     drains: Vec<Drain>,
     /// Tokens of virtqueues that finish what was taken.
     stopping: Vec<usize>,
+    /// Virtqueues that go to another worker, and finish what was taken.
+    leaving: Vec<Leaving>,
+    balance: Balance,
+    /// It serves one session, which is not to be with others.
+    apart: bool,
+    /// Sessions that are held, and finish what was taken.
+    holding: Vec<SessionKey>,
     /// Virtqueues that hold memory which nothing proves free.
     quarantined: Vec<(SessionKey, Box<BlkQueue>)>,
+    /// Virtqueues that wait because their session did all that it may for now, and until when.
+    held: Vec<(Time, usize)>,
+    /// The first of these times.
+    held_until: Option<Time>,
     outbox: VecDeque<FromWorker>,
     poll_for: Duration,
     next_check: Time,
     /// For how long the host had kept this thread from running when it was asked last.
     preempted: Duration,
+    /// How often its thread had had memory brought then.
+    faults: u64,
+    /// Passes in which all is measured.
+    closely: u32,
+    /// Whether sessions without work were looked at since the clock was read.
+    looked: bool,
+    /// Sessions whose memory held it up, and for how long, in nanoseconds.
+    overran: Vec<(SessionKey, u64)>,
     /// The longest time from seeing a kick to taking what it was for.
     longest_wait: Duration,
+    /// Where it says whose turn it is, in case that the server crashes in it.
+    turn_of: Option<Window>,
 }
 
 impl Worker {
@@ -83,18 +118,65 @@ impl Worker {
             spares: Spares::new(),
             drains: Vec::new(),
             stopping: Vec::new(),
+            leaving: Vec::new(),
+            balance: Balance::default(),
+            apart: false,
+            holding: Vec::new(),
             quarantined: Vec::new(),
+            held: Vec::new(),
+            held_until: None,
             outbox: VecDeque::new(),
             poll_for,
             next_check: Time::default(),
             preempted: Duration::ZERO,
+            faults: 0,
+            closely: 0,
+            looked: false,
+            overran: Vec::new(),
             longest_wait: Duration::ZERO,
+            turn_of: None,
         }
+    }
+
+    /// Whether it has neither virtqueues nor queue pairs.
+    pub fn is_vacant(&self) -> bool {
+        self.pairs.is_empty() && self.roster.is_empty() && self.quarantined.is_empty()
+    }
+
+    /// Has it say there whose turn it is: the session's number of 64 bits, or 0.
+    pub fn tell_turns(&mut self, window: Window) {
+        self.turn_of = Some(window);
     }
 
     /// What control should know; to be emptied after each pass.
     pub fn take_message(&mut self) -> Option<FromWorker> {
         self.outbox.pop_front()
+    }
+
+    /// A session whose memory held the worker up for longer than a turn may take, and for how long; to be asked after each pass. The home
+    /// can give it a worker of its own ([`split_off`](Self::split_off)), on another thread.
+    #[inline]
+    pub fn take_overrun(&mut self) -> Option<(SessionKey, Duration)> {
+        self.overran.pop().map(|(session, nanos)| (session, Duration::from_nanos(nanos)))
+    }
+
+    /// When a pass began and ended: whose memory made it long is found out, should that come again.
+    #[inline]
+    pub fn took(&mut self, began: Time, ended: Time) {
+        if since(began, ended) > OVERRUN {
+            self.closely = CLOSELY;
+        }
+    }
+
+    /// A virtqueue was taken in, which took so long.
+    pub fn took_in(&mut self, session: SessionKey, time: Duration, clock: &dyn Clock) {
+        if nanos(time) > OVERRUN
+            && let Some(place) = self.roster.place_of(session)
+        {
+            // From the clock's zero on.
+            self.looked = false;
+            self.pay_for_long(place, Time::default(), Time::default() + time, clock);
+        }
     }
 
     /// The token of a virtqueue, for [`Worker::kick`]. The home watches the driver's kicks under it.
@@ -151,8 +233,12 @@ impl Worker {
     /// once for each turn; `now` is a time that was read just before.
     pub fn pass(&mut self, now: Time, clock: &dyn Clock) -> Pass {
         let (mut time, mut worked) = (now, false);
+        self.balance.begins(now);
         if now >= self.next_check {
             self.preempted(clock);
+        }
+        if self.held_until.is_some_and(|until| now >= until) {
+            self.release_held(now);
         }
         for at in 0..self.pairs.len() {
             if self.pairs.get(at).is_some_and(|p| !p.line.is_empty()) {
@@ -169,10 +255,25 @@ impl Worker {
             let (more, again) = self.turn_pair(at, now);
             worked |= more;
             wake = earlier(wake, again);
+            if self.closely > 0 {
+                let own = self.pairs.get(at).and_then(|pair| self.roster.alone_on(pair.id));
+                self.look_closely(own, &mut time, clock);
+            }
         }
-        self.roster.publish_on_account(&mut time, clock);
+        if let Some((session, then, end)) = self.roster.publish_on_account(&mut time, clock) {
+            self.pay_for_long(session, then, end, clock);
+        }
+        if self.closely > 0 {
+            self.closely -= 1;
+        }
         if !self.stopping.is_empty() {
-            worked |= self.finish_stopping();
+            worked |= self.finish_stopping(time);
+        }
+        if !self.leaving.is_empty() {
+            worked |= self.finish_leaving(time);
+        }
+        if !self.holding.is_empty() {
+            self.finish_holding();
         }
         if !self.drains.is_empty() {
             worked |= self.turn_drains();
@@ -188,6 +289,13 @@ impl Worker {
                 self.next_check = self.next_check.min(first);
                 wake = earlier(wake, Some(first));
             }
+        }
+        wake = earlier(wake, self.held_until);
+        if worked && self.balance.is_on() {
+            self.balance.worked(now);
+        }
+        if !self.leaving.is_empty() {
+            wake = earlier(wake, Some(now + CHECK_EVERY));
         }
         Pass { worked, wake }
     }
@@ -240,23 +348,27 @@ impl Worker {
         pair.ring();
         let again = pair.run(BATCH, now);
         let mut worked = again.is_some_and(|t| t <= now);
-        for _ in 0..BATCH {
-            let ended = match pair.next_fast() {
-                Some(ended) => ended,
-                None if pair.is_silent() => break,
-                None => match pair.next_ended(now, &self.roster) {
-                    None => break,
-                    Some(Came::Ended(ended)) => ended,
-                    Some(Came::Again) => {
-                        worked = true;
-                        continue;
-                    }
-                },
+        let mut left = BATCH;
+        while left > 0 {
+            let taken = completions(pair, &mut self.roster, left, now);
+            worked |= taken > 0;
+            left -= taken;
+            if left == 0 || pair.is_silent() {
+                break;
+            }
+            left -= 1;
+            let ended = match pair.next_ended(now, &self.roster) {
+                None => break,
+                Some(Came::Ended(ended)) => ended,
+                Some(Came::Again) => {
+                    worked = true;
+                    continue;
+                }
             };
             worked = true;
             let token = ended.tag().queue().token();
             let Some(queue) = self.roster.get_mut(token) else { continue };
-            let next = queue.virtqueue.complete(ended, &mut self.spares);
+            let next = queue.virtqueue.complete_at(ended, now, &mut self.spares);
             if let Some(next) = next {
                 submit(queue, pair, next, &mut false, now, &mut self.spares);
             }
@@ -269,7 +381,7 @@ impl Worker {
         (worked, again)
     }
 
-    fn finish_stopping(&mut self) -> bool {
+    fn finish_stopping(&mut self, now: Time) -> bool {
         let mut stopped = false;
         for i in (0..self.stopping.len()).rev() {
             let Some(&token) = self.stopping.get(i) else { continue };
@@ -278,8 +390,10 @@ impl Worker {
                 continue;
             }
             if queue.virtqueue.publish() {
+                queue.virtqueue.counts().notified();
                 queue.notify.used();
             }
+            queue.virtqueue.settle(now);
             self.outbox.push_back(FromWorker::QueueStopped(queue.key, queue.virtqueue.next_avail()));
             self.stopping.swap_remove(i);
             self.leave_line(token);
@@ -287,6 +401,20 @@ impl Worker {
             stopped = true;
         }
         stopped
+    }
+
+    /// Says which sessions that are held have nothing in flight any more.
+    fn finish_holding(&mut self) {
+        let (roster, outbox) = (&self.roster, &mut self.outbox);
+        self.holding.retain(|key| {
+            let queues = roster.tokens_of(*key);
+            let busy =
+                queues.iter().filter_map(|token| roster.get(*token)).any(|q| q.virtqueue.in_flight() > 0);
+            if !busy {
+                outbox.push_back(FromWorker::Held(*key));
+            }
+            busy
+        });
     }
 
     /// Issues commands again whose time has come, reports those that are late, and lets queues without work ask for kicks
@@ -303,6 +431,7 @@ impl Worker {
                 self.outbox.push_back(FromWorker::Failed(mishap));
             }
         }
+        self.look_at_balance(now);
         // Whether the only one goes on polling is the home's to say.
         if self.roster.is_crowded() {
             let poll_for = self.poll_for;
@@ -334,6 +463,12 @@ impl Clients for Roster {
 
     fn session(&self, tag: Tag) -> Option<u64> {
         self.get(tag.queue().token()).map(|queue| queue.key.session.0)
+    }
+
+    fn failed(&self, tag: Tag, asked: Asked, fault: Fault) {
+        if let Some(queue) = self.get(tag.queue().token()) {
+            queue.virtqueue.counts().device_failed(asked, fault);
+        }
     }
 }
 

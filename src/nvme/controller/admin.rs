@@ -43,6 +43,7 @@ pub(super) enum Job {
     DeleteSq { id: u16 },
     DeleteCq { id: u16 },
     Abort { pair: u16, cid: u16 },
+    DoorbellBuffers { doorbells: Iova, events: Iova },
 }
 
 impl Job {
@@ -103,6 +104,11 @@ impl Job {
             Self::DeleteSq { id } => new(admin::DELETE_SQ, u32::from(id), 0),
             Self::DeleteCq { id } => new(admin::DELETE_CQ, u32::from(id), 0),
             // Base 5.1.
+            Self::DoorbellBuffers { doorbells, events } => Command {
+                dptr: [doorbells.0.into(), events.0.into()],
+                // Base 5.8.
+                ..new(admin::DOORBELL_BUFFER_CONFIG, 0, 0)
+            },
             Self::Abort { pair, cid } => new(admin::ABORT, u32::from(cid) << 16 | u32::from(pair), 0),
         }
     }

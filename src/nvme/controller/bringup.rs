@@ -18,18 +18,19 @@ use super::super::spec::registers::{
 };
 use super::admin::DEPTH;
 
+mod shutdown;
+
+use self::shutdown::SHUTDOWN_WAIT;
+pub(super) use self::shutdown::Shutdown;
+
 /// How often a register is looked at while we wait for a bit: no interrupt tells of it.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// The unit of CAP.TO and CRTO.
 const READY_UNIT: Duration = Duration::from_millis(500);
 /// CSTS.SHST: shutdown processing complete.
 const SHUTDOWN_COMPLETE: u8 = 2;
-/// CC.SHN: normal shutdown notification.
-const SHUTDOWN_NORMAL: u8 = 1;
 /// How long the host may take to reset the link to a controller after it said that there was an error.
 const BUS_REST: Duration = Duration::from_secs(3);
-/// How long a shutdown may take at a controller that did not say.
-const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
 /// What the controller is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,19 +104,6 @@ pub(super) enum Turn {
     Gone,
     /// It stopped as it was told to, or did not.
     ShutDown { clean: bool },
-}
-
-/// What came of telling it to shut down.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Shutdown {
-    /// It was told.
-    Begun,
-    /// It was told before.
-    Already,
-    /// There was nothing to shut down.
-    Idle,
-    /// It is on its way down or up already: it is cut short.
-    Abrupt,
 }
 
 /// The register machine.
@@ -466,32 +454,6 @@ impl Bringup {
     /// How long its registers are left alone after CC.EN was cleared, as it turned out.
     pub(super) fn set_delay(&mut self, delay: Duration) {
         self.delay_after_disable = delay;
-    }
-
-    /// How long a shutdown may take.
-    pub(super) fn set_shutdown_wait(&mut self, wait: Duration) {
-        self.shutdown_wait = wait;
-    }
-
-    /// Sets CC.SHN (Base 3.6.1).
-    pub(super) fn shut_down(&mut self, device: &mut dyn Device, now: Time) -> Shutdown {
-        match self.state {
-            State::Setup | State::Running | State::Stuck | State::Enabling { .. } => {
-                let registers = device.registers();
-                let configuration = Configuration::from_bits(registers.read32(CC));
-                registers.write32(CC, configuration.with_shn(SHUTDOWN_NORMAL).into_bits());
-                self.state = State::ShuttingDown { deadline: now + self.shutdown_wait };
-                self.look = Some(now);
-                Shutdown::Begun
-            }
-            State::ShuttingDown { .. } => Shutdown::Already,
-            // Nothing was written through a controller that never ran, or that runs no more.
-            State::New | State::Dead => {
-                self.state = State::Dead;
-                Shutdown::Idle
-            }
-            State::Starting { .. } | State::Resting { .. } | State::Disabling { .. } => Shutdown::Abrupt,
-        }
     }
 
     /// It does nothing more.

@@ -52,6 +52,8 @@ pub(super) struct Findings {
     pub(super) aborts: usize,
     pub(super) events: u16,
     pub(super) namespace_notices: bool,
+    /// Whether it takes doorbells in memory.
+    pub(super) doorbell_buffers: bool,
     /// Time for a shutdown, in microseconds; 0: not said.
     pub(super) shutdown_us: u32,
 }
@@ -117,6 +119,7 @@ pub(super) fn controller(
         aborts: usize::from(data.acl) + 1,
         events: u16::from(data.aerl) + 1,
         namespace_notices: data.oaes.get() & identify::OAES_NAMESPACE != 0,
+        doorbell_buffers: data.oacs.get() & identify::OACS_DOORBELL_BUFFERS != 0,
         shutdown_us: data.rtd3e.get(),
     })
 }

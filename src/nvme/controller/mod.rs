@@ -19,6 +19,7 @@ mod identify;
 mod later;
 mod namespaces;
 mod notices;
+mod pair_memory;
 mod pairs;
 mod reads;
 mod setup;
@@ -40,13 +41,14 @@ use self::pairs::Pairs;
 use self::reads::Reads;
 pub use self::reads::SCAN_MAX;
 use self::setup::Setup;
-use super::event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError};
+use super::event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError, Smart};
 use super::info::{ControllerInfo, NamespaceInfo};
 use super::options::Options;
 use super::pair::QueuePair;
 use super::quiet::QueueQuiet;
 use super::quirks::Quirks;
 use super::spec::log::page;
+use super::troubles::Troubled;
 
 /// One NVMe controller.
 pub struct Controller {
@@ -61,6 +63,8 @@ pub struct Controller {
     pairs: Pairs,
     reads: Reads,
     notices: Notices,
+    /// What it said of its health last.
+    smart: Option<Smart>,
     /// Another look at what failed for the moment.
     later: Later,
     events: VecDeque<ControllerEvent>,
@@ -87,6 +91,7 @@ impl Controller {
             pairs: Pairs::new(index, &options),
             reads: Reads::new(),
             notices: Notices::new(index),
+            smart: None,
             later: Later::default(),
             events: VecDeque::new(),
             anomalies: 0,
@@ -154,6 +159,7 @@ impl Controller {
 
     /// Asks the controller to end a command. Ends in [`ControllerEvent::Aborted`], also when it does not answer.
     pub fn abort(&mut self, pair: u16, cid: u16) {
+        self.pairs.troubles().aborts.add();
         let admin = self.admin.as_mut().filter(|_| self.bringup.is_running());
         if admin.is_none_or(|admin| admin.ask(Job::Abort { pair, cid }).is_err()) {
             self.events.push_back(ControllerEvent::Aborted { pair, cid, outcome: AbortOutcome::Unanswered });
@@ -162,10 +168,29 @@ impl Controller {
 
     /// Asks for the SMART log. Ends in [`ControllerEvent::Smart`]; in nothing when it cannot be had.
     pub fn ask_smart(&mut self) {
-        let job = Job::Log { id: page::SMART, asked: true };
+        self.ask_log(page::SMART);
+    }
+
+    /// Asks for the newest entry of the error log. What is new there is said; it ends in nothing.
+    pub fn ask_errors(&mut self) {
+        self.ask_log(page::ERROR);
+    }
+
+    fn ask_log(&mut self, id: u8) {
+        let job = Job::Log { id, asked: true };
         if self.is_ready() && !self.admin.as_ref().is_some_and(|admin| admin.has(job)) {
             self.ask(job);
         }
+    }
+
+    /// What it said of its health when it was [asked](Self::ask_smart) last.
+    pub fn smart(&self) -> Option<&Smart> {
+        self.smart.as_ref()
+    }
+
+    /// What went wrong so far.
+    pub fn troubled(&self) -> Troubled {
+        self.pairs.troubles().read()
     }
 
     /// The bus reports an error of the device (PCI Express AER). What it holds can no longer be relied upon: a reset is needed,
@@ -178,6 +203,7 @@ impl Controller {
     /// Resets the controller, with all pairs in the control role's hands. Ends in [`ControllerEvent::Reset`], or in
     /// [`ControllerEvent::Failed`].
     pub fn reset(&mut self) {
+        self.pairs.troubles().resets.add();
         if !self.bringup.reset(&mut *self.device, self.now) && self.bringup.is_dead() {
             let (why, quiet) = (Failure::Device(DeviceError::Gone), self.bringup.quiet());
             self.events.push_back(ControllerEvent::Failed { why, quiet });

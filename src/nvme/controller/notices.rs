@@ -6,7 +6,7 @@
 use nvme_platform::{debug, warn};
 
 use super::super::event::Smart;
-use super::super::spec::command::Completion;
+use super::super::spec::command::{Completion, Status};
 use super::super::spec::log::{ErrorEntry, Health, event, page};
 use super::admin::Page;
 
@@ -35,11 +35,13 @@ pub(super) enum News {
 pub(super) struct Notices {
     index: u16,
     count: u64,
+    /// The newest entry of the error log that was there when it was looked at last.
+    newest: Option<u64>,
 }
 
 impl Notices {
     pub(super) fn new(index: u16) -> Self {
-        Self { index, count: 0 }
+        Self { index, count: 0, newest: None }
     }
 
     /// An event request was answered.
@@ -71,7 +73,7 @@ impl Notices {
     }
 
     /// A log page came; `asked`: the control role wanted it.
-    pub(super) fn log(&self, id: u8, asked: bool, completion: &Completion, data: &Page) -> News {
+    pub(super) fn log(&mut self, id: u8, asked: bool, completion: &Completion, data: &Page) -> News {
         if id == page::CHANGED_NAMESPACES && !asked {
             // Whatever the list says, and whether it came: all namespaces are looked at.
             return News::Namespaces;
@@ -81,6 +83,7 @@ impl Notices {
             return News::Nothing;
         }
         match id {
+            page::ERROR if asked => self.look_at_errors(&data.read()),
             page::ERROR => self.tell_error(&data.read()),
             page::SMART => {
                 let smart = smart(&data.read());
@@ -94,19 +97,34 @@ impl Notices {
         News::Nothing
     }
 
-    fn tell_error(&self, entry: &ErrorEntry) {
+    fn tell_error(&mut self, entry: &ErrorEntry) {
+        self.newest = self.newest.max(Some(entry.count.get()));
         if self.count.is_power_of_two() {
-            warn!(
-                "controller {}: error {}: queue {} command {:#06x} status {:#06x} namespace {} block {}",
-                self.index,
-                entry.count.get(),
-                entry.sqid.get(),
-                entry.cid.get(),
-                entry.status.get() >> 1,
-                entry.nsid.get(),
-                entry.lba.get()
-            );
+            self.say_error(entry);
         }
+    }
+
+    /// The newest entry, now and then. What was there at first is old; an entry that was said is not said again.
+    fn look_at_errors(&mut self, entry: &ErrorEntry) {
+        let count = entry.count.get();
+        if self.newest.replace(count).is_some_and(|newest| count > newest) {
+            self.say_error(entry);
+        }
+    }
+
+    fn say_error(&self, entry: &ErrorEntry) {
+        let status = Status(entry.status.get() >> 1);
+        warn!(
+            "controller {}: error {}: queue {} command {:#06x} namespace {} block {}: status {:#05x} ({})",
+            self.index,
+            entry.count.get(),
+            entry.sqid.get(),
+            entry.cid.get(),
+            entry.nsid.get(),
+            entry.lba.get(),
+            status.code(),
+            status.name()
+        );
     }
 
     fn tell_health(&self, smart: &Smart) {
@@ -128,6 +146,8 @@ fn smart(health: &Health) -> Smart {
         media_errors: health.media_errors.get(),
         power_cycles: health.power_cycles.get(),
         hours: health.hours.get(),
+        unsafe_shutdowns: health.unsafe_shutdowns.get(),
+        error_entries: health.error_entries.get(),
     }
 }
 
@@ -135,7 +155,6 @@ fn smart(health: &Health) -> Smart {
 mod tests {
     use zerocopy::{FromZeros, IntoBytes};
 
-    use super::super::super::spec::command::Status;
     use super::*;
 
     fn ended(dw0: u32, status: u16) -> Completion {
@@ -164,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_the_log_pages_lead_to() {
-        let notices = Notices::new(0);
+        let mut notices = Notices::new(0);
         let mut health = Health::new_zeroed();
         health.temperature = 300.into();
         let data = Page::of(health.as_bytes());
@@ -177,5 +196,22 @@ mod tests {
         assert_eq!(notices.log(page::SMART, true, &failed, &data), News::Nothing);
         assert_eq!(notices.log(page::SMART, false, &ok, &data), News::Nothing);
         assert_eq!(notices.log(page::ERROR, false, &ok, &data), News::Nothing);
+    }
+
+    #[test]
+    fn an_entry_of_the_error_log_is_new_once() {
+        let mut notices = Notices::new(0);
+        let mut look = |count: u64| {
+            let mut entry = ErrorEntry::new_zeroed();
+            entry.count = count.into();
+            assert_eq!(
+                notices.log(page::ERROR, true, &ended(0, 0), &Page::of(entry.as_bytes())),
+                News::Nothing
+            );
+            notices.newest
+        };
+        assert_eq!((look(7), look(7), look(9)), (Some(7), Some(7), Some(9)));
+        // One that was emptied begins anew.
+        assert_eq!((look(0), look(1)), (Some(0), Some(1)));
     }
 }

@@ -5,20 +5,23 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::{Device, DmaError, DmaPool, DriverMemory, Iova, PAGE, QueueDoorbells, Time, Window};
-use nvme_platform::{debug, warn};
+use nvme_platform::{Device, DmaPool, Iova, PAGE, QueueDoorbells, Time, Window};
+use nvme_platform::{debug, info, warn};
 
+use super::super::doorbell_buffers::DoorbellBuffers;
 use super::super::event::{ControllerEvent, PairError, ResetReason};
 use super::super::options::Options;
 use super::super::pair::{CommandCaps, Doorbells, PairConfig, PairMemory, QueuePair};
 use super::super::quiet::{Generation, QueueQuiet};
-use super::super::spec::command::{CQE_BYTES, SQE_SHIFT, Status};
-use super::super::transfer::BOUNCE_CHUNK;
+use super::super::spec::command::Status;
+use super::super::troubles::Troubles;
 use super::admin::Job;
 use super::anomaly::Anomaly;
+use super::pair_memory::{allocate, pages, recycle};
 
 /// Fewest and most entries of a queue: one can never be used.
 const DEPTH_MIN: u16 = 2;
@@ -125,52 +128,12 @@ pub(super) struct Pairs {
     records: BTreeMap<u16, Record>,
     granted: Granted,
     next_generation: Generation,
+    /// Doorbells in memory, where they were asked for and the controller can.
+    buffers: Option<DoorbellBuffers>,
     /// Commands may take as long as storage hangs that is behind it.
     stored: bool,
-}
-
-/// Pages of a pair of this depth: its queues, lists, and bounce memory.
-fn pages(depth: u16, chunks: u16) -> [usize; 4] {
-    let depth = usize::from(depth);
-    [
-        (depth << SQE_SHIFT).div_ceil(PAGE),
-        (depth * CQE_BYTES).div_ceil(PAGE),
-        depth.saturating_sub(1),
-        usize::from(chunks.max(1)) * (BOUNCE_CHUNK as usize / PAGE),
-    ]
-}
-
-/// Memory for a pair of this depth; all or nothing.
-fn allocate(pool: &mut dyn DmaPool, depth: u16, chunks: u16) -> Result<PairMemory, DmaError> {
-    let pages = pages(depth, chunks);
-    let mut got: Vec<DriverMemory> = Vec::with_capacity(pages.len());
-    for (done, count) in pages.into_iter().enumerate() {
-        match pool.allocate(count) {
-            Ok(memory) => got.push(memory),
-            Err(why) => {
-                got.into_iter().for_each(|memory| pool.recycle(memory));
-                // What is missing is said for all of it, not for the part that was one too many.
-                let rest = pages.iter().skip(done + 1).fold(0_u64, |sum, pages| sum + (*pages * PAGE) as u64);
-                return Err(match why {
-                    DmaError::LockLimit { need, allowed } => {
-                        DmaError::LockLimit { need: need.saturating_add(rest), allowed }
-                    }
-                    other => other,
-                });
-            }
-        }
-    }
-    let mut got = got.into_iter();
-    match (got.next(), got.next(), got.next(), got.next()) {
-        (Some(sq), Some(cq), Some(lists), Some(bounce)) => Ok(PairMemory { sq, cq, lists, bounce }),
-        _ => Err(DmaError::NoMemory),
-    }
-}
-
-/// Gives memory back that the controller is done with.
-pub(super) fn recycle(pool: &mut dyn DmaPool, memory: PairMemory) {
-    let PairMemory { sq, cq, lists, bounce } = memory;
-    [sq, cq, lists, bounce].into_iter().for_each(|memory| pool.recycle(memory));
+    /// What went wrong, of which its pairs tell.
+    troubles: Arc<Troubles>,
 }
 
 impl Pairs {
@@ -184,12 +147,66 @@ impl Pairs {
             caps: CommandCaps::default(),
         };
         let (timeout, chunks) = (options.io_timeout, options.bounce_chunks);
-        Self { index, timeout, chunks, records: BTreeMap::new(), granted, next_generation: 1, stored: false }
+        Self {
+            index,
+            timeout,
+            chunks,
+            records: BTreeMap::new(),
+            granted,
+            next_generation: 1,
+            buffers: None,
+            stored: false,
+            troubles: Arc::default(),
+        }
+    }
+
+    /// What went wrong with the controller.
+    pub(super) fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// The controller is set up.
     pub(super) fn set_up(&mut self, granted: Granted) {
         self.granted = granted;
+    }
+
+    /// What the controller is to be told of doorbells in memory, for so many pairs.
+    pub(super) fn buffer_doorbells(
+        &mut self,
+        pool: &mut dyn DmaPool,
+        pairs: u16,
+        stride: u32,
+    ) -> Option<Job> {
+        if self.buffers.is_none() {
+            self.buffers = match DoorbellBuffers::new(pool, pairs, stride) {
+                Ok(buffers) => buffers,
+                Err(why) => {
+                    warn!("controller {}: no memory for doorbells: {why}", self.index);
+                    None
+                }
+            };
+        }
+        // There are no more pairs than before the reset, or their doorbells have no place.
+        let buffers = self.buffers.as_ref().filter(|buffers| buffers.holds(pairs, stride));
+        let Some(buffers) = buffers else {
+            debug!("controller {}: {} pairs have no place in a page of doorbells", self.index, pairs);
+            return None;
+        };
+        let (doorbells, events) = buffers.places();
+        Some(Job::DoorbellBuffers { doorbells, events })
+    }
+
+    /// The controller took them, or did not.
+    pub(super) fn doorbells_buffered(&mut self, status: Status) {
+        if !status.ok() {
+            warn!("controller {}: it takes no doorbells in memory: status {:#06x}", self.index, status.0);
+        }
+        if let Some(buffers) = &mut self.buffers {
+            buffers.set(status.ok());
+            if status.ok() {
+                info!("controller {}: its doorbells are in memory", self.index);
+            }
+        }
     }
 
     /// Whether the control role's own reads have no pair of their own.
@@ -291,7 +308,15 @@ impl Pairs {
         };
         let at = record.cq;
         self.records.insert(id, record);
+        self.clear_doorbells(id);
         Ok(Job::CreateCq { id, depth, vector, at })
+    }
+
+    /// The controller has no such pair, and will begin it with zeroes.
+    fn clear_doorbells(&self, id: u16) {
+        if let Some(buffers) = &self.buffers {
+            buffers.clear(id);
+        }
     }
 
     fn record(&mut self, id: u16) -> Result<&mut Record, Anomaly> {
@@ -323,7 +348,7 @@ impl Pairs {
         now: Time,
     ) -> Result<Effect, Anomaly> {
         let (index, stride) = (self.index, self.granted.stride);
-        let record = self.record(id)?;
+        let record = self.records.get_mut(&id).ok_or(Anomaly::NoPair(id))?;
         let Stage::Creating { again } = record.stage else { return Err(Anomaly::NotWaiting(id)) };
         if !status.ok() {
             record.stage = Stage::Undoing { again, status: status.0 };
@@ -332,6 +357,10 @@ impl Pairs {
         record.stage = Stage::Live;
         let doorbells = match device.doorbells(id, stride) {
             Ok(doorbells) => {
+                let doorbells = match &self.buffers {
+                    Some(buffers) => buffers.around(id, doorbells),
+                    None => doorbells,
+                };
                 let (caches, generation) = (device.caches(), record.generation);
                 Doorbells { doorbells, caches, id, generation, made: now }
             }
@@ -350,7 +379,7 @@ impl Pairs {
         let made = match (record.memory.take(), record.purpose) {
             (Some(memory), Purpose::Client { token }) => Effect::Say(ControllerEvent::PairReady {
                 token,
-                pair: QueuePair::new(config, memory, doorbells),
+                pair: QueuePair::new(config, memory, doorbells, Arc::clone(&self.troubles)),
             }),
             (Some(memory), Purpose::Reads) => {
                 Effect::ReadsMade(ReadsPair { config, memory, doorbells: doorbells.doorbells })
@@ -465,7 +494,9 @@ impl Pairs {
         record.generation = generation;
         record.stage = Stage::Creating { again: true };
         let PairConfig { depth, vector, .. } = record.config;
-        Ok(Job::CreateCq { id, depth, vector, at: record.cq })
+        let at = record.cq;
+        self.clear_doorbells(id);
+        Ok(Job::CreateCq { id, depth, vector, at })
     }
 
     /// Takes a pair back for good, with nothing in flight; it comes back otherwise.
@@ -489,6 +520,9 @@ impl Pairs {
     /// After CSTS.RDY = 0 (with the proof), or when all is lost: ends what is being done about pairs.
     pub(super) fn end(&mut self, pool: &mut dyn DmaPool, quiet: Option<QueueQuiet>) -> Vec<Effect> {
         let (mut effects, mut gone) = (Vec::new(), Vec::new());
+        if let Some(buffers) = self.buffers.as_mut().filter(|_| quiet.is_some()) {
+            buffers.forget();
+        }
         let why = PairError::Reset;
         for (id, record) in &mut self.records {
             let id = *id;

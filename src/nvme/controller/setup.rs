@@ -51,6 +51,7 @@ pub(super) struct Setup {
     aborts: usize,
     events: u16,
     namespace_notices: bool,
+    doorbell_buffers: bool,
     shutdown_wait: Duration,
     delays: Delays,
 }
@@ -68,6 +69,7 @@ impl Setup {
             aborts: 1,
             events: 1,
             namespace_notices: false,
+            doorbell_buffers: false,
             shutdown_wait: SHUTDOWN_MIN,
             delays: Delays::default(),
         }
@@ -100,6 +102,11 @@ impl Setup {
     /// How many Asynchronous Event Requests to keep there.
     pub(super) fn events(&self) -> u16 {
         self.events
+    }
+
+    /// Whether it takes doorbells in memory.
+    pub(super) fn doorbell_buffers(&self) -> bool {
+        self.doorbell_buffers
     }
 
     /// How long a shutdown may take.
@@ -162,6 +169,7 @@ impl Setup {
         self.highest_nsid = found.namespaces;
         self.events = found.events.min(EVENTS);
         self.namespace_notices = found.namespace_notices;
+        self.doorbell_buffers = found.doorbell_buffers;
         self.shutdown_wait =
             Duration::from_micros(found.shutdown_us.into()).clamp(SHUTDOWN_MIN, SHUTDOWN_MAX);
         self.aborts = found.aborts;

@@ -13,7 +13,8 @@ use super::admin::{AdminQueue, Answer, DEPTH, Job, Patience};
 use super::anomaly::Anomaly;
 use super::bringup::{Step, Turn};
 use super::notices::{News, Notice};
-use super::pairs::{Effect, Granted, recycle};
+use super::pair_memory::recycle;
+use super::pairs::{Effect, Granted};
 use super::reads::{self, Ended};
 use super::{namespaces, setup};
 
@@ -143,6 +144,10 @@ impl Controller {
             Job::HostBehavior => self.set_up(self.setup.behavior_set(&completion), now),
             Job::WriteCacheOn => self.set_up(self.setup.write_cache_set(&completion), now),
             Job::EventConfiguration { .. } => self.set_up(self.setup.events_configured(&completion), now),
+            Job::DoorbellBuffers { .. } => {
+                self.pairs.doorbells_buffered(status);
+                self.known();
+            }
             Job::NamespaceList { after } => {
                 let next = self.namespaces.listed(after, &completion, &data);
                 self.look(next);
@@ -167,7 +172,10 @@ impl Controller {
                 match self.notices.log(id, asked, &completion, &data) {
                     News::Nothing => {}
                     News::Namespaces => self.begin_look(),
-                    News::Smart(smart) => self.events.push_back(ControllerEvent::Smart(smart)),
+                    News::Smart(smart) => {
+                        self.smart = Some(smart);
+                        self.events.push_back(ControllerEvent::Smart(smart));
+                    }
                 }
             }
             Job::CreateCq { id, .. } => {
@@ -199,21 +207,36 @@ impl Controller {
         match next {
             setup::Next::Ask(job) => self.ask(job),
             setup::Next::Fail(why) => self.bringup.stop(&mut *self.device, why, now),
-            setup::Next::Known => {
-                let quirks = *self.setup.quirks();
-                self.pairs.set_up(Granted {
-                    pairs: self.setup.info().pairs,
-                    depth: if quirks.one_at_a_time { 2 } else { self.bringup.mqes().saturating_add(1) },
-                    vectors: if quirks.one_vector { 1 } else { u16::MAX },
-                    medium: quirks.medium_priority,
-                    stride: self.bringup.stride(),
-                    caps: self.setup.caps(),
-                });
-                self.bringup.set_delay(quirks.delay_after_disable);
-                self.bringup.set_shutdown_wait(self.setup.shutdown_wait());
-                self.begin_look();
-            }
+            setup::Next::Known => match self.buffer_doorbells() {
+                Some(job) => self.ask(job),
+                None => self.known(),
+            },
         }
+    }
+
+    /// What the controller is told of doorbells in memory, where the home wants them and it offers that.
+    fn buffer_doorbells(&mut self) -> Option<Job> {
+        if !self.setup.doorbell_buffers() || !self.device.doorbell_buffers() {
+            return None;
+        }
+        let (pairs, stride) = (self.setup.info().pairs, self.bringup.stride());
+        self.pairs.buffer_doorbells(self.device.pool(), pairs, stride)
+    }
+
+    /// All is known of it but its namespaces.
+    fn known(&mut self) {
+        let quirks = *self.setup.quirks();
+        self.pairs.set_up(Granted {
+            pairs: self.setup.info().pairs,
+            depth: if quirks.one_at_a_time { 2 } else { self.bringup.mqes().saturating_add(1) },
+            vectors: if quirks.one_vector { 1 } else { u16::MAX },
+            medium: quirks.medium_priority,
+            stride: self.bringup.stride(),
+            caps: self.setup.caps(),
+        });
+        self.bringup.set_delay(quirks.delay_after_disable);
+        self.bringup.set_shutdown_wait(self.setup.shutdown_wait());
+        self.begin_look();
     }
 
     /// Looks at all namespaces; once more afterwards, when that is going on.

@@ -38,6 +38,10 @@ pub struct Command {
 }
 const _: () = assert!(size_of::<Command>() == 64);
 
+/// The same as eight little-endian words: opcode, flags, identifier and namespace; dwords 2 and 3; metadata pointer; the two words of the
+/// data pointer; dwords 10 and 11; 12 and 13; 14 and 15.
+pub type Words = [u64; 8];
+
 /// Bytes of a submission queue entry, as a power of two (CC.IOSQES).
 pub const SQE_SHIFT: u8 = 6;
 /// Bytes of a completion queue entry, as a power of two (CC.IOCQES).
@@ -163,6 +167,7 @@ pub mod admin {
     pub const ABORT: u8 = 0x08;
     pub const SET_FEATURES: u8 = 0x09;
     pub const ASYNC_EVENT: u8 = 0x0c;
+    pub const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
 }
 
 /// I/O opcodes (NVM 3.2; Flush: Base 7.1).

@@ -37,6 +37,8 @@ pub mod nidt {
 
 /// CMIC: the subsystem may have several controllers.
 pub const CMIC_CONTROLLERS: u8 = 1 << 1;
+/// OACS: the controller takes Doorbell Buffer Config: it is a virtual one.
+pub const OACS_DOORBELL_BUFFERS: u16 = 1 << 8;
 /// NMIC: the namespace may be shared by several controllers.
 pub const NMIC_SHARED: u8 = 1;
 

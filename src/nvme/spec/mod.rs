@@ -2,7 +2,7 @@
 //! NVM Command Set Specification 1.0 ("NVM").
 //!
 //! * [`registers`]: CAP, CC, CSTS and their neighbours.
-//! * [`command`]: submission and completion queue entries, opcodes, status.
+//! * [`command`]: submission and completion queue entries, opcodes, status; `status`: what that is called.
 //! * [`sgl`]: SGL descriptors.
 //! * [`identify`]: Identify data.
 //! * [`log`]: log pages.
@@ -14,6 +14,7 @@ pub mod identify;
 pub mod log;
 pub mod registers;
 pub mod sgl;
+mod status;
 
 /// The page that all queues and PRPs use, in bytes (CC.MPS = 0).
 pub const PAGE: u32 = nvme_platform::PAGE as u32;

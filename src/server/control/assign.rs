@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::{DmaError, Time};
 
-use super::super::message::{PairId, SessionKey};
+use super::super::message::{PairId, SessionKey, ToWorker};
 use super::anomaly::Anomaly;
 use super::error::SessionError;
 use super::session::{Session, SessionPair};
@@ -111,7 +111,7 @@ impl Control {
     }
 
     /// How many static clients have no pair yet, or are not there yet.
-    fn kept_for_static(&self, controller: u16) -> usize {
+    pub(super) fn kept_for_static(&self, controller: u16) -> usize {
         let waits = |s: &&Session| s.is_static() && s.is_on(controller, SessionPair::None);
         let live = self.sessions.values().filter(waits).count();
         live + self.catalogue.reserved_on(controller)
@@ -148,12 +148,17 @@ impl Control {
     /// The controller made a pair.
     pub(super) fn pair_ready(&mut self, controller: u16, token: u32, pair: QueuePair, now: Time) {
         let id = PairId { controller, queue: pair.id() };
-        let key = self.wanting(token);
+        let abroad = self.wanting_abroad(token);
+        let key = if abroad.is_some() { None } else { self.wanting(token) };
         let wanted = key.and_then(|key| self.sessions.get(&key)).map(|session| session.worker);
+        let wanted = abroad.map(|(_, worker)| worker).or(wanted);
         let worker = wanted.unwrap_or_else(|| self.least_loaded());
         let Some((unit, _)) = self.unit(controller) else { return };
         unit.pair_made(worker, pair);
         self.recover(controller, Input::Made(id.queue), now);
+        if let Some((key, worker)) = abroad {
+            self.give_pair_abroad(key, worker, id);
+        }
         if let Some(key) = key {
             self.give_pair(key, id);
         }
@@ -161,7 +166,10 @@ impl Control {
     }
 
     /// The controller could not make a pair: share one.
-    pub(super) fn pair_failed(&mut self, controller: u16, token: u32, why: PairError) {
+    pub(super) fn pair_failed(&mut self, controller: u16, token: u32, why: PairError, now: Time) {
+        if let Some((key, worker)) = self.wanting_abroad(token) {
+            return self.no_pair_abroad(key, worker, now);
+        }
         if let Some(key) = self.wanting(token) {
             nvme_platform::warn!("no queue pair of its own for session {}: {why}", key.0);
             if let Some(session) = self.sessions.get_mut(&key) {
@@ -184,6 +192,7 @@ impl Control {
         if let Some(load) = self.loads.get_mut(worker) {
             *load = load.saturating_sub(1);
         }
+        self.tell(worker, ToWorker::Release(key));
         if let Some((unit, out)) = self.unit(id.controller) {
             unit.leave(id.queue, out);
         }

@@ -6,6 +6,7 @@ use nvme_session::dataspace::{Plan, RegistryError};
 use nvme_session::factory::{CreateError, FactoryId};
 
 use super::super::message::SessionKey;
+use super::session::Session;
 use super::{Control, Event, SessionError};
 
 impl Control {
@@ -40,6 +41,7 @@ impl Control {
     pub(super) fn factories_ended(&mut self) {
         for id in self.catalogue.take_ended_factories() {
             debug!("factory {}: has ended", id.number());
+            self.pools.remove(&id);
             self.events.push_back(Event::FactoryEnded(id));
         }
     }
@@ -52,7 +54,18 @@ impl Control {
         if new == 0 {
             return Ok(());
         }
-        let goes = session.registry.bytes_in(plan.removed());
+        self.within_factories(session, new, session.registry.bytes_in(plan.removed()))
+    }
+
+    /// The session has so many bytes of its client's memory that are no regions, in place of what it had before. They count with them.
+    pub fn reserve_memory(&mut self, key: SessionKey, bytes: u64) -> Result<(), SessionError> {
+        let session = self.sessions.get(&key).ok_or(SessionError::Ended)?;
+        self.within_factories(session, bytes, session.registry.reserved())?;
+        self.live(key)?.registry.reserve(bytes).map_err(SessionError::Memory)
+    }
+
+    /// Whether the factories above a session allow it so many bytes more, and so many less.
+    fn within_factories(&self, session: &Session, new: u64, goes: u64) -> Result<(), SessionError> {
         for (id, ceiling) in self.catalogue.ceilings(session.minted().factory()) {
             let Some(allowed) = ceiling.memory().map(u64::from) else { continue };
             let below = self.sessions.values().filter(|s| self.catalogue.is_below(s.minted().factory(), id));

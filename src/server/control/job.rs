@@ -40,8 +40,8 @@ impl Mapping {
 
 pub(super) enum Stage {
     Mapping,
-    /// The worker was given a table of this generation.
-    Draining(u64),
+    /// Workers were given a table of this generation, and so many have not answered.
+    Draining(u64, usize),
 }
 
 /// A change under way.

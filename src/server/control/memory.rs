@@ -2,6 +2,7 @@
 //! gone from it is unmapped once nothing in flight lies there. Only then the client is told.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use nvme_platform::{DmaError, DmaRights, Iova, PAGE, Window};
@@ -179,25 +180,33 @@ impl Control {
         let Some(session) = self.sessions.get_mut(&key) else {
             return self.out.anomaly(Anomaly::NoSession(key));
         };
+        let workers = session.workers();
         let Some(job) = &mut session.job else { return self.out.anomaly(Anomaly::NoChange(key)) };
         session.generation += 1;
-        job.stage = Stage::Draining(session.generation);
+        job.stage = Stage::Draining(session.generation, workers.len().max(1));
         let (generation, removed) = (session.generation, job.removed.clone());
         let table = session.registry.table();
-        let worker = session.worker;
         session.set_waiting_tables(&table);
-        if session.at_worker() {
+        if workers.is_empty() {
+            return self.table_set(key, generation);
+        }
+        for worker in workers {
+            let (table, removed) = (Arc::clone(&table), removed.clone());
             self.tell(worker, ToWorker::SetTable(NewTable { session: key, table, generation, removed }));
-        } else {
-            self.table_set(key, generation);
         }
     }
 
-    /// Nothing in flight lies in what was removed: unmap it, and tell the client.
+    /// Of what one worker has in flight nothing lies in what was removed. When that was the last: unmap it, and tell the client.
     pub(super) fn table_set(&mut self, key: SessionKey, generation: u64) {
         // What a worker says of a session that was given up meanwhile, or of a table before the last, comes too late.
         let Some(session) = self.sessions.get_mut(&key).filter(|s| !s.is_quarantined()) else { return };
-        let due = |job: &mut MemoryJob| matches!(job.stage, Stage::Draining(g) if g == generation);
+        let due = |job: &mut MemoryJob| match &mut job.stage {
+            Stage::Draining(of, left) if *of == generation => {
+                *left -= 1;
+                *left == 0
+            }
+            _ => false,
+        };
         let Some(job) = session.job.take_if(due) else { return };
         let controller = session.controller();
         for slot in job.removed {

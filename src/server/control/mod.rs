@@ -4,28 +4,36 @@
 //! * `effects`: carries out what a recovery wants.
 //! * `catalogue`: what the controllers have becomes the catalogue.
 //! * `session`: a client asks for a session, registers memory, starts and stops queues, ends. `error`: or does not get what it asked for.
+//! * `adopt`: sessions of a server that was there before.
+//! * `drain`: sessions whose device is drained wait.
 //! * `assign`: which session is on which queue pair.
+//! * `limits`: how much sessions may do a second.
 //! * `memory`: memory is mapped for DMA in steps (`job`), handed to the worker as a table, and unmapped once it is quiet.
 //! * [`Anomaly`]: what cannot happen is counted and said. `outbox`: that, and messages for workers.
 //!
 //! Nothing here waits. [`Control::poll`] does what can be done now; the home calls it after every event, and when
 //! [`Control::next_deadline`] has come.
 
+mod adopt;
 mod anomaly;
 mod assign;
 mod catalogue;
+mod drain;
 mod effects;
 mod error;
 mod factories;
 mod job;
+mod limits;
 mod memory;
 mod news;
 mod outbox;
 mod session;
+mod spread;
 mod unit;
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -33,8 +41,11 @@ use nvme_platform::{Device, Time};
 use nvme_policy::PciPlace;
 use nvme_session::Transport;
 use nvme_session::factory::{Catalogue, CatalogueConfig, FactoryId};
+use nvme_session::queue::Laggards;
 
+pub use self::adopt::Adopted;
 pub use self::anomaly::{Anomalies, Anomaly};
+pub use self::drain::Drained;
 pub use self::error::SessionError;
 pub use self::job::RegionMemory;
 pub use self::memory::{MemoryChange, MemoryPlan, NewRegion, Regions};
@@ -42,6 +53,7 @@ use self::outbox::Outbox;
 pub use self::session::{InForce, QueueSpec, Session};
 pub use self::unit::{ControllerState, RecoveryTimes};
 use self::unit::{Input, Unit};
+use super::limits::Pool;
 use super::message::{FromWorker, PairId, SessionKey, StuckCommand, ToWorker};
 use crate::nvme;
 
@@ -101,6 +113,8 @@ pub enum Event {
     /// A client that is still there is to be closed, by [`Control::clear`] or [`Control::end`]: both go on once the storage does, and
     /// until then the memory, and the device, are nobody else's.
     Hangs(SessionKey),
+    /// A session whose device is drained ([`Control::drain`]) has nothing in flight any more.
+    Held(SessionKey),
     /// Nothing is left of a session's last client.
     Cleared(SessionKey),
     /// Nothing is left of a session.
@@ -120,8 +134,18 @@ pub struct Control {
     sessions: BTreeMap<SessionKey, Session>,
     /// Who may have how many regions.
     regions: Regions,
+    /// Whose sessions wait.
+    drained: Vec<Drained>,
+    /// Controllers whose disks somebody else may still change: their sessions wait.
+    unsettled: Vec<u16>,
+    /// What the sessions of a factory may do together.
+    pools: BTreeMap<FactoryId, Arc<Pool>>,
     /// How many sessions each worker serves.
     loads: Vec<usize>,
+    /// Which of them have much to do.
+    busy: Vec<bool>,
+    /// Requests that took long.
+    laggards: Arc<Laggards>,
     out: Outbox,
     events: VecDeque<Event>,
     scanned: bool,
@@ -149,7 +173,12 @@ impl Control {
             catalogue,
             sessions: BTreeMap::new(),
             regions: Regions::default(),
+            drained: Vec::new(),
+            unsettled: Vec::new(),
+            pools: BTreeMap::new(),
+            busy: alloc::vec![false; loads.len()],
             loads,
+            laggards: Arc::default(),
             out: Outbox::default(),
             events: VecDeque::new(),
             scanned: false,
@@ -240,6 +269,11 @@ impl Control {
         self.units.iter().map(|unit| (unit.name(), unit.controller(), unit.state()))
     }
 
+    /// The last requests that took long, those of sessions that have ended too.
+    pub fn laggards(&self) -> &Laggards {
+        &self.laggards
+    }
+
     /// How often something happened that cannot: a fault of the server's own, or of a home.
     pub fn anomalies(&self) -> &Anomalies {
         self.out.anomalies()
@@ -300,7 +334,7 @@ impl Control {
     }
 
     /// Takes a message of a worker.
-    pub fn from_worker(&mut self, _worker: usize, message: FromWorker, now: Time) {
+    pub fn from_worker(&mut self, worker: usize, message: FromWorker, now: Time) {
         match message {
             FromWorker::PairTaken(id, pair) => {
                 let Some((unit, out)) = self.unit(id.controller) else {
@@ -313,8 +347,13 @@ impl Control {
             }
             FromWorker::QueueStopped(key, next) => self.queue_stopped(key, next),
             FromWorker::NotifySet(key) => self.events.push_back(Event::NotifySet(key.session, key.index)),
-            FromWorker::WriteBackSet(session) => self.events.push_back(Event::WriteBackSet(session)),
+            FromWorker::GivenBack(key, returned) => self.given_back(worker, key, returned),
+            FromWorker::Busy(busy) => self.worker_busy(worker, busy),
+            FromWorker::Crowded(key) => self.crowded(worker, key, now),
+            FromWorker::GoHome(key, crowds) => self.go_home(worker, key, crowds, now),
+            FromWorker::WriteBackSet(session) => self.write_back_set(session),
             FromWorker::QueueBroken(key, why) => self.queue_broken(key, why),
+            FromWorker::Held(session) => self.held(session),
             FromWorker::TableSet(session, generation) => self.table_set(session, generation),
             FromWorker::Expired(command) => self.expired(command, now),
             FromWorker::Failed(mishap) => self.request_failed(&mishap),

@@ -39,10 +39,12 @@ impl Control {
             ControllerEvent::PairReady { token, pair } => {
                 return self.pair_ready(controller, token, pair, now);
             }
-            ControllerEvent::PairFailed { token, why } => return self.pair_failed(controller, token, why),
+            ControllerEvent::PairFailed { token, why } => {
+                return self.pair_failed(controller, token, why, now);
+            }
             ControllerEvent::NamespacesChanged => return self.namespaces_changed(controller),
             ControllerEvent::ScanRead { token, result } => return unit.table_read(token, result, now, out),
-            ControllerEvent::Smart(smart) => return nvme_platform::info!("{}: {smart:?}", unit.name()),
+            ControllerEvent::Smart(smart) => return unit.health_told(&smart),
             ControllerEvent::ShutDown { clean } => {
                 if !clean {
                     nvme_platform::warn!("{}: the controller did not confirm its shutdown", unit.name());

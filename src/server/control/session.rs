@@ -1,27 +1,34 @@
-//! Sessions: what a client asks for, one thing at a time, and how a session ends.
+//! Sessions: what a client asks for, one thing at a time (`queues`: its virtqueues), and how a session ends (`ending`; `quiet`: what has
+//! to be quiet for that).
 
 mod ending;
+mod places;
+mod queues;
 mod quiet;
 
-use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use nvme_platform::{Notify, debug, error, info};
-use nvme_policy::{Grant, Policy};
+use nvme_platform::{Time, debug, error, info};
+use nvme_policy::{Extent, Grant, Policy, Rate};
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig};
-use nvme_session::factory::{CreateError, FactoryId, Minted};
+use nvme_session::factory::{CreateError, Minted};
 use nvme_session::memory::MemoryTable;
-use nvme_session::queue::{BlkQueue, QueueConfig};
-use nvme_session::virtqueue::{Broken, RingAddresses};
+use nvme_session::queue::{Counted, Counts};
+use nvme_session::virtqueue::Broken;
 
-use super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use super::super::limits::Limits;
+use super::super::message::{PairId, SessionKey, ToWorker};
 use super::error::SessionError;
 use super::job::MemoryJob;
 use super::{Anomaly, Control, Event};
 use crate::nvme::Mishap;
+
+pub(super) use self::places::Abroad;
+use self::places::QueueState;
+pub use self::queues::QueueSpec;
 
 /// When what was asked is in force.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,26 +37,6 @@ pub enum InForce {
     Now,
     /// Once its worker has said so, of which there is an [`Event`]. A client that is answered then waits for itself.
     Later,
-}
-
-/// How a virtqueue is to be started.
-#[derive(Clone, Copy, Debug)]
-pub struct QueueSpec {
-    /// Entries.
-    pub size: u16,
-    /// Where its rings are.
-    pub rings: RingAddresses,
-    /// Where to go on.
-    pub next_avail: u16,
-}
-
-enum QueueState {
-    /// Made, waiting for the session's pair.
-    Waiting(Box<BlkQueue>, Box<dyn Notify>),
-    /// With the worker.
-    Running,
-    /// The worker was told to stop it.
-    Stopping,
 }
 
 /// What a session is on its way to.
@@ -61,6 +48,16 @@ enum Goal {
     Clear,
     /// Nothing of it is to be left.
     End,
+}
+
+/// Whether a session waits because its device is drained.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    No,
+    /// It finishes what it has in flight.
+    Finishes,
+    /// It has nothing in flight.
+    Quiet,
 }
 
 /// The pair of a session.
@@ -83,14 +80,29 @@ pub struct Session {
     offer: Offer,
     features: u64,
     write_back: bool,
+    /// Where it is at home: where its queues begin, and where those gather that have little to do.
     pub(super) worker: usize,
     pub(super) pair: SessionPair,
+    /// Its pairs on other workers, while queues of it are there.
+    pub(super) abroad: Vec<Abroad>,
+    /// Until when no queue of it goes to another worker.
+    pub(super) stays_until: Time,
     queues: BTreeMap<u16, QueueState>,
+    /// Of changes of its cache mode: how many workers have not answered yet.
+    write_back_asked: VecDeque<usize>,
+    /// How often workers were asked to say that nothing of it is in flight, and have not said it yet.
+    hold_asked: usize,
+    /// How much it may do a second.
+    pub(super) limits: Arc<Limits>,
+    /// What its virtqueues did, those that were stopped too.
+    counts: BTreeMap<u16, Arc<Counts>>,
     pub(super) registry: Registry,
     pub(super) job: Option<MemoryJob>,
     pub(super) generation: u64,
     goal: Goal,
     lost: bool,
+    /// Its device is drained.
+    hold: Hold,
     /// Its memory may still be used by a device that nothing proves quiet.
     quarantined: bool,
     /// Since when storage that can hang has something that is wanted back.
@@ -118,9 +130,67 @@ impl Session {
         self.features
     }
 
+    /// Whether its cache mode is write-back.
+    pub fn write_back(&self) -> bool {
+        self.write_back
+    }
+
+    /// The cache mode of a session that goes on, before any queue runs.
+    pub(super) fn set_write_back(&mut self, on: bool) {
+        self.write_back = on;
+    }
+
     /// Whether it is a static client's.
     pub fn is_static(&self) -> bool {
         self.is_static
+    }
+
+    /// The blocks that it has.
+    pub(super) fn extent(&self) -> &Extent {
+        self.minted.grant().extent()
+    }
+
+    /// Whether it waits because its device is drained.
+    pub fn is_held(&self) -> bool {
+        self.hold != Hold::No
+    }
+
+    /// Whether it waits, and has nothing in flight.
+    pub fn is_quiet(&self) -> bool {
+        self.hold == Hold::Quiet
+    }
+
+    /// Has it wait, or not. Whether that is another thing than before.
+    pub(super) fn set_held(&mut self, on: bool) -> bool {
+        // One whose device is lost has nothing to wait for: its requests fail.
+        let on = on && !self.lost;
+        let changes = on != self.is_held();
+        if changes {
+            self.hold = if on { Hold::Finishes } else { Hold::No };
+        }
+        changes
+    }
+
+    /// So many workers are to say that nothing of it is in flight. Whether nobody is waited for. (Who was asked before and has not
+    /// answered does so, too, and what it says is not about this time.)
+    pub(super) fn ask_for_quiet(&mut self, workers: usize) -> bool {
+        self.hold_asked += workers;
+        self.hold_asked == 0
+    }
+
+    /// One of them says so. Whether it was the last.
+    pub(super) fn one_less_to_be_quiet(&mut self) -> bool {
+        self.hold_asked = self.hold_asked.saturating_sub(1);
+        self.hold_asked == 0
+    }
+
+    /// It has nothing in flight any more. Whether it waits, and that is news.
+    pub(super) fn became_quiet(&mut self) -> bool {
+        let news = self.hold == Hold::Finishes;
+        if news {
+            self.hold = Hold::Quiet;
+        }
+        news
     }
 
     /// Whether its device is lost.
@@ -137,12 +207,35 @@ impl Session {
         self.quarantined
     }
 
+    /// How much it may do a second, of itself.
+    pub fn rate(&self) -> Rate {
+        self.limits.rate()
+    }
+
+    /// What that virtqueue of its does is counted here.
+    pub(super) fn counts(&mut self, index: u16) -> &Counts {
+        self.counts.entry(index).or_default()
+    }
+
+    /// What each of its virtqueues did so far, whoever its clients were.
+    pub fn counted_by_queue(&self) -> impl Iterator<Item = (u16, Counted)> {
+        self.counts.iter().map(|(index, counts)| (*index, counts.read()))
+    }
+
+    /// What all of them did.
+    pub fn counted(&self) -> Counted {
+        self.counted_by_queue().fold(Counted::default(), |mut sum, (_, counted)| {
+            sum.add(&counted);
+            sum
+        })
+    }
+
     /// How many virtqueues run (or are about to).
     pub fn running(&self) -> usize {
         self.queues.len()
     }
 
-    /// The worker that serves it.
+    /// The worker where it is at home. Single virtqueues may be on others ([`worker_of`](Self::worker_of)).
     pub fn worker(&self) -> usize {
         self.worker
     }
@@ -157,18 +250,9 @@ impl Session {
         self.controller() == controller && self.pair == pair
     }
 
-    pub(super) fn uses(&self, pair: PairId) -> bool {
-        self.pair == SessionPair::Has(pair)
-    }
-
     /// Whether it has queues to be served, and nobody makes a pair for it.
     pub(super) fn waits_for_pair(&self) -> bool {
         self.pair == SessionPair::None && !self.lost && !self.queues.is_empty()
-    }
-
-    /// Whether a worker has queues of it.
-    pub(super) fn at_worker(&self) -> bool {
-        self.queues.values().any(|q| !matches!(q, QueueState::Waiting(..)))
     }
 
     /// Reads the virtio-blk configuration space; behind its end there are zeroes.
@@ -180,7 +264,7 @@ impl Session {
     /// finds that out when it is served.
     pub(super) fn set_waiting_tables(&mut self, table: &Arc<MemoryTable>) {
         for queue in self.queues.values_mut() {
-            if let QueueState::Waiting(queue, _) = queue {
+            if let QueueState::Waiting(queue, ..) = queue {
                 let _ = queue.set_table(Arc::clone(table));
             }
         }
@@ -206,6 +290,8 @@ impl Control {
             dataspaces: policy.dataspaces(),
         });
         let write_back = minted.limits().volatile_cache;
+        let drained = self.is_drained(minted.grant().extent());
+        let limits = self.limits_of(&minted);
         self.sessions.insert(
             key,
             Session {
@@ -216,12 +302,19 @@ impl Control {
                 write_back,
                 worker: 0,
                 pair: SessionPair::None,
+                abroad: Vec::new(),
+                stays_until: Time::default(),
                 queues: BTreeMap::new(),
+                write_back_asked: VecDeque::new(),
+                hold_asked: 0,
+                limits,
+                counts: BTreeMap::new(),
                 registry,
                 job: None,
                 generation: 0,
                 goal: Goal::Serve,
                 lost: false,
+                hold: if drained { Hold::Quiet } else { Hold::No },
                 quarantined: false,
                 hangs: quiet::Hangs::No,
             },
@@ -244,15 +337,12 @@ impl Control {
         let offer = self.offer(&minted);
         let Some(session) = self.known(key) else { return };
         session.offer = offer;
-        let (worker, told) = (session.worker, session.at_worker());
         for queue in session.queues.values_mut() {
-            if let QueueState::Waiting(queue, _) = queue {
+            if let QueueState::Waiting(queue, ..) = queue {
                 queue.set_grant(grant.clone());
             }
         }
-        if told {
-            self.tell(worker, ToWorker::SetGrant(key, grant));
-        }
+        self.tell_workers(key, || ToWorker::SetGrant(key, grant.clone()));
         info!("session {}: {} has {} bytes now", key.0, minted.device(), minted.grant().extent().bytes());
         self.events.push_back(Event::ConfigChanged(key));
     }
@@ -292,156 +382,27 @@ impl Control {
         let session = self.live(key)?;
         let on = session.offer.write_config(session.features, offset, bytes).ok_or(SessionError::Config)?;
         session.write_back = on;
-        let (worker, told) = (session.worker, session.at_worker());
         for queue in session.queues.values_mut() {
-            if let QueueState::Waiting(queue, _) = queue {
+            if let QueueState::Waiting(queue, ..) = queue {
                 queue.set_write_back(on);
             }
         }
-        if !told {
+        let told = self.tell_workers(key, || ToWorker::SetWriteBack(key, on));
+        if told == 0 {
             return Ok(InForce::Now);
         }
-        self.tell(worker, ToWorker::SetWriteBack(key, on));
+        self.live(key)?.write_back_asked.push_back(told);
         Ok(InForce::Later)
     }
 
-    /// Starts a virtqueue.
-    pub fn start_queue(
-        &mut self,
-        key: SessionKey,
-        index: u16,
-        spec: QueueSpec,
-        notify: Box<dyn Notify>,
-    ) -> Result<(), SessionError> {
-        let (direction, queues) = (self.config.transport.direction, self.config.queues);
-        let session = self.live(key)?;
-        if session.lost {
-            return Err(SessionError::DeviceLost);
-        }
-        if index >= queues || session.queues.contains_key(&index) {
-            return Err(SessionError::Queue);
-        }
-        let config = QueueConfig {
-            size: spec.size,
-            rings: spec.rings,
-            next_avail: spec.next_avail,
-            features: session.features,
-            direction,
-            grant: session.minted.grant().clone(),
-            limits: *session.minted.limits(),
-            id: session.minted.id(),
-            write_back: session.write_back,
-        };
-        let queue = BlkQueue::new(config, session.registry.table()).map_err(SessionError::Ring)?;
-        session.queues.insert(index, QueueState::Waiting(Box::new(queue), notify));
-        if let Err(why) = self.assign_pair(key) {
-            if let Some(session) = self.sessions.get_mut(&key) {
-                session.queues.remove(&index);
-            }
-            return Err(why);
-        }
-        self.launch_queues(key);
-        Ok(())
-    }
-
-    /// Hands waiting queues to the worker, once the session has a pair.
-    pub(super) fn launch_queues(&mut self, key: SessionKey) {
-        let factory = self.sessions.get(&key).map_or(FactoryId::SERVER, |s| s.minted.factory());
-        let top = self.catalogue.top_of(factory);
-        let Some(session) = self.known(key) else { return };
-        // The queues of a lost session fail what they are asked, without any pair.
-        let nowhere = PairId { controller: session.controller(), queue: 0 };
-        let pair = match session.pair {
-            SessionPair::Has(pair) => pair,
-            _ if session.lost => nowhere,
-            _ => return,
-        };
-        let worker = session.worker;
-        let group = if session.is_static { GroupKey::of_static(key) } else { GroupKey::of_factory(top) };
-        let mut launched = Vec::new();
-        for (index, state) in &mut session.queues {
-            if let QueueState::Waiting(..) = state
-                && let QueueState::Waiting(queue, notify) = core::mem::replace(state, QueueState::Running)
-            {
-                let key = QueueKey { session: key, index: *index };
-                launched.push(NewQueue { key, group, queue, pair, notify });
-            }
-        }
-        for new in launched {
-            debug!(
-                "session {}: queue {} on pair {} of controller {}",
-                key.0, new.key.index, pair.queue, pair.controller
-            );
-            self.tell(worker, ToWorker::AddQueue(new));
-        }
-    }
-
-    /// Tells the driver of a virtqueue in another way from now on. In force later: [`Event::NotifySet`].
-    pub fn set_notify(
-        &mut self,
-        key: SessionKey,
-        index: u16,
-        new: Box<dyn Notify>,
-    ) -> Result<InForce, SessionError> {
-        let session = self.live(key)?;
-        let worker = session.worker;
-        match session.queues.get_mut(&index) {
-            None => Err(SessionError::Queue),
-            Some(QueueState::Waiting(_, notify)) => {
-                *notify = new;
-                Ok(InForce::Now)
-            }
-            Some(QueueState::Running | QueueState::Stopping) => {
-                self.tell(worker, ToWorker::SetNotify(QueueKey { session: key, index }, new));
-                Ok(InForce::Later)
-            }
-        }
-    }
-
-    /// Stops a virtqueue after what is in flight has ended: [`Event::QueueStopped`]. An error when it does not run.
-    pub fn stop_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
-        self.live(key)?;
-        debug!("session {}: queue {} stops", key.0, index);
-        self.stop(key, index)
-    }
-
-    fn stop(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
-        let session = self.sessions.get_mut(&key).ok_or(SessionError::Ended)?;
-        let worker = session.worker;
-        match session.queues.get_mut(&index) {
-            None => Err(SessionError::Queue),
-            Some(QueueState::Waiting(queue, _)) => {
-                let next = queue.next_avail();
-                session.queues.remove(&index);
-                self.events.push_back(Event::QueueStopped(key, index, next));
-                Ok(())
-            }
-            Some(QueueState::Stopping) => Ok(()),
-            Some(state @ QueueState::Running) => {
-                *state = QueueState::Stopping;
-                self.tell(worker, ToWorker::StopQueue(QueueKey { session: key, index }));
-                Ok(())
-            }
-        }
-    }
-
-    /// The running virtqueues of a session.
-    pub fn running_queues(&self, key: SessionKey) -> Vec<u16> {
-        self.sessions.get(&key).map(|s| s.queues.keys().copied().collect()).unwrap_or_default()
-    }
-
-    pub(super) fn queue_stopped(&mut self, key: QueueKey, next: u16) {
-        let QueueKey { session: key, index } = key;
-        if let Some(session) = self.sessions.get_mut(&key)
-            && session.queues.remove(&index).is_some()
-        {
-            self.events.push_back(Event::QueueStopped(key, index, next));
-        }
-    }
-
-    pub(super) fn queue_broken(&mut self, key: QueueKey, why: Broken) {
-        if self.sessions.contains_key(&key.session) {
-            self.events.push_back(Event::QueueBroken(key.session, key.index, why));
+    /// A worker serves the session in the cache mode that its driver wrote.
+    pub(super) fn write_back_set(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(left) = session.write_back_asked.front_mut() else { return };
+        *left -= 1;
+        if *left == 0 {
+            session.write_back_asked.pop_front();
+            self.events.push_back(Event::WriteBackSet(key));
         }
     }
 
@@ -467,11 +428,13 @@ impl Control {
     /// Breaks a session's virtqueues, for instance because its memory vanished.
     pub fn break_session(&mut self, key: SessionKey, why: Broken) {
         // It may have ended meanwhile.
-        let Some(session) = self.sessions.get(&key) else { return };
-        let worker = session.worker;
-        if session.at_worker() {
-            self.tell(worker, ToWorker::Break(key, why));
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        for state in session.queues.values_mut() {
+            if let QueueState::Leaving(journey) = state {
+                journey.unheard.broken = Some(why);
+            }
         }
+        self.tell_workers(key, || ToWorker::Break(key, why));
     }
 
     /// The session, when its client may ask for a change of its memory now.

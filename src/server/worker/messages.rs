@@ -23,7 +23,8 @@ impl Worker {
             ToWorker::AddPair(id, pair) => self.add_pair(id, pair),
             ToWorker::TakePair(id) => self.take_pair(id),
             ToWorker::AddQueue(new) => self.roster.add(new, now),
-            ToWorker::StopQueue(key) => self.stop_queue(key),
+            ToWorker::StopQueue(key) => self.stop_queue(key, now),
+            ToWorker::GiveBack(key) => self.give_back(key, now),
             ToWorker::SetNotify(key, notify) => {
                 let token = self.roster.token(key);
                 if let Some(queue) = token.and_then(|token| self.roster.get_mut(token)) {
@@ -41,21 +42,43 @@ impl Worker {
             ToWorker::SetGrant(session, grant) => {
                 self.each_of(session, |queue| queue.set_grant(grant.clone()));
             }
+            ToWorker::Limit(session) => self.limits_changed(session, now),
             ToWorker::Break(session, why) => {
                 for token in self.roster.tokens_of(session) {
                     self.break_queue(token, why);
                 }
             }
             ToWorker::Fail(session) => self.fail(session, now),
+            ToWorker::Hold(session, on) => self.hold(session, on),
             ToWorker::Withdraw(session) => {
                 self.roster.withdraw(session);
                 self.give_up();
             }
+            // Of use to a home that gave the session a thread of its own.
+            ToWorker::Release(_) => {}
             ToWorker::Quarantine(session) => self.quarantine(session),
             ToWorker::IsStuck(command) => {
                 let stuck = self.is_stuck(command, now);
                 self.outbox.push_back(FromWorker::Stuck(command, stuck));
             }
+        }
+    }
+
+    /// Takes nothing more from a session's virtqueues, or goes on with them.
+    fn hold(&mut self, session: SessionKey, on: bool) {
+        self.roster.set_held(session, on);
+        self.each_of(session, |queue| queue.hold(on));
+        // Whoever asked is answered, also when it does not want to know any more.
+        for _ in self.holding.extract_if(.., |key| *key == session) {
+            self.outbox.push_back(FromWorker::Held(session));
+        }
+        if on {
+            self.holding.push(session);
+            return;
+        }
+        // Their drivers may have asked meanwhile, and were told to kick no more.
+        for token in self.roster.tokens_of(session) {
+            self.roster.wake(token);
         }
     }
 
@@ -108,7 +131,7 @@ impl Worker {
         self.outbox.push_back(FromWorker::PairTaken(id, pair));
     }
 
-    fn stop_queue(&mut self, key: QueueKey) {
+    fn stop_queue(&mut self, key: QueueKey, now: Time) {
         let token = self.roster.token(key);
         let Some((token, queue)) = token.and_then(|token| Some((token, self.roster.get_mut(token)?))) else {
             self.outbox.push_back(FromWorker::QueueStopped(key, 0));
@@ -118,12 +141,17 @@ impl Worker {
             queue.duty = Duty::Stop;
             queue.virtqueue.take_no_more();
             self.stopping.push(token);
+            // What it has begun is done now, whatever the limits are.
+            self.release(token, now);
         }
     }
 
     /// The session's device is lost: whatever its virtqueues are doing, what they did not submit ends now.
     fn fail(&mut self, session: SessionKey, now: Time) {
         self.roster.lose(session);
+        // There is nothing to wait for.
+        self.roster.set_held(session, false);
+        self.each_of(session, |queue| queue.hold(false));
         for token in self.roster.tokens_of(session) {
             self.leave_line(token);
             if let Some(queue) = self.roster.get_mut(token) {

@@ -2,17 +2,31 @@
 //!
 //! Turns go by group, then by session (`shares`), then round robin by its virtqueues: however many virtqueues a session has,
 //! it has one turn at a time, and one place in the line for a queue pair that is full. How long a turn may be is a [`Turn`](super::turns::Turn).
+//!
+//! * here: who comes and goes, and who is meant by a key or a token.
+//! * `turns`: which virtqueues have turns. `lines`: which wait for a pair that is full. `rounds`: whose turn is next, and what each owes.
+//! * `news`: whose used ring is to be published. `split`: a session goes to a worker of its own.
+
+mod lines;
+mod news;
+mod rounds;
+mod split;
+mod turns;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use nvme_platform::{Clock, Notify, Time};
+use nvme_platform::{Notify, Time};
 use nvme_session::queue::{BlkQueue, QueueTag};
 use slab::Slab;
 
+use super::super::limits::Limits;
 use super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey};
-use super::shares::{self, FREE, Group, Share, following, since};
+use super::shares::{Group, Share};
+
+pub(super) use rounds::Forgiven;
 
 /// What is still owed to a virtqueue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,43 +50,8 @@ pub(super) enum Activity {
     InLine,
     /// Its pair is not here: the pair.
     Away,
-}
-
-/// What came of the debts while nobody without one has work.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Forgiven {
-    /// Nobody owes anything.
-    None,
-    /// One more may have a turn.
-    Now,
-    /// Others may come back soon, and have the time until then.
-    Later,
-}
-
-/// See [`Roster::forgive_groups`]. `back`: what the visits of the round brought, and is taken back.
-#[inline(never)]
-fn forgive(
-    mut shares: impl FnMut(&mut dyn FnMut(&mut Share)),
-    back: i64,
-    patient: bool,
-    now: Time,
-    waits_since: &mut Option<Time>,
-) -> Forgiven {
-    let (mut least, mut others) = (i64::MAX, false);
-    shares(&mut |share| match share.debt() {
-        Some(debt) => least = least.min(debt),
-        None => others = true,
-    });
-    if least == i64::MAX {
-        return Forgiven::None;
-    }
-    if patient && others && least > FREE {
-        shares(&mut |share| share.unvisit(back));
-        *waits_since = Some(now);
-        return Forgiven::Later;
-    }
-    shares(&mut |share| share.forgive(least));
-    Forgiven::Now
+    /// Its session did all that it may for now: the time, or other limits.
+    Held,
 }
 
 /// A virtqueue.
@@ -86,6 +65,14 @@ pub(super) struct Queue {
     pub(super) last_work: Time,
     /// When its driver was seen to kick it, until what it kicked for is taken.
     pub(super) kicked: Option<Time>,
+    /// Since when it is [`Held`](Activity::Held), if it is.
+    held_since: Time,
+    /// Most bytes of a request that are submitted at once.
+    pub(super) piece: u64,
+    /// Units of work since that was asked last.
+    pub(super) units: u32,
+    /// Its session is at home on another worker.
+    pub(super) abroad: bool,
     /// It is in the list of those whose used ring has entries that were not published.
     pub(super) news: bool,
     /// Its session's place.
@@ -100,6 +87,12 @@ pub(super) struct Served {
     share: Share,
     /// Its device is lost: every request fails.
     pub(super) lost: bool,
+    /// It takes nothing new for now.
+    held: bool,
+    /// It may not do as much as it likes.
+    pub(super) limited: bool,
+    /// How much it may do.
+    pub(super) limits: Arc<Limits>,
     /// Its client is gone: what fails for the moment is not tried again.
     withdrawn: bool,
     /// The tokens of its virtqueues.
@@ -132,6 +125,8 @@ pub(super) struct Roster {
     let_in: u64,
     /// Tokens of the virtqueues whose used ring has news.
     news: Vec<usize>,
+    /// Tokens of those that were published in a turn, whose answers are counted by the clock behind it.
+    told: Vec<usize>,
     /// How many virtqueues there have been: what tells the next from those.
     lives: u32,
 }
@@ -139,9 +134,9 @@ pub(super) struct Roster {
 impl Roster {
     /// Takes a virtqueue in. It is polled.
     pub(super) fn add(&mut self, new: NewQueue, now: Time) {
-        let NewQueue { key, group, queue: mut virtqueue, pair, notify } = new;
+        let NewQueue { key, group, queue: mut virtqueue, pair, notify, limits, abroad } = new;
         let found = self.sessions.iter().find(|(_, s)| s.key == key.session).map(|(place, _)| place);
-        let session = found.unwrap_or_else(|| self.enter(key.session, group));
+        let session = found.unwrap_or_else(|| self.enter(key.session, group, limits));
         let entry = self.queues.vacant_entry();
         let token = entry.key();
         self.lives = self.lives.wrapping_add(1);
@@ -156,6 +151,10 @@ impl Roster {
             activity,
             last_work: now,
             kicked: None,
+            held_since: now,
+            piece: u64::MAX,
+            units: 0,
+            abroad,
             news: false,
             session,
         });
@@ -166,7 +165,7 @@ impl Roster {
     }
 
     /// A session comes, and its group with the first.
-    fn enter(&mut self, key: SessionKey, group: GroupKey) -> usize {
+    fn enter(&mut self, key: SessionKey, group: GroupKey, limits: Arc<Limits>) -> usize {
         let found = self.groups.iter().find(|(_, g)| g.key == group).map(|(place, _)| place);
         let group = found.unwrap_or_else(|| self.groups.insert(Group::new(group)));
         if let Some(group) = self.groups.get_mut(group) {
@@ -174,9 +173,23 @@ impl Roster {
         }
         let (queues, polled, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
         let share = Share::default();
-        let (lost, withdrawn) = (false, false);
+        let (lost, held, withdrawn) = (false, false, false);
         let (changed, first) = (false, 0);
-        let served = Served { key, group, share, lost, withdrawn, queues, polled, changed, first, waiting };
+        let served = Served {
+            key,
+            group,
+            share,
+            lost,
+            held,
+            limited: limits.any(),
+            limits,
+            withdrawn,
+            queues,
+            polled,
+            changed,
+            first,
+            waiting,
+        };
         self.sessions.insert(served)
     }
 
@@ -184,6 +197,7 @@ impl Roster {
     pub(super) fn remove(&mut self, token: usize) -> Option<Queue> {
         let queue = self.queues.try_remove(token)?;
         self.news.retain(|t| *t != token);
+        self.told.retain(|t| *t != token);
         let served = self.sessions.get_mut(queue.session)?;
         served.queues.retain(|t| *t != token);
         served.polled.retain(|t| *t != token);
@@ -204,6 +218,11 @@ impl Roster {
             }
         }
         Some(queue)
+    }
+
+    /// Whether there is no virtqueue.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queues.is_empty()
     }
 
     #[inline]
@@ -257,6 +276,23 @@ impl Roster {
         served.is_some_and(|served| !served.lost && !served.withdrawn)
     }
 
+    /// The session takes nothing new for now, or goes on.
+    pub(super) fn set_held(&mut self, key: SessionKey, on: bool) {
+        if let Some((_, served)) = self.sessions.iter_mut().find(|(_, s)| s.key == key) {
+            served.held = on;
+        }
+    }
+
+    /// Whether the session takes nothing new for now.
+    pub(super) fn is_held(&self, key: SessionKey) -> bool {
+        self.session(key).is_some_and(|served| served.held)
+    }
+
+    /// All virtqueues.
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Queue> {
+        self.queues.iter_mut().map(|(_, queue)| queue)
+    }
+
     /// The session's device is lost.
     pub(super) fn lose(&mut self, key: SessionKey) {
         if let Some((_, served)) = self.sessions.iter_mut().find(|(_, s)| s.key == key) {
@@ -264,235 +300,16 @@ impl Roster {
         }
     }
 
-    /// Gives a virtqueue turns, whatever it waited for.
-    pub(super) fn wake(&mut self, token: usize) {
-        let Some(queue) = self.queues.get_mut(token) else { return };
-        if queue.activity == Activity::Polled {
-            return;
-        }
-        queue.virtqueue.ignore_kicks();
-        queue.activity = Activity::Polled;
-        if let Some(served) = self.sessions.get_mut(queue.session) {
-            if served.polled.is_empty()
-                && let Some(group) = self.groups.get_mut(served.group)
-            {
-                if group.turns.is_empty() {
-                    self.round.push(served.group);
-                }
-                // After a turn in which it came to wait for its pair it is still there.
-                if !group.turns.contains(&queue.session) {
-                    group.turns.push(queue.session);
-                }
-            }
-            served.polled.push(token);
+    /// Whether a session is limited may have changed.
+    pub(super) fn look_at_limits(&mut self, key: SessionKey) {
+        if let Some((_, served)) = self.sessions.iter_mut().find(|(_, s)| s.key == key) {
+            served.limited = served.limits.any();
         }
     }
 
-    /// Its used ring has entries to be published.
-    #[inline]
-    pub(super) fn has_news(&mut self, token: usize) {
-        if let Some(queue) = self.queues.get_mut(token)
-            && !core::mem::replace(&mut queue.news, true)
-        {
-            self.news.push(token);
-        }
-    }
-
-    /// A request of it has ended.
-    #[inline(never)]
-    pub(super) fn has_ended(&mut self, token: usize) {
-        self.has_news(token);
-        if self.queues.get(token).is_some_and(|q| q.activity == Activity::Asleep) {
-            self.wake(token);
-        }
-    }
-
-    /// Publishes what there is, and tells drivers.
-    pub(super) fn publish(&mut self, now: Time) {
-        for token in self.news.drain(..) {
-            if let Some(queue) = self.queues.get_mut(token) {
-                queue.news = false;
-                queue.last_work = now;
-                if queue.virtqueue.publish() {
-                    queue.notify.used();
-                }
-            }
-        }
-    }
-
-    /// As [`publish`](Self::publish), outside of a turn: each session pays for what telling its driver takes.
-    pub(super) fn publish_on_account(&mut self, time: &mut Time, clock: &dyn Clock) {
-        for at in 0..self.news.len() {
-            let Some(queue) = self.news.get(at).and_then(|token| self.queues.get_mut(*token)) else {
-                continue;
-            };
-            queue.news = false;
-            queue.last_work = *time;
-            if queue.virtqueue.publish() {
-                queue.notify.used();
-                let (session, then) = (queue.session, *time);
-                *time = clock.now();
-                self.pay(session, since(then, *time));
-            }
-        }
-        self.news.clear();
-    }
-
-    /// The next virtqueue of a session that waits for its pair. It waits no more, and has no turns yet.
-    pub(super) fn next_waiting(&mut self, session: usize) -> Option<usize> {
-        let token = self.sessions.get_mut(session)?.waiting.pop_front()?;
-        if let Some(queue) = self.queues.get_mut(token) {
-            queue.activity = Activity::Asleep;
-        }
-        Some(token)
-    }
-
-    /// Whether a virtqueue of the session waits for its pair.
-    pub(super) fn waits(&self, session: usize) -> bool {
-        self.sessions.get(session).is_some_and(|served| !served.waiting.is_empty())
-    }
-
-    /// A virtqueue need not wait for its pair any more. The session, when it is to leave the line.
-    pub(super) fn leave_line(&mut self, token: usize) -> Option<usize> {
-        let queue = self.queues.get_mut(token).filter(|q| q.activity == Activity::InLine)?;
-        queue.activity = Activity::Asleep;
-        let session = queue.session;
-        let served = self.sessions.get_mut(session)?;
-        served.waiting.retain(|t| *t != token);
-        served.waiting.is_empty().then_some(session)
-    }
-
-    /// How many groups have a turn in a round.
-    pub(super) fn groups(&self) -> usize {
-        self.round.len()
-    }
-
-    /// The session that alone has polled virtqueues, if one does. It owes nothing then.
-    #[inline]
-    pub(super) fn alone(&mut self) -> Option<usize> {
-        let [group] = self.round[..] else { return None };
-        let group = self.groups.get_mut(group)?;
-        let [session] = group.turns[..] else { return None };
-        group.share = Share::default();
-        self.sessions.get_mut(session)?.share = Share::default();
-        Some(session)
-    }
-
-    /// Visits the next group: its place, and whether it may have a turn. While those who owe wait for others, a visit
-    /// brings them nothing.
-    pub(super) fn next_group(&mut self, waits: bool) -> Option<(usize, bool)> {
-        let place = following(&self.round, &mut self.next)?;
-        Some((place, self.groups.get_mut(place)?.share.visit(shares::GROUP, waits)))
-    }
-
-    /// How many sessions of a group have a turn in a round of it.
-    pub(super) fn sessions(&self, group: usize) -> usize {
-        self.groups.get(group).map_or(0, |group| group.turns.len())
-    }
-
-    /// Visits the next session of a group, likewise.
-    pub(super) fn next_session(&mut self, group: usize, waits: bool) -> Option<(usize, bool)> {
-        let place = self.groups.get_mut(group)?.next()?;
-        Some((place, self.sessions.get_mut(place)?.share.visit(shares::SESSION, waits)))
-    }
-
-    /// A session pays for a turn, and its group with it. Whether each of them may go on.
-    pub(super) fn pay(&mut self, session: usize, cost: i64) -> (bool, bool) {
-        let Some(served) = self.sessions.get_mut(session) else { return (false, false) };
-        let Some(group) = self.groups.get_mut(served.group) else { return (false, false) };
-        served.share.pay(cost);
-        group.share.pay(cost);
-        (served.share.may(), group.share.may())
-    }
-
-    /// A session has nothing to do for now, and keeps no time for later.
-    pub(super) fn forfeit(&mut self, session: usize) {
-        if let Some(served) = self.sessions.get_mut(session) {
-            served.share.forfeit();
-        }
-    }
-
-    /// No session of a group has anything to do for now, and the group keeps no time for later.
-    pub(super) fn forfeit_group(&mut self, group: usize) {
-        if let Some(group) = self.groups.get_mut(group) {
-            group.share.forfeit();
-        }
-    }
-
-    /// No group without a debt has work, after a round in which those who owed waited or did not: forgives them as much as
-    /// lets one more have a turn. If that is more than [`FREE`], and a group that owes nothing is there, they wait for it.
-    pub(super) fn forgive_groups(&mut self, waited: bool, patient: bool, now: Time) -> Forgiven {
-        let groups = &mut self.groups;
-        let shares = |each: &mut dyn FnMut(&mut Share)| {
-            let places = self.round.iter();
-            places.for_each(|place| groups.get_mut(*place).into_iter().for_each(|g| each(&mut g.share)));
-        };
-        let back = if waited { 0 } else { shares::GROUP };
-        forgive(shares, back, patient, now, &mut self.waits_since)
-    }
-
-    /// The same among the sessions of a group.
-    pub(super) fn forgive_sessions(
-        &mut self,
-        group: usize,
-        waited: bool,
-        patient: bool,
-        now: Time,
-    ) -> Forgiven {
-        let Some(group) = self.groups.get_mut(group) else { return Forgiven::None };
-        let (sessions, turns) = (&mut self.sessions, &group.turns);
-        let shares = |each: &mut dyn FnMut(&mut Share)| {
-            turns
-                .iter()
-                .for_each(|place| sessions.get_mut(*place).into_iter().for_each(|s| each(&mut s.share)));
-        };
-        let back = if waited { 0 } else { shares::SESSION };
-        forgive(shares, back, patient, now, &mut group.waits_since)
-    }
-
-    /// Groups that owe waited until now: that pays for as much. Whether any did.
-    pub(super) fn groups_waited(&mut self, now: Time) -> bool {
-        let Some(begin) = self.waits_since.take() else { return false };
-        for place in &self.round {
-            if let Some(group) = self.groups.get_mut(*place) {
-                group.share.forgive(since(begin, now));
-            }
-        }
-        true
-    }
-
-    /// The same for the sessions of a group.
-    pub(super) fn sessions_waited(&mut self, group: usize, now: Time) -> bool {
-        let Some(group) = self.groups.get_mut(group) else { return false };
-        let Some(begin) = group.waits_since.take() else { return false };
-        for place in &group.turns {
-            if let Some(served) = self.sessions.get_mut(*place) {
-                served.share.forgive(since(begin, now));
-            }
-        }
-        true
-    }
-
-    /// Whether others have work as well as the sessions of this one's group, or had a moment ago: another group, or another
-    /// session of it.
-    pub(super) fn is_shared(&self, session: usize) -> bool {
-        let group = self.sessions.get(session).and_then(|served| self.groups.get(served.group));
-        self.round.len() > 1 || group.is_some_and(|group| group.turns.len() > 1)
-    }
-
-    /// Of the sessions in a line, the one to be let out: of the group whose turn there is longest ago, the first.
-    pub(super) fn next_in(&mut self, line: &mut VecDeque<usize>) -> Option<usize> {
-        let group = |session: &usize| self.sessions.get(*session).and_then(|s| self.groups.get(s.group));
-        let since = line.iter().map(|session| group(session).map_or(0, |g| g.let_in));
-        let (at, _) = since.enumerate().min_by_key(|(_, since)| *since)?;
-        let session = line.remove(at)?;
-        self.let_in += 1;
-        if let Some(served) = self.sessions.get(session)
-            && let Some(group) = self.groups.get_mut(served.group)
-        {
-            group.let_in = self.let_in;
-        }
-        Some(session)
+    /// Which session is in that place.
+    pub(super) fn key_of(&self, session: usize) -> Option<SessionKey> {
+        self.sessions.get(session).map(|served| served.key)
     }
 
     /// The pair that serves a session: one for all its virtqueues.
@@ -500,99 +317,30 @@ impl Roster {
         let token = self.sessions.get(session)?.queues.first()?;
         self.queues.get(*token).map(|queue| queue.pair)
     }
-
-    /// How many virtqueues have a turn in this turn of their session.
-    pub(super) fn polled(&self, session: usize) -> usize {
-        self.sessions.get(session).map_or(0, |served| served.polled.len())
-    }
-
-    /// The virtqueue whose turn it is, `at` turns after the session's first.
-    pub(super) fn polled_at(&self, session: usize, at: usize) -> Option<usize> {
-        let served = self.sessions.get(session)?;
-        let (at, count) = (served.first + at, served.polled.len());
-        served.polled.get(if at < count { at } else { at.checked_rem(count)? }).copied()
-    }
-
-    /// A session had its turn, and another virtqueue is first next time: the one behind those that were served until the
-    /// turn was spent, else the second.
-    pub(super) fn end_turn(&mut self, session: usize, served_until: usize) {
-        let Some(served) = self.sessions.get_mut(session) else { return };
-        served.first += served_until;
-        if served.first >= served.polled.len() {
-            served.first = served.first.checked_rem(served.polled.len()).unwrap_or(0);
-        }
-        if core::mem::take(&mut served.changed) {
-            let queues = &self.queues;
-            served.polled.retain(|token| queues.get(*token).is_some_and(|q| q.activity == Activity::Polled));
-            served.first = 0;
-            self.emptied |= served.polled.is_empty();
-        }
-    }
-
-    /// Who has no polled virtqueue any more has no turns.
-    pub(super) fn end_turns(&mut self) {
-        if !core::mem::take(&mut self.emptied) {
-            return;
-        }
-        let (sessions, groups) = (&self.sessions, &mut self.groups);
-        self.round.retain(|place| {
-            let Some(group) = groups.get_mut(*place) else { return false };
-            group.turns.retain(|place| sessions.get(*place).is_some_and(|s| !s.polled.is_empty()));
-            !group.turns.is_empty()
-        });
-    }
-
-    /// Whether more than one virtqueue is polled.
-    pub(super) fn is_crowded(&self) -> bool {
-        let groups = self.round.iter().filter_map(|place| self.groups.get(*place));
-        let sessions = groups.flat_map(|group| &group.turns).filter_map(|place| self.sessions.get(*place));
-        sessions.map(|served| served.polled.len()).sum::<usize>() > 1
-    }
-
-    /// Lets virtqueues without work ask for kicks, those of which `which` says so. True when none is polled any more.
-    pub(super) fn let_sleep(&mut self, which: impl Fn(&Queue) -> bool) -> bool {
-        let (groups, sessions, queues) = (&self.groups, &mut self.sessions, &mut self.queues);
-        let groups = self.round.iter().filter_map(|place| groups.get(*place));
-        for place in groups.flat_map(|group| &group.turns) {
-            let Some(served) = sessions.get_mut(*place) else { continue };
-            served.polled.retain(|token| {
-                let Some(queue) = queues.get_mut(*token) else { return false };
-                let idle = match queue.duty {
-                    Duty::Serve | Duty::Stop => which(queue),
-                    Duty::Broken => true,
-                };
-                // True from `listen` means that something came before the driver could know that we want kicks.
-                if !idle || queue.virtqueue.listen() {
-                    return true;
-                }
-                queue.activity = Activity::Asleep;
-                false
-            });
-        }
-        self.emptied = true;
-        self.end_turns();
-        self.round.is_empty()
-    }
 }
 
-impl Queue {
-    /// Its pair is not here.
-    #[cold]
-    pub(super) fn go_away(&mut self, served: &mut Served) {
-        self.activity = Activity::Away;
-        served.changed = true;
-    }
-
-    /// Waits for its pair, in whose line its session stands then.
-    pub(super) fn stand_in_line(&mut self, token: usize, served: &mut Served, line: &mut VecDeque<usize>) {
-        if self.activity == Activity::InLine {
-            return;
+impl Served {
+    /// What there is of it, for another roster. Only its virtqueues stay, which are taken away one after the other.
+    fn take(&mut self) -> Self {
+        let Self { key, group, lost, held, limited, ref limits, withdrawn, ref queues, .. } = *self;
+        let limits = Arc::clone(limits);
+        let share = core::mem::take(&mut self.share);
+        let (queues, waiting) = (queues.clone(), core::mem::take(&mut self.waiting));
+        let (polled, changed, first) = (Vec::new(), false, 0);
+        Self {
+            key,
+            group,
+            share,
+            lost,
+            held,
+            limited,
+            limits,
+            withdrawn,
+            queues,
+            polled,
+            changed,
+            first,
+            waiting,
         }
-        self.activity = Activity::InLine;
-        served.changed = true;
-        if served.waiting.is_empty() {
-            line.push_back(self.session);
-        }
-        served.waiting.push_back(token);
     }
 }

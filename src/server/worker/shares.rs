@@ -24,6 +24,8 @@ pub(super) const GROUP: i64 = 20_000;
 pub(super) const SESSION: i64 = 4_000;
 /// A debt that is forgiven at once while nobody has work: about what a turn takes, and so what others may find in their way anyhow.
 pub(super) const FREE: i64 = 8_000;
+/// A turn that took longer, in nanoseconds, and in which memory had to be brought, is one too many: five passes.
+pub(super) const OVERRUN: i64 = 1_000_000;
 /// The most that is owed. A turn that took longer met with something that is not the session's doing, as a rule: somebody
 /// stopped the machine.
 pub(super) const DEBT_MAX: i64 = 4_000_000;

@@ -23,23 +23,61 @@ pub(super) fn submit(
     now: Time,
     spares: &mut Spares,
 ) -> u32 {
+    let (request, rest) = piece(request, queue.piece, spares);
     // As far as one command does it.
     let bytes = pair.longest().map_or(0, |longest| touched(request.operation()).min(longest.into()));
-    match pair.submit_slow(request, now, &*queue.virtqueue, spares) {
-        Submit::Issued => {}
-        Submit::Part(rest) => queue.virtqueue.divided(rest),
+    let (bounced, tag) = (pair.counters().bounced, request.tag());
+    let submitted = pair.submit_slow(request, now, &*queue.virtqueue, spares);
+    if pair.counters().bounced != bounced {
+        queue.virtqueue.counts().bounced();
+    }
+    if !matches!(submitted, Submit::Full(_)) {
+        queue.virtqueue.submitted(tag, now);
+    }
+    match submitted {
+        Submit::Issued => {
+            if let Some(rest) = rest {
+                queue.virtqueue.divided(rest);
+            }
+        }
+        Submit::Part(part) => {
+            // What comes first is offered first.
+            if let Some(rest) = rest {
+                queue.virtqueue.divided(rest);
+            }
+            queue.virtqueue.divided(part);
+        }
         Submit::Full(request) => {
+            if let Some(rest) = rest {
+                queue.virtqueue.divided(rest);
+            }
             queue.virtqueue.put_back(request);
             return 0;
         }
         Submit::Refused(ended) => {
             *news = true;
+            if let Some(rest) = rest {
+                queue.virtqueue.divided(rest);
+            }
             let next = queue.virtqueue.complete(ended, spares);
             // What cannot be done has nothing to follow it.
             debug_assert!(next.is_none());
         }
     }
     weight(queue, bytes)
+}
+
+/// As much of a request as is to be submitted at once, and the rest.
+fn piece(request: Request, bytes: u64, spares: &mut Spares) -> (Request, Option<Request>) {
+    let Some(place) = request
+        .operation()
+        .place()
+        .filter(|place| request.operation().burden() > bytes && place.bytes() > bytes)
+    else {
+        return (request, None);
+    };
+    let blocks = (bytes / place.block_size().bytes()).max(1);
+    request.split_at(blocks, spares)
 }
 
 /// The bytes that a controller copies, or sets.

@@ -5,17 +5,19 @@ use core::time::Duration;
 use nvme_platform::{Clock, Time};
 use nvme_session::queue::Next;
 
-use super::roster::{Activity, Forgiven};
-use super::shares::{GROUP, nanos, since};
+use super::quick::quick;
+use super::roster::{Activity, Duty, Forgiven};
+use super::shares::{GROUP, OVERRUN, nanos, since};
 use super::submit::{submit, weight};
-use super::{Pair, Worker};
-use crate::nvme::QueuePair;
+use super::{CLOSELY, Pair, Worker};
 
 /// Most units spent on one virtqueue at once. A pass rings one doorbell for all of them, so many make it cheap.
 const TAKE: u32 = 32;
 /// The same where the controller runs on this worker, and a doorbell costs nothing. Few, so that a driver that offers many
 /// hears of the first while the others are still worked on: the two overlap instead of waiting for each other.
 const TAKE_HERE: u32 = 8;
+/// The same where as many are offered: a driver with so many to offer has more to do meanwhile than to wait.
+const TAKE_MORE: u32 = 2 * TAKE_HERE;
 /// Most units spent on one session before the clock is read, as many virtqueues as it may have.
 const TURN: u32 = 4 * TAKE;
 /// The same where the controller runs here, while nobody else has work: ten microseconds.
@@ -27,18 +29,18 @@ const LONG: i64 = 50_000;
 
 /// How much a session may have done before the clock is read again, in units: a request as most are is one, and what takes
 /// longer is more ([`weight`]). Who has spent its turn goes on later, with the virtqueue at which it stopped.
-struct Turn {
+pub(super) struct Turn {
     left: u32,
 }
 
 impl Turn {
     /// Of so many units.
-    fn of(units: u32) -> Self {
+    pub(super) fn of(units: u32) -> Self {
         Self { left: units }
     }
 
     /// How many units may be spent on one virtqueue that is given `most` at once.
-    fn allows(&self, most: u32) -> u32 {
+    pub(super) fn allows(&self, most: u32) -> u32 {
         self.left.min(most)
     }
 
@@ -55,10 +57,14 @@ impl Turn {
 }
 
 impl Pair {
-    /// Most units for it from one virtqueue at once.
+    /// Most units for it at once from one virtqueue that offers so many.
     #[inline]
-    fn most(&self) -> u32 {
-        if self.queues.runs_here() { TAKE_HERE } else { TAKE }
+    fn most(&self, offered: u16) -> u32 {
+        match (self.queues.runs_here(), u32::from(offered) >= TAKE_MORE) {
+            (false, _) => TAKE,
+            (true, false) => TAKE_HERE,
+            (true, true) => TAKE_MORE,
+        }
     }
 
     /// Most units for it from one session before the clock is read: fewer while others wait.
@@ -114,9 +120,11 @@ impl Worker {
         while left > 0 && *time < end {
             let units = self.serve(session, *time);
             if units == 0 {
+                self.look_closely(Some(session), time, clock);
                 break;
             }
             let then = core::mem::replace(time, clock.now());
+            self.roster.settle(*time);
             let took = since(then, *time);
             if took > LONG {
                 // Others may have come meanwhile.
@@ -154,6 +162,8 @@ impl Worker {
                 while goes_on {
                     let units = self.serve(session, *time);
                     if units == 0 {
+                        self.looked = true;
+                        self.look_closely(Some(session), time, clock);
                         self.roster.forfeit(session);
                         break;
                     }
@@ -196,6 +206,7 @@ impl Worker {
             (turn, here) = (Turn::of(pair.turn(shared)), pair.queues.runs_here());
         }
         let (mut units, mut until) = (0, 1);
+        self.say_turn(Some(session));
         loop {
             let before = units;
             for at in 0..self.roster.polled(session) {
@@ -221,7 +232,16 @@ impl Worker {
             }
         }
         self.roster.end_turn(session, until);
+        self.say_turn(None);
         units
+    }
+
+    /// Whose turn it is, where somebody wants to know.
+    fn say_turn(&self, session: Option<usize>) {
+        let Some(turn_of) = &self.turn_of else { return };
+        let key = session.and_then(|session| self.roster.key_of(session));
+        // A place that is too small says nothing.
+        let _ = turn_of.write_value(0, &key.map_or(0, |key| key.0).to_le());
     }
 
     /// Lets sessions that found their pair full have their turn, in the order in which they came, and by group.
@@ -231,14 +251,15 @@ impl Worker {
         for _ in 0..waiting {
             let Some(pair) = self.pairs.get_mut(at).filter(|p| p.has_room()) else { break };
             // A smaller turn than where there is room for all.
-            let mut turn = Turn::of(pair.most());
+            let mut turn = Turn::of(pair.most(0));
             let Some(session) = self.roster.next_in(&mut pair.line) else { break };
             let mut units = 0;
             while let Some(token) = self.roster.next_waiting(session) {
                 let taken = self.take(token, Some(at), &turn, *time, true);
                 units += taken;
-                let waits = self.roster.get(token).is_some_and(|q| q.activity == Activity::InLine);
-                if !waits {
+                let activity = self.roster.get(token).map(|q| q.activity);
+                let waits = activity == Some(Activity::InLine);
+                if !waits && activity != Some(Activity::Held) {
                     self.roster.wake(token);
                 }
                 if turn.spend(taken) || waits {
@@ -262,25 +283,58 @@ impl Worker {
     /// A session pays for what was done since `time`. Whether it may go on, and whether its group may.
     fn charge(&mut self, session: usize, units: u32, time: &mut Time, clock: &dyn Clock) -> (bool, bool) {
         let then = core::mem::replace(time, clock.now());
+        self.roster.settle(*time);
         let took = since(then, *time);
         if took > LONG {
             return self.pay_for_long(session, then, *time, clock);
         }
+        self.looked = false;
         self.roster.pay(session, cost(took, units))
     }
 
     /// The same for a turn that took long, as far as that is the session's doing.
     #[cold]
-    fn pay_for_long(&mut self, session: usize, then: Time, now: Time, clock: &dyn Clock) -> (bool, bool) {
+    pub(super) fn pay_for_long(
+        &mut self,
+        session: usize,
+        then: Time,
+        now: Time,
+        clock: &dyn Clock,
+    ) -> (bool, bool) {
         let took = since(then, now);
+        let faults = self.faults;
         let lost = nanos(self.preempted(clock)).min(took);
-        self.roster.pay(session, took - lost)
+        let own = took - lost;
+        // Others were looked at as well since then: it may have been the memory of one of these. The next time that is known.
+        let others = core::mem::take(&mut self.looked);
+        if own > OVERRUN && self.faults != faults && others {
+            self.closely = CLOSELY;
+        } else if own > OVERRUN && self.faults != faults {
+            self.overran.extend(self.roster.key_of(session).map(|key| (key, own.cast_unsigned())));
+        }
+        self.roster.pay(session, own)
+    }
+
+    /// A session was looked at, or something of it was done, that is nobody's cost. After a pass that took too long, time is taken of
+    /// that as well.
+    #[inline]
+    pub(super) fn look_closely(&mut self, session: Option<usize>, time: &mut Time, clock: &dyn Clock) {
+        if self.closely > 0 {
+            let then = core::mem::replace(time, clock.now());
+            self.looked = false;
+            if since(then, *time) > OVERRUN
+                && let Some(session) = session
+            {
+                self.pay_for_long(session, then, *time, clock);
+            }
+        }
     }
 
     /// For how long the host kept this thread from running since it was asked last: nobody pays for that.
     #[cold]
     pub(super) fn preempted(&mut self, clock: &dyn Clock) -> Duration {
         let now = clock.preempted();
+        self.faults = clock.faults();
         now.saturating_sub(core::mem::replace(&mut self.preempted, now))
     }
 
@@ -291,6 +345,25 @@ impl Worker {
         if served.lost {
             return self.fail_requests(token, now);
         }
+        // What a queue has begun that stops, or is broken, is not held back.
+        if served.limited && queue.duty == Duty::Serve {
+            return self.take_limited(token, pair, turn, now, its_turn);
+        }
+        queue.piece = u64::MAX;
+        self.take_some(token, pair, turn, now, its_turn)
+    }
+
+    /// The same, whatever the session may do.
+    #[inline]
+    pub(super) fn take_some(
+        &mut self,
+        token: usize,
+        pair: Option<usize>,
+        turn: &Turn,
+        now: Time,
+        its_turn: bool,
+    ) -> u32 {
+        let Some((queue, served)) = self.roster.with_session(token) else { return 0 };
         let Some(pair) = pair.and_then(|at| self.pairs.get_mut(at)) else {
             queue.go_away(served);
             return 0;
@@ -302,31 +375,22 @@ impl Worker {
         if let Some(kicked) = queue.kicked.take() {
             self.longest_wait = self.longest_wait.max(now - kicked);
         }
-        let most = turn.allows(pair.most());
+        queue.virtqueue.set_time(now);
+        let most = turn.allows(pair.most(queue.virtqueue.offered()));
         let mut taken = 0;
         let mut news = false;
         let mut full = false;
         let mut broken = None;
         while taken < most {
-            let slow = match queue.virtqueue.next_fast() {
-                Ok(request) => {
-                    let spares = &mut self.spares;
-                    let (queue, news) = (&mut *queue, &mut news);
-                    let slow =
-                        |pair: &mut QueuePair, request| submit(queue, pair, request, news, now, spares);
-                    match pair.queues.submit_fast(request, now, slow) {
-                        None => taken += 1,
-                        Some(0) => {
-                            full = true;
-                            break;
-                        }
-                        Some(units) => taken += units,
-                    }
-                    continue;
-                }
-                Err(slow) => slow,
+            let mut back = None;
+            let (units, slow) = quick(&mut queue.virtqueue, &mut pair.queues, most - taken, now, &mut back);
+            taken += units;
+            let next = match (back, slow) {
+                (Some(request), _) => Next::Request(request),
+                (None, Some(slow)) => queue.virtqueue.next_slow(slow, &mut self.spares),
+                (None, None) => break,
             };
-            match queue.virtqueue.next_slow(slow, &mut self.spares) {
+            match next {
                 Next::Request(request) => {
                     match submit(queue, &mut pair.queues, request, &mut news, now, &mut self.spares) {
                         0 => {
@@ -352,6 +416,8 @@ impl Worker {
         }
         if taken > 0 {
             queue.last_work = now;
+            queue.units = queue.units.wrapping_add(taken);
+            queue.virtqueue.show();
         }
         if news {
             self.roster.has_news(token);
@@ -365,6 +431,7 @@ impl Worker {
     /// Ends the requests of a virtqueue whose device is lost. How many.
     fn fail_requests(&mut self, token: usize, now: Time) -> u32 {
         let Some(queue) = self.roster.get_mut(token) else { return 0 };
+        queue.virtqueue.set_time(now);
         let mut taken = 0;
         let mut broken = None;
         while taken < TAKE {

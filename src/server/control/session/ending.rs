@@ -26,10 +26,11 @@ impl Control {
         // A home may ask for the end of one that has ended.
         let Some(session) = self.sessions.get_mut(&key).filter(|s| s.goal != Goal::End) else { return };
         session.goal = goal;
+        // None is not too much.
+        let _ = session.registry.reserve(0);
         debug!("session {}: {}", key.0, if goal == Goal::End { "ends" } else { "is cleared" });
         self.more = true;
-        let worker = session.worker;
-        self.tell(worker, ToWorker::Withdraw(key));
+        self.tell_workers(key, || ToWorker::Withdraw(key));
         for index in self.running_queues(key) {
             // It runs, so it can be stopped.
             let _ = self.stop(key, index);
@@ -107,14 +108,15 @@ impl Control {
         if core::mem::replace(&mut session.lost, true) {
             return;
         }
+        // It waits for nothing any more, and nobody says so again when something else is resumed.
+        session.set_held(false);
         if !matches!(session.pair, SessionPair::Has(_)) {
             session.pair = SessionPair::None;
         }
         session.offer.lose();
-        let worker = session.worker;
         self.launch_queues(key);
         // It comes after the queues that were just launched, and there may be others.
-        self.tell(worker, ToWorker::Fail(key));
+        self.tell_workers(key, || ToWorker::Fail(key));
         self.events.push_back(Event::Lost(key));
         self.events.push_back(Event::ConfigChanged(key));
     }
@@ -123,8 +125,7 @@ impl Control {
     pub(in super::super) fn quarantine(&mut self, key: SessionKey) {
         let Some(session) = self.known(key) else { return };
         session.quarantined = true;
-        let worker = session.worker;
-        self.tell(worker, ToWorker::Quarantine(key));
+        self.tell_workers(key, || ToWorker::Quarantine(key));
         self.lose_session(key);
         self.end(key);
     }

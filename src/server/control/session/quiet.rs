@@ -10,7 +10,8 @@ use nvme_platform::{Time, error};
 
 use super::super::super::message::SessionKey;
 use super::super::{Control, Event};
-use super::{QueueState, Session};
+use super::Session;
+use super::places::QueueState;
 
 /// Whether storage has something of a session that is wanted back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +27,7 @@ pub(super) enum Hangs {
 impl Session {
     /// Whether a worker was asked to let go of something.
     fn wants_back(&self) -> bool {
-        let stops = self.queues.values().any(|queue| matches!(queue, QueueState::Stopping));
+        let stops = self.queues.values().any(|queue| matches!(queue, QueueState::Stopping(..)));
         stops || self.job.as_ref().is_some_and(|job| !job.has_steps())
     }
 }

@@ -4,12 +4,13 @@
 //!   transitions is its test.
 //! * [`pairs`]: where its queue pairs are. `effects`: what the recovery wants of the controller and of them. `retire`: how a
 //!   pair goes.
-//! * `tables`: reads the partition tables of its namespaces.
+//! * `tables`: reads the partition tables of its namespaces. `health`: asks it how it is.
 //!
 //! A unit knows neither sessions nor the catalogue: what they have to know of comes out of [`Unit::poll`] as [`News`], and of the
 //! recovery as effects that `Control` carries out (`control/effects.rs`).
 
 mod effects;
+mod health;
 mod pairs;
 mod recovery;
 mod retire;
@@ -30,6 +31,7 @@ use crate::disk::Table;
 use crate::nvme::{self, Controller, NamespaceInfo, QueueQuiet};
 
 pub(super) use self::effects::Fate;
+use self::health::Health;
 pub(super) use self::pairs::Pair;
 use self::pairs::Pairs;
 use self::recovery::Recovery;
@@ -89,6 +91,7 @@ pub(super) struct Unit {
     tables: Tables,
     recovery: Recovery,
     pairs: Pairs,
+    health: Health,
     /// The proof that a lost device does no more DMA, if there is one.
     quiet: Option<QueueQuiet>,
 }
@@ -102,6 +105,7 @@ impl Unit {
             tables: Tables::default(),
             recovery: Recovery::new(times),
             pairs: Pairs::default(),
+            health: Health::default(),
             quiet: None,
         }
     }
@@ -158,7 +162,8 @@ impl Unit {
 
     /// When it is to be polled though nothing happened.
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        let all = [self.controller.next_deadline(), self.tables.deadline(), self.recovery.deadline()];
+        let health = self.can_be_asked().then(|| self.health.deadline());
+        let all = [self.controller.next_deadline(), self.tables.deadline(), self.recovery.deadline(), health];
         all.into_iter().flatten().min()
     }
 
@@ -175,7 +180,7 @@ impl Unit {
                 self.state = ControllerState::Serving;
                 Some(News::Scanned)
             }
-            Next::Nothing | Next::Wait => None,
+            Next::Nothing | Next::Wait => self.ask_health(now),
             Next::Again => Some(News::Worked),
             Next::Read(place, token) => {
                 self.controller.scan_read(place, token);
@@ -183,6 +188,25 @@ impl Unit {
             }
             Next::Found(info, table) => Some(News::Found(info, table)),
         }
+    }
+
+    /// Whether it serves, and nothing is wrong that would be in the way of its answer.
+    fn can_be_asked(&self) -> bool {
+        self.state() == ControllerState::Serving && self.controller.is_ready()
+    }
+
+    fn ask_health(&mut self, now: Time) -> Option<News> {
+        if !self.can_be_asked() || !self.health.is_due(now) {
+            return None;
+        }
+        self.controller.ask_smart();
+        self.controller.ask_errors();
+        Some(News::Worked)
+    }
+
+    /// It said how it is.
+    pub(super) fn health_told(&mut self, smart: &nvme::Smart) {
+        self.health.told(&self.name, smart);
     }
 
     /// It was brought up: its tables are read.

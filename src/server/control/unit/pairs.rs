@@ -44,6 +44,11 @@ impl Pair {
         self.users
     }
 
+    /// Whether it is meant for that worker.
+    pub(in super::super) fn is_for(&self, worker: usize) -> bool {
+        self.worker == worker
+    }
+
     fn is_here(&self) -> bool {
         matches!(self.place, Place::Here(_))
     }

@@ -1,0 +1,62 @@
+//! What is done for each request as most are, in loops of their own: nothing but that is in them, so that it stays in registers.
+
+use nvme_platform::Time;
+use nvme_session::queue::{BlkQueue, Onward, Request, Slow};
+
+use super::roster::{Activity, Roster};
+use crate::nvme::{Issuing, QueuePair};
+
+/// Submits a request, or gives it back. Whether it was submitted.
+struct Submit<'i, 'p> {
+    issuing: &'i mut Issuing<'p>,
+    back: &'i mut Option<Request>,
+}
+
+impl Onward for Submit<'_, '_> {
+    type Answer = bool;
+
+    #[inline(always)]
+    fn go_on(self, request: Request) -> bool {
+        self.issuing.submit(request, self.back)
+    }
+}
+
+/// Takes requests from a virtqueue and submits them, up to `most`, as long as both go the fast way. How many. When it stopped before: with the
+/// one in `back`, which is to be submitted the slow way, or with the next one, which is to be taken that way, if there is one.
+#[inline(never)]
+pub(super) fn quick(
+    virtqueue: &mut BlkQueue,
+    pair: &mut QueuePair,
+    most: u32,
+    now: Time,
+    back: &mut Option<Request>,
+) -> (u32, Option<Slow>) {
+    let mut taking = match virtqueue.taking() {
+        Ok(taking) => taking,
+        Err(slow) => return (0, Some(slow)),
+    };
+    let mut issuing = pair.issuing(now);
+    let mut taken = 0;
+    while taken < most {
+        match taking.next(Submit { issuing: &mut issuing, back }) {
+            Ok(true) => taken += 1,
+            Ok(false) => return (taken, None),
+            Err(slow) => return (taken, Some(slow)),
+        }
+    }
+    (taken, None)
+}
+
+/// Takes completions of a pair, up to `most`, as long as they are of the fast way, and gives each to its virtqueue. How many.
+#[inline(never)]
+pub(super) fn completions(pair: &mut QueuePair, roster: &mut Roster, most: u32, now: Time) -> u32 {
+    pair.ended_fast(most, |ended| {
+        let token = ended.tag().queue().token();
+        let Some(queue) = roster.get_mut(token) else { return };
+        queue.virtqueue.complete_one(ended, now);
+        // Its driver hears of that, and as a rule has more.
+        if queue.activity == Activity::Asleep || !queue.news {
+            roster.has_ended(token);
+        }
+    })
+}
