@@ -2,7 +2,6 @@
 
 use clap::{Arg, ArgAction, Command, ValueHint};
 use nvme_linux_server::manual::{ABOUT, Part, SECTIONS, USAGE, options, written};
-use nvme_policy::command_line::Topic;
 
 /// Its options, as far as completions need them.
 pub(crate) fn command() -> Command {
@@ -41,7 +40,7 @@ fn render(out: &mut String, part: &Part) {
     match part {
         Part::Text(text) => *out += &format!(".PP\n{}\n", escaped(text)),
         Part::Options(topic) => {
-            let further = *topic == Topic::OfClient;
+            let further = topic.is_scoped();
             if further {
                 *out += ".RS\n";
             }

@@ -105,6 +105,9 @@ pub struct Record {
     /// `name=`: a label, not unique.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The static client that the session is for, by its capability's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<String>,
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
@@ -140,6 +143,7 @@ impl Record {
             factory: None,
             parent: None,
             name: None,
+            client: None,
             peer: None,
             policy: None,
             device: None,

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -12,7 +13,7 @@ use super::verify::resume;
 
 /// Records that may wait to be written.
 const WAITING_MAX: usize = 4096;
-/// Of these, refusals: whoever asks for what he cannot have does not push out grants and ends.
+/// Of these, refusals, and what clients do to dataspaces: whoever asks for what he cannot have does not push out grants and ends.
 const REFUSALS_MAX: usize = 1024;
 
 /// A record that somebody waits for.
@@ -36,11 +37,22 @@ struct State {
     next: u64,
     head: Head,
     /// What the trail goes on in.
-    other: Option<(File, Record)>,
+    other: Option<Other>,
     /// Why the last record was not written.
     failed: Option<io::ErrorKind>,
+    /// Records are being written.
+    writes: bool,
+    /// Behind which record the next one is, where another process has written to the file.
+    behind: Option<Head>,
     closing: bool,
     closed: bool,
+}
+
+/// What the trail goes on in, with the last record of where it was.
+struct Other {
+    file: File,
+    last: Record,
+    ticket: Ticket,
 }
 
 struct Shared {
@@ -80,6 +92,8 @@ impl Trail {
             head,
             other: None,
             failed: None,
+            writes: false,
+            behind: None,
             closing: false,
             closed: false,
         };
@@ -102,7 +116,7 @@ impl Trail {
 
     fn put(&self, record: Record, wanted: bool) -> Option<Ticket> {
         let mut state = self.shared.lock();
-        let refusal = matches!(record.event, Event::Refusal | Event::DataspaceRefused);
+        let refusal = matches!(record.event, Event::Refusal | Event::DataspaceRefused | Event::Dataspace);
         if state.waiting.len() >= WAITING_MAX || refusal && state.refusals >= REFUSALS_MAX {
             state.lost = state.lost.saturating_add(1);
             return None;
@@ -130,11 +144,35 @@ impl Trail {
         self.shared.lock().failed
     }
 
-    /// Goes on in another file. `last` is the last record in the old one.
-    pub fn rotate(&self, file: File, last: Record) {
+    /// Goes on in another file, open for appending. `last` is the last record in the old one. [`answers`](Self::answers) says when it
+    /// is so: from then on nothing is written to the old one.
+    pub fn rotate(&self, file: File, last: Record) -> Ticket {
         let mut state = self.shared.lock();
-        state.other = Some((file, last));
+        let ticket = Ticket(state.next);
+        state.next += 1;
+        if let Some(before) = state.other.replace(Other { file, last, ticket }) {
+            state.answers.push((before.ticket, false));
+        }
         self.shared.changed.notify_all();
+        ticket
+    }
+
+    /// Waits until all is written that was said so far, so long at most. Whether it is.
+    pub fn settle(&self, patience: std::time::Duration) -> bool {
+        let state = self.shared.lock();
+        let busy = |state: &mut State| {
+            !state.waiting.is_empty() || state.writes || state.lost > 0 || state.other.is_some()
+        };
+        let waited = self.shared.changed.wait_timeout_while(state, patience, busy);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !busy(&mut state) && state.failed.is_none()
+    }
+
+    /// Goes on behind that record, which another process has written meanwhile. To be called before anything is said.
+    pub fn go_on_behind(&self, head: Head) {
+        let mut state = self.shared.lock();
+        state.behind = Some(head);
+        state.head = head;
     }
 
     /// Writes what there is, and no more after it. Waits for so long at most; whether all is written.
@@ -169,11 +207,16 @@ impl Writer {
             let lost = std::mem::take(&mut state.lost);
             let other = state.other.take();
             let closing = state.closing;
+            if let Some(head) = state.behind.take() {
+                self.chain = Chain::behind(head);
+            }
+            state.writes = true;
             drop(state);
 
             let mut unwritten = lost;
-            let mut failed = None;
-            if lost > 0 {
+            // (What is a pipe in a test has no name either, and is no file.)
+            let mut failed = self.is_there().err().map(|error| error.kind());
+            if lost > 0 && failed.is_none() {
                 let record = Record { count: Some(lost), ..Record::of(Event::Lost) };
                 match self.write(record, SystemTime::now()) {
                     Ok(()) => unwritten = 0,
@@ -201,18 +244,20 @@ impl Writer {
                 failed = Some(error.kind());
                 answers.iter_mut().for_each(|(_, done)| *done = false);
             }
-            if let Some((file, last)) = other {
+            if let Some(Other { file, last, ticket }) = other {
                 // A failure here is no reason to stay: the new file may be the cure.
                 let _ = self.write(last, SystemTime::now());
                 let _ = self.file.sync_data();
                 self.file = file;
                 self.torn = false;
+                answers.push((ticket, true));
             }
             let mut state = self.shared.lock();
             state.lost = state.lost.saturating_add(unwritten);
             let changed = state.failed != failed || !answers.is_empty();
             state.failed = failed;
             state.head = self.chain.head();
+            state.writes = false;
             state.answers.append(&mut answers);
             // Nothing more comes; what could not be written stays so.
             let over = closing && state.waiting.is_empty();
@@ -232,6 +277,11 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// A file that no name leads to any more keeps nothing.
+    fn is_there(&self) -> io::Result<()> {
+        if self.file.metadata()?.nlink() == 0 { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
     }
 
     /// One record, whole or not at all: what is left of a line that could not be written is closed before the next.

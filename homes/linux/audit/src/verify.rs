@@ -163,5 +163,15 @@ pub fn resume(mut file: impl Read + Seek) -> io::Result<Option<(Head, bool)>> {
     Ok(line.filter(|line| line.v == SCHEMA).map(|line| (Head { seq: line.seq, hash: Hash::of(last) }, torn)))
 }
 
+/// Whether a file begins with something that no trail begins with: then none should be gone on with there.
+pub fn is_foreign(mut file: impl Read + Seek) -> io::Result<bool> {
+    /// The first field of every record; what was torn off behind it may have been one.
+    const BEGINNING: &[u8] = b"{\"v\":";
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(BEGINNING.len() as u64).read_to_end(&mut bytes)?;
+    Ok(!BEGINNING.starts_with(&bytes))
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,18 @@
 //! `nvme-ctl delegate`: a factory that holds a part of what another one holds.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 
 use nvme_linux::factory::Delegated;
 use nvme_linux::socket::{Kind, ListenSpec};
-use nvme_linux::standard::complain;
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use crate::create::{hold, signals, tell_manager};
+use crate::create::signals;
 use crate::failure::Failure;
+use crate::hold::Held;
 use crate::run::substitute;
 use crate::server::{self, Place};
 use crate::spelling;
@@ -23,19 +23,10 @@ pub(crate) fn listen(place: &Place, words: &[String], listen: &str) -> Result<()
     let spec = ListenSpec::parse(listen).map_err(|error| format!("--listen {listen}: {error}"))?;
     // Before anything is held: a signal that comes from now on is seen.
     let signals = signals().map_err(|error| format!("signals: {error}"))?;
-    let mut factory = server::factory(place)?;
-    let socket = spec.listen(Kind::SeqPacket).map_err(|error| format!("--listen {listen}: {error}"))?;
-    let made = factory.delegate(words, Some(socket.as_fd()));
-    // The server has it, or nobody has.
-    drop(socket);
-    let held = made.map_err(|refusal| Failure::refused(&words.join(" "), &refusal)).and_then(|made| {
-        complain(format_args!("nvme-ctl: a factory for {} is at {}", words.join(" "), spec.path.display()));
-        tell_manager();
-        hold(&made.lifetime, &signals, "the factory")
-    });
-    // The name leads nowhere once the factory is over.
-    let _ = std::fs::remove_file(&spec.path);
-    held
+    let what = Held { place, spec: &spec, words, kind: Kind::SeqPacket, name: "the factory" };
+    what.hold(listen, &signals, |factory, socket| {
+        factory.delegate(words, Some(socket)).map(|made| made.lifetime)
+    })
 }
 
 /// Makes a factory for a command, which inherits its connection as `{factory}`. The lifetime stays here: when the command is over,

@@ -23,9 +23,19 @@ impl Failure {
         Self { text, status: WRONG }
     }
 
+    /// It is not allowed.
+    pub(crate) fn denied(text: String) -> Self {
+        Self { text, status: REFUSED }
+    }
+
     /// Nobody answers.
     pub(crate) fn no_server(text: String) -> Self {
         Self { text, status: NO_SERVER }
+    }
+
+    /// Whether nobody answers.
+    pub(crate) fn is_no_server(&self) -> bool {
+        self.status == NO_SERVER
     }
 
     /// The server refuses, with what to do.

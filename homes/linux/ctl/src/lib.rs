@@ -1,7 +1,7 @@
 //! `nvme-ctl`: asks a running `nvme-drv` for its inventory and for sessions.
 //!
 //! `options` is the command line, `server` finds the server's sockets, and there is a file for each command: `list`
-//! (with `tree`, which prints), `create`, `delegate`, `run`, and `admin` for the operator's. `audit` reads a file; `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
+//! (with `tree`, which prints), `stat`, `top` (a folder), `slow`, `create`, `delegate`, `run`, `upgrade`, and `admin` for the operator's. `audit` reads a file; `bind` and `unbind` need no server: they are `nvme_linux::vfio`'s.
 
 #![forbid(unsafe_code)]
 
@@ -10,12 +10,18 @@ mod audit;
 mod create;
 mod delegate;
 mod failure;
+mod hold;
 mod list;
+mod manager;
 mod options;
 mod run;
 mod server;
+mod slow;
 mod spelling;
+mod stat;
+mod top;
 mod tree;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -59,9 +65,24 @@ pub fn main(version: &'static str) -> ExitCode {
         }
         Command::Delegate { words, command, .. } => delegate::run(&options.svr(), words, command),
         Command::Run { devices, command } => run::run(&options.svr(), devices, command),
+        Command::Stat { json, seconds } => stat::stat(&options.ctl(), *json, *seconds),
+        Command::Top { seconds } => top::top(&options.ctl(), &options.admin(), *seconds),
+        Command::Slow { json, ms } => slow::slow(&options.admin(), *json, *ms),
+        Command::Limit { id, words } => {
+            let id = id.to_string();
+            let words = words.iter().map(String::as_str);
+            admin::ask(&options.admin(), "limit", std::iter::once(id.as_str()).chain(words))
+        }
         Command::Rescan { serial } => admin::ask(&options.admin(), "rescan", serial.as_deref()),
         Command::Resume { device } => admin::ask(&options.admin(), "resume", device.as_deref()),
-        Command::Audit { file, verify, head } => audit::audit(file, *verify, *head),
+        Command::Drain { device } => admin::ask(&options.admin(), "drain", device.as_deref()),
+        Command::End { id } => admin::ask(&options.admin(), "end", Some(id.to_string().as_str())),
+        Command::Verbose { steps } => {
+            admin::ask(&options.admin(), "verbose", Some(steps.to_string().as_str()))
+        }
+        Command::Audit { file, rotate: true, .. } => admin::rotate(&options.admin(), file),
+        Command::Audit { file, verify, head, .. } => audit::audit(file, *verify, *head),
+        Command::Upgrade { pid, command } => upgrade::upgrade(*pid, command),
         Command::Bind { address } => vfio::bind(address).map_err(|why| why.to_string().into()),
         Command::Unbind { address } => vfio::unbind(address).map_err(|why| why.to_string().into()),
     };

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use nvme_linux::inventory::{Inventory, LENGTH_MAX};
 use nvme_linux::standard::print;
@@ -10,7 +11,7 @@ use rustix::net::SocketType;
 use rustix::net::sockopt::Timeout;
 
 use crate::failure::Failure;
-use crate::server::{Place, connect, factory};
+use crate::server::{LOOK_EVERY, Place, connect, factory};
 use crate::tree;
 
 /// How long the server may take to go on with its answer.
@@ -23,8 +24,17 @@ pub(crate) fn held(place: &Place, json: bool) -> Result<(), Failure> {
     print(text.as_bytes()).map_err(|error| error.to_string().into())
 }
 
-/// Prints what the server tells about itself.
-pub(crate) fn list(place: &Place, json: bool) -> Result<(), Failure> {
+/// What the server tells about itself.
+pub(crate) fn fetch(place: &Place) -> Result<Inventory, Failure> {
+    inventory(&document(place)?)
+}
+
+fn inventory(document: &[u8]) -> Result<Inventory, Failure> {
+    Inventory::from_json(document).map_err(|error| format!("the server's answer: {error}").into())
+}
+
+/// The same, as it came.
+fn document(place: &Place) -> Result<Vec<u8>, Failure> {
     let socket = connect(place, SocketType::STREAM)?;
     let _ = rustix::net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE));
     let mut document = Vec::new();
@@ -36,12 +46,21 @@ pub(crate) fn list(place: &Place, json: bool) -> Result<(), Failure> {
     if document.is_empty() {
         return Err("the server closed without an answer; its log says why".to_owned().into());
     }
-    let text = if json {
-        document
-    } else {
-        let inventory =
-            Inventory::from_json(&document).map_err(|error| format!("the server's answer: {error}"))?;
-        tree::text(&inventory).into_bytes()
+    Ok(document)
+}
+
+/// Prints what the server tells about itself; after the scan, if there is time to wait for it.
+pub(crate) fn list(place: &Place, json: bool) -> Result<(), Failure> {
+    let until = Instant::now() + place.wait;
+    let document = loop {
+        let document = document(place)?;
+        let scanning = inventory(&document).is_ok_and(|inventory| inventory.scanning);
+        if !scanning || Instant::now() >= until {
+            break document;
+        }
+        thread::sleep(LOOK_EVERY);
     };
+    let text =
+        if json { document } else { tree::text(&inventory(&document)?, SystemTime::now()).into_bytes() };
     print(&text).map_err(|error| error.to_string().into())
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use nvme_linux::caps::Spec;
@@ -38,6 +39,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH", global = true, conflicts_with = "svr")]
     factory: Option<String>,
 
+    /// Wait for a server that is starting, 30 seconds or as many; `ls` then also for all disks to be there
+    #[arg(long, value_name = "SECONDS", global = true, num_args = 0..=1, require_equals = true,
+        default_missing_value = "30", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    wait: Option<u32>,
+
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -49,6 +55,37 @@ pub(crate) enum Command {
         /// Print the server's document as it is
         #[arg(long)]
         json: bool,
+    },
+    /// Show what sessions do, a second: requests, bytes, latency, requests in flight
+    ///
+    /// Without SECONDS: of one second, once. With it: of each so many seconds, until it is interrupted.
+    Stat {
+        /// Print each report as one line of JSON, with all counters
+        #[arg(long)]
+        json: bool,
+        /// Seconds between two reports
+        #[arg(value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        seconds: Option<u32>,
+    },
+    /// Show what sessions do and how controllers are, in a terminal, until `q`
+    ///
+    /// Keys: `s` sorts by something else, the arrows select a session, `e` ends it, `l` limits it (both ask the operator's socket).
+    Top {
+        /// Seconds between two readings; 1 without it
+        #[arg(value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600))]
+        seconds: Option<u32>,
+    },
+    /// Show the last requests that took long, and where their time went
+    ///
+    /// At most 64, the last one last. `of`: how many of its kind were taken and told together; `limit`: how long a limit had kept its queue waiting before it was taken; `line`: from then until the
+    /// controller had all of it; `drive`: until that was seen to be done; `told`: until its driver had been told.
+    Slow {
+        /// Print the server's document as it is
+        #[arg(long)]
+        json: bool,
+        /// How long at least, in milliseconds; 10 without it
+        #[arg(value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+        ms: Option<u64>,
     },
     /// Mint a session that takes clients at a socket of its own, and hold it
     ///
@@ -95,15 +132,35 @@ pub(crate) enum Command {
         #[arg(value_name = "COMMAND", last = true, required = true)]
         command: Vec<String>,
     },
+    /// Bound how much a session may do a second, from now on, or let it do as much as it likes
+    ///
+    /// What its factories allow to all their sessions together still holds.
+    Limit {
+        /// The session's number, as `nvme-ctl ls` shows it
+        #[arg(value_name = "ID")]
+        id: u64,
+        /// iops=N, bytes=SIZE, iops=none, bytes=none, or none for both
+        #[arg(value_name = "WORD", required = true)]
+        words: Vec<String>,
+    },
     /// Look again how large images are: those that grew are told to their sessions
     Rescan {
         /// The serial number of one; without it, all
         #[arg(value_name = "SN")]
         serial: Option<String>,
     },
-    /// Let an image go on whose write-back failed: flushes succeed again, though what was acknowledged before may be lost
+    /// Have the sessions of a device finish what they have in flight, and wait
+    ///
+    /// What their machines ask from then on is done after `resume`: nothing fails, and nobody is disconnected. Sessions that are minted
+    /// meanwhile wait too. Returns when nothing is in flight.
+    Drain {
+        /// A device, or a controller by its serial number; without it, everything
+        #[arg(value_name = "DEV")]
+        device: Option<String>,
+    },
+    /// Go on with what was drained; and with an image whose write-back failed: flushes succeed again, though what was acknowledged before may be lost
     Resume {
-        /// The device, SN:n1; without it, all
+        /// The device, or the controller's serial number; without it, all
         #[arg(value_name = "DEV")]
         device: Option<String>,
     },
@@ -118,6 +175,36 @@ pub(crate) enum Command {
         /// A record that was written down elsewhere: the trail must hold it, unchanged
         #[arg(long, value_name = "SEQ:HASH", value_parser = head)]
         head: Option<Head>,
+        /// Have the server go on in FILE, which is made, from now on: the last record of the old file names it
+        #[arg(long, conflicts_with_all = ["verify", "head"])]
+        rotate: bool,
+    },
+    /// End a session: its client is disconnected, its memory given back
+    ///
+    /// A static client's begins anew, for whoever connects next.
+    End {
+        /// The session's number, as `ls` shows it
+        #[arg(value_name = "ID")]
+        id: u64,
+    },
+    /// Have the server say more, or less: as with so many -v
+    Verbose {
+        /// 0 to 3
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u8).range(0..=3))]
+        steps: u8,
+    },
+    /// Start the next server, and wait until it has taken over from the one that runs
+    ///
+    /// The command is the server's own, with the same words as the one that runs, `--cap upgrade=unix:PATH` among them. It goes on when
+    /// nvme-ctl ends. For the unit's ExecReload=.
+    #[command(override_usage = "nvme-ctl upgrade [--pid PID] -- COMMAND...")]
+    Upgrade {
+        /// The process of the server that runs; without it, what MAINPID says, as in a unit
+        #[arg(long, value_name = "PID")]
+        pid: Option<i32>,
+        /// The command and its arguments
+        #[arg(value_name = "COMMAND", last = true, required = true)]
+        command: Vec<String>,
     },
     /// Give a controller to vfio-pci, for `nvme-drv --cap vbus=pci:ADDRESS`
     ///
@@ -144,7 +231,7 @@ fn head(word: &str) -> Result<Head, String> {
 /// A PCI address, as `--cap` has it; it becomes part of a path.
 fn address(word: &str) -> Result<String, String> {
     match format!("pci:{word}").parse() {
-        Ok(Spec::Pci(address)) => Ok(address),
+        Ok(Spec::Pci { address, doorbell_buffers: false }) => Ok(address),
         Ok(_) => Err("not a PCI address".into()),
         Err(why) => Err(why.to_string()),
     }
@@ -153,22 +240,28 @@ fn address(word: &str) -> Result<String, String> {
 impl Options {
     /// Where the factory is.
     pub(crate) fn svr(&self) -> Place {
-        self.factory().unwrap_or_else(|| find("svr", self.svr.as_deref(), std::env::var_os("NVME_DRV_SVR")))
+        self.factory().unwrap_or_else(|| self.find("svr", self.svr.as_deref(), "NVME_DRV_SVR"))
+    }
+
+    fn find(&self, name: &str, option: Option<&str>, variable: &str) -> Place {
+        let wait = Duration::from_secs(self.wait.unwrap_or(0).into());
+        find(name, option, std::env::var_os(variable)).waiting(wait)
     }
 
     /// The attenuated factory that is to be used, if one is.
     pub(crate) fn factory(&self) -> Option<Place> {
-        self.factory.as_deref().map(|place| find("factory", Some(place), None))
+        let place = self.factory.as_deref()?;
+        Some(self.find("factory", Some(place), ""))
     }
 
     /// Where the operator's socket is.
     pub(crate) fn admin(&self) -> Place {
-        find("admin", self.admin.as_deref(), std::env::var_os("NVME_DRV_ADMIN"))
+        self.find("admin", self.admin.as_deref(), "NVME_DRV_ADMIN")
     }
 
     /// Where introspection is.
     pub(crate) fn ctl(&self) -> Place {
-        find("ctl", self.ctl.as_deref(), std::env::var_os("NVME_DRV_CTL"))
+        self.find("ctl", self.ctl.as_deref(), "NVME_DRV_CTL")
     }
 }
 
@@ -194,13 +287,26 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waits_says_for_how_long_or_not() {
+        let wait = |words: &[&str]| {
+            let line = ["nvme-ctl"].iter().chain(words);
+            Options::try_parse_from(line).map(|options| options.ctl().wait.as_secs()).ok()
+        };
+        assert_eq!(wait(&["ls"]), Some(0));
+        assert_eq!(wait(&["--wait", "ls"]), Some(30));
+        assert_eq!(wait(&["ls", "--wait"]), Some(30));
+        assert_eq!(wait(&["stat", "--wait=7", "3"]), Some(7));
+        assert_eq!((wait(&["ls", "--wait=0"]), wait(&["ls", "--wait=x"])), (None, None));
+    }
+
+    #[test]
     fn the_words_of_a_command_that_is_run_are_its_own() {
         let line = ["nvme-ctl", "run", "a=1234:n1", "b=x", "--svr", "/s", "--", "sh", "--svr", "{a}"];
         let options = Options::try_parse_from(line).unwrap();
         let Command::Run { devices, command } = &options.command else { panic!("not run") };
         assert_eq!(devices.len(), 2);
         assert_eq!(command, &["sh", "--svr", "{a}"]);
-        assert_eq!(options.svr(), Place::Path("/s".into()));
+        assert_eq!(options.svr(), find("svr", Some("/s"), None));
         assert!(Options::try_parse_from(["nvme-ctl", "run", "a=1234:n1"]).is_err());
         assert!(Options::try_parse_from(["nvme-ctl", "create", "device=x"]).is_err());
     }

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nvme_linux::factory::Client;
 use rustix::io::Errno;
@@ -11,9 +13,19 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use crate::failure::Failure;
 
-/// A socket of the server.
+/// How soon a server that is starting is looked for again.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A socket of the server, and how long to wait until somebody listens there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) struct Place {
+    pub(crate) at: At,
+    pub(crate) wait: Duration,
+}
+
+/// Where a socket of the server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum At {
     /// To be connected to.
     Path(PathBuf),
     /// Inherited, and connected.
@@ -26,14 +38,32 @@ pub(crate) fn find(name: &str, option: Option<&str>, variable: Option<OsString>)
     let word = word.unwrap_or_else(|| format!("/run/nvme-drv/{name}").into());
     let number =
         word.to_str().and_then(|word| word.strip_prefix("fd=")).and_then(|number| number.parse().ok());
-    number.map_or_else(|| Place::Path(word.into()), Place::Fd)
+    let at = number.map_or_else(|| At::Path(word.into()), At::Fd);
+    Place { at, wait: Duration::ZERO }
 }
 
-/// Connects.
+impl Place {
+    /// The same, with some time for a server that is starting.
+    pub(crate) fn waiting(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+}
+
+/// Connects, as soon as there is a server, within the time that it has for that.
 pub(crate) fn connect(place: &Place, kind: SocketType) -> Result<OwnedFd, Failure> {
-    let path = match place {
-        Place::Fd(number) => return Ok(inherited(*number, kind)?),
-        Place::Path(path) => path,
+    let until = Instant::now() + place.wait;
+    loop {
+        match connect_now(place, kind) {
+            Err(failure) if failure.is_no_server() && Instant::now() < until => thread::sleep(LOOK_EVERY),
+            other => return other,
+        }
+    }
+}
+
+fn connect_now(place: &Place, kind: SocketType) -> Result<OwnedFd, Failure> {
+    let path = match &place.at {
+        At::Fd(number) => return Ok(inherited(*number, kind)?),
+        At::Path(path) => path,
     };
     let connected = || -> Result<OwnedFd, Errno> {
         let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
@@ -92,17 +122,24 @@ mod tests {
     #[test]
     fn the_option_comes_before_the_variable_and_that_before_the_service_s_place() {
         let variable = || Some(OsString::from("/v"));
-        assert_eq!(find("svr", Some("/o"), variable()), Place::Path("/o".into()));
-        assert_eq!(find("svr", None, variable()), Place::Path("/v".into()));
-        assert_eq!(find("ctl", None, Some(OsString::new())), Place::Path("/run/nvme-drv/ctl".into()));
-        assert_eq!(find("svr", Some("fd=7"), None), Place::Fd(7));
+        let found = |name, option, variable| find(name, option, variable).at;
+        assert_eq!(found("svr", Some("/o"), variable()), At::Path("/o".into()));
+        assert_eq!(found("svr", None, variable()), At::Path("/v".into()));
+        assert_eq!(found("ctl", None, Some(OsString::new())), At::Path("/run/nvme-drv/ctl".into()));
+        assert_eq!(found("svr", Some("fd=7"), None), At::Fd(7));
     }
 
     #[test]
     fn a_missing_server_is_an_error_that_says_what_to_do() {
-        let error = connect(&Place::Path("/nonexistent/svr".into()), SocketType::STREAM).unwrap_err();
+        let place = |word| find("svr", Some(word), None);
+        let error = connect(&place("/nonexistent/svr"), SocketType::STREAM).unwrap_err();
         assert!(error.text.contains("/nonexistent/svr") && error.text.contains("--svr"), "{error:?}");
         assert_eq!(error.status, 4);
-        assert!(connect(&Place::Fd(987_654), SocketType::STREAM).is_err());
+        assert!(connect(&place("fd=987654"), SocketType::STREAM).is_err());
+        // It is waited for as long as was said, and no longer.
+        let begin = Instant::now();
+        let waiting = place("/nonexistent/svr").waiting(Duration::from_millis(200));
+        assert_eq!(connect(&waiting, SocketType::STREAM).unwrap_err().status, 4);
+        assert!(begin.elapsed() >= Duration::from_millis(200), "{:?}", begin.elapsed());
     }
 }

@@ -1,19 +1,24 @@
 //! The inventory, for people: a tree whose `device=` words can be given to `create` as they stand.
 
 use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nvme_linux::factory::{ListedDevice, ListedFactory, ListedSession, Listing};
-use nvme_linux::inventory::{Client, Controller, Inventory, Namespace, Session};
+use nvme_linux::inventory::{Access, Client, Controller, Inventory, Namespace, Session};
 
-/// The whole text.
-pub(crate) fn text(inventory: &Inventory) -> String {
+/// Columns of a terminal that lines are made for.
+const WIDTH: usize = 100;
+
+/// The whole text, at this time.
+pub(crate) fn text(inventory: &Inventory, now: SystemTime) -> String {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     let mut out = String::new();
     // Writing to a string does not fail.
-    let _ = write(inventory, &mut out);
+    let _ = write(inventory, now, &mut out);
     out
 }
 
-fn write(inventory: &Inventory, out: &mut String) -> std::fmt::Result {
+fn write(inventory: &Inventory, now: u64, out: &mut String) -> std::fmt::Result {
     let scanning = if inventory.scanning { ", scanning" } else { "" };
     writeln!(out, "{} (process {}){scanning}", clean(&inventory.server), inventory.pid)?;
     let mut rows = Vec::new();
@@ -27,7 +32,7 @@ fn write(inventory: &Inventory, out: &mut String) -> std::fmt::Result {
         table(&inventory.clients.iter().map(client_row).collect::<Vec<_>>(), out)?;
     }
     writeln!(out, "\nsessions: {} of {}", inventory.sessions.len(), limits.sessions)?;
-    table(&inventory.sessions.iter().map(session_row).collect::<Vec<_>>(), out)?;
+    sessions(inventory, now, out)?;
     if !inventory.trusted.is_empty() {
         let names: Vec<String> = inventory.trusted.iter().map(|name| clean(name)).collect();
         writeln!(out, "\ntrusted dataspaces, and no other memory: {}", names.join(", "))?;
@@ -170,30 +175,82 @@ fn client_row(client: &Client) -> Vec<String> {
     ]
 }
 
-fn session_row(session: &Session) -> Vec<String> {
-    let peer = match (&session.client, session.peer) {
-        (Some(client), _) => format!("client {}", clean(client)),
-        (None, Some(peer)) => format!("process {} of user {}", peer.pid, peer.uid),
-        (None, None) => "-".to_owned(),
-    };
+/// Whose it is: the static client's, or who asked for it, or connected.
+fn peer(session: &Session) -> Option<String> {
+    let peer = session.peer.map(|peer| {
+        // The server cannot see what it runs: that is a guess, by what has that number now.
+        let comm = std::fs::read_to_string(format!("/proc/{}/comm", peer.pid)).ok();
+        let guess = comm.map_or_else(String::new, |comm| format!(" ({}?)", clean(comm.trim())));
+        format!("process {} of user {}{guess}", peer.pid, peer.uid)
+    });
+    match (&session.client, peer) {
+        (Some(client), Some(peer)) => Some(format!("client {}, {peer}", clean(client))),
+        (Some(client), None) => Some(format!("client {}", clean(client))),
+        (None, peer) => peer,
+    }
+}
+
+/// What else there is to say of a session, within 100 columns as far as its words allow.
+fn session_more(session: &Session, out: &mut String) -> std::fmt::Result {
+    let mut words: Vec<String> = peer(session).into_iter().collect();
+    words.extend(session.name.as_ref().map(|name| format!("\"{}\"", clean(name))));
+    words.extend((session.factory != 0).then(|| format!("of factory {}", session.factory)));
+    words.extend(session.held.then(|| "held: its device is drained".to_owned()));
+    words.extend(session.path.as_ref().map(|path| format!("at {}", clean(path))));
+    let mut line = String::new();
+    for word in words {
+        // One that is too long for a line has one of its own. Behind it, a comma may follow.
+        if !line.is_empty() && line.chars().count() + 2 + word.chars().count() >= WIDTH {
+            writeln!(out, "{line},")?;
+            line.clear();
+        }
+        let before = match line.is_empty() {
+            true if out.ends_with(",\n") => "     ".to_owned(),
+            true => format!("  {}: ", session.id),
+            false => ", ".to_owned(),
+        };
+        line += &before;
+        line += &word;
+    }
+    if line.is_empty() { Ok(()) } else { writeln!(out, "{line}") }
+}
+
+/// Sessions, a line each, under what the columns are.
+fn sessions(inventory: &Inventory, now: u64, out: &mut String) -> std::fmt::Result {
+    if inventory.sessions.is_empty() {
+        return Ok(());
+    }
+    let heads = ["  id", "device", "", "memory", "queues", "since"];
+    let mut rows = vec![heads.map(str::to_owned).to_vec()];
+    rows.extend(inventory.sessions.iter().map(|session| session_row(session, now)));
+    table(&rows, out)?;
+    inventory.sessions.iter().try_for_each(|session| session_more(session, out))
+}
+
+fn session_row(session: &Session, now: u64) -> Vec<String> {
+    let access = if session.access == Access::ReadOnly { "ro" } else { "rw" };
     vec![
         format!("  {}", session.id),
         word(&session.device),
-        session.access.word().to_owned(),
-        format!(
-            "{} in {}/{} dataspaces, {} regions",
-            size(session.registered),
-            session.dataspaces,
-            session.ds_max,
-            session.regions
-        ),
-        format!("{} queues", session.queues),
-        peer,
+        access.to_owned(),
+        format!("{}, {}/{} ds", size(session.registered), session.dataspaces, session.ds_max),
+        session.queues.to_string(),
+        age(now.saturating_sub(session.since)),
     ]
 }
 
+/// How long ago, short.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..100 => format!("{seconds} s"),
+        100..6000 => format!("{} min", seconds / 60),
+        6000..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// Columns, each as wide as its widest cell; the last one is not padded.
-fn table(rows: &[Vec<String>], out: &mut String) -> std::fmt::Result {
+pub(crate) fn table(rows: &[Vec<String>], out: &mut String) -> std::fmt::Result {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
@@ -222,7 +279,7 @@ fn word(device: &str) -> String {
 }
 
 /// Without anything that a terminal would act on: serial numbers and labels come from devices and disks.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .flat_map(|c| if c == '\'' || c == '"' { vec![c] } else { c.escape_debug().collect() })
         .collect()
@@ -249,7 +306,7 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nvme_linux::inventory::{Access, Limits, Partition, Peer, State, VERSION};
+    use nvme_linux::inventory::{Limits, Partition, Peer, State, VERSION};
 
     use super::*;
 
@@ -290,11 +347,53 @@ mod tests {
                 regions: 3,
                 registered: 1 << 30,
                 queues: 1,
-                peer: Some(Peer { pid: 9, uid: 1000, gid: 1000 }),
+                since: 1000,
+                peer: Some(Peer { pid: -9, uid: 1000, gid: 1000 }),
                 ..Session::default()
             }],
             limits: Limits { sessions: 64, ..Limits::default() },
             ..Inventory::default()
+        }
+    }
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + std::time::Duration::from_secs(1310)
+    }
+
+    #[test]
+    fn a_listing_fits_into_100_columns() {
+        let busy = Session {
+            id: 1234,
+            device: "S4EWNX0R123456789012:n1:12".into(),
+            name: Some("the-web-server-of-the-first-customer".into()),
+            factory: 12,
+            held: true,
+            path: Some(format!("/run/{}/disk.sock", "p".repeat(60))),
+            ds_max: 256,
+            dataspaces: 256,
+            queues: 16,
+            registered: 1023 << 30,
+            peer: Some(Peer { pid: i32::MAX, uid: 65_534, gid: 1 }),
+            ..Session::default()
+        };
+        let inventory = Inventory { sessions: vec![busy], ..example() };
+        let text = text(&inventory, now());
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        for word in ["the-web-server", "of factory 12", "drained", "disk.sock", "256/256 ds", "of user 65534"]
+        {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        // Wherever the line ends.
+        for length in 1..=90 {
+            let mut inventory = inventory.clone();
+            inventory.sessions[0].name = Some("n".repeat(length));
+            let text = super::text(&inventory, now());
+            assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        }
+        for (seconds, expected) in
+            [(0, "0 s"), (99, "99 s"), (100, "1 min"), (7200, "2 h"), (1 << 20, "12 days")]
+        {
+            assert_eq!(age(seconds), expected);
         }
     }
 
@@ -308,23 +407,26 @@ soft:disk.img                ready  soft
    └─ 'device=my disk:n1:2'  1 MiB  device=0a-01  \"\\u{1b}[2Jboo\"
 
 sessions: 1 of 64
-  3  'device=my disk:n1'  read-write  1 GiB in 1/2 dataspaces, 3 regions  1 queues  process 9 of user 1000
+  id  device                   memory         queues  since
+  3   'device=my disk:n1'  rw  1 GiB, 1/2 ds  1       5 min
+  3: process -9 of user 1000
 ";
-        assert_eq!(text(&example()), expected);
+        assert_eq!(text(&example(), now()), expected);
     }
 
     #[test]
     fn what_cannot_happen_is_shown_when_it_has() {
-        assert!(!text(&example()).contains("cannot"));
+        assert!(!text(&example(), now()).contains("cannot"));
         let odd = Inventory { anomalies: 2, ..example() };
         assert!(
-            text(&odd).ends_with("\nhappened though it cannot: 2 times; please report what the log says\n")
+            text(&odd, now())
+                .ends_with("\nhappened though it cannot: 2 times; please report what the log says\n")
         );
     }
 
     #[test]
     fn nothing_from_a_disk_reaches_the_terminal_as_it_is() {
-        let shown = text(&example());
+        let shown = text(&example(), now());
         assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
         assert_eq!(word("it's"), r"'device=it'\''s'");
     }

@@ -7,9 +7,19 @@
 //! The document only grows: a reader ignores fields that it does not know, and a field that is new has a default here.
 //! [`VERSION`] changes when a field changes its meaning.
 
+mod counters;
+pub mod metrics;
+mod slow;
+
 use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
+
+pub use counters::{
+    ByKind, ByStatus, ControllerCounters, Counters, Form, Latency, NAMES, Name, QueueCounters, Scope, Worker,
+};
+pub use metrics::Format;
+pub use slow::{SLOW_MS, Slow, SlowRequest};
 
 /// The version of the document that this code writes and reads.
 pub const VERSION: u32 = 1;
@@ -18,7 +28,7 @@ pub const VERSION: u32 = 1;
 pub const LENGTH_MAX: u64 = 16 << 20;
 
 /// Everything that `nvme-ctl ls` shows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
     /// [`VERSION`].
@@ -37,14 +47,32 @@ pub struct Inventory {
     pub clients: Vec<Client>,
     /// The names of the trusted dataspaces. With at least one, no other memory can be registered.
     pub trusted: Vec<String>,
+    /// The threads that serve virtqueues.
+    pub workers: Vec<Worker>,
+    /// When that was: nanoseconds on a clock that never goes back.
+    pub clock: u64,
     /// What one session, and the server, may have.
     pub limits: Limits,
+    /// The audit trail, where there is one.
+    pub audit: Option<Audit>,
     /// How often something happened in the server that cannot happen; the log says what. Anything but 0 is a defect.
     pub anomalies: u64,
 }
 
-/// A controller.
+/// The audit trail.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Audit {
+    /// The last record that is written, as `SEQ:HASH`.
+    pub head: String,
+    /// Whether nothing is granted that is not written down.
+    pub required: bool,
+    /// Why records are not written, if they are not.
+    pub failed: Option<String>,
+}
+
+/// A controller.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Controller {
     /// What its capability was given, for instance `soft:disk.img` or `pci:0000:01:00.0`.
@@ -59,6 +87,8 @@ pub struct Controller {
     pub state: State,
     /// The active namespaces, by number.
     pub namespaces: Vec<Namespace>,
+    /// Its health, and what went wrong.
+    pub counters: ControllerCounters,
 }
 
 /// Where a controller stands.
@@ -129,13 +159,23 @@ pub struct Partition {
 }
 
 /// A session.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Session {
     /// The server's number for it; never used twice.
     pub id: u64,
-    /// The device, as it was asked for.
+    /// The device by its canonical name.
     pub device: String,
+    /// What `name=` said.
+    pub name: Option<String>,
+    /// The number of the factory that minted it; 0 is the server's own.
+    pub factory: u64,
+    /// Where its clients connect, if they come to a socket with a name.
+    pub path: Option<String>,
+    /// Since when it is there: seconds since 1970.
+    pub since: u64,
+    /// Whether it waits because its device is drained.
+    pub held: bool,
     /// What it may do.
     pub access: Access,
     /// How many dataspaces it may register.
@@ -154,6 +194,14 @@ pub struct Session {
     pub connected: bool,
     /// Who asked for it, or who is connected.
     pub peer: Option<Peer>,
+    /// How many requests a second it may make of itself.
+    pub iops: Option<u64>,
+    /// How many bytes a second.
+    pub bytes: Option<u64>,
+    /// What it did so far.
+    pub counters: Counters,
+    /// What each of its virtqueues did that did anything.
+    pub by_queue: Vec<QueueCounters>,
 }
 
 /// What a session may do with its device.

@@ -13,6 +13,7 @@ pub mod frames;
 #[path = "frames/ring.rs"]
 mod frames_ring;
 pub mod inventory;
+pub mod keep;
 pub mod lanes;
 pub mod logger;
 pub mod memory;
@@ -22,5 +23,8 @@ pub mod spawn;
 pub mod standard;
 pub mod start;
 pub mod storage;
+#[cfg(all(test, not(feature = "defmt")))]
+#[path = "frames/sync.rs"]
+mod sync;
 pub mod vfio;
 pub mod vhost;

@@ -153,20 +153,27 @@ fn fill_from_one(fd: &OwnedFd) {
     rustix::io::write(fd, &(FULL - 1).to_ne_bytes()).unwrap();
 }
 
-#[test]
-fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
+/// An eventfd that a hundred sets wait for a hundred times each.
+fn watched_by_many() -> (std::sync::Arc<Account>, CallNotify, OwnedFd, Vec<OwnedFd>) {
     use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
     let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
-    let copies: Vec<_> = (0..100).map(|_| fd.try_clone().unwrap()).collect();
+    let mut held: Vec<_> = (0..100).map(|_| fd.try_clone().unwrap()).collect();
     let sets: Vec<_> = (0..100).map(|_| epoll::create(CreateFlags::CLOEXEC).unwrap()).collect();
     for set in &sets {
-        for copy in &copies {
+        for copy in &held {
             epoll::add(set, copy, EventData::new_u64(0), EventFlags::IN).unwrap();
         }
     }
+    held.extend(sets);
     let account = Account::new("session");
     let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    (account, call, fd, held)
+}
+
+#[test]
+fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
+    let (account, call, fd, _sets) = watched_by_many();
     guard_calls().unwrap();
     let own =
         || std::time::Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime));
@@ -189,6 +196,43 @@ fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
         assert!(Instant::now() < until, "the last signal was lost");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// What the thread that sends slow notifications had of a processor.
+fn sender_ran() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let is_sender = |task: &std::path::PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "notify")
+    };
+    let stat = std::fs::read_to_string(tasks.into_iter().find(is_sender).unwrap().join("schedstat")).unwrap();
+    Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[test]
+fn signals_that_take_long_have_a_part_of_a_processor_and_no_more() {
+    guard_calls().unwrap();
+    let sessions: Vec<_> = (0..4).map(|_| watched_by_many()).collect();
+    let calls = thread::spawn(move || {
+        guard_this_thread();
+        let all = |until: Instant| {
+            while Instant::now() < until {
+                sessions.iter().for_each(|(_, call, ..)| call.used());
+            }
+        };
+        // Until they are over.
+        let until = Instant::now() + HANG;
+        while !sessions.iter().all(|(account, ..)| account.is_over()) {
+            all(Instant::now() + Duration::from_millis(10));
+            assert!(Instant::now() < until);
+        }
+        let (start, before) = (Instant::now(), sender_ran());
+        all(start + Duration::from_secs(2));
+        let part = (sender_ran() - before).as_secs_f64() / start.elapsed().as_secs_f64();
+        let told = sessions.iter().filter(|(.., fd, _)| rustix::io::read(fd, &mut [0; 8]).is_ok());
+        (part, told.count())
+    });
+    let (part, told) = calls.join().unwrap();
+    assert!(part < 0.3 && told == 4, "{part} of a processor, {told} told");
 }
 
 #[test]

@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 8] = [
     "nvme-drv.service",
     "nvme-drv-svr.socket",
     "nvme-drv-ctl.socket",
+    "nvme-drv-metrics.socket",
     "nvme-drv-client@.socket",
+    "nvme-drv-tenant@.socket",
     "nvme-session@.service",
+    "nvme-drv-stopped.target",
 ];
 
 fn unit(name: &str) -> String {
@@ -39,7 +42,8 @@ fn copy_to(folder: &Path, change: impl Fn(String) -> String) {
         // The program is not installed where the test runs.
         let text = unit(name)
             .replace("ExecStart=/usr/bin/nvme-drv", "ExecStart=/bin/true")
-            .replace("ExecStart=/usr/bin/nvme-ctl", "ExecStart=/bin/true");
+            .replace("ExecStart=/usr/bin/nvme-ctl", "ExecStart=/bin/true")
+            .replace("ExecReload=/usr/bin/nvme-ctl", "ExecReload=/bin/true");
         std::fs::write(folder.join(name), change(text)).unwrap();
     }
 }
@@ -101,6 +105,9 @@ fn the_service_keeps_nothing_that_it_does_not_need() {
     assert!((60..=180).contains(&watchdog), "no page fault and no storage that is slow takes so long");
     let descriptors: u32 = value(&service, "LimitNOFILE")[0].parse().unwrap();
     assert!(descriptors >= 256 * 3 * 256, "256 sessions with 256 queues of three eventfds");
+    let kept: u32 = value(&service, "FileDescriptorStoreMax")[0].parse().unwrap();
+    assert!(kept >= 2 * 256 + 3, "256 sessions, and the server's own");
+    assert_eq!(value(&service, "NotifyAccess"), ["main"], "only the server says what is kept");
 }
 
 #[test]
@@ -114,6 +121,19 @@ fn what_fails_again_and_again_takes_no_socket_down() {
         let socket = unit(socket);
         assert_eq!(value(&socket, "FlushPending"), ["yes"], "whoever waits would start it again and again");
         assert_eq!(value(&socket, "TriggerLimitIntervalSec"), ["0"]);
+    }
+}
+
+#[test]
+fn a_server_that_was_stopped_leaves_no_socket_that_would_start_it() {
+    // What systemd makes of this is run by `cargo xtask units`.
+    let (service, stopped) = (unit("nvme-drv.service"), unit("nvme-drv-stopped.target"));
+    assert_eq!(value(&service, "OnSuccess"), ["nvme-drv-stopped.target"]);
+    assert_eq!(value(&service, "OnSuccessJobMode"), ["fail"], "a restart would end with its sockets");
+    let conflicts: Vec<&str> = value(&stopped, "Conflicts")[0].split(' ').collect();
+    for name in UNITS.iter().filter(|name| name.ends_with(".socket")) {
+        let with_svr = value(&unit(name), "PartOf") == ["nvme-drv-svr.socket"];
+        assert!(conflicts.contains(name) || with_svr, "{name}");
     }
 }
 

@@ -50,6 +50,11 @@ impl OneDisk {
 
     /// That nothing was inherited by name that is more than this.
     pub(crate) fn is_all_of(capabilities: &Capabilities) -> Result<(), Failure> {
+        if capabilities.upgrade.is_some() {
+            return Err(Failure::asked(
+                "--blk-file: what is served so is not handed over; leave the capability upgrade out",
+            ));
+        }
         if capabilities.svr.is_some() || capabilities.controllers.len() != 1 {
             return Err(Failure::asked(
                 "--blk-file: one disk is served, without a factory; leave the capabilities svr and vbus out",

@@ -6,21 +6,32 @@
 use nvme_core::server::control::Regions;
 use nvme_linux::memory::WINDOWS_MAX;
 use nvme_linux::vhost::{DESCRIPTORS_MAX, QUEUES};
+use nvme_session::factory::FACTORIES_MAX;
 use nvme_session::memory::SLOTS_MAX;
 use rustix::process::{Resource, getrlimit};
 
 /// The server's own: controllers, sockets, threads, callers of the factory with the message of one of them, and what waits to be closed.
 const OWN: usize = 200;
+/// A factory's besides its callers: its lifetime or its connection, and its socket.
+const FACTORY: usize = 2;
+/// Each of its callers': its connection, and the socket that came with a call that waits.
+const CALLER: usize = 2;
+/// Callers of one factory's own socket at a time; fewer where descriptors are scarce.
+const CALLERS_EACH: usize = 8;
 /// Each worker's, its ring and the ring's event among them.
 const WORKER: usize = 6;
 /// Connections to a session's socket that wait for their turn, at most. Fewer where descriptors are scarce.
 const WAITING_MAX: usize = 8;
 /// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client.
 const SESSION: usize = 4;
+/// A session's that is kept: both ends of its shelf, and journals of 256 rings.
+const KEPT: usize = 2 + QUEUES as usize / 16;
 /// Most that rings can use: kick, call and error each.
 const RINGS_MAX: usize = 3 * QUEUES as usize;
 /// The least that a session is of use with. A client may begin a message with as many descriptors, and stall.
 const LEAST: usize = DESCRIPTORS_MAX;
+/// The least that wait for their turn at its socket: one that says nothing yields to the next.
+const LEAST_WAITING: usize = 2;
 /// The most that a session can use.
 const SHARE_MAX: usize = SESSION + RINGS_MAX + WAITING_MAX;
 /// Most descriptors that clients may make the server keep for ever ([`nvme_linux::dispose`]) before it takes no new ones.
@@ -41,6 +52,10 @@ pub(crate) struct Budget {
     pub(crate) dynamic: Share,
     /// Descriptors that may be lost.
     pub(crate) lost: usize,
+    /// Attenuated factories at a time.
+    pub(crate) factories: usize,
+    /// Callers of one of them.
+    pub(crate) callers_each: usize,
 }
 
 /// One session's share.
@@ -62,28 +77,46 @@ impl Share {
 }
 
 impl Budget {
-    /// Divides what the process may open at most, without the `held` descriptors of hardware controllers.
-    pub(crate) fn of_process(sessions: usize, clients: usize, workers: usize, held: usize) -> Self {
+    /// Divides what the process may open at most, without the `held` descriptors of hardware controllers. `keeps`: each session has some more,
+    /// in case that the server is killed.
+    pub(crate) fn of_process(
+        sessions: usize,
+        clients: usize,
+        workers: usize,
+        held: usize,
+        keeps: bool,
+    ) -> Self {
         let limit = getrlimit(Resource::Nofile).maximum.and_then(|n| usize::try_from(n).ok());
-        Self::new(limit.unwrap_or(usize::MAX).saturating_sub(held), sessions, clients, workers)
+        let limit = limit.unwrap_or(usize::MAX);
+        // Few sessions have so many rings: where descriptors are scarce, as many as may be had without harm.
+        let kept = if keeps { sessions.saturating_mul(KEPT).min(limit / 8) } else { 0 };
+        Self::new(limit.saturating_sub(held).saturating_sub(kept), sessions, clients, workers)
     }
 
     fn new(limit: usize, sessions: usize, clients: usize, workers: usize) -> Self {
         let lost = (limit / 8).min(LOST_MAX);
         let own = OWN.saturating_add(lost).saturating_add(workers.saturating_mul(WORKER));
         let free = limit.saturating_sub(own);
+        // Of scarce descriptors factories get an eighth at most: fewer callers each first, then fewer factories.
+        let most = FACTORIES_MAX * (FACTORY + CALLERS_EACH * CALLER);
+        let callers_each = if most <= free / 16 { CALLERS_EACH } else { CALLERS_EACH / 4 };
+        let each = FACTORY + callers_each * CALLER;
+        let factories = (free / 8 / each).min(FACTORIES_MAX);
+        let free = free - factories * each;
         // Half of it at most, so that there is a factory as well; unless there is enough for everybody.
         let enough = sessions.max(clients).saturating_mul(SHARE_MAX) <= free;
         let half = if enough { free } else { free / 2 };
         let fixed = half.checked_div(clients).unwrap_or(SHARE_MAX).clamp(SESSION, SHARE_MAX);
         let pool = free.saturating_sub(fixed.saturating_mul(clients));
-        let count = sessions.saturating_sub(clients).min(pool / (SESSION + LEAST));
+        let count = sessions.saturating_sub(clients).min(pool / (SESSION + LEAST + LEAST_WAITING));
         let each = pool.checked_div(count).unwrap_or(SHARE_MAX).clamp(SESSION, SHARE_MAX);
         Self {
             sessions: count.saturating_add(clients),
             fixed: Share::new(fixed),
             dynamic: Share::new(each),
             lost,
+            factories,
+            callers_each,
         }
     }
 
@@ -133,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_usual_limit_gives_everybody_all_there_is() {
-        let all = Budget { sessions: 256, fixed: ALL, dynamic: ALL, lost: LOST_MAX };
+        let (factories, callers_each) = (FACTORIES_MAX, CALLERS_EACH);
+        let all = Budget { sessions: 256, fixed: ALL, dynamic: ALL, lost: LOST_MAX, factories, callers_each };
         assert_eq!(Budget::new(1 << 20, 256, 4, 8), all);
         assert_eq!(Budget::new(usize::MAX, 256, 4, 8), all);
     }
@@ -175,11 +209,18 @@ mod tests {
                 for sessions in [1, 16, 256] {
                     let b = Budget::new(limit, sessions, clients, 2);
                     let dynamic = b.sessions - clients;
-                    let used = OWN + b.lost + 2 * WORKER + clients * sum(b.fixed) + dynamic * sum(b.dynamic);
+                    let factories = b.factories * (FACTORY + b.callers_each * CALLER);
+                    let used = factories
+                        + OWN
+                        + b.lost
+                        + 2 * WORKER
+                        + clients * sum(b.fixed)
+                        + dynamic * sum(b.dynamic);
                     let least = OWN + b.lost + 2 * WORKER + clients * SESSION;
                     assert!(used <= limit.max(least), "{limit} {clients} {sessions}: {b:?}");
+                    assert!(limit < 1024 || b.factories >= 8 && b.callers_each >= 2, "{limit}: {b:?}");
                     assert!(
-                        dynamic == 0 || b.dynamic.eventfds >= LEAST,
+                        dynamic == 0 || b.dynamic.eventfds >= LEAST && b.dynamic.waiting >= LEAST_WAITING,
                         "{limit} {clients} {sessions}: {b:?}"
                     );
                 }

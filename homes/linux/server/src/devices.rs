@@ -1,5 +1,6 @@
 //! Controllers from capabilities.
 
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nvme_core::nvme::PciId;
@@ -11,6 +12,8 @@ use nvme_linux::vfio::{Interrupts, Opened as OpenedFunction, VfioDevice, VfioErr
 use nvme_platform::{Device, Window};
 use nvme_policy::PciPlace;
 use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice, SoftHandle};
+
+use crate::keep::Beginning;
 
 /// Why a controller cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,29 @@ pub(crate) struct Opened {
     pub(crate) place: Option<PciPlace>,
     /// The image, and what tells the driver that it changed.
     pub(crate) image: Option<Served>,
+    /// What it is over, for the server that takes over.
+    pub(crate) over: Over,
+}
+
+/// What a controller is over.
+pub(crate) enum Over {
+    /// Hardware.
+    Hardware,
+    /// Memory of the server's own.
+    Memory(Arc<ImageFile>),
+    /// An image.
+    Image(Arc<Stored>),
+}
+
+impl Over {
+    /// The descriptor that has all of it, and its lock. None of hardware.
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Hardware => None,
+            Self::Memory(disk) => Some(disk.file()),
+            Self::Image(stored) => Some(stored.image().device()),
+        }
+    }
 }
 
 /// An image that is served.
@@ -79,7 +105,7 @@ impl Opened {
 }
 
 /// Memory as a medium.
-struct MemoryDisk(ImageFile);
+struct MemoryDisk(Arc<ImageFile>);
 
 impl Medium for MemoryDisk {
     fn window(&self) -> &Window {
@@ -111,20 +137,31 @@ impl Opener {
     }
 
     /// A ring for each worker, if any image needs one.
-    pub(crate) fn rings(&self, workers: usize) -> Result<Vec<Option<Seed>>, RingsError> {
+    /// `keep`: each image has gates of its own.
+    pub(crate) fn rings(
+        &self,
+        workers: usize,
+        keep: Option<&mut Beginning>,
+    ) -> Result<Vec<Option<Seed>>, RingsError> {
         if self.known.is_empty() {
             return Ok((0..workers).map(|_| None).collect());
         }
-        Ok(Rings::make(workers, &self.known)?.into_iter().map(Some).collect())
+        let mut ends = Vec::new();
+        if let Some(keep) = keep {
+            for image in &self.known {
+                ends.push(keep.gate(image.serial()).map_err(|why| RingsError::Setup(why.into()))?);
+            }
+        }
+        Ok(Rings::make(workers, &self.known, &ends)?.into_iter().map(Some).collect())
     }
 
     /// Opens a controller.
     pub(crate) fn open(&mut self, spec: ControllerSpec) -> Result<Opened, DeviceError> {
         let ControllerSpec { kind, origin } = spec;
         match kind {
-            ControllerKind::Pci(address) => {
+            ControllerKind::Pci { address, doorbell_buffers } => {
                 let OpenedFunction { device, interrupts, id: (vendor, product) } =
-                    VfioDevice::open(&address, self.vfio)?;
+                    VfioDevice::open(&address, VfioOptions { doorbell_buffers, ..self.vfio })?;
                 Ok(Opened {
                     name: origin,
                     device: Box::new(device),
@@ -132,10 +169,11 @@ impl Opener {
                     pci: Some(PciId { vendor, device: product }),
                     place: PciPlace::parse(&address),
                     image: None,
+                    over: Over::Hardware,
                 })
             }
             ControllerKind::Soft { image, serial, name, options, read_only } => match image {
-                Image::Memory(size) => memory(origin, serial, size, &options, read_only),
+                Image::Memory(size, made) => memory(origin, serial, (size, made), &options, read_only),
                 Image::File(file) => {
                     let SoftOptions { lba, engine, preallocate, pin, .. } = options;
                     let options = ImageOptions {
@@ -176,6 +214,7 @@ impl Opener {
             ..Config::default()
         };
         let device = SoftDevice::new(config).map_err(|why| DeviceError::Soft(name.clone(), why))?;
+        let over = Over::Image(Arc::clone(&stored));
         let served = Served { stored, handle: device.handle() };
         Ok(Opened {
             name,
@@ -184,6 +223,7 @@ impl Opener {
             pci: None,
             place: None,
             image: Some(served),
+            over,
         })
     }
 }
@@ -192,14 +232,14 @@ impl Opener {
 fn memory(
     origin: String,
     serial: String,
-    size: u64,
+    (size, made): (u64, Option<OwnedFd>),
     options: &SoftOptions,
     read_only: bool,
 ) -> Result<Opened, DeviceError> {
-    let disk = ImageFile::memory(size).map_err(|why| DeviceError::Memory(origin.clone(), why))?;
-    let namespace = NamespaceConfig::new(Arc::new(MemoryDisk(disk)))
-        .block_size(options.block_size())
-        .read_only(read_only);
+    let disk = made.map_or_else(|| ImageFile::memory(size), |file| ImageFile::made(file, size));
+    let disk = Arc::new(disk.map_err(|why| DeviceError::Memory(origin.clone(), why))?);
+    let medium: Arc<dyn Medium> = Arc::new(MemoryDisk(Arc::clone(&disk)));
+    let namespace = NamespaceConfig::new(medium).block_size(options.block_size()).read_only(read_only);
     let config = Config {
         serial,
         namespaces: vec![namespace],
@@ -217,5 +257,6 @@ fn memory(
         pci: None,
         place: None,
         image: None,
+        over: Over::Memory(disk),
     })
 }

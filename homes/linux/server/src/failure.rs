@@ -12,7 +12,7 @@ use nvme_linux::storage::facts::FactsError;
 use nvme_linux::vfio::VfioError;
 
 use crate::devices::DeviceError;
-use crate::server::Fatal;
+use crate::fatal::Fatal;
 
 /// Why the server did not serve, or serves no more.
 #[derive(Debug)]

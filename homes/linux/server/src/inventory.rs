@@ -1,18 +1,27 @@
 //! What the server tells about itself: one document to whoever connects to `ctl`.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::UNIX_EPOCH;
 
 use nvme_core::server::control::{Control, ControllerState};
+use nvme_linux::events::now;
+use nvme_linux::inventory;
 use nvme_linux::inventory::{
     Access, Client, Controller, Inventory, Limits, Namespace, Partition, Peer, Session, State, VERSION,
+    Worker,
 };
 use nvme_linux::memory::Trusted;
 use nvme_linux::socket;
 use nvme_session::factory::TableKind;
 use nvme_session::memory::REGIONS_MAX;
+use rustix::net::{SocketAddrUnix, getsockname};
 
-use crate::seat::{Phase, Seat};
+use crate::audit::Audit;
+use crate::counters;
+use crate::seat::{Phase, Seat, Source};
+use crate::worker::Handle;
 
 /// A connection that is being told.
 pub(crate) struct Introspection {
@@ -49,6 +58,13 @@ fn peer(peer: socket::Peer) -> Peer {
     Peer { pid: peer.pid, uid: peer.uid, gid: peer.gid }
 }
 
+/// Where a seat's clients connect.
+fn path(seat: &Seat) -> Option<String> {
+    let Source::Listener(listener) = &seat.source else { return None };
+    let name = SocketAddrUnix::try_from(getsockname(listener).ok()?).ok()?;
+    Some(String::from_utf8_lossy(name.path_bytes()?).into_owned())
+}
+
 fn access(access: nvme_policy::Access) -> Access {
     match access {
         nvme_policy::Access::ReadOnly => Access::ReadOnly,
@@ -64,6 +80,11 @@ fn table(kind: TableKind) -> Option<String> {
     }
 }
 
+fn worker(index: u32, handle: &Handle) -> Worker {
+    let (busy, asleep) = handle.times();
+    Worker { worker: index, busy_seconds: busy.as_secs_f64(), asleep_seconds: asleep.as_secs_f64() }
+}
+
 /// How often something happened that cannot, in control and in all drivers.
 fn anomalies(control: &Control) -> u64 {
     let drivers = control.controllers().map(|(_, controller, _)| controller.anomalies());
@@ -71,7 +92,13 @@ fn anomalies(control: &Control) -> u64 {
 }
 
 /// The document of a server.
-pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trusted) -> Inventory {
+pub(crate) fn of(
+    control: &Control,
+    seats: &BTreeMap<u32, Seat>,
+    trusted: &Trusted,
+    audit: Option<&Audit>,
+    workers: &[Handle],
+) -> Inventory {
     let controllers = control.controllers().enumerate().map(|(index, (name, controller, state))| {
         let info = controller.info();
         let namespaces =
@@ -106,6 +133,7 @@ pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trust
                         .collect(),
                 })
                 .collect(),
+            counters: counters::of_controller(controller, state == ControllerState::Serving),
         }
     });
     let sessions = seats.values().filter_map(|seat| {
@@ -113,7 +141,12 @@ pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trust
         let registry = session.registry();
         Some(Session {
             id: seat.key?.0,
-            device: seat.policy.device().to_string(),
+            device: session.minted().device().to_owned(),
+            name: seat.policy.tag().map(ToString::to_string),
+            factory: session.minted().factory().number(),
+            path: path(seat),
+            since: seat.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            held: session.is_held(),
             access: access(session.minted().grant().access()),
             ds_max: seat.policy.ds_max().get().into(),
             dataspaces: registry.dataspaces() as u32,
@@ -123,6 +156,13 @@ pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trust
             client: seat.cap.clone(),
             connected: seat.conn.is_some(),
             peer: seat.conn.as_ref().and_then(|c| c.peer).or(seat.owner).map(peer),
+            iops: session.rate().iops.map(NonZeroU64::get),
+            bytes: session.rate().bytes.map(NonZeroU64::get),
+            counters: counters::of(&session.counted(), registry.bytes()),
+            by_queue: session
+                .counted_by_queue()
+                .filter_map(|(queue, counted)| counters::of_queue(queue, &counted))
+                .collect(),
         })
     });
     let statics = seats.values().filter_map(|seat| {
@@ -144,6 +184,8 @@ pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trust
         sessions: sessions.collect(),
         clients: statics.collect(),
         trusted: trusted.names().map(str::to_owned).collect(),
+        workers: (0..).zip(workers).map(|(index, handle)| worker(index, handle)).collect(),
+        clock: now().as_nanos(),
         limits: Limits {
             sessions: config.sessions_max as u32,
             memory: config.memory_max,
@@ -151,6 +193,11 @@ pub(crate) fn of(control: &Control, seats: &BTreeMap<u32, Seat>, trusted: &Trust
             queues: u32::from(config.queues),
             workers: config.workers as u32,
         },
+        audit: audit.map(|audit| inventory::Audit {
+            head: audit.head().to_string(),
+            required: audit.is_required(),
+            failed: audit.failed().map(|why| why.to_string()),
+        }),
         anomalies: anomalies(control),
     }
 }

@@ -9,8 +9,8 @@ use nvme_linux::memory::Trusted;
 use nvme_linux::socket::Cookie;
 use nvme_platform::Time;
 
+use crate::capability::Capability;
 use crate::regions::Found;
-use crate::server::Capability;
 use crate::worker;
 
 /// What the server lends to a client while it works.
@@ -24,5 +24,9 @@ pub(crate) struct Lent<'a> {
     pub(crate) seat: u32,
     /// The sockets that are capabilities of the server's.
     pub(crate) capabilities: &'a BTreeMap<Cookie, Capability>,
+    /// Whether the files of clients' memory are kept, since another server may take over.
+    pub(crate) keeps: bool,
+    /// Whether what is in flight is kept, in case that the server is killed.
+    pub(crate) stores: bool,
     pub(crate) now: Time,
 }

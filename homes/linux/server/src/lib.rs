@@ -3,29 +3,38 @@
 //! Start-up gathers authority and then gives it up: options → capabilities → devices, sockets, trusted files → sandbox →
 //! worker threads → system call filter → serve. What is wrong is said by name before anything is served.
 //!
-//! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`]: what the
-//!   connection describes. [`lent`]: what it is served with. [`worker`]: a worker thread.
-//! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows. [`manual`]: what `--help` and the manual page say.
-//!   `backend`: one disk for one client.
+//! * [`server`]: the control thread's loop. [`client`]: one session and its connection; [`rings`], [`regions`], `inflight`: what the
+//!   connection describes. [`lent`]: what it is served with. `capability`: what the server's own sockets stand for. `keep`: what the next server takes up when this one is killed. [`worker`]: a worker thread.
+//! * [`devices`]: controllers from capabilities. [`inventory`]: what `nvme-ctl ls` shows; [`counters`]: what was counted there; [`scrape`]: who comes for metrics. [`manual`]: what `--help` and the manual page say.
+//!   `backend`: one disk for one client. `audit`: the audit trail.
 //!   [`hints`]: what to do about a refusal. [`failure`]: the exit status.
 //!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
 #![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 
+mod audit;
 mod backend;
 mod budget;
+mod capability;
+mod counters;
 mod devices;
 mod failure;
+mod fatal;
 mod frames;
 mod hints;
+mod inflight;
 mod inventory;
+mod keep;
 mod lent;
 pub mod manual;
 mod regions;
 mod rings;
+mod scrape;
 mod seat;
 mod server;
+mod upgrade;
 mod worker;
+mod zeroes;
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -36,11 +45,11 @@ use std::time::Duration;
 use nvme_core::nvme;
 use nvme_core::nvme::quirks::BROKEN_MSI;
 use nvme_core::server::control::{Config, Control, RecoveryTimes};
-use nvme_linux::caps::{CapError, CapWord, Capabilities, Inherited, Listener, Wanted};
+use nvme_linux::caps::{CapError, CapWord, Capabilities, Inherited, Listener, TrailFile, Wanted};
 use nvme_linux::dispose;
 use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, settle_signals};
 use nvme_linux::lanes;
-use nvme_linux::logger::{self, Notifier, OPERATOR};
+use nvme_linux::logger::{self, Notifier, OPERATOR, SERVER};
 use nvme_linux::memory::{Trusted, failures};
 use nvme_linux::sandbox::{Landlock, Options, Sandbox, check_calls};
 use nvme_linux::socket::Acceptor;
@@ -54,11 +63,14 @@ use nvme_session::Transport;
 use nvme_session::blk::features;
 use nvme_session::queue::Direction;
 
+use crate::audit::Audit;
 use crate::backend::OneDisk;
 use crate::budget::Budget;
 use crate::failure::Failure;
 use crate::hints::Told;
-use crate::server::{Parts, Server, StaticClient};
+use crate::keep::{Beginning, Found};
+use crate::server::{Began, Parts, Server, StaticClient, StaticFactory};
+use crate::upgrade::Predecessor;
 
 /// What this home has besides the common options.
 const DIALECT: Dialect = Dialect {
@@ -76,13 +88,14 @@ const DIALECT: Dialect = Dialect {
         "read-only",
         "print-capabilities",
     ],
-    reserved: &["ctl"],
+    reserved: &["ctl", "admin", "metrics", "audit", "upgrade"],
 };
 /// vhost-user: its drivers set the flags of descriptors as virtio says, and acknowledge only what they know.
 const TRANSPORT: Transport =
     Transport { direction: Direction::AsFlagged, features: features::EVENT_IDX | features::MQ };
-/// How long a queue is polled after its last work, where `--poll-us` does not say.
-const POLL_US: u32 = 32;
+/// How long a queue is polled after its last work, where `--poll-us` does not say: as long as a driver takes that is woken, in a machine of its
+/// own, and asks for more.
+const POLL_US: u32 = 80;
 /// Memory that one session may register, where `--mem-max` does not say: 64 GiB.
 const MEM_MAX: u64 = 64 << 30;
 /// Sessions, where `--sessions-max` does not say.
@@ -160,18 +173,55 @@ fn take_inheritance(options: &CommandLine<'_>, one_disk: Option<&OneDisk>) -> Re
 
 fn run(
     options: &CommandLine<'_>,
-    inheritance: Inheritance,
+    mut inheritance: Inheritance,
     one_disk: Option<OneDisk>,
 ) -> Result<(), Failure> {
     check_calls()?;
     frames::open().map_err(Failure::asked)?;
+    // One that was killed listens still, as far as the kernel knows, and would not answer.
+    let manager = inheritance.notifier.manager().filter(|_| one_disk.is_none());
+    let mut found = manager
+        .as_ref()
+        .and_then(|manager| Found::find(manager, &mut inheritance.inherited, &inheritance.words));
+    let before = match &found {
+        Some(found) if found.had_upgrade => None,
+        _ => Predecessor::find(&inheritance.words).map_err(|why| Failure::Failed(why.into()))?,
+    };
+    let keep = manager.filter(|_| before.is_none()).and_then(|m| Beginning::of(m, found.as_mut()));
+    if let Some(before) = &before {
+        let handed = before.capabilities(&mut inheritance.inherited, &mut inheritance.words);
+        handed.map_err(|why| Failure::Failed(why.into()))?;
+    }
+    let started = start(options, inheritance, one_disk, before.as_ref(), (keep, found));
+    if let (Some(before), Err(why)) = (&before, &started) {
+        before.refuse(&why.to_string());
+    }
+    let served = started?.run();
+    frames::finish();
+    served?;
+    log::logger().flush();
+    log::info!(target: SERVER, "stopped");
+    Ok(())
+}
+
+/// All that is done before anything is served. `before`: the server that this one takes over from, once all is there. `keep`, `found`: what is
+/// kept in case that this server is killed, and what one left that was.
+fn start(
+    options: &CommandLine<'_>,
+    inheritance: Inheritance,
+    one_disk: Option<OneDisk>,
+    before: Option<&Predecessor>,
+    (keep, mut found): (Option<Beginning>, Option<Found>),
+) -> Result<Server, Failure> {
     let last = one_disk.as_ref().is_some_and(|one| one.last);
     let alone = one_disk.is_some();
     let fixed = options.clients.iter().map(|c| (c.cap, c.policy.clone()));
     let fixed: Vec<(&str, Policy)> = fixed.chain(one_disk.map(|one| (one.client, one.policy))).collect();
     let names: Vec<String> = fixed.iter().map(|(name, _)| (*name).to_owned()).collect();
     let dataspaces: Vec<String> = options.trusted.iter().map(|name| (*name).to_owned()).collect();
-    let wanted = Wanted { clients: &names, dataspaces: &dataspaces };
+    let factories: Vec<String> = options.factories().map(|(name, _)| name.to_owned()).collect();
+    let wanted = Wanted { clients: &names, factories: &factories, dataspaces: &dataspaces };
+    let words = inheritance.words.iter().map(|word| (word.name.clone(), word.text.clone())).collect();
     let capabilities = Capabilities::gather(inheritance.inherited, inheritance.words, &wanted)?;
     if alone {
         OneDisk::is_all_of(&capabilities)?;
@@ -187,13 +237,20 @@ fn run(
     let failures = failures().map_err(io::Error::from)?;
     let workers = usize::from(options.extra.workers.unwrap_or(1));
     let sessions = usize::from(options.extra.sessions_max.unwrap_or(SESSIONS_MAX));
-    let vfio = VfioOptions { nomsi: options.nomsi, nomsix: options.nomsix, broken_msi: BROKEN_MSI };
+    let vfio = VfioOptions {
+        nomsi: options.nomsi,
+        nomsix: options.nomsix,
+        broken_msi: BROKEN_MSI,
+        doorbell_buffers: false,
+    };
     let bell = Arc::new(Doorbell::new()?);
     let mut opener = devices::Opener::new(vfio, &bell);
+    let origins: Vec<String> = capabilities.controllers.iter().map(|spec| spec.origin.clone()).collect();
     let controllers = capabilities.controllers.into_iter().map(|spec| opener.open(spec));
     let controllers = controllers.collect::<Result<Vec<_>, _>>()?;
-    let held = controllers.iter().map(devices::Opened::descriptors).sum();
-    let budget = Budget::of_process(sessions, fixed.len(), workers, held);
+    let held: usize = controllers.iter().map(devices::Opened::descriptors).sum();
+    let held = held + worker::apart_count(fixed.len()) * worker::APART_DESCRIPTORS;
+    let budget = Budget::of_process(sessions, fixed.len(), workers, held, keep.is_some());
     if let Some(less) = budget.less_than(sessions) {
         log::warn!("{less}");
     }
@@ -211,12 +268,30 @@ fn run(
     control.limit_regions(budget.regions(fixed.len()));
     let mut interrupts = Vec::new();
     let mut images = Vec::new();
-    for opened in controllers {
+    let mut over = Vec::new();
+    for (opened, origin) in controllers.into_iter().zip(origins) {
+        over.push((origin, opened.over));
         control.add_pci_device(&opened.name, opened.device, opened.pci, opened.place);
         interrupts.push(opened.interrupts);
         images.push(opened.image);
     }
     let interrupts: Arc<devices::AllInterrupts> = interrupts.into();
+    let mut keep = keep;
+    if let Some(keep) = keep.take_if(|_| over.iter().any(|(_, over)| over.file().is_none())) {
+        let why = "what hardware controllers do is not ended by the end of the server";
+        log::warn!(target: OPERATOR, "nothing is kept for the next server in case that this one is killed: {why}");
+        keep.give_up(found.take());
+    }
+    for (at, served) in images.iter().enumerate() {
+        let (Some(served), Some(loss)) = (served, keep.as_ref().and_then(|keep| keep.loss(at))) else {
+            continue;
+        };
+        let image = served.stored.image();
+        if let Some(errno) = loss.load16(0).ok().filter(|errno| *errno != 0) {
+            image.take_loss(errno.into());
+        }
+        image.keep_loss(loss);
+    }
     let mut clients = Vec::new();
     for ((cap, policy), listener) in fixed.into_iter().zip(capabilities.clients) {
         control
@@ -227,23 +302,45 @@ fn run(
         let socket = listener.open().map_err(|e| Failure::asked(format!("{cap}: {e}")))?;
         clients.push(StaticClient { cap: cap.into(), policy, socket, connected, last });
     }
+    let mut factories = Vec::new();
+    for ((cap, asked), listener) in options.factories().zip(capabilities.factories) {
+        let id = control
+            .catalogue_mut()
+            .delegate_at_start(&asked)
+            .map_err(|e| Failure::asked(format!("--factory {cap}: {}", Told(&e))))?;
+        let socket = listener.open().map_err(|e| Failure::asked(format!("{cap}: {e}")))?;
+        factories.push(StaticFactory { cap: cap.to_owned(), id, socket });
+    }
     let open = |name: &str, listener: Option<Listener>| {
         let opened = listener.map(Listener::open).transpose();
         opened.map_err(|e| Failure::asked(format!("{name}: {e}")))
     };
     let (svr, ctl) = (open("svr", capabilities.svr)?, open("ctl", capabilities.ctl)?);
-    let admin = open("admin", capabilities.admin)?;
+    let (admin, metrics) = (open("admin", capabilities.admin)?, open("metrics", capabilities.metrics)?);
+    let again = |trail: &TrailFile| rustix::io::fcntl_dupfd_cloexec(&trail.file, 0);
+    let began = Began {
+        listener: open("upgrade", capabilities.upgrade)?,
+        words,
+        controllers: over,
+        audit: capabilities.audit.as_ref().map(again).transpose().map_err(io::Error::from)?,
+        user: rustix::process::geteuid().as_raw(),
+    };
 
     let signals = Signals::new()?;
     let epoll = Epoll::new()?;
-    let rings = opener.rings(workers).map_err(|why| Failure::Failed(format!("io_uring: {why}").into()))?;
+    let rings = opener
+        .rings(workers, keep.as_mut())
+        .map_err(|why| Failure::Failed(format!("io_uring: {why}").into()))?;
     let hardware = interrupts.iter().any(Option::is_some);
     let mut ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
     ioctls.extend(images.iter().flatten().flat_map(|served| served.stored.image().ioctls()));
     let pins = images.iter().flatten().any(|served| served.stored.image().pins());
     let prepared = Sandbox::prepare(Options { ioctls, pins })?;
     // These threads take what clients could make wait.
+    let audit = capabilities.audit.map(|file| Audit::start(file, &bell, audit::HEAD_EVERY)).transpose()?;
     dispose::start()?;
+    let turns = keep.as_mut().map(Beginning::turns).transpose().map_err(io::Error::from)?.unwrap_or_default();
+    let keep = keep.map(|keep| keep.start(&bell)).transpose()?;
     lanes::start(options.clients.len(), &bell)?;
     guard_calls()?;
     frames::start()?;
@@ -254,16 +351,20 @@ fn run(
     }
     // What control reads and flushes by itself is done by helpers, and rings its bell.
     station::take(None, &bell)?;
+    let apart = worker::Apart::start(options.clients.len(), &interrupts, &bell, &turns)?;
+    let others = rings.len() > 1;
     let workers = rings
         .into_iter()
         .enumerate()
-        .map(|(index, ring)| worker::Handle::start(index, poll_for, &bell, &interrupts, ring))
+        .map(|(index, ring)| {
+            worker::Handle::start(index, poll_for, &bell, &interrupts, ring, &apart, (others, &turns))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let report = prepared.seal()?;
     if report.landlock == Landlock::Denied {
         log::warn!(target: OPERATOR, "Landlock {}", report.landlock);
     }
-    log::info!(target: OPERATOR, "{report}");
+    log::info!(target: SERVER, "{report}");
 
     let parts = Parts {
         control,
@@ -278,16 +379,22 @@ fn run(
         svr,
         ctl,
         admin,
+        audit,
+        metrics,
         clients,
+        factories,
         trusted,
         budget,
+        began,
+        keep,
         notifier: inheritance.notifier,
         sockets,
     };
-    let served = Server::new(parts)?.run();
-    frames::finish();
-    served?;
-    log::info!(target: OPERATOR, "stopped");
-    log::logger().flush();
-    Ok(())
+    let mut server = Server::new(parts)?;
+    match (before, found) {
+        (Some(before), _) => server.take_over(before)?,
+        (None, Some(found)) => server.take_up(found)?,
+        (None, None) => server.begin(),
+    }
+    Ok(server)
 }

@@ -6,14 +6,19 @@
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use nvme_audit::Event;
 use nvme_core::server::control::{Control, MemoryChange, MemoryPlan, NewRegion, RegionMemory, SessionError};
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose::{self, dispose};
 use nvme_linux::lanes::Lane;
 use nvme_linux::memory::{MemoryFile, Refusal, Trusted};
 use nvme_linux::vhost::{Region, RegionFile};
+use nvme_platform::Window;
+use nvme_policy::Dataspaces;
 use nvme_session::dataspace::{Claim, File, FileId};
+use rustix::fs::{AtFlags, StatxFlags, major, minor, statx};
 
+use crate::audit::Note;
 use crate::hints::Told;
 
 /// Why a client's memory is not taken.
@@ -39,8 +44,16 @@ pub(crate) enum Wanted {
 /// A region whose file was checked.
 pub(crate) struct Checked {
     claim: Claim,
-    file: MemoryFile,
+    file: Arc<MemoryFile>,
     facts: File,
+}
+
+impl Checked {
+    /// The region, and its file.
+    pub(crate) fn region(&self) -> (Region, &Arc<MemoryFile>) {
+        let Claim { guest, user, len: size, offset } = self.claim;
+        (Region { guest, size, user, offset }, &self.file)
+    }
 }
 
 /// What was found in a lane.
@@ -50,14 +63,29 @@ pub(crate) struct Found {
     pub(crate) order: u64,
     /// Whether a file could not be closed.
     pub(crate) lost: bool,
-    pub(crate) result: Result<Step, Refusal>,
+    pub(crate) result: Result<Step, Denied>,
     lane: Arc<Lane>,
+}
+
+/// A file is not taken.
+pub(crate) struct Denied {
+    pub(crate) why: Refusal,
+    /// Which one, where it was seen.
+    pub(crate) which: Option<String>,
+}
+
+impl From<Refusal> for Denied {
+    fn from(why: Refusal) -> Self {
+        Self { why, which: None }
+    }
 }
 
 /// How far that is.
 pub(crate) enum Step {
     Checked(Vec<Checked>),
     Mapped(Vec<RegionMemory>),
+    /// Where what is in flight is kept, and in which file, from where on.
+    Inflight(Window, Arc<MemoryFile>, u64),
 }
 
 impl Found {
@@ -77,7 +105,7 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    fn put(self, work: impl FnOnce() -> Result<Step, Refusal> + Send + 'static) {
+    pub(crate) fn put(self, work: impl FnOnce() -> Result<Step, Denied> + Send + 'static) {
         let Self { lane, seat, number: order, found } = self;
         let own = Arc::clone(&lane);
         lane.put(move || {
@@ -90,9 +118,13 @@ impl Order {
     }
 }
 
-fn check(region: RegionFile, trusted: &Trusted) -> Result<Checked, Refusal> {
+fn check(region: RegionFile, trusted: &Trusted) -> Result<Checked, Denied> {
     let RegionFile { region: Region { guest, size, user, offset }, file } = region;
-    let file = MemoryFile::open(file, trusted)?;
+    // What is refused is gone afterwards.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let seen = statx(&file, "", flags, StatxFlags::INO).ok();
+    let which = seen.map(|seen| format!("{}:{}:{}", seen.stx_dev_major, seen.stx_dev_minor, seen.stx_ino));
+    let file = MemoryFile::open(file, trusted).map_err(|why| Denied { why, which })?;
     let id = file.id();
     let facts = File {
         id: FileId(id.device, id.inode),
@@ -100,9 +132,47 @@ fn check(region: RegionFile, trusted: &Trusted) -> Result<Checked, Refusal> {
         writable: file.writable(),
         // `MemoryFile` takes nothing else, unless it is trusted.
         memory: true,
-        trusted: file.trusted(),
+        trusted: Dataspaces::of(file.trusted()),
     };
-    Ok(Checked { claim: Claim { guest, user, len: size, offset }, file, facts })
+    Ok(Checked { claim: Claim { guest, user, len: size, offset }, file: Arc::new(file), facts })
+}
+
+/// How memory files are called in the audit trail: a trusted one by its name, another by device and inode.
+fn identity(facts: &File, trusted: &Trusted) -> String {
+    let FileId(device, inode) = facts.id;
+    let named: Vec<&str> = facts.trusted.places().filter_map(|place| trusted.names().nth(place)).collect();
+    if named.is_empty() { format!("{}:{}:{inode}", major(device), minor(device)) } else { named.join("=") }
+}
+
+/// The files of a request, each once, as far as they fit into a line.
+pub(crate) fn identities(checked: &[Checked], trusted: &Trusted) -> Option<String> {
+    /// How many are named.
+    const NAMED: usize = 4;
+    let mut ids: Vec<String> = Vec::new();
+    for Checked { facts, .. } in checked {
+        let id = identity(facts, trusted);
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    let more = ids.len().saturating_sub(NAMED);
+    ids.truncate(NAMED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(ids.join(", ") + &more).filter(|text| !text.is_empty())
+}
+
+/// What is new of a plan, by file.
+pub(crate) fn registered(plan: &MemoryPlan, checked: &[Checked], trusted: &Trusted) -> Vec<Note> {
+    let mut notes: Vec<Note> = Vec::new();
+    for NewRegion { index, claim, .. } in plan.new_regions() {
+        let Some(Checked { facts, .. }) = checked.get(*index) else { continue };
+        let dataspace = Some(identity(facts, trusted));
+        match notes.iter_mut().find(|note| note.dataspace == dataspace) {
+            Some(note) => note.size = note.size.map(|size| size.saturating_add(claim.len)),
+            None => notes.push(Note { event: Event::Dataspace, dataspace, size: Some(claim.len), why: None }),
+        }
+    }
+    notes
 }
 
 /// Has a client's files looked at, and sealed.

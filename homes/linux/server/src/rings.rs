@@ -1,13 +1,13 @@
 //! The virtqueues of one connection, as the client has described them so far.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nvme_core::server::control::QueueSpec;
 use nvme_core::server::message::{QueueKey, SessionKey};
 use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::{Account, CallError, CallNotify, is_eventfd};
-use nvme_platform::Notify;
+use nvme_platform::{Notify, Window};
 use nvme_session::virtqueue::{AddressSpace, RingAddresses};
 
 use crate::lent::Lent;
@@ -36,15 +36,24 @@ pub(crate) struct Ring {
     pub(crate) error: Option<Arc<CallNotify>>,
     pub(crate) enabled: bool,
     pub(crate) stage: Stage,
+    /// It was stopped to go on in another server; or here, if that does not take over.
+    pub(crate) paused: bool,
+    /// It ran in a server that was killed: what is in flight is what the journal says.
+    pub(crate) killed: bool,
 }
 
 impl Ring {
     /// How to start it, once the client has said everything.
-    pub(crate) fn spec(&self, enabled: bool) -> Option<(QueueSpec, Arc<ClientFd>)> {
+    pub(crate) fn spec(&self, enabled: bool, journal: Option<Window>) -> Option<(QueueSpec, Arc<ClientFd>)> {
         let kick = self.kick.as_ref().filter(|_| enabled && self.stage == Stage::Stopped)?;
         let (desc, avail, used) = self.addresses?;
         let rings = RingAddresses { desc, avail, used, space: AddressSpace::Client };
-        Some((QueueSpec { size: self.size?, rings, next_avail: self.base }, Arc::clone(kick)))
+        Some((QueueSpec { size: self.size?, rings, next_avail: self.base, journal }, Arc::clone(kick)))
+    }
+
+    /// Whether it runs, or has not stopped yet.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.stage != Stage::Stopped
     }
 
     /// How many eventfds it has.
@@ -60,6 +69,14 @@ impl Ring {
     pub(crate) fn set_error(&mut self, fd: Option<OwnedFd>, account: &Arc<Account>) -> Result<(), CallError> {
         self.error = notify(fd, account)?;
         Ok(())
+    }
+
+    /// Its eventfds: kick, call, error.
+    pub(crate) fn events(&self) -> [Option<BorrowedFd<'_>>; 3] {
+        fn call_of(notify: &Option<Arc<CallNotify>>) -> Option<BorrowedFd<'_>> {
+            notify.as_ref().and_then(|notify| notify.call())
+        }
+        [self.kick.as_ref().map(|kick| kick.as_fd()), call_of(&self.call), call_of(&self.error)]
     }
 
     /// How its driver is told.
@@ -99,7 +116,9 @@ pub(crate) fn check_kick(fd: &OwnedFd) -> Result<(), &'static str> {
 
 /// Gives a worker another kick for a ring that runs; false where there is none. The worker says when it has it.
 pub(crate) fn send_kick(lent: &Lent<'_>, key: SessionKey, index: u16, kick: Arc<ClientFd>) -> bool {
-    let worker = lent.control.session(key).and_then(|s| lent.workers.get(s.worker()));
+    // One on its way to another worker is given its kick when it goes on.
+    let worker = lent.control.session(key).map(|s| s.worker_of(index).unwrap_or_else(|| s.worker()));
+    let worker = worker.and_then(|worker| lent.workers.get(worker));
     // A worker that is gone ends the server at the next message of its own.
     worker.is_some_and(|w| w.send(Message::Kick(QueueKey { session: key, index }, kick)).is_ok())
 }

@@ -1,5 +1,7 @@
 //! A worker thread: the core's worker role, its messages, and what it sleeps on.
 
+mod apart;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -8,8 +10,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use nvme_core::nvme::QueuePair;
 use nvme_core::server::Polling;
-use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, ToWorker};
+use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
 use nvme_core::server::worker::Worker;
 use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::{
@@ -19,8 +22,11 @@ use nvme_linux::events::{
 use nvme_linux::storage::{Seed, station};
 use nvme_platform::Time;
 
+pub(crate) use self::apart::{Apart, DESCRIPTORS as APART_DESCRIPTORS, count as apart_count};
+use self::apart::{Given, Home, Moved};
 use crate::devices::AllInterrupts;
 use crate::frames;
+use crate::keep::{Place, Turns};
 
 /// Messages that wait in one direction, at most.
 const MESSAGES: usize = 4096;
@@ -38,6 +44,8 @@ const MESSAGES_TIME: Duration = Duration::from_micros(50);
 pub(crate) const ROOM_STEP: Duration = Duration::from_millis(1);
 /// A worker never sleeps longer than this, so that a late command is noticed in time.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// One that serves nobody, as most of those do that wait for a session of their own.
+const SLEEP_VACANT: Duration = Duration::from_secs(3600);
 
 /// A message for a worker thread: one of the core's, or one that brings a descriptor.
 pub(crate) enum Message {
@@ -46,6 +54,10 @@ pub(crate) enum Message {
     Queue(NewQueue, Arc<ClientFd>),
     /// Another kick for a virtqueue.
     Kick(QueueKey, Arc<ClientFd>),
+    /// To a thread for one session: serve this one.
+    Serve(Box<Moved>),
+    /// From such a thread, in that place: its session has ended, and these are its pairs.
+    Back(usize, Vec<(PairId, Box<QueuePair>)>),
 }
 
 /// What a worker's pulse was found to be.
@@ -62,6 +74,20 @@ pub(crate) enum News {
     Core(FromWorker),
     /// Answers [`Message::Kick`].
     KickTaken(QueueKey),
+    /// A session's memory held the worker up for so long. Whether it has a thread of its own from now on.
+    HeldUp(SessionKey, Duration, bool),
+}
+
+/// What others see of a worker while it works.
+#[derive(Clone, Default)]
+struct Pulses {
+    /// The longest time from seeing a kick to taking what it was for, in nanoseconds.
+    longest_wait: Arc<AtomicU64>,
+    /// How long it went round since it last looked for kicks, at most, before the round in which it looked again.
+    longest_unseen: Arc<AtomicU64>,
+    /// How often it went round, twice; odd while it sleeps.
+    pulse: Arc<AtomicU64>,
+    times: Arc<Times>,
 }
 
 /// Control's end of a worker.
@@ -71,12 +97,20 @@ pub(crate) struct Handle {
     /// virtqueue, since who asks for more waits until the worker has taken the last.
     unsent: RefCell<VecDeque<Message>>,
     news: Receiver<News>,
-    /// The longest time from seeing a kick to taking what it was for, in nanoseconds.
-    longest_wait: Arc<AtomicU64>,
-    /// How long it went round since it last looked for kicks, at most, before the round in which it looked again.
-    longest_unseen: Arc<AtomicU64>,
-    /// How often it went round, twice; odd while it sleeps.
-    pulse: Arc<AtomicU64>,
+    pulses: Pulses,
+}
+
+/// How long a worker did something, and how long it slept, in nanoseconds. It alone writes.
+#[derive(Default)]
+struct Times {
+    busy: AtomicU64,
+    asleep: AtomicU64,
+}
+
+/// Adds to what only this thread writes.
+fn add(to: &AtomicU64, time: Duration) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    to.store(to.load(Ordering::Relaxed).wrapping_add(nanos), Ordering::Relaxed);
 }
 
 /// The thread is gone: the server cannot go on.
@@ -85,42 +119,36 @@ pub(crate) struct Handle {
 pub(crate) struct WorkerLost;
 
 impl Handle {
-    /// Starts a worker. Its news ring `bell`.
+    /// Starts a worker. Its news ring `bell`. `others`: there are more of them. `turns`: where it says whose turn it is.
     pub(crate) fn start(
         index: usize,
         poll_for: Duration,
         bell: &Arc<Doorbell>,
         interrupts: &Arc<AllInterrupts>,
         ring: Option<Seed>,
+        apart: &Arc<Apart>,
+        (others, turns): (bool, &Turns),
     ) -> io::Result<Self> {
         let own = Arc::new(Doorbell::new()?);
         let (messages, inbox) = channel(MESSAGES, &own);
         let (outbox, news) = channel(MESSAGES, bell);
         let epoll = Epoll::new()?;
         epoll.add(&*own, BELL, Interest::ReadEdge)?;
-        let worker = Worker::new(poll_for);
-        let longest_wait = Arc::new(AtomicU64::new(0));
-        let longest_unseen = Arc::new(AtomicU64::new(0));
-        let pulse = Arc::new(AtomicU64::new(0));
-        let thread = Thread {
-            worker,
-            epoll,
-            bell: own,
-            inbox,
-            outbox,
-            unsent: VecDeque::new(),
-            kicks: HashMap::new(),
-            interrupts: Arc::clone(interrupts),
-            vectors: HashMap::new(),
-            longest_wait: Arc::clone(&longest_wait),
-            longest_unseen: Arc::clone(&longest_unseen),
-            pulse: Arc::clone(&pulse),
-        };
+        let mut worker = Worker::new(poll_for);
+        if others {
+            worker.share_work();
+        }
+        let pulses = Pulses::default();
+        let mut thread = Thread::new(worker, epoll, own, inbox, outbox, interrupts, pulses.clone());
+        thread.apart = Some((Arc::clone(apart), messages.clone()));
         let (ready, is_ready) = mpsc::sync_channel(1);
-        thread::Builder::new().name(format!("worker{index}")).spawn(move || thread.start(ring, &ready))?;
+        let place = turns.worker(index);
+        thread::Builder::new()
+            .name(format!("worker{index}"))
+            .spawn(move || thread.start(ring, place, &ready))?;
         // The ring is enabled by the thread that uses it, and before the sandbox closes.
         is_ready.recv().map_err(|_| io::Error::other("a worker did not start"))??;
-        Ok(Self { messages, unsent: RefCell::default(), news, longest_wait, longest_unseen, pulse })
+        Ok(Self { messages, unsent: RefCell::default(), news, pulses })
     }
 
     /// Sends a message, or keeps it until there is room. Control waits for no worker.
@@ -152,17 +180,23 @@ impl Handle {
 
     /// The longest time that ever passed from the worker's seeing a kick to taking what it was for.
     pub(crate) fn longest_wait(&self) -> Duration {
-        Duration::from_nanos(self.longest_wait.load(Ordering::Relaxed))
+        Duration::from_nanos(self.pulses.longest_wait.load(Ordering::Relaxed))
     }
 
     /// How long kicks ever went unseen while the worker was awake, without the round in which they were seen.
     pub(crate) fn longest_unseen(&self) -> Duration {
-        Duration::from_nanos(self.longest_unseen.load(Ordering::Relaxed))
+        Duration::from_nanos(self.pulses.longest_unseen.load(Ordering::Relaxed))
+    }
+
+    /// How long it did something, and how long it slept.
+    pub(crate) fn times(&self) -> (Duration, Duration) {
+        let nanos = |of: &AtomicU64| Duration::from_nanos(of.load(Ordering::Relaxed));
+        (nanos(&self.pulses.times.busy), nanos(&self.pulses.times.asleep))
     }
 
     /// Whether it goes round.
     pub(crate) fn pulse(&self) -> Pulse {
-        match self.pulse.load(Ordering::Relaxed) {
+        match self.pulses.pulse.load(Ordering::Relaxed) {
             rounds if rounds.is_multiple_of(2) => Pulse::Round(rounds / 2),
             _ => Pulse::Asleep,
         }
@@ -187,19 +221,72 @@ struct Thread {
     interrupts: Arc<AllInterrupts>,
     /// The vectors (controller and number) that are watched, and the pairs here that use each.
     vectors: HashMap<(u16, u16), Vec<PairId>>,
-    longest_wait: Arc<AtomicU64>,
-    longest_unseen: Arc<AtomicU64>,
-    pulse: Arc<AtomicU64>,
+    pulses: Pulses,
+    /// Messages for other threads.
+    forward: VecDeque<(Sender<Message>, Message)>,
+    /// Of a worker: the threads for sessions that held it up, and the way to itself.
+    apart: Option<(Arc<Apart>, Sender<Message>)>,
+    given: Given,
+    /// Of a thread for one session: where that comes from.
+    home: Option<Home>,
+    /// Its session has ended.
+    over: bool,
 }
 
 impl Thread {
-    fn start(self, ring: Option<Seed>, ready: &mpsc::SyncSender<io::Result<()>>) {
+    fn new(
+        worker: Worker,
+        epoll: Epoll,
+        bell: Arc<Doorbell>,
+        inbox: Receiver<Message>,
+        outbox: Sender<News>,
+        interrupts: &Arc<AllInterrupts>,
+        pulses: Pulses,
+    ) -> Self {
+        Self {
+            worker,
+            epoll,
+            bell,
+            inbox,
+            outbox,
+            unsent: VecDeque::new(),
+            kicks: HashMap::new(),
+            interrupts: Arc::clone(interrupts),
+            vectors: HashMap::new(),
+            pulses,
+            forward: VecDeque::new(),
+            apart: None,
+            given: Given::default(),
+            home: None,
+            over: false,
+        }
+    }
+
+    fn start(mut self, ring: Option<Seed>, place: Option<Place>, ready: &mpsc::SyncSender<io::Result<()>>) {
+        self.says_turns(place);
         let mut taken = station::take(ring, &self.bell);
         if taken.is_ok()
             && let Some(event) = station::event()
         {
             taken = self.epoll.add(&event, INTERRUPT, Interest::ReadEdge);
         }
+        let good = taken.is_ok();
+        if ready.send(taken).is_ok() && good {
+            self.run();
+        }
+    }
+
+    fn says_turns(&mut self, place: Option<Place>) {
+        if let Some(place) = place {
+            place.take();
+            self.worker.tell_turns(place.window);
+        }
+    }
+
+    /// As a thread for one session at a time.
+    fn start_apart(mut self, place: Option<Place>, ready: &mpsc::Sender<io::Result<()>>) {
+        self.says_turns(place);
+        let taken = station::take(None, &self.bell);
         let good = taken.is_ok();
         if ready.send(taken).is_ok() && good {
             self.run();
@@ -218,26 +305,34 @@ impl Thread {
         let mut rounds: u64 = 0;
         loop {
             rounds = rounds.wrapping_add(2);
-            self.pulse.store(rounds, Ordering::Relaxed);
-            if self.bell.take() && !self.receive(time) {
-                return;
-            }
+            self.pulses.pulse.store(rounds, Ordering::Relaxed);
             let began = time;
+            if self.bell.take() {
+                if !self.receive(time, &clock) {
+                    return;
+                }
+                // What that took is no session's turn.
+                time = now();
+            }
+            let turned = time;
             let pass = self.worker.pass(time, &clock);
+            self.part();
             self.report();
             // What the pass began goes out, and what came back is the next pass's.
             let worked = station::turn() || pass.worked;
             time = now();
+            self.worker.took(turned, time);
             let longest = u64::try_from(self.worker.longest_wait().as_nanos()).unwrap_or(u64::MAX);
-            self.longest_wait.store(longest, Ordering::Relaxed);
+            self.pulses.longest_wait.store(longest, Ordering::Relaxed);
             if worked {
                 last_work = time;
+                add(&self.pulses.times.busy, time - began);
             }
             // Others may have been kicked meanwhile, whatever keeps this thread awake.
             let looked = time - last_look >= LOOK_EVERY;
             if looked {
                 let unseen = u64::try_from((began - last_look).as_nanos()).unwrap_or(u64::MAX);
-                self.longest_unseen.fetch_max(unseen, Ordering::Relaxed);
+                self.pulses.longest_unseen.fetch_max(unseen, Ordering::Relaxed);
                 last_look = time;
                 self.wait(&mut events, Some(Duration::ZERO), time);
             }
@@ -254,17 +349,24 @@ impl Thread {
                 station::disarm();
                 continue;
             }
-            let sleep = pass.wake.map_or(SLEEP_MAX, |t| (t - time).min(SLEEP_MAX));
-            self.pulse.store(rounds.wrapping_add(1), Ordering::Relaxed);
+            let longest = if self.has_nothing() { SLEEP_VACANT } else { SLEEP_MAX };
+            let sleep = pass.wake.map_or(longest, |t| (t - time).min(longest));
+            self.pulses.pulse.store(rounds.wrapping_add(1), Ordering::Relaxed);
             self.wait(&mut events, Some(sleep), time);
             self.bell.disarm();
             station::disarm();
             let begin = time;
             time = now();
             clock.slept(time - begin);
+            add(&self.pulses.times.asleep, time - begin);
             last_look = time;
-            polling.slept(time - last_work);
+            polling.slept(time - last_work, time);
         }
+    }
+
+    /// Whether it serves nobody, and owes nobody a message.
+    fn has_nothing(&self) -> bool {
+        self.worker.is_vacant() && self.forward.is_empty() && self.unsent.is_empty()
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>, time: Time) {
@@ -279,26 +381,15 @@ impl Thread {
     }
 
     /// Takes the messages that wait; false when control is gone.
-    fn receive(&mut self, time: Time) -> bool {
+    fn receive(&mut self, time: Time, clock: &ThreadClock) -> bool {
+        self.send_forward();
         let start = now();
         for count in 1..=MESSAGES_PER_PASS {
             if count.is_multiple_of(8) && now() - start >= MESSAGES_TIME {
                 break;
             }
             match self.inbox.receive() {
-                Ok(Some(Message::Core(message))) => {
-                    self.watch_vectors(&message);
-                    self.worker.handle(message, time);
-                }
-                Ok(Some(Message::Queue(new, kick))) => {
-                    let key = new.key;
-                    self.worker.handle(ToWorker::AddQueue(new), time);
-                    self.watch(key, kick);
-                }
-                Ok(Some(Message::Kick(key, kick))) => {
-                    self.watch(key, kick);
-                    self.unsent.push_back(News::KickTaken(key));
-                }
+                Ok(Some(message)) => self.hear(message, time, clock),
                 Ok(None) => return true,
                 Err(Closed) => return false,
             }
@@ -308,36 +399,69 @@ impl Thread {
         true
     }
 
+    fn hear(&mut self, message: Message, time: Time, clock: &ThreadClock) {
+        if let Some(to) = self.elsewhere(&message) {
+            self.forget_given(&message);
+            self.forward.push_back((to, message));
+            return self.send_forward();
+        }
+        match message {
+            Message::Core(ToWorker::Release(_)) => self.is_over(),
+            Message::Core(message) => self.take_core(message, time),
+            Message::Queue(new, kick) => {
+                let key = new.key;
+                let start = now();
+                self.worker.handle(ToWorker::AddQueue(new), time);
+                self.worker.took_in(key.session, now() - start, clock);
+                self.watch(key, kick);
+            }
+            Message::Kick(key, kick) => {
+                self.watch(key, kick);
+                self.unsent.push_back(News::KickTaken(key));
+            }
+            Message::Serve(moved) => self.serve_alone(*moved),
+            Message::Back(index, pairs) => self.take_back(index, pairs, time),
+        }
+    }
+
+    fn take_core(&mut self, message: ToWorker, time: Time) {
+        self.watch_vectors(&message);
+        self.worker.handle(message, time);
+    }
+
     /// Watches the vectors of the pairs that are here, and no others: interrupts of theirs would only wake this thread.
     fn watch_vectors(&mut self, message: &ToWorker) {
         match message {
-            ToWorker::AddPair(id, pair) => {
-                let place = (id.controller, pair.vector());
-                let interrupts = self.interrupts.get(usize::from(id.controller)).and_then(Option::as_ref);
-                let Some(event) = interrupts.and_then(|i| i.vector(place.1)) else { return };
-                let pairs = self.vectors.entry(place).or_default();
-                if pairs.is_empty()
-                    && let Err(e) = self.epoll.add(event, INTERRUPT, Interest::ReadEdge)
-                {
-                    log::error!("cannot watch vector {} of controller {}: {e}", place.1, place.0);
-                }
-                pairs.push(*id);
-            }
-            ToWorker::TakePair(id) => {
-                let place =
-                    self.vectors.iter().find(|(_, pairs)| pairs.contains(id)).map(|(place, _)| *place);
-                let Some(place) = place else { return };
-                let Some(pairs) = self.vectors.get_mut(&place) else { return };
-                pairs.retain(|pair| pair != id);
-                if pairs.is_empty() {
-                    self.vectors.remove(&place);
-                    let interrupts = self.interrupts.get(usize::from(place.0)).and_then(Option::as_ref);
-                    if let Some(event) = interrupts.and_then(|i| i.vector(place.1)) {
-                        let _ = self.epoll.remove(event);
-                    }
-                }
-            }
+            ToWorker::AddPair(id, pair) => self.watch_vector(*id, pair.vector()),
+            ToWorker::TakePair(id) => self.unwatch_vector(*id),
             _ => {}
+        }
+    }
+
+    fn watch_vector(&mut self, id: PairId, vector: u16) {
+        let place = (id.controller, vector);
+        let interrupts = self.interrupts.get(usize::from(id.controller)).and_then(Option::as_ref);
+        let Some(event) = interrupts.and_then(|i| i.vector(place.1)) else { return };
+        let pairs = self.vectors.entry(place).or_default();
+        if pairs.is_empty()
+            && let Err(e) = self.epoll.add(event, INTERRUPT, Interest::ReadEdge)
+        {
+            log::error!("cannot watch vector {} of controller {}: {e}", place.1, place.0);
+        }
+        pairs.push(id);
+    }
+
+    fn unwatch_vector(&mut self, id: PairId) {
+        let place = self.vectors.iter().find(|(_, pairs)| pairs.contains(&id)).map(|(place, _)| *place);
+        let Some(place) = place else { return };
+        let Some(pairs) = self.vectors.get_mut(&place) else { return };
+        pairs.retain(|pair| *pair != id);
+        if pairs.is_empty() {
+            self.vectors.remove(&place);
+            let interrupts = self.interrupts.get(usize::from(place.0)).and_then(Option::as_ref);
+            if let Some(event) = interrupts.and_then(|i| i.vector(place.1)) {
+                let _ = self.epoll.remove(event);
+            }
         }
     }
 
@@ -357,7 +481,7 @@ impl Thread {
 
     fn report(&mut self) {
         while let Some(news) = self.worker.take_message() {
-            if let FromWorker::QueueStopped(key, _) = &news
+            if let FromWorker::QueueStopped(key, _) | FromWorker::GivenBack(key, Some(_)) = &news
                 && let Some(kick) = self.kicks.remove(key)
             {
                 let _ = self.epoll.remove(&*kick);

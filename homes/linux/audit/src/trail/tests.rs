@@ -94,10 +94,13 @@ fn a_rotated_file_ends_with_a_record_of_it_and_the_chain_goes_on() {
     while trail.head().seq < 1 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    trail.rotate(open(&new), Record { why: Some("new".into()), ..Record::of(Event::Rotated) });
-    while trail.head().seq < 2 {
+    let ticket = trail.rotate(open(&new), Record { why: Some("new".into()), ..Record::of(Event::Rotated) });
+    let mut answers = Vec::new();
+    while answers.is_empty() {
+        answers = trail.answers();
         std::thread::sleep(Duration::from_millis(1));
     }
+    assert_eq!((answers, trail.head().seq), (vec![(ticket, true)], 2));
     trail.note(grant(2));
     assert!(trail.close(PATIENCE));
     let ((_, first), (_, second)) = (read(&old), read(&new));
@@ -133,4 +136,38 @@ fn refusals_do_not_push_out_grants() {
     let (verified, lines) = read(&path);
     assert!(verified.gaps > 0);
     assert_eq!(lines.iter().filter(|l| l.record.event == Event::Grant).count(), 100);
+}
+
+#[test]
+fn a_file_that_was_removed_counts_as_none_and_another_says_what_was_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit");
+    let trail = Trail::start(open(&path), false, || {}).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let ticket = trail.wait_for(grant(1)).unwrap();
+    let until = Instant::now() + PATIENCE;
+    let mut answers = Vec::new();
+    while answers.is_empty() && Instant::now() < until {
+        answers = trail.answers();
+    }
+    assert_eq!((answers, trail.failed()), (vec![(ticket, false)], Some(io::ErrorKind::NotFound)));
+    trail.rotate(open(&path), Record::of(Event::Rotated));
+    while trail.failed().is_some() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(trail.close(PATIENCE));
+    let (verified, lines) = read(&path);
+    assert_eq!((verified.gaps, lines[0].record.count), (1, Some(1)), "{lines:?}");
+}
+
+#[test]
+fn a_file_that_is_something_else_is_not_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit");
+    for (text, foreign) in
+        [("", false), ("{\"v", false), ("{\"v\":1,\"se", false), ("root:x", true), ("\n", true)]
+    {
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(crate::is_foreign(File::open(&path).unwrap()).unwrap(), foreign, "{text:?}");
+    }
 }

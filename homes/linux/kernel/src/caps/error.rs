@@ -17,6 +17,12 @@ pub enum SpecError {
     /// Not `DDDD:BB:DD.F`.
     #[error("`{0}` is no PCI address: write it as DDDD:BB:DD.F in hexadecimal, as lspci -D prints it")]
     BadPci(String),
+    /// Not an address with a port.
+    #[error("`{0}` is no address: write it as 127.0.0.1:PORT or [::1]:PORT")]
+    BadTcp(String),
+    /// Others than this machine could connect, and nobody said that they may.
+    #[error("`{0}` can be reached by other machines: add `,public` if that is meant")]
+    NotPublic(String),
     /// Nothing where a path should be.
     #[error("the path is missing")]
     NoPath,
@@ -96,6 +102,14 @@ pub enum CapError {
         /// Names.
         names: usize,
     },
+    /// The server that runs was started with something that this one was not.
+    #[error(
+        "the server that runs was started with `{word}`, and this one was not; to take over, all of its words must be given"
+    )]
+    NotWanted {
+        /// The word there.
+        word: String,
+    },
     /// A descriptor that is not open.
     #[error("descriptor {fd} (`{name}`) is not open: it must be inherited from whoever starts the server")]
     NotOpen {
@@ -116,7 +130,7 @@ pub enum CapError {
     },
     /// A name that nothing asks for.
     #[error(
-        "capability `{0}` is not used: the names are vbus, svr, ctl, and those of --client and --register-ds"
+        "capability `{0}` is not used: the names are vbus, svr, ctl, admin, metrics, audit, and those of --client, --factory and --register-ds"
     )]
     Unknown(String),
     /// A name that may come once only.

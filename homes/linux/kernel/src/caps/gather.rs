@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::kind::{Access, image, listening_unix, regular_file, unix_stream};
-use super::{CapError, CapWord, Inherited, Place, SoftOptions, SoftSource, Spec, UnixOptions};
-use crate::accounts;
+use super::kind::{Access, image, regular_file};
+use super::listener::{Listener, ListenerKind, listener, scraped};
+use super::raw::{Raw, described, wrong};
+use super::trail::{TRAIL, TrailFile};
+use super::{CapError, CapWord, Inherited, NamedFd, Place, SoftOptions, SoftSource, Spec};
 use crate::memory::proc_path;
-use crate::socket::{Kind, ListenError, ListenSpec};
+use crate::socket::Kind;
 use crate::storage::facts::{holder, let_go_of};
 
 /// The names that the command line asks for.
@@ -19,6 +21,8 @@ use crate::storage::facts::{holder, let_go_of};
 pub struct Wanted<'a> {
     /// Of the static clients (`--client`).
     pub clients: &'a [String],
+    /// Of the factories that are made at the start (`--factory`).
+    pub factories: &'a [String],
     /// Of the trusted dataspaces (`--register-ds`); a repeated name is one dataspace.
     pub dataspaces: &'a [String],
 }
@@ -32,12 +36,20 @@ pub struct Capabilities {
     pub svr: Option<Listener>,
     /// The static clients, in the order of [`Wanted::clients`]: `SOCK_STREAM`.
     pub clients: Vec<Listener>,
+    /// The attenuated factories, in the order of [`Wanted::factories`]: `SOCK_SEQPACKET`.
+    pub factories: Vec<Listener>,
     /// The trusted dataspaces, in the order of [`Wanted::dataspaces`].
     pub dataspaces: Vec<NamedFile>,
     /// Introspection: `SOCK_STREAM`, as its document can be longer than a datagram.
     pub ctl: Option<Listener>,
     /// The operator's: `SOCK_SEQPACKET`.
     pub admin: Option<Listener>,
+    /// The audit trail.
+    pub audit: Option<TrailFile>,
+    /// Numbers for Prometheus: a stream socket, `AF_UNIX` or TCP.
+    pub metrics: Option<Listener>,
+    /// Where the next server takes over: `SOCK_SEQPACKET`.
+    pub upgrade: Option<Listener>,
 }
 
 /// One `vbus` capability.
@@ -52,8 +64,13 @@ pub struct ControllerSpec {
 /// What a controller is.
 #[derive(Debug)]
 pub enum ControllerKind {
-    /// A PCI function for VFIO, as `DDDD:BB:DD.F` in lower case.
-    Pci(String),
+    /// A PCI function for VFIO.
+    Pci {
+        /// `DDDD:BB:DD.F` in lower case.
+        address: String,
+        /// Whether doorbells are to be in memory, where the controller offers that.
+        doorbell_buffers: bool,
+    },
     /// The software controller.
     Soft {
         /// What it serves.
@@ -74,53 +91,8 @@ pub enum ControllerKind {
 pub enum Image {
     /// A regular file or a block device, open for reading, and for writing unless the controller is read-only.
     File(OwnedFd),
-    /// Memory of so many bytes, zero at the start.
-    Memory(u64),
-}
-
-/// A listening socket, or how to make one.
-#[derive(Debug)]
-pub struct Listener {
-    /// The capability's name.
-    pub name: String,
-    /// The socket.
-    pub kind: ListenerKind,
-    /// Its type.
-    pub socket: Kind,
-}
-
-impl Listener {
-    /// Whether it is not a listening socket, but a client's connection.
-    pub fn is_connected(&self) -> bool {
-        matches!(self.kind, ListenerKind::Connected(_))
-    }
-
-    /// Where clients find it: a path, if it is this server that makes it.
-    pub fn path(&self) -> Option<&Path> {
-        match &self.kind {
-            ListenerKind::Make(spec) => Some(&spec.path),
-            ListenerKind::Open(_) | ListenerKind::Connected(_) => None,
-        }
-    }
-
-    /// The socket, non-blocking; makes it where it is not there yet.
-    pub fn open(self) -> Result<OwnedFd, ListenError> {
-        match self.kind {
-            ListenerKind::Open(fd) | ListenerKind::Connected(fd) => Ok(fd),
-            ListenerKind::Make(spec) => spec.listen(self.socket),
-        }
-    }
-}
-
-/// Whether a socket is there already.
-#[derive(Debug)]
-pub enum ListenerKind {
-    /// Inherited; it listens.
-    Open(OwnedFd),
-    /// To be made.
-    Make(ListenSpec),
-    /// Inherited; its client is connected already.
-    Connected(OwnedFd),
+    /// Memory of so many bytes, zero at the start; or what another server had in it.
+    Memory(u64, Option<OwnedFd>),
 }
 
 /// A trusted dataspace.
@@ -134,27 +106,22 @@ pub struct NamedFile {
     pub writable: bool,
 }
 
-/// One capability before it is checked.
-enum Raw {
-    Open(OwnedFd, String),
-    Word(Spec, Option<OwnedFd>, String),
-}
-
 /// Names that are the server's own.
-const OWN_NAMES: [&str; 4] = ["vbus", "svr", "ctl", "admin"];
+const OWN_NAMES: [&str; 7] = ["vbus", "svr", "ctl", "admin", "metrics", "audit", "upgrade"];
 
 const FILE: &str = "a file (memfd, tmpfs, hugetlbfs): file:PATH";
 const IMAGE: &str = "a PCI function, an image file or a block device: pci:DDDD:BB:DD.F or soft:IMAGE";
 const STREAM: &str = "a listening AF_UNIX SOCK_STREAM socket: unix:PATH";
-const PEER: &str = "an AF_UNIX SOCK_STREAM socket that listens or is connected";
 const SEQPACKET: &str = "a listening AF_UNIX SOCK_SEQPACKET socket: unix:PATH";
 
 impl Capabilities {
     /// Which sockets there are, and where clients find those that the server makes itself.
     pub fn sockets(&self) -> Vec<String> {
-        let own = self.svr.iter().chain(&self.ctl).chain(&self.admin);
-        let all = own.chain(&self.clients);
+        let own =
+            self.svr.iter().chain(&self.ctl).chain(&self.admin).chain(&self.metrics).chain(&self.upgrade);
+        let all = own.chain(&self.clients).chain(&self.factories);
         all.map(|listener| match (listener.path(), listener.is_connected()) {
+            _ if let ListenerKind::Tcp(address) = &listener.kind => format!("{} at {address}", listener.name),
             (Some(path), _) => format!("{} at {}", listener.name, path.display()),
             (None, true) => format!("{}, connected", listener.name),
             (None, false) => format!("{}, inherited", listener.name),
@@ -177,9 +144,12 @@ impl Capabilities {
             }
             Ok(raws.pop())
         };
-        let (svr, ctl, admin) = (one("svr")?, one("ctl")?, one("admin")?);
+        let (svr, ctl, admin, audit) = (one("svr")?, one("ctl")?, one("admin")?, one("audit")?);
+        let (metrics, upgrade) = (one("metrics")?, one("upgrade")?);
         let clients: Vec<(&String, Option<Raw>)> =
             wanted.clients.iter().map(|name| Ok((name, one(name)?))).collect::<Result<_, CapError>>()?;
+        let factories: Vec<(&String, Option<Raw>)> =
+            wanted.factories.iter().map(|name| Ok((name, one(name)?))).collect::<Result<_, CapError>>()?;
         let mut dataspaces: Vec<(&String, Option<Raw>)> = Vec::new();
         for name in wanted.dataspaces {
             if !dataspaces.iter().any(|(known, _)| *known == name) {
@@ -201,20 +171,32 @@ impl Capabilities {
         if vbus.is_empty() {
             return Err(missing("vbus", "pci:DDDD:BB:DD.F or --cap vbus=soft:IMAGE"));
         }
-        if svr.is_none() && wanted.clients.is_empty() {
-            return Err(missing("svr", "unix:PATH (or serve static clients only, with --client)"));
+        if svr.is_none() && wanted.clients.is_empty() && wanted.factories.is_empty() {
+            let hint =
+                "unix:PATH (or serve only static clients, with --client, or only tenants, with --factory)";
+            return Err(missing("svr", hint));
         }
         let mut capabilities = Self {
             controllers: controllers(vbus)?,
             svr: svr.map(|raw| listener("svr", raw, &[Kind::SeqPacket], SEQPACKET)).transpose()?,
             clients: Vec::new(),
+            factories: Vec::new(),
             dataspaces: Vec::new(),
             ctl: ctl.map(|raw| listener("ctl", raw, &[Kind::Stream], STREAM)).transpose()?,
             admin: admin.map(|raw| listener("admin", raw, &[Kind::SeqPacket], SEQPACKET)).transpose()?,
+            audit: audit.map(trail_file).transpose()?,
+            metrics: metrics.map(scraped).transpose()?,
+            upgrade: upgrade
+                .map(|raw| listener("upgrade", raw, &[Kind::SeqPacket], SEQPACKET))
+                .transpose()?,
         };
         for (name, raw) in clients {
             let raw = raw.ok_or_else(|| missing(name, "unix:PATH"))?;
             capabilities.clients.push(listener(name, raw, &[Kind::Stream], STREAM)?);
+        }
+        for (name, raw) in factories {
+            let raw = raw.ok_or_else(|| missing(name, "unix:PATH"))?;
+            capabilities.factories.push(listener(name, raw, &[Kind::SeqPacket], SEQPACKET)?);
         }
         for (name, raw) in dataspaces {
             let raw = raw.ok_or_else(|| missing(name, "file:PATH"))?;
@@ -226,9 +208,10 @@ impl Capabilities {
 
 /// A name is one thing.
 fn check_names(wanted: &Wanted<'_>) -> Result<(), CapError> {
-    for (index, name) in wanted.clients.iter().enumerate() {
+    let served = || wanted.clients.iter().chain(wanted.factories);
+    for (index, name) in served().enumerate() {
         let reserved = OWN_NAMES.contains(&name.as_str());
-        let again = wanted.clients.iter().take(index).any(|other| other == name);
+        let again = served().take(index).any(|other| other == name);
         if reserved || again || wanted.dataspaces.contains(name) {
             return Err(CapError::Ambiguous(name.clone()));
         }
@@ -246,8 +229,15 @@ fn by_name(inherited: Inherited, words: Vec<CapWord>) -> Result<BTreeMap<String,
         named.entry(capability.name).or_default().push(Raw::Open(capability.fd, origin));
     }
     let mut taken: BTreeMap<RawFd, OwnedFd> = inherited.words.into_iter().collect();
+    let mut handed = inherited.handed;
+    for (_, NamedFd { name, fd }) in handed.extract_if(.., |(word, _)| word.is_none()) {
+        let origin = format!("{name} (handed over)");
+        named.entry(name).or_default().push(Raw::Open(fd, origin));
+    }
     for CapWord { name, spec, text } in words {
+        let same = handed.iter().position(|(word, _)| word.as_deref() == Some(text.as_str()));
         let fd = match spec.fd() {
+            _ if let Some(at) = same => Some(handed.swap_remove(at).1.fd),
             None => None,
             Some(number) => match taken.remove(&number) {
                 Some(fd) => Some(fd),
@@ -256,21 +246,9 @@ fn by_name(inherited: Inherited, words: Vec<CapWord>) -> Result<BTreeMap<String,
         };
         named.entry(name).or_default().push(Raw::Word(spec, fd, text));
     }
-    Ok(named)
-}
-
-fn wrong(name: &str, found: impl Into<String>, wanted: &'static str) -> CapError {
-    CapError::WrongKind { name: name.to_owned(), found: found.into(), wanted }
-}
-
-/// How a SPEC's kind is called in a message.
-fn described(spec: &Spec) -> &'static str {
-    match spec {
-        Spec::Pci(_) => "a PCI function (pci:)",
-        Spec::Soft { .. } => "a disk (soft:)",
-        Spec::Unix { .. } => "a socket (unix:)",
-        Spec::File(_) => "a memory file (file:)",
-        Spec::Peer(_) => "the socket of --blk-file's client",
+    match handed.into_iter().next() {
+        Some((word, NamedFd { name, .. })) => Err(CapError::NotWanted { word: word.unwrap_or(name) }),
+        None => Ok(named),
     }
 }
 
@@ -286,7 +264,7 @@ fn controllers(raws: Vec<Raw>) -> Result<Vec<ControllerSpec>, CapError> {
             Raw::Word(spec, fd, origin) => (spec, fd, origin),
         };
         let kind = match spec {
-            Spec::Pci(address) => ControllerKind::Pci(address),
+            Spec::Pci { address, doorbell_buffers } => ControllerKind::Pci { address, doorbell_buffers },
             Spec::Soft { source, options } => {
                 let serial = options.serial.clone().unwrap_or_else(|| format!("soft{}", serials.len()));
                 if let Some((_, first)) = serials.iter().find(|(known, _)| *known == serial) {
@@ -315,9 +293,9 @@ fn soft(
     };
     let given = fd.is_some();
     let (file, access) = match (source, fd) {
-        (SoftSource::Memory(size), _) => {
-            let read_only = options.read_only;
-            return Ok(ControllerKind::Soft { image: Image::Memory(size), serial, name, options, read_only });
+        (SoftSource::Memory(size), made) => {
+            let (image, read_only) = (Image::Memory(size, made), options.read_only);
+            return Ok(ControllerKind::Soft { image, serial, name, options, read_only });
         }
         (SoftSource::Image(Place::Path(path)), None) => {
             let access = if options.read_only { Access::Read } else { Access::ReadWrite };
@@ -333,53 +311,6 @@ fn soft(
     // Whoever opened a device for us may not have claimed it.
     let file = if given && device && !read_only { claim(file, &name)? } else { file };
     Ok(ControllerKind::Soft { image: Image::File(file), serial, name, options, read_only })
-}
-
-fn listener(name: &str, raw: Raw, types: &[Kind], wanted: &'static str) -> Result<Listener, CapError> {
-    // Whoever made it may have left it blocking; the control role waits for nobody.
-    let unblock = |fd: &OwnedFd| {
-        rustix::io::ioctl_fionbio(fd, true)
-            .map_err(|error| CapError::System { name: name.to_owned(), error: error.into() })
-    };
-    let listens = |fd: OwnedFd| {
-        let socket = listening_unix(&fd, types).map_err(|found| wrong(name, found, wanted))?;
-        unblock(&fd)?;
-        Ok(Listener { name: name.to_owned(), kind: ListenerKind::Open(fd), socket })
-    };
-    match raw {
-        Raw::Word(Spec::Peer(_), Some(fd), _) => {
-            let listens = unix_stream(&fd).map_err(|found| wrong(name, found, PEER))?;
-            unblock(&fd)?;
-            let kind = if listens { ListenerKind::Open(fd) } else { ListenerKind::Connected(fd) };
-            Ok(Listener { name: name.to_owned(), kind, socket: Kind::Stream })
-        }
-        Raw::Word(Spec::Peer(Place::Path(path)), None, _) => {
-            let kind = ListenerKind::Make(listen_spec(name, path, &UnixOptions::default())?);
-            Ok(Listener { name: name.to_owned(), kind, socket: Kind::Stream })
-        }
-        Raw::Open(fd, _) | Raw::Word(Spec::Unix { .. }, Some(fd), _) => listens(fd),
-        Raw::Word(Spec::Unix { place: Place::Path(path), options }, None, _) => {
-            let socket = types.first().copied().unwrap_or(Kind::Stream);
-            let kind = ListenerKind::Make(listen_spec(name, path, &options)?);
-            Ok(Listener { name: name.to_owned(), kind, socket })
-        }
-        Raw::Word(other, ..) => Err(wrong(name, described(&other), wanted)),
-    }
-}
-
-/// Looks up the owner's names: the user database is out of reach later.
-fn listen_spec(name: &str, path: PathBuf, options: &UnixOptions) -> Result<ListenSpec, CapError> {
-    let nobody =
-        |kind, word: &str| CapError::NoAccount { name: name.to_owned(), kind, word: word.to_owned() };
-    let user = match &options.user {
-        Some(word) => Some(accounts::user(word).ok_or_else(|| nobody("user", word))?),
-        None => None,
-    };
-    let group = match &options.group {
-        Some(word) => Some(accounts::group(word).ok_or_else(|| nobody("group", word))?),
-        None => None,
-    };
-    Ok(ListenSpec { path, mode: options.mode.unwrap_or(0o600), user, group })
 }
 
 fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
@@ -399,6 +330,17 @@ fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
     };
     let access = regular_file(&file).map_err(|found| wrong(name, found, FILE))?;
     Ok(NamedFile { name: name.to_owned(), file, writable: access == Access::ReadWrite })
+}
+
+fn trail_file(raw: Raw) -> Result<TrailFile, CapError> {
+    match raw {
+        Raw::Open(fd, origin) => TrailFile::new(fd, false, origin),
+        Raw::Word(Spec::Trail { required, .. }, Some(fd), origin) => TrailFile::new(fd, required, origin),
+        Raw::Word(Spec::Trail { place: Place::Path(path), required }, None, origin) => {
+            TrailFile::new(TrailFile::open(&path)?, required, origin)
+        }
+        Raw::Word(other, ..) => Err(wrong("audit", described(&other), TRAIL)),
+    }
 }
 
 /// Opens an image that the operator named. A block device that is to be written is this server's alone.

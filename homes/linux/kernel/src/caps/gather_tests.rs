@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 
 use super::*;
 use crate::caps::NamedFd;
+use crate::socket::ListenSpec;
 
 #[derive(Default)]
 struct Given {
@@ -13,6 +14,7 @@ struct Given {
     other_pid: Option<u32>,
     caps: Vec<CapWord>,
     clients: Vec<String>,
+    factories: Vec<String>,
     dataspaces: Vec<String>,
 }
 
@@ -33,16 +35,25 @@ impl Given {
         self.clients.push(name.into());
         self
     }
+    fn factory(mut self, name: &str) -> Self {
+        self.factories.push(name.into());
+        self
+    }
     fn dataspace(mut self, name: &str) -> Self {
         self.dataspaces.push(name.into());
         self
     }
     fn gather(self) -> Result<Capabilities, CapError> {
-        let inherited = Inherited { listen: self.listen, words: self.words, other_pid: self.other_pid };
+        let inherited = Inherited {
+            listen: self.listen,
+            words: self.words,
+            other_pid: self.other_pid,
+            handed: Vec::new(),
+        };
         Capabilities::gather(
             inherited,
             self.caps,
-            &Wanted { clients: &self.clients, dataspaces: &self.dataspaces },
+            &Wanted { clients: &self.clients, factories: &self.factories, dataspaces: &self.dataspaces },
         )
     }
     fn refusal(self) -> String {
@@ -78,7 +89,7 @@ fn seqpacket() -> OwnedFd {
 fn serial(capabilities: &Capabilities, index: usize) -> &str {
     match &capabilities.controllers[index].kind {
         ControllerKind::Soft { serial, .. } => serial,
-        ControllerKind::Pci(address) => address,
+        ControllerKind::Pci { address, .. } => address,
     }
 }
 
@@ -238,6 +249,19 @@ fn what_is_missing_is_named_with_what_to_do() {
     assert!(disk().client("c").refusal().starts_with("capability `c` is missing"));
     assert!(server().dataspace("d").refusal().starts_with("capability `d` is missing"));
     assert!(disk().client("c").cap("c=unix:/run/c").gather().unwrap().svr.is_none());
+    assert!(disk().factory("f").refusal().starts_with("capability `f` is missing"));
+}
+
+#[test]
+fn a_factory_has_a_socket_of_packets_and_needs_no_svr() {
+    let made = disk().factory("f").cap("f=unix:/run/f,mode=0660").factory("g").named("g", seqpacket());
+    let capabilities = made.gather().unwrap();
+    let names: Vec<&str> = capabilities.factories.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(names, ["f", "g"]);
+    assert!(capabilities.svr.is_none() && capabilities.factories.iter().all(|f| f.socket == Kind::SeqPacket));
+    assert_eq!(capabilities.sockets(), ["f at /run/f", "g, inherited"]);
+    let streams = disk().factory("f").named("f", stream());
+    assert!(matches!(streams.gather(), Err(CapError::WrongKind { .. })));
 }
 
 #[test]
@@ -246,4 +270,7 @@ fn a_name_is_one_thing() {
     assert!(matches!(server().dataspace("vbus").gather(), Err(CapError::Ambiguous(_))));
     assert!(matches!(server().client("x").dataspace("x").gather(), Err(CapError::Ambiguous(_))));
     assert!(matches!(server().client("x").client("x").gather(), Err(CapError::Ambiguous(_))));
+    for other in [server().client("x"), server().factory("x"), server().dataspace("x")] {
+        assert!(matches!(other.factory("x").gather(), Err(CapError::Ambiguous(_))));
+    }
 }

@@ -30,6 +30,8 @@ pub struct Inherited {
     pub listen: Vec<NamedFd>,
     /// By `fd=N` in a `--cap` word: the number there, and the descriptor.
     pub(super) words: Vec<(RawFd, OwnedFd)>,
+    /// From the server that hands over: the word that each was opened by there, if any.
+    pub(super) handed: Vec<(Option<String>, NamedFd)>,
     /// `LISTEN_PID`, when it names another process: the descriptors were not for us.
     pub(super) other_pid: Option<u32>,
 }
@@ -42,6 +44,12 @@ struct Convention {
 }
 
 impl Inherited {
+    /// What the server hands over that this program takes over from. What it has takes the place of what a word would open; a word must be
+    /// the same there and here.
+    pub fn hand_over(&mut self, handed: Vec<(Option<String>, NamedFd)>) {
+        self.handed = handed;
+    }
+
     /// Takes the descriptors that the environment and the `--cap` words name, sets them to be closed on exec,
     /// removes the variables, and closes every other inherited descriptor above the standard three: nobody asked
     /// for it, so nobody can use it by accident.

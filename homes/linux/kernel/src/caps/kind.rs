@@ -64,6 +64,12 @@ pub(super) fn listening_unix(fd: impl AsFd, types: &[Kind]) -> Result<Kind, Stri
     Err(described(domain, socket, if listens { "listens" } else { "does not listen" }))
 }
 
+/// Whether it is a TCP socket that listens.
+pub(super) fn listening_tcp(fd: impl AsFd) -> bool {
+    let found = ask(fd.as_fd());
+    matches!(found, Ok((AddressFamily::INET | AddressFamily::INET6, SocketType::STREAM, true)))
+}
+
 /// An `AF_UNIX` `SOCK_STREAM` socket: whether it listens, or else is connected. Else: what it is.
 pub(super) fn unix_stream(fd: impl AsFd) -> Result<bool, String> {
     let fd = fd.as_fd();
@@ -108,7 +114,7 @@ fn file_type(fd: BorrowedFd<'_>) -> Result<FileType, String> {
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
-fn describe(kind: FileType) -> String {
+pub(super) fn describe(kind: FileType) -> String {
     match kind {
         FileType::RegularFile => "a file",
         FileType::Directory => "a directory",

@@ -17,12 +17,15 @@ mod error;
 mod gather;
 mod inherit;
 mod kind;
+mod listener;
+mod raw;
 mod spec;
+mod trail;
 
 pub use backend::{backend, serial};
 pub use error::{CapError, SpecError};
-pub use gather::{
-    Capabilities, ControllerKind, ControllerSpec, Image, Listener, ListenerKind, NamedFile, Wanted,
-};
+pub use gather::{Capabilities, ControllerKind, ControllerSpec, Image, NamedFile, Wanted};
 pub use inherit::{Inherited, NamedFd};
+pub use listener::{Listener, ListenerKind};
 pub use spec::{CapWord, Place, Size, SoftOptions, SoftSource, Spec, UnixOptions};
+pub use trail::TrailFile;

@@ -1,22 +1,28 @@
 //! The words of `--cap`: `NAME=SPEC`.
 //!
 //! ```text
-//! pci:DDDD:BB:DD.F
+//! pci:DDDD:BB:DD.F[,doorbell-buffers]
 //! soft:IMAGE[,serial=SN][,lba=512|4096][,ro][,engine=auto|window|uring|threads][,preallocate][,pin]
 //! soft:mem:SIZE[,…]
 //! unix:PATH[,mode=0660][,user=U][,group=G]
-//! file:PATH
+//! tcp:ADDR:PORT[,public]
+//! file:PATH                 (of `audit` also: file:PATH,required)
 //! ```
 //!
 //! `fd=N` stands in the place of a path. A path that begins like something else is written with `./`; one with a
 //! comma in it cannot be given, except to `file:`, which has no options.
 
+mod soft;
+
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use self::soft::{decimal, soft};
 use super::SpecError;
-use crate::storage::Engine;
+
+pub use self::soft::{Size, SoftOptions, SoftSource};
 
 /// A `--cap` word.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,8 +38,13 @@ pub struct CapWord {
 /// What to open.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Spec {
-    /// A PCI function, as `DDDD:BB:DD.F` in lower case.
-    Pci(String),
+    /// A PCI function.
+    Pci {
+        /// `DDDD:BB:DD.F` in lower case.
+        address: String,
+        /// Whether doorbells are to be in memory, where the controller offers that.
+        doorbell_buffers: bool,
+    },
     /// The software controller.
     Soft {
         /// What it serves.
@@ -48,8 +59,17 @@ pub enum Spec {
         /// For whom. Nothing with a descriptor.
         options: UnixOptions,
     },
+    /// A listening TCP socket, at an address of this machine's alone unless it was said to be public.
+    Tcp(SocketAddr),
     /// A memory file.
     File(Place),
+    /// The file of the audit trail.
+    Trail {
+        /// Which.
+        place: Place,
+        /// Nothing is granted that is not written down.
+        required: bool,
+    },
     /// A socket that listens, or one that is connected already. No word says this: it is `--socket-path` and `--fd`.
     Peer(Place),
 }
@@ -63,39 +83,6 @@ pub enum Place {
     Fd(RawFd),
 }
 
-/// What a software controller serves.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum SoftSource {
-    /// An image file or a block device.
-    Image(Place),
-    /// Memory that is zero at the start, of so many bytes: a whole number of blocks.
-    Memory(u64),
-}
-
-/// How a software controller presents itself.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct SoftOptions {
-    /// Serial number: 1 to 20 printable ASCII characters, no space at either end.
-    pub serial: Option<String>,
-    /// Block size in bytes: 512 or 4096. When not given: that of a block device, else 512.
-    pub lba: Option<u32>,
-    /// The image is opened for reading only.
-    pub read_only: bool,
-    /// Who reaches the image.
-    pub engine: Option<Engine>,
-    /// Space for all of it is taken at start.
-    pub preallocate: bool,
-    /// Client memory is pinned, and known to the rings as it was then.
-    pub pin: bool,
-}
-
-impl SoftOptions {
-    /// The block size in bytes.
-    pub fn block_size(&self) -> u32 {
-        self.lba.unwrap_or(512)
-    }
-}
-
 /// Who may connect to a socket.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct UnixOptions {
@@ -105,32 +92,6 @@ pub struct UnixOptions {
     pub user: Option<String>,
     /// Group: a name or a number.
     pub group: Option<String>,
-}
-
-/// A number of bytes, with a suffix K, M, G or T (powers of 1024, either case).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Size(pub u64);
-
-impl FromStr for Size {
-    type Err = SpecError;
-
-    fn from_str(word: &str) -> Result<Self, SpecError> {
-        let bad = || SpecError::BadSize(word.to_owned());
-        let (digits, shift) = match word.chars().last() {
-            Some('k' | 'K') => (word.get(..word.len() - 1), 10),
-            Some('m' | 'M') => (word.get(..word.len() - 1), 20),
-            Some('g' | 'G') => (word.get(..word.len() - 1), 30),
-            Some('t' | 'T') => (word.get(..word.len() - 1), 40),
-            _ => (Some(word), 0),
-        };
-        let number: u64 = decimal(digits.ok_or_else(bad)?).ok_or_else(bad)?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(bad)
-    }
-}
-
-/// Digits only: `parse` alone would take a sign.
-fn decimal(word: &str) -> Option<u64> {
-    if word.bytes().all(|b| b.is_ascii_digit()) { word.parse().ok() } else { None }
 }
 
 impl FromStr for CapWord {
@@ -144,7 +105,11 @@ impl FromStr for CapWord {
         if !is_name(name) {
             return Err(SpecError::BadName);
         }
-        Ok(Self { name: name.to_owned(), spec: spec.parse()?, text: word.to_owned() })
+        let spec = match spec.strip_prefix("file:") {
+            Some(rest) if name == "audit" => trail(rest)?,
+            _ => spec.parse()?,
+        };
+        Ok(Self { name: name.to_owned(), spec, text: word.to_owned() })
     }
 }
 
@@ -159,9 +124,10 @@ impl FromStr for Spec {
     fn from_str(spec: &str) -> Result<Self, SpecError> {
         let (kind, rest) = spec.split_once(':').unwrap_or((spec, ""));
         match kind {
-            "pci" => pci(rest).map(Self::Pci),
+            "pci" => pci(rest),
             "soft" => soft(rest),
             "unix" => unix(rest),
+            "tcp" => tcp(rest),
             "file" => place(rest).map(Self::File),
             _ => Err(SpecError::UnknownKind(kind.to_owned())),
         }
@@ -175,14 +141,29 @@ impl Spec {
             Self::Soft { source: SoftSource::Image(Place::Fd(fd)), .. }
             | Self::Unix { place: Place::Fd(fd), .. }
             | Self::Peer(Place::Fd(fd))
+            | Self::Trail { place: Place::Fd(fd), .. }
             | Self::File(Place::Fd(fd)) => Some(*fd),
             _ => None,
         }
     }
 }
 
+fn pci(rest: &str) -> Result<Spec, SpecError> {
+    let (address, options) =
+        rest.split_once(',').map_or((rest, None), |(address, rest)| (address, Some(rest)));
+    let address = pci_address(address)?;
+    let mut doorbell_buffers = None;
+    for word in options.into_iter().flat_map(|options| options.split(',')) {
+        match word {
+            "doorbell-buffers" => once(&mut doorbell_buffers, "doorbell-buffers", true)?,
+            _ => return Err(SpecError::UnknownOption(word.to_owned())),
+        }
+    }
+    Ok(Spec::Pci { address, doorbell_buffers: doorbell_buffers.is_some() })
+}
+
 /// `DDDD:BB:DD.F`, hexadecimal. The device has five bits, the function three.
-fn pci(word: &str) -> Result<String, SpecError> {
+fn pci_address(word: &str) -> Result<String, SpecError> {
     let parse = || {
         let (domain, rest) = word.split_once(':')?;
         let (bus, rest) = rest.split_once(':')?;
@@ -210,56 +191,13 @@ fn place(word: &str) -> Result<Place, SpecError> {
     Ok(Place::Path(word.into()))
 }
 
-fn soft(rest: &str) -> Result<Spec, SpecError> {
-    let mut words = rest.split(',');
-    let first = words.next().unwrap_or_default();
-    let mut options = SoftOptions::default();
-    for word in words {
-        match word.split_once('=') {
-            Some(("serial", serial)) => once(&mut options.serial, "serial", check_serial(serial)?)?,
-            Some(("lba", "512")) => once(&mut options.lba, "lba", 512)?,
-            Some(("lba", "4096")) => once(&mut options.lba, "lba", 4096)?,
-            Some(("lba", other)) => return Err(SpecError::BadLba(other.to_owned())),
-            None if word == "ro" && options.read_only => return Err(SpecError::Twice("ro")),
-            None if word == "ro" => options.read_only = true,
-            Some(("engine", word)) => {
-                let engine = Engine::from_word(word).ok_or_else(|| SpecError::BadEngine(word.to_owned()))?;
-                once(&mut options.engine, "engine", engine)?;
-            }
-            None if word == "preallocate" && options.preallocate => {
-                return Err(SpecError::Twice("preallocate"));
-            }
-            None if word == "preallocate" => options.preallocate = true,
-            None if word == "pin" && options.pin => return Err(SpecError::Twice("pin")),
-            None if word == "pin" => options.pin = true,
-            _ if matches!(word, "read-only" | "readonly" | "--readonly" | "--read-only" | "read_only") => {
-                return Err(SpecError::MeantRo(word.to_owned()));
-            }
-            _ => return Err(SpecError::UnknownOption(word.to_owned())),
-        }
-    }
-    let source = match first.strip_prefix("mem:") {
-        Some(size) => {
-            let (Size(size), block) = (size.parse()?, options.block_size());
-            if options.engine.is_some() || options.preallocate || options.pin {
-                return Err(SpecError::NotOfMemory);
-            }
-            if size == 0 || size % u64::from(block) != 0 {
-                return Err(SpecError::BadMemorySize { size, block });
-            }
-            SoftSource::Memory(size)
-        }
-        None => SoftSource::Image(place(first)?),
+/// `PATH[,required]`: a path that ends like that cannot be given.
+fn trail(rest: &str) -> Result<Spec, SpecError> {
+    let (rest, required) = match rest.strip_suffix(",required") {
+        Some(rest) => (rest, true),
+        None => (rest, false),
     };
-    Ok(Spec::Soft { source, options })
-}
-
-fn check_serial(word: &str) -> Result<String, SpecError> {
-    // NVM Express Base 2.0, figure 275, Serial Number: 20 bytes of ASCII, padded with spaces.
-    let good = (1..=20).contains(&word.len())
-        && word.bytes().all(|b| (0x20..0x7f).contains(&b))
-        && word.trim_matches(' ') == word;
-    if good { Ok(word.to_owned()) } else { Err(SpecError::BadSerial(word.to_owned())) }
+    Ok(Spec::Trail { place: place(rest)?, required })
 }
 
 fn unix(rest: &str) -> Result<Spec, SpecError> {
@@ -287,6 +225,16 @@ fn unix(rest: &str) -> Result<Spec, SpecError> {
     Ok(Spec::Unix { place, options })
 }
 
+fn tcp(rest: &str) -> Result<Spec, SpecError> {
+    let (address, public) = rest.strip_suffix(",public").map_or((rest, false), |address| (address, true));
+    let parsed: SocketAddr = address.parse().map_err(|_| SpecError::BadTcp(address.to_owned()))?;
+    if public || parsed.ip().is_loopback() {
+        Ok(Spec::Tcp(parsed))
+    } else {
+        Err(SpecError::NotPublic(address.to_owned()))
+    }
+}
+
 fn check_mode(word: &str) -> Result<u32, SpecError> {
     let octal = (1..=4).contains(&word.len()) && word.bytes().all(|b| b.is_ascii_digit());
     let mode = if octal { u32::from_str_radix(word, 8).ok() } else { None };
@@ -309,12 +257,27 @@ fn once<T>(place: &mut Option<T>, name: &'static str, value: T) -> Result<(), Sp
 mod tests {
     use super::*;
 
-    fn spec(word: &str) -> Result<Spec, SpecError> {
+    pub(super) fn spec(word: &str) -> Result<Spec, SpecError> {
         word.parse()
     }
 
-    fn path(word: &str) -> Place {
+    pub(super) fn path(word: &str) -> Place {
         Place::Path(word.into())
+    }
+
+    #[test]
+    fn a_tcp_socket_is_this_machine_s_alone_unless_it_is_said_to_be_public() {
+        assert_eq!(spec("tcp:127.0.0.1:9000"), Ok(Spec::Tcp(([127, 0, 0, 1], 9000).into())));
+        assert!(spec("tcp:[::1]:9000").is_ok() && spec("tcp:0.0.0.0:9000,public").is_ok());
+        for (word, wrong) in [
+            ("tcp:0.0.0.0:9000", SpecError::NotPublic("0.0.0.0:9000".into())),
+            ("tcp:192.0.2.1:80", SpecError::NotPublic("192.0.2.1:80".into())),
+            ("tcp:localhost:80", SpecError::BadTcp("localhost:80".into())),
+            ("tcp:127.0.0.1", SpecError::BadTcp("127.0.0.1".into())),
+            ("tcp:127.0.0.1:1,publik", SpecError::BadTcp("127.0.0.1:1,publik".into())),
+        ] {
+            assert_eq!(spec(word), Err(wrong));
+        }
     }
 
     #[test]
@@ -341,8 +304,19 @@ mod tests {
 
     #[test]
     fn pci_addresses_are_exact() {
-        assert_eq!(spec("pci:0000:01:00.0"), Ok(Spec::Pci("0000:01:00.0".into())));
-        assert_eq!(spec("pci:00AB:fF:1f.7"), Ok(Spec::Pci("00ab:ff:1f.7".into())));
+        let pci =
+            |address: &str, doorbell_buffers| Ok(Spec::Pci { address: address.into(), doorbell_buffers });
+        assert_eq!(spec("pci:0000:01:00.0"), pci("0000:01:00.0", false));
+        assert_eq!(spec("pci:00AB:fF:1f.7"), pci("00ab:ff:1f.7", false));
+        assert_eq!(spec("pci:0000:01:00.0,doorbell-buffers"), pci("0000:01:00.0", true));
+        for (option, why) in [
+            ("ro", SpecError::UnknownOption("ro".into())),
+            ("", SpecError::UnknownOption(String::new())),
+            ("doorbell-buffers=1", SpecError::UnknownOption("doorbell-buffers=1".into())),
+            ("doorbell-buffers,doorbell-buffers", SpecError::Twice("doorbell-buffers")),
+        ] {
+            assert_eq!(spec(&format!("pci:0000:01:00.0,{option}")), Err(why), "{option}");
+        }
         for bad in [
             "01:00.0",
             "0000:01:00",
@@ -355,91 +329,8 @@ mod tests {
             "+000:01:00.0",
             "",
             "fd=5",
-            "0000:01:00.0,ro",
         ] {
             assert_eq!(spec(&format!("pci:{bad}")), Err(SpecError::BadPci(bad.into())), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_software_controller_has_its_options_in_any_order() {
-        let options = SoftOptions {
-            serial: Some("AB 12".into()),
-            lba: Some(4096),
-            read_only: true,
-            engine: Some(Engine::Threads),
-            preallocate: true,
-            pin: true,
-        };
-        let wanted = Ok(Spec::Soft { source: SoftSource::Image(path("/d/i.img")), options });
-        assert_eq!(spec("soft:/d/i.img,serial=AB 12,lba=4096,ro,engine=threads,preallocate,pin"), wanted);
-        assert_eq!(spec("soft:/d/i.img,pin,preallocate,engine=threads,ro,lba=4096,serial=AB 12"), wanted);
-        assert_eq!(spec("soft:x,ro,ro"), Err(SpecError::Twice("ro")));
-        assert_eq!(spec("soft:x,lba=512,lba=4096"), Err(SpecError::Twice("lba")));
-        assert_eq!(spec("soft:x,serial=a,serial=a"), Err(SpecError::Twice("serial")));
-        assert_eq!(spec("soft:x,lba=1024"), Err(SpecError::BadLba("1024".into())));
-        assert_eq!(spec("soft:x,preallocate,preallocate"), Err(SpecError::Twice("preallocate")));
-        assert_eq!(spec("soft:x,pin,ro,pin"), Err(SpecError::Twice("pin")));
-        assert_eq!(spec("soft:mem:1M,pin"), Err(SpecError::NotOfMemory));
-        assert_eq!(spec("soft:x,engine=aio"), Err(SpecError::BadEngine("aio".into())));
-        assert_eq!(spec("soft:mem:1M,engine=uring"), Err(SpecError::NotOfMemory));
-        for engine in [Engine::Auto, Engine::Window, Engine::Uring, Engine::Threads] {
-            assert!(spec(&format!("soft:x,engine={}", engine.word())).is_ok());
-        }
-        for word in ["read-only", "readonly", "--readonly"] {
-            let error = spec(&format!("soft:x,{word}")).unwrap_err();
-            assert_eq!(error, SpecError::MeantRo(word.into()));
-            assert!(error.to_string().ends_with("did you mean ro?"));
-        }
-        assert_eq!(spec("soft:x,rw"), Err(SpecError::UnknownOption("rw".into())));
-        assert_eq!(spec("soft:x,ro=1"), Err(SpecError::UnknownOption("ro=1".into())));
-        assert_eq!(spec("soft:x,"), Err(SpecError::UnknownOption(String::new())));
-        assert_eq!(spec("soft:"), Err(SpecError::NoPath));
-        assert_eq!(spec("soft"), Err(SpecError::NoPath));
-    }
-
-    #[test]
-    fn serial_numbers_fit_the_controllers_field() {
-        for bad in ["", " a", "a ", "123456789012345678901", "ä", "a\tb"] {
-            assert_eq!(
-                spec(&format!("soft:x,serial={bad}")),
-                Err(SpecError::BadSerial(bad.into())),
-                "{bad:?}"
-            );
-        }
-        assert!(spec("soft:x,serial=12345678901234567890").is_ok());
-        assert!(spec("soft:x,serial=a:b=c").is_ok());
-    }
-
-    #[test]
-    fn memory_disks_are_a_whole_number_of_blocks() {
-        let memory = |word: &str| match spec(word).unwrap() {
-            Spec::Soft { source: SoftSource::Memory(size), .. } => size,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(memory("soft:mem:512"), 512);
-        assert_eq!(memory("soft:mem:64K"), 65536);
-        assert_eq!(memory("soft:mem:3m,lba=4096"), 3 << 20);
-        assert_eq!(memory("soft:mem:2G"), 2 << 30);
-        assert_eq!(spec("soft:mem:0"), Err(SpecError::BadMemorySize { size: 0, block: 512 }));
-        assert_eq!(spec("soft:mem:513"), Err(SpecError::BadMemorySize { size: 513, block: 512 }));
-        assert_eq!(spec("soft:mem:512,lba=4096"), Err(SpecError::BadMemorySize { size: 512, block: 4096 }));
-        assert_eq!(
-            spec("soft:./mem:x"),
-            spec("soft:./mem:x,lba=512").map(|_| Spec::Soft {
-                source: SoftSource::Image(path("./mem:x")),
-                options: SoftOptions::default()
-            })
-        );
-    }
-
-    #[test]
-    fn sizes_do_not_wrap_and_have_no_sign() {
-        assert_eq!("1T".parse(), Ok(Size(1 << 40)));
-        assert_eq!("16777215T".parse(), Ok(Size(16_777_215 << 40)));
-        for bad in ["", "K", "-1", "+1", "1 K", "1KB", "0x10", "16777216T", "18446744073709551616", "1é", "é"]
-        {
-            assert_eq!(bad.parse::<Size>(), Err(SpecError::BadSize(bad.into())), "{bad}");
         }
     }
 
@@ -471,6 +362,16 @@ mod tests {
         assert_eq!(spec("unix:s,ro"), Err(SpecError::UnknownOption("ro".into())));
         assert_eq!(spec("unix:fd=7,group=g"), Err(SpecError::NotWithFd("group")));
         assert_eq!(spec("unix:"), Err(SpecError::NoPath));
+    }
+
+    #[test]
+    fn the_file_of_an_audit_trail_may_be_required() {
+        let audit = |word: &str| format!("audit=file:{word}").parse::<CapWord>().map(|word| word.spec);
+        assert_eq!(audit("/var/a"), Ok(Spec::Trail { place: path("/var/a"), required: false }));
+        assert_eq!(audit("a,b,required"), Ok(Spec::Trail { place: path("a,b"), required: true }));
+        assert_eq!(audit("fd=7,required").unwrap().fd(), Some(7));
+        assert_eq!(audit(",required"), Err(SpecError::NoPath));
+        assert_eq!("other=file:a,required".parse::<CapWord>().unwrap().spec, Spec::File(path("a,required")));
     }
 
     #[test]

@@ -51,6 +51,11 @@ impl CallNotify {
         dispose(call.into_iter().chain(error));
         Err(CallError::NotAnEventFd)
     }
+
+    /// The call eventfd.
+    pub fn call(&self) -> Option<BorrowedFd<'_>> {
+        self.call.as_ref().map(|call| call.fd())
+    }
 }
 
 impl Notify for CallNotify {

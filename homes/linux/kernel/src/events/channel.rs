@@ -1,7 +1,8 @@
 //! Bounded messages between threads.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, SyncSender, TryRecvError, TrySendError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, TryRecvError};
 
 use super::Doorbell;
 
@@ -14,43 +15,66 @@ pub enum SendError<T> {
     Closed(T),
 }
 
+/// What both ends know of a channel.
+#[derive(Debug)]
+struct Waiting {
+    /// Messages that were sent and not received, and those that are just being sent.
+    count: AtomicUsize,
+    bound: usize,
+    /// The receiver is gone.
+    closed: AtomicBool,
+}
+
 /// The end that sends; any number of threads may have one. When the last is dropped, the receiver's bell rings.
 #[derive(Debug)]
 pub struct Sender<T> {
     // Declared before `bell`'s last ring in `drop`: see there.
-    messages: Option<SyncSender<T>>,
+    messages: Option<mpsc::Sender<T>>,
+    waiting: Arc<Waiting>,
     bell: Arc<Doorbell>,
 }
 
 /// The end that receives.
 #[derive(Debug)]
-pub struct Receiver<T>(mpsc::Receiver<T>);
+pub struct Receiver<T> {
+    messages: mpsc::Receiver<T>,
+    waiting: Arc<Waiting>,
+}
 
-/// A channel for at most `bound` waiting messages (at least one), allocated at once, whose receiver owns `bell`.
-/// Many channels may share one bell: asking it is all that an empty pass costs.
+/// A channel for at most `bound` waiting messages (at least one), whose receiver owns `bell`. Room is allocated as messages wait, not
+/// at once: most channels never have more than a few. Many channels may share one bell: asking it is all that an empty pass costs.
 pub fn channel<T>(bound: usize, bell: &Arc<Doorbell>) -> (Sender<T>, Receiver<T>) {
-    let (sender, receiver) = mpsc::sync_channel(bound.max(1));
-    (Sender { messages: Some(sender), bell: bell.clone() }, Receiver(receiver))
+    let (sender, messages) = mpsc::channel();
+    let (count, closed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let waiting = Arc::new(Waiting { count, bound: bound.max(1), closed });
+    let receiver = Receiver { messages, waiting: Arc::clone(&waiting) };
+    (Sender { messages: Some(sender), waiting, bell: bell.clone() }, receiver)
 }
 
 impl<T> Sender<T> {
     /// Puts a message in and rings the bell. Never waits.
     pub fn send(&self, message: T) -> Result<(), SendError<T>> {
         let Some(messages) = &self.messages else { return Err(SendError::Closed(message)) };
-        match messages.try_send(message) {
+        // Relaxed: it counts, and orders nothing; the channel itself does.
+        if self.waiting.count.fetch_add(1, Ordering::Relaxed) >= self.waiting.bound {
+            self.waiting.count.fetch_sub(1, Ordering::Relaxed);
+            let closed = self.waiting.closed.load(Ordering::Relaxed);
+            return Err(if closed { SendError::Closed(message) } else { SendError::Full(message) });
+        }
+        match messages.send(message) {
             Ok(()) => {
                 self.bell.ring();
                 Ok(())
             }
-            Err(TrySendError::Full(message)) => Err(SendError::Full(message)),
-            Err(TrySendError::Disconnected(message)) => Err(SendError::Closed(message)),
+            Err(mpsc::SendError(message)) => Err(SendError::Closed(message)),
         }
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { messages: self.messages.clone(), bell: self.bell.clone() }
+        let (messages, waiting) = (self.messages.clone(), Arc::clone(&self.waiting));
+        Self { messages, waiting, bell: self.bell.clone() }
     }
 }
 
@@ -68,11 +92,20 @@ impl<T> Receiver<T> {
     /// # Errors
     /// Every sender is gone, and every message was received.
     pub fn receive(&self) -> Result<Option<T>, Closed> {
-        match self.0.try_recv() {
-            Ok(message) => Ok(Some(message)),
+        match self.messages.try_recv() {
+            Ok(message) => {
+                self.waiting.count.fetch_sub(1, Ordering::Relaxed);
+                Ok(Some(message))
+            }
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(Closed),
         }
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.waiting.closed.store(true, Ordering::Relaxed);
     }
 }
 

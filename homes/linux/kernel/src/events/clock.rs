@@ -20,13 +20,28 @@ pub(super) fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
-/// How often the calling thread gave the processor up because it had to wait.
-fn waits() -> i64 {
+/// How often the calling thread gave the processor up because it had to wait, and how often it had memory brought.
+fn waits_and_faults() -> (i64, u64) {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: a place for what is asked for.
     unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
     // SAFETY: it was all zeroes, which is a value of it, and the call leaves a value there or nothing.
-    unsafe { usage.assume_init() }.ru_nvcsw
+    let usage = unsafe { usage.assume_init() };
+    (usage.ru_nvcsw, (usage.ru_minflt + usage.ru_majflt).cast_unsigned())
+}
+
+thread_local! {
+    /// What the calling thread did on purpose: faults, and how long it took.
+    static MEANT: Cell<(u64, Duration)> = const { Cell::new((0, Duration::ZERO)) };
+}
+
+/// Does something that brings memory because it is to: the clock of this thread counts neither its faults nor its time.
+pub(crate) fn bringing<R>(work: impl FnOnce() -> R) -> R {
+    let (before, began) = (waits_and_faults().1, now());
+    let result = work();
+    let (faults, took) = MEANT.get();
+    MEANT.set((faults + waits_and_faults().1.saturating_sub(before), took + (now() - began)));
+    result
 }
 
 /// The clock of one thread, which knows when other programs had the processor in its place: while the thread neither ran, nor
@@ -37,6 +52,7 @@ pub struct ThreadClock {
     /// How long it slept, and how often.
     slept: Cell<(Duration, i64)>,
     preempted: Cell<Duration>,
+    faults: Cell<u64>,
 }
 
 /// What was known when it was looked.
@@ -53,8 +69,11 @@ struct Look {
 impl ThreadClock {
     /// The calling thread's.
     pub fn of_this_thread() -> Self {
-        let look = Look { at: now(), ran: processor_time(), slept: Duration::ZERO, waits: waits() };
-        Self { last: Cell::new(look), slept: Cell::default(), preempted: Cell::default() }
+        let (waits, faults) = waits_and_faults();
+        let look = Look { at: now(), ran: processor_time(), slept: Duration::ZERO, waits };
+        let (slept, preempted) = (Cell::default(), Cell::default());
+        let faults = Cell::new(faults.saturating_sub(MEANT.get().0));
+        Self { last: Cell::new(look), slept, preempted, faults }
     }
 
     /// The thread slept for so long because it wanted to.
@@ -72,13 +91,19 @@ impl Clock for ThreadClock {
     /// At least so long. Of the time between two looks in which the thread waited for something nothing is known.
     fn preempted(&self) -> Duration {
         let (slept, sleeps) = self.slept.get();
-        let look = Look { at: now(), ran: processor_time(), slept, waits: waits() - sleeps };
+        let (waits, faults) = waits_and_faults();
+        self.faults.set(faults.saturating_sub(MEANT.get().0));
+        let look = Look { at: now(), ran: processor_time(), slept, waits: waits - sleeps };
         let last = self.last.replace(look);
         if look.waits <= last.waits {
             let had = look.ran.saturating_sub(last.ran) + look.slept.saturating_sub(last.slept);
             self.preempted.set(self.preempted.get() + (look.at - last.at).saturating_sub(had));
         }
-        self.preempted.get()
+        self.preempted.get() + MEANT.get().1
+    }
+
+    fn faults(&self) -> u64 {
+        self.faults.get()
     }
 }
 

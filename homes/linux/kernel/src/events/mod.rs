@@ -25,10 +25,12 @@ mod eventfd;
 mod guard;
 mod signals;
 mod submission;
+mod sync;
 
 pub use account::{Account, guard_calls};
 pub use call::{CallError, CallNotify, is_eventfd};
 pub use channel::{Closed, Receiver, SendError, Sender, channel};
+pub(crate) use clock::bringing;
 pub use clock::{ThreadClock, now};
 pub use doorbell::Doorbell;
 pub use epoll::{Epoll, Events, Interest, Ready};

@@ -25,6 +25,13 @@ pub struct Delegated {
     pub lifetime: OwnedFd,
 }
 
+impl Delegated {
+    /// Its connection, where there is one.
+    pub fn connection(&self) -> Option<BorrowedFd<'_>> {
+        self.factory.as_ref().map(AsFd::as_fd)
+    }
+}
+
 /// A connection to the factory.
 #[derive(Debug)]
 pub struct Client {
@@ -101,8 +108,17 @@ impl Client {
 
     /// Asks the capability `admin` something; its answer.
     pub fn ask<W: AsRef<str>>(&mut self, words: impl IntoIterator<Item = W>) -> Result<String, Refusal> {
+        self.ask_with(words, None)
+    }
+
+    /// The same, with a file.
+    pub fn ask_with<W: AsRef<str>>(
+        &mut self,
+        words: impl IntoIterator<Item = W>,
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<String, Refusal> {
         let words: Vec<String> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
-        let (reply, files) = self.exchange(words.join("\0").as_bytes(), &[])?;
+        let (reply, files) = self.exchange(words.join("\0").as_bytes(), file.as_slice())?;
         decode_answer(&reply, &files)
     }
 
@@ -119,6 +135,8 @@ impl Client {
             match socket::send(&self.socket, datagram, files) {
                 Ok(_) => break,
                 Err(Errno::AGAIN | Errno::INTR) => self.wait(PollFlags::OUT, deadline)?,
+                // Whether it hung up before this or after is chance.
+                Err(Errno::PIPE) => return Err(system("factory", Errno::CONNRESET)),
                 Err(e) => return Err(system("factory", e)),
             }
         }

@@ -19,8 +19,25 @@ pub struct Request {
 
 impl Request {
     /// Checks a datagram and the descriptors that came with it. Those of a refused request are closed.
-    pub fn parse(datagram: &[u8], mut files: Vec<OwnedFd>) -> Result<Self, Refusal> {
-        match Self::check(datagram, &files) {
+    pub fn parse(datagram: &[u8], files: Vec<OwnedFd>) -> Result<Self, Refusal> {
+        Self::parse_as(datagram, files, Self::check_listener)
+    }
+
+    /// The same of a request to the operator's capability: what may come with it is a file, of whatever kind.
+    pub fn parse_with_file(datagram: &[u8], files: Vec<OwnedFd>) -> Result<Self, Refusal> {
+        Self::parse_as(datagram, files, |_, _| Ok(()))
+    }
+
+    fn parse_as(
+        datagram: &[u8],
+        mut files: Vec<OwnedFd>,
+        check: impl FnOnce(&str, &OwnedFd) -> Result<(), Refusal>,
+    ) -> Result<Self, Refusal> {
+        let text = Self::check(datagram, &files).and_then(|text| {
+            files.first().map_or(Ok(()), |file| check(text, file))?;
+            Ok(text)
+        });
+        match text {
             Ok(text) => Ok(Self { text: text.into(), listener: files.pop() }),
             Err(refusal) => {
                 dispose(files);
@@ -46,23 +63,21 @@ impl Request {
             }
         }
         if files.len() > 1 {
-            return Err(invalid(format!(
-                "a request with {} descriptors; one listening socket may come",
-                files.len()
-            )));
-        }
-        if let Some(listener) = files.first() {
-            let (kind, what) = match text.split('\0').nth(1) {
-                Some("factory") => (Kind::SeqPacket, "SOCK_SEQPACKET"),
-                _ => (Kind::Stream, "stream"),
-            };
-            if !socket::is_unix_listener(listener, kind) {
-                return Err(invalid(format!("the descriptor is not a listening AF_UNIX {what} socket")));
-            }
-            rustix::io::ioctl_fionbio(listener, true)
-                .map_err(|e| invalid(format!("the listening socket: {e}")))?;
+            return Err(invalid(format!("a request with {} descriptors; one may come", files.len())));
         }
         Ok(text)
+    }
+
+    fn check_listener(text: &str, listener: &OwnedFd) -> Result<(), Refusal> {
+        let invalid = |message: String| Refusal { errno: libc::EINVAL, message };
+        let (kind, what) = match text.split('\0').nth(1) {
+            Some("factory") => (Kind::SeqPacket, "SOCK_SEQPACKET"),
+            _ => (Kind::Stream, "stream"),
+        };
+        if !socket::is_unix_listener(listener, kind) {
+            return Err(invalid(format!("the descriptor is not a listening AF_UNIX {what} socket")));
+        }
+        rustix::io::ioctl_fionbio(listener, true).map_err(|e| invalid(format!("the listening socket: {e}")))
     }
 
     /// The words, `create` and `0` among them; none is empty.
@@ -70,12 +85,12 @@ impl Request {
         self.text.split('\0')
     }
 
-    /// The listening socket, non-blocking, if one came. Its flags are shared with the client: see [`socket::Acceptor`].
+    /// The listening socket, non-blocking, if one came; or the operator's file. Its flags are shared with the client: see [`socket::Acceptor`].
     pub fn take_listener(&mut self) -> Option<OwnedFd> {
         self.listener.take()
     }
 
-    /// Whether a listening socket came.
+    /// Whether a listening socket, or the operator's file, came.
     pub fn has_listener(&self) -> bool {
         self.listener.is_some()
     }
@@ -101,25 +116,41 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Wraps a connection that was accepted on `svr`; it becomes non-blocking.
+    /// Wraps a connection that was accepted on `svr`; it becomes non-blocking, and tells who sends what.
     pub fn new(socket: OwnedFd) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let peer = socket::peer(&socket);
+        socket::tell_senders(&socket)?;
         Ok(Self { socket: ClientFd::new(socket), peer })
     }
 
-    /// Who it is, for the log.
+    /// Who sent the last request; before the first, or where the kernel does not know it, who connected. For the log.
     pub fn peer(&self) -> Option<Peer> {
         self.peer
     }
 
     /// The next request, or what is to be answered to it at once. `None`: nothing has come.
     pub fn receive(&mut self) -> Result<Option<Result<Request, Refusal>>, CallerError> {
+        self.receive_as(Request::parse)
+    }
+
+    /// The same, of the operator: with it may come a file.
+    pub fn receive_with_file(&mut self) -> Result<Option<Result<Request, Refusal>>, CallerError> {
+        self.receive_as(Request::parse_with_file)
+    }
+
+    fn receive_as(
+        &mut self,
+        parse: impl FnOnce(&[u8], Vec<OwnedFd>) -> Result<Request, Refusal>,
+    ) -> Result<Option<Result<Request, Refusal>>, CallerError> {
         // One byte more than may come, so that a longer one shows.
         let mut buffer = [0; REQUEST_MAX + 1];
-        match socket::receive(&self.socket, &mut buffer) {
-            Ok((0, files)) if files.is_empty() => Err(CallerError::Closed),
-            Ok((n, files)) => Ok(Some(Request::parse(buffer.get(..n).unwrap_or(&[]), files))),
+        match socket::receive_from(&self.socket, &mut buffer) {
+            Ok((0, files, _)) if files.is_empty() => Err(CallerError::Closed),
+            Ok((n, files, sender)) => {
+                self.peer = sender.or(self.peer);
+                Ok(Some(parse(buffer.get(..n).unwrap_or(&[]), files)))
+            }
             Err(ReceiveError::Socket(Errno::AGAIN | Errno::INTR)) => Ok(None),
             Err(ReceiveError::Socket(Errno::CONNRESET)) => Err(CallerError::Closed),
             Err(ReceiveError::Socket(e)) => Err(CallerError::Socket(e)),

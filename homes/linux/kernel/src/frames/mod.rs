@@ -15,6 +15,7 @@
 #![expect(unsafe_code, reason = "is the global logger of defmt")]
 
 mod ring;
+mod sync;
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;

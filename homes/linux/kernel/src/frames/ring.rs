@@ -1,6 +1,6 @@
-//! Bytes from one thread to another.
+//! Bytes from one thread to another. Stepped through every order of its accesses by `tests/threads`.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use super::sync::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 /// A ring of bytes with one writer and one reader, who never wait for each other.
 #[derive(Debug)]

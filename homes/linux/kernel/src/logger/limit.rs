@@ -39,6 +39,11 @@ impl RateLimit {
         }
         (allowed, missed)
     }
+
+    /// How many were held back since this was last said.
+    pub fn rest(&mut self) -> u64 {
+        std::mem::take(&mut self.held_back)
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use log::Level;
 
 /// The target of what an operator always sees, at level info: `log::info!(target: OPERATOR, …)`.
 pub const OPERATOR: &str = "operator";
+/// The same for what the server says of itself, a few times in its life: no flood of others' lines hides it.
+pub const SERVER: &str = "server";
 /// The target of lines that a client can cause: `log::warn!(target: REFUSAL, …)`.
 pub const REFUSAL: &str = "refusal";
 
@@ -35,12 +37,12 @@ impl Line {
         let _ = if journal { write!(line, "<{priority}>") } else { line.write_str("nvme-drv: ") };
         let _ = match level {
             Level::Error => line.write_str("error: "),
-            Level::Warn if target != OPERATOR => line.write_str("warning: "),
+            Level::Warn if ![OPERATOR, SERVER].contains(&target) => line.write_str("warning: "),
             Level::Debug => line.write_str("debug: "),
             Level::Trace => line.write_str("trace: "),
             Level::Warn | Level::Info => Ok(()),
         };
-        if level >= Level::Debug && target != OPERATOR && target != REFUSAL {
+        if level >= Level::Debug && ![OPERATOR, SERVER, REFUSAL].contains(&target) {
             let _ = write!(line, "{target}: ");
         }
         let _ = write!(line, "{message}");

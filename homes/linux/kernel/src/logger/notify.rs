@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use crate::keep::Manager;
+
 /// A connection to the service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Notifier {
@@ -51,6 +53,12 @@ impl Notifier {
         self.feed
     }
 
+    /// The manager as one who may keep descriptors, if there is one.
+    pub fn manager(&self) -> Option<Manager> {
+        let socket = self.socket.as_ref()?.try_clone().ok()?;
+        Some(Manager::new(socket.into()))
+    }
+
     /// All goes round.
     pub fn alive(&self) {
         self.tell("WATCHDOG=1");
@@ -59,6 +67,11 @@ impl Notifier {
     /// The controllers are scanned, and clients are served.
     pub fn ready(&self) {
         self.tell("READY=1");
+    }
+
+    /// Another process is the service's main one from now on.
+    pub fn main_pid(&self, pid: i32) {
+        self.tell(&format!("MAINPID={pid}"));
     }
 
     /// The server drains.

@@ -76,6 +76,28 @@ fn the_operator_s_lines_are_bounded_on_their_own() {
 }
 
 #[test]
+fn what_the_server_says_of_itself_is_hidden_by_no_flood_and_at_the_end_all_is_counted() {
+    let lines = through_a_pipe(Verbosity::Normal, |logger| {
+        for _ in 0..1000 {
+            say(logger, Level::Info, OPERATOR, "ended");
+            say(logger, Level::Warn, REFUSAL, "no");
+        }
+        say(logger, Level::Info, SERVER, "stopped");
+        log::Log::flush(logger);
+    });
+    assert!(lines.iter().any(|line| line == "nvme-drv: stopped"), "{lines:?}");
+    for (said, what) in [(": ended", " more lines were not shown"), (": no", " more refusals were not shown")]
+    {
+        let shown = lines.iter().filter(|line| line.ends_with(said)).count();
+        let missed: usize = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("nvme-drv: ")?.strip_suffix(what)?.parse::<usize>().ok())
+            .sum();
+        assert_eq!(shown + missed, 1000, "{what}");
+    }
+}
+
+#[test]
 fn a_reader_that_does_not_read_blocks_nobody_and_learns_what_it_missed() {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let logger = Logger::new(writer, Verbosity::Info);

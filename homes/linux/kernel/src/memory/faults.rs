@@ -8,9 +8,10 @@
 use std::os::fd::OwnedFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nvme_platform::PAGE;
+use nvme_soft::Missing;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
 /// Pages that are remembered. More between two looks: whoever copied meanwhile counts as hit.
@@ -19,10 +20,8 @@ const KEPT: usize = 64;
 /// What the handler writes down.
 #[derive(Debug)]
 pub(crate) struct Faults {
-    /// Pages that were put so far, each counted before it is there.
-    put: AtomicU64,
-    /// Of these, so many were put back.
-    back: AtomicU64,
+    /// Pages that were put so far, each counted before it is there, and how many of these were put back.
+    missing: Arc<Missing>,
     /// Handlers that have ended.
     ended: AtomicU64,
     /// The n-th page is in place n modulo [`KEPT`]: its number, and the low bits of n to tell it from others.
@@ -48,8 +47,7 @@ const TAG: u64 = 0xffff;
 impl Faults {
     pub(super) fn new(file: OwnedFd, len: usize, writable: bool) -> Self {
         Self {
-            put: AtomicU64::new(0),
-            back: AtomicU64::new(0),
+            missing: Arc::default(),
             ended: AtomicU64::new(0),
             pages: [const { AtomicU64::new(u64::MAX) }; KEPT],
             file,
@@ -71,7 +69,7 @@ impl Faults {
         let base = self.base.load(Ordering::Relaxed);
         let page = address.wrapping_sub(base) / PAGE;
         // Counted before it is there: whoever uses it sees the count.
-        let n = self.put.fetch_add(1, Ordering::AcqRel);
+        let n = self.missing.put();
         fence(Ordering::SeqCst);
         let mut put = self.zeroes(base + page * PAGE, PAGE);
         if !put {
@@ -100,14 +98,19 @@ impl Faults {
     /// To be asked before a copy.
     #[inline]
     pub(crate) fn now(&self) -> Before {
-        Before { back: self.back.load(Ordering::Acquire) }
+        Before { back: self.missing.back() }
     }
 
     /// To be asked after a copy of these bytes: whether any page of theirs was not there.
     #[inline]
     pub(crate) fn hit(&self, before: Before, offset: usize, len: usize) -> bool {
-        let put = self.put.load(Ordering::Acquire);
+        let put = self.missing.count();
         put != before.back && self.look(before, put, offset, len)
+    }
+
+    /// The counts.
+    pub(crate) fn missing(&self) -> &Arc<Missing> {
+        &self.missing
     }
 
     #[cold]
@@ -127,7 +130,7 @@ impl Faults {
 
     /// Puts the file's pages back. With the turn.
     fn put_back(&self) {
-        let (back, put) = (self.back.load(Ordering::Acquire), self.put.load(Ordering::Acquire));
+        let (back, put) = (self.missing.back(), self.missing.count());
         // A handler that has not ended would put its page over the file's: the next one to look puts that back.
         if put == back || self.ended.load(Ordering::Acquire) != put {
             return;
@@ -146,8 +149,7 @@ impl Faults {
         };
         if good {
             self.broken.store(false, Ordering::Release);
-            // Release: whoever sees it also sees the file's pages.
-            self.back.store(put, Ordering::Release);
+            self.missing.put_back(put);
         }
     }
 

@@ -28,7 +28,7 @@ pub struct MemoryFile {
 impl Drop for MemoryFile {
     fn drop(&mut self) {
         // To close a trusted file takes away what the proof of another's identity locked in it.
-        let _turn = self.checked.trusted.map(|_| trusted::turn());
+        let _turn = (!self.checked.trusted.is_empty()).then(trusted::turn);
         self.file.take();
     }
 }
@@ -38,7 +38,7 @@ struct Checked {
     id: FileId,
     writable: bool,
     sealed: bool,
-    trusted: Option<usize>,
+    trusted: Vec<usize>,
     block: u64,
 }
 
@@ -46,19 +46,19 @@ impl Checked {
     fn new(fd: BorrowedFd<'_>, trusted: &Trusted) -> Result<Self, Refusal> {
         let flags = check_access(fd)?;
         let id = identify(fd)?.id;
-        let trusted = match (trusted.is_empty(), trusted.recognise(fd, id)) {
-            (true, _) => None,
-            (false, Some(n)) => Some(n),
-            (false, None) => return Err(Refusal::NotTrusted),
-        };
+        let known = trusted.recognise(fd, id);
+        let is_trusted = !known.is_empty();
+        if !trusted.is_empty() && !is_trusted {
+            return Err(Refusal::NotTrusted);
+        }
         // The kernel's memory file systems alone have seals; asking for them asks the kernel only.
         let seals = fcntl_get_seals(fd);
-        if trusted.is_none() && seals.is_err() {
+        if !is_trusted && seals.is_err() {
             return Err(Refusal::NotMemory);
         }
         let statfs = fstatfs(fd).map_err(|e| Refusal::System("fstatfs", e))?;
         let kind = statfs.f_type as u64 & 0xffff_ffff;
-        if trusted.is_none() && kind != TMPFS && kind != HUGETLBFS {
+        if !is_trusted && kind != TMPFS && kind != HUGETLBFS {
             return Err(Refusal::NotMemory);
         }
         let block = if kind == HUGETLBFS { u64::try_from(statfs.f_bsize).unwrap_or(0) } else { PAGE as u64 };
@@ -69,7 +69,7 @@ impl Checked {
         let sealed = seals.contains(SealFlags::SHRINK) || fcntl_add_seals(fd, SealFlags::SHRINK).is_ok();
         let frozen = seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE);
         let writable = flags & OFlags::RWMODE == OFlags::RDWR && !frozen;
-        Ok(Self { id, writable, sealed, trusted, block })
+        Ok(Self { id, writable, sealed, trusted: known, block })
     }
 }
 
@@ -85,6 +85,11 @@ impl MemoryFile {
                 Err(refusal)
             }
         }
+    }
+
+    /// The descriptor.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(OwnedFd::as_fd)
     }
 
     fn fd(&self) -> Result<BorrowedFd<'_>, Refusal> {
@@ -111,9 +116,9 @@ impl MemoryFile {
         self.checked.sealed
     }
 
-    /// Which of the trusted files it is, by the order in which they were added.
-    pub fn trusted(&self) -> Option<usize> {
-        self.checked.trusted
+    /// Which of the trusted files it is, by the order in which they were added: one file may have been added twice.
+    pub fn trusted(&self) -> &[usize] {
+        &self.checked.trusted
     }
 
     /// The size of its pages in bytes: 4096, or that of its huge pages. What is mapped is rounded to whole pages.

@@ -33,6 +33,9 @@ pub enum Refusal {
     /// The descriptor cannot be read.
     #[error("the file is not open for reading")]
     NotReadable,
+    /// The descriptor cannot be written, or the file is sealed against that.
+    #[error("the file cannot be written")]
+    NotWritable,
     /// The range is not in the file.
     #[error("offset {offset:#x} and length {len:#x} reach over the file's end at {size:#x}")]
     BeyondEnd {

@@ -1,7 +1,7 @@
 //! A disk image, mapped whole.
 #![expect(unsafe_code, reason = "makes windows of an image")]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nvme_mem::Window;
 use nvme_platform::PAGE;
@@ -108,6 +108,23 @@ impl ImageFile {
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(system("F_ADD_SEALS"))?;
         Self::map(file, size, ImageAccess::ReadWrite)
+    }
+
+    /// Goes on with one that another server made.
+    pub fn made(file: OwnedFd, size: u64) -> Result<Self, ImageError> {
+        let system = |what| move |errno| ImageError::System(what, errno);
+        let stat = fstat(&file).map_err(system("fstat"))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+            || u64::try_from(stat.st_size) != Ok(size)
+        {
+            return Err(ImageError::NotAnImage);
+        }
+        Self::map(file, size, ImageAccess::ReadWrite)
+    }
+
+    /// The file.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     fn map(file: OwnedFd, size: u64, access: ImageAccess) -> Result<Self, ImageError> {

@@ -7,6 +7,7 @@
 //! The files stay their owners' to shrink. A fault in a window that no longer has a file behind it puts zero pages there
 //! and marks the window failed; the control role learns of it by [`failures`].
 
+mod entries;
 mod faults;
 mod file;
 mod identity;
@@ -15,6 +16,7 @@ mod lock;
 mod mapping;
 mod range;
 mod sigbus;
+mod sync;
 mod trusted;
 mod zeroes;
 

@@ -12,44 +12,19 @@
 
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
-};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use nvme_mem::Owner;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use super::entries::{Entry, Found, Table};
 use super::faults::Faults;
 use super::range::{Range, WINDOWS_MAX};
 use super::zeroes::{self, Gone};
 
-struct Entry {
-    /// Odd while the entry changes.
-    version: AtomicU64,
-    base: AtomicUsize,
-    /// 0: free.
-    len: AtomicUsize,
-    /// The size of its pages, as a power of two.
-    block: AtomicU32,
-    writable: AtomicBool,
-    owner: AtomicPtr<Owner>,
-    /// Null: the window fails.
-    faults: AtomicPtr<Faults>,
-}
-
-/// Entries in use are below `used`.
-struct Table {
-    entries: [Entry; WINDOWS_MAX],
-    used: AtomicUsize,
-    /// Handlers that run now.
-    handlers: AtomicUsize,
-    /// Entries below `used` that are free. Handlers do not look here.
-    free: Mutex<Vec<usize>>,
-}
-
-static TABLE: Table = Table {
+static TABLE: Table<WINDOWS_MAX> = Table {
     entries: [const {
         Entry {
             version: AtomicU64::new(0),
@@ -71,50 +46,6 @@ static EVENT: AtomicI32 = AtomicI32::new(-1);
 /// What SIGBUS did before.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-impl Entry {
-    fn set(&self, range: Range, owner: *mut Owner, faults: *mut Faults) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version.store(version.wrapping_add(1), Ordering::Relaxed);
-        // Whoever sees any of the new fields also sees the odd version.
-        fence(Ordering::Release);
-        self.base.store(range.base, Ordering::Relaxed);
-        self.len.store(range.len, Ordering::Relaxed);
-        self.block.store(range.block.checked_ilog2().unwrap_or(0), Ordering::Relaxed);
-        self.writable.store(range.writable, Ordering::Relaxed);
-        self.owner.store(owner, Ordering::Relaxed);
-        self.faults.store(faults, Ordering::Relaxed);
-        self.version.store(version.wrapping_add(2), Ordering::Release);
-    }
-
-    /// The window, if it holds `address` and did not change meanwhile.
-    fn holding(&self, address: usize) -> Option<Found> {
-        let version = self.version.load(Ordering::Acquire);
-        let base = self.base.load(Ordering::Relaxed);
-        let len = self.len.load(Ordering::Relaxed);
-        let block = 1usize.checked_shl(self.block.load(Ordering::Relaxed)).unwrap_or(0);
-        let writable = self.writable.load(Ordering::Relaxed);
-        let owner = self.owner.load(Ordering::Relaxed);
-        let faults = self.faults.load(Ordering::Relaxed);
-        // The fields are read before the version is read again.
-        fence(Ordering::Acquire);
-        let stable = version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version;
-        (stable && address.wrapping_sub(base) < len).then_some(Found {
-            range: Range { base, len, block, writable },
-            owner,
-            faults,
-        })
-    }
-}
-
-const NOTHING: Range = Range { base: 0, len: 0, block: 0, writable: false };
-
-#[derive(Clone, Copy)]
-struct Found {
-    range: Range,
-    owner: *mut Owner,
-    faults: *mut Faults,
-}
-
 /// An entry of the table. It must be cleared before the memory is unmapped.
 #[derive(Debug)]
 pub(super) struct Registration(usize);
@@ -129,16 +60,7 @@ pub(super) unsafe fn register(
     owner: *const Owner,
     faults: *const Faults,
 ) -> Option<Registration> {
-    let mut free = TABLE.free.lock().unwrap_or_else(PoisonError::into_inner);
-    let used = TABLE.used.load(Ordering::Relaxed);
-    let index = free.pop().unwrap_or(used);
-    let entry = TABLE.entries.get(index)?;
-    entry.set(range, owner.cast_mut(), faults.cast_mut());
-    if index == used {
-        // After the entry: a handler that looks at it finds it filled.
-        TABLE.used.store(used + 1, Ordering::Release);
-    }
-    Some(Registration(index))
+    TABLE.enter(range, owner.cast_mut(), faults.cast_mut()).map(Registration)
 }
 
 impl Registration {
@@ -150,16 +72,9 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let Some(entry) = TABLE.entries.get(self.0) else { return };
-        entry.set(NOTHING, ptr::null_mut(), ptr::null_mut());
-        // Either a handler that starts from here on sees the cleared entry, or we see the handler.
-        fence(Ordering::SeqCst);
-        while TABLE.handlers.load(Ordering::SeqCst) != 0 {
-            // A handler takes some microseconds; it waits for nobody.
-            std::thread::yield_now();
-        }
+        TABLE.clear(self.0);
         zeroes::release(self.0);
-        TABLE.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
+        TABLE.give_back(self.0);
     }
 }
 
@@ -239,19 +154,11 @@ extern "C" fn handler(_signal: i32, info: *mut libc::siginfo_t, _context: *mut l
 
 /// Whether `address` lies in a window, which then holds zeroes.
 fn mend(address: usize) -> bool {
-    TABLE.handlers.fetch_add(1, Ordering::SeqCst);
-    // Pairs with the fence in `Registration::drop`.
-    fence(Ordering::SeqCst);
-    let used = TABLE.used.load(Ordering::Acquire).min(WINDOWS_MAX);
-    let mut entries = TABLE.entries.iter().take(used).enumerate();
-    let found = entries.find_map(|(index, entry)| Some((index, entry.holding(address)?)));
-    let mended = found.is_some_and(|(index, found)| {
-        // SAFETY: as for the owner, the entry was stable while this handler counts.
+    TABLE.with(address, |index, found| {
+        // SAFETY: as for the owner, the entry is stable while this handler counts.
         let faults = unsafe { found.faults.as_ref() };
         faults.is_some_and(|faults| faults.put(address)) || replace(index, found, address)
-    });
-    TABLE.handlers.fetch_sub(1, Ordering::SeqCst);
-    mended
+    })
 }
 
 fn replace(index: usize, found: Found, address: usize) -> bool {

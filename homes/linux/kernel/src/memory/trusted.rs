@@ -49,7 +49,13 @@ impl Trusted {
         self.originals.iter().map(|o| o.name.as_str())
     }
 
-    /// Which trusted file `candidate` is, by any descriptor that can be read. It must be a regular file.
+    /// The same, with the files.
+    pub fn files(&self) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+        self.originals.iter().map(|o| (o.name.as_str(), o.file.as_fd()))
+    }
+
+    /// Which trusted files `candidate` is (two names may have been given to one file), by any descriptor that can be read. It must be a
+    /// regular file.
     ///
     /// Device and inode come first: inode numbers of live files may repeat where they wrap (those of memfds have 32
     /// bits), but a candidate with the same device lies on a file system that is trusted to answer. Then the proof: this process
@@ -57,11 +63,11 @@ impl Trusted {
     /// itself writes down whose a process's lock is, so no other file can have one of ours. The lock is the process's
     /// and the question is asked for the candidate's open file description: that works when the two are the same description,
     /// too, as when one memfd was inherited by both sides.
-    pub(super) fn recognise(&self, candidate: BorrowedFd<'_>, id: FileId) -> Option<usize> {
+    pub(super) fn recognise(&self, candidate: BorrowedFd<'_>, id: FileId) -> Vec<usize> {
         let _turn = turn();
-        self.originals
-            .iter()
-            .position(|original| original.id == id && same_file(original.file.as_fd(), candidate))
+        let is = |original: &Original| original.id == id && same_file(original.file.as_fd(), candidate);
+        let places = self.originals.iter().enumerate().filter(|(_, original)| is(original));
+        places.map(|(place, _)| place).collect()
     }
 }
 

@@ -24,6 +24,16 @@ impl Cookie {
     pub fn of(socket: impl AsFd) -> Result<Self, Errno> {
         socket_cookie(socket).map(Self)
     }
+
+    /// As a number, for another process: a socket has one wherever it is.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
+    /// From what [`number`](Self::number) said elsewhere.
+    pub fn from_number(number: u64) -> Self {
+        Self(number)
+    }
 }
 
 /// Messages that may lie unread in a channel when it comes.

@@ -1,6 +1,7 @@
 //! Listening sockets by path.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -71,6 +72,14 @@ pub enum ListenError {
         path: PathBuf,
         /// The folder.
         folder: PathBuf,
+    },
+    /// An address that cannot be listened at.
+    #[error("{address}: {errno}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// How it failed.
+        errno: Errno,
     },
     /// A system call failed.
     #[error("{path}: {what}: {errno}")]
@@ -208,6 +217,21 @@ impl ListenSpec {
         }
         Ok(())
     }
+}
+
+/// Listens at a TCP address: non-blocking, closed on exec.
+pub fn listen_at(address: SocketAddr) -> Result<OwnedFd, ListenError> {
+    let made = || -> Result<OwnedFd, Errno> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(family, Kind::Stream.socket_type(), flags, None)?;
+        // Else a server that was restarted would have to wait for the last connections to be forgotten.
+        rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &address)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket)
+    };
+    made().map_err(|errno| ListenError::Address { address, errno })
 }
 
 fn octal(word: &str) -> Option<u32> {

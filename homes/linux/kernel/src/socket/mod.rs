@@ -13,13 +13,15 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::sockopt::{socket_acceptconn, socket_domain, socket_peercred, socket_type};
+use rustix::net::sockopt::{
+    set_socket_passcred, socket_acceptconn, socket_domain, socket_peercred, socket_type,
+};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with};
 
 pub use acceptor::Acceptor;
 pub use identity::{Cookie, NotAChannel, channel};
-pub use listen::{ListenError, ListenSpec, SpecError};
-pub use message::{DESCRIPTORS_MAX, ReceiveError, receive, send};
+pub use listen::{ListenError, ListenSpec, SpecError, listen_at};
+pub use message::{DESCRIPTORS_MAX, ReceiveError, receive, receive_from, send};
 pub use unread::{Unread, unread};
 
 /// What travels through a socket.
@@ -50,7 +52,7 @@ pub fn is_unix_stream(fd: impl AsFd) -> bool {
     is_unix(&fd, Kind::Stream) && socket_acceptconn(&fd) == Ok(false)
 }
 
-fn is_unix(fd: impl AsFd, kind: Kind) -> bool {
+pub(crate) fn is_unix(fd: impl AsFd, kind: Kind) -> bool {
     socket_domain(&fd) == Ok(AddressFamily::UNIX) && socket_type(&fd) == Ok(kind.socket_type())
 }
 
@@ -79,7 +81,7 @@ pub fn pair(kind: Kind) -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((ours, theirs))
 }
 
-/// The process that connected, as the kernel noted it then.
+/// A process at the other end: the one that connected, as the kernel noted it then, or the one that sent a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer {
     /// Process.
@@ -96,7 +98,13 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Who is at the other end. `None` when the kernel cannot tell.
+/// Has the kernel say with each message who sent it (`SO_PASSCRED`): a connection that was passed on has other senders than the
+/// one who made it.
+pub fn tell_senders(socket: impl AsFd) -> Result<(), Errno> {
+    set_socket_passcred(socket, true)
+}
+
+/// Who made the connection at the other end. `None` when the kernel cannot tell.
 pub fn peer(socket: impl AsFd) -> Option<Peer> {
     let credentials = socket_peercred(socket).ok()?;
     Some(Peer {

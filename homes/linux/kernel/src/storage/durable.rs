@@ -4,8 +4,9 @@
 //! the next one, all together. The kernel reports an error of write-back once for each open file: to whoever asks first. So
 //! an error is kept here, and from then on nothing counts as durable, for nobody, until the operator says that it does.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use nvme_mem::Window;
 use nvme_soft::{Failure, Request};
 use rustix::io::Errno;
 
@@ -38,6 +39,8 @@ struct State {
 #[derive(Default)]
 pub(super) struct Durable {
     state: Mutex<State>,
+    /// Where the error is kept for the next server: 16 bits; none is 0.
+    kept: OnceLock<Window>,
 }
 
 /// What is to be done about a flush that came.
@@ -77,6 +80,8 @@ impl Durable {
         let news = result.is_err() && state.lost.is_none();
         if let Err(why) = result {
             state.lost.get_or_insert(why);
+            // Before anybody is told.
+            self.keep(state.lost);
         }
         let answer = if state.lost.is_some() { Err(Failure::Lost) } else { Ok(()) };
         let ended = std::mem::take(&mut state.under_way);
@@ -97,8 +102,33 @@ impl Durable {
         self.state().lost
     }
 
+    /// It was so in another server.
+    pub(super) fn lose(&self, why: Errno) {
+        let mut state = self.state();
+        state.lost.get_or_insert(why);
+        self.keep(state.lost);
+    }
+
+    /// The error is kept there from now on.
+    pub(super) fn keep_in(&self, window: Window) {
+        let state = self.state();
+        let _ = self.kept.set(window);
+        self.keep(state.lost);
+    }
+
+    fn keep(&self, lost: Option<Errno>) {
+        if let Some(kept) = self.kept.get() {
+            let number = lost.map_or(0, |why| u16::try_from(why.raw_os_error()).unwrap_or(u16::MAX));
+            // In bounds: it is as long as that.
+            let _ = kept.store16(0, number);
+        }
+    }
+
     /// The operator says that it goes on. The error that there was.
     pub(super) fn resume(&self) -> Option<Errno> {
-        self.state().lost.take()
+        let mut state = self.state();
+        let lost = state.lost.take();
+        self.keep(None);
+        lost
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nvme_mem::Window;
@@ -124,6 +124,8 @@ pub struct Image {
     /// The file as it was given: the lock is on it, and the claim.
     held: Option<OwnedFd>,
     index: usize,
+    /// Which of a thread's rings is for it.
+    ring: AtomicUsize,
     block_size: u32,
     alignment: Alignment,
     size: AtomicU64,
@@ -204,6 +206,7 @@ impl Image {
             file,
             held,
             index,
+            ring: AtomicUsize::new(0),
             block_size,
             alignment,
             size: AtomicU64::new(size),
@@ -265,6 +268,16 @@ impl Image {
         self.engine == Engine::Uring
     }
 
+    /// What holds its lock, where that is not [`file`](Self::file).
+    pub(super) fn held(&self) -> Option<&OwnedFd> {
+        self.held.as_ref()
+    }
+
+    /// Whether what is read and written goes through the page cache.
+    pub(super) fn copies(&self) -> bool {
+        self.held.is_none()
+    }
+
     /// Whether client memory is pinned for it.
     pub fn pins(&self) -> bool {
         self.options.pin
@@ -278,6 +291,16 @@ impl Image {
     /// The error of a write-back that failed, if one did.
     pub fn lost(&self) -> Option<Errno> {
         self.durable.lost()
+    }
+
+    /// A write-back had failed in another server, before this one took over.
+    pub fn take_loss(&self, errno: i32) {
+        self.durable.lose(Errno::from_raw_os_error(errno));
+    }
+
+    /// An error of a write-back is kept there from now on, for the next server: 16 bits, which are 0 while there is none.
+    pub fn keep_loss(&self, window: Window) {
+        self.durable.keep_in(window);
     }
 
     /// Lets flushes succeed again after a failed write-back. False: none had failed.
@@ -349,9 +372,19 @@ impl Image {
         self.facts.block_device
     }
 
-    /// The descriptor that has the claim.
-    pub(super) fn device(&self) -> BorrowedFd<'_> {
+    /// The descriptor that has the claim, and the lock.
+    pub fn device(&self) -> BorrowedFd<'_> {
         self.held.as_ref().unwrap_or(&self.file).as_fd()
+    }
+
+    /// Which of a thread's rings is for it.
+    pub(super) fn ring(&self) -> usize {
+        self.ring.load(Ordering::Relaxed)
+    }
+
+    /// Each image has rings of its own.
+    pub(super) fn has_own_rings(&self) {
+        self.ring.store(self.index, Ordering::Relaxed);
     }
 
     pub(super) fn index(&self) -> usize {

@@ -16,7 +16,7 @@ use nvme_mem::{Owner, Window};
 use nvme_platform::Time;
 
 use super::task::Task;
-use crate::events::now;
+use crate::events::{bringing, now};
 use crate::logger::OPERATOR;
 
 /// IORING_REGISTER_BUFFERS_UPDATE of io_uring_register(2).
@@ -87,7 +87,8 @@ impl Pinned {
         let Some(index) = index else { return chunk };
         let piece = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(base), iov_len: chunk.len };
         // SAFETY: the window is mapped now. The ring holds the pages themselves: what becomes of the addresses does not matter to it.
-        match unsafe { submitter.register_buffers_update(index.into(), &[piece], None) } {
+        let told = bringing(|| unsafe { submitter.register_buffers_update(index.into(), &[piece], None) });
+        match told {
             Ok(()) => {
                 if self.free.pop().is_none() {
                     self.fresh += 1;

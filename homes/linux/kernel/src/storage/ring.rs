@@ -31,6 +31,11 @@ const SLOTS_MAX: u32 = 4096;
 const GETEVENTS: u32 = 1;
 /// IOSQE_FIXED_FILE.
 const FIXED_FILE: u8 = 1;
+/// IOSQE_ASYNC.
+const ASYNC: u8 = 1 << 4;
+/// What goes through the page cache is copied by whoever submits it. More than this is copied by a thread of the kernel's: the worker
+/// has others to serve.
+const COPIED_HERE: u64 = 16 << 10;
 
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +56,13 @@ pub enum RingsError {
 
 /// A ring that was made and is not enabled yet.
 #[derive(Debug)]
-pub struct Seed {
+pub struct Seed(Vec<OneSeed>);
+
+/// One ring of those.
+#[derive(Debug)]
+struct OneSeed {
     ring: RingOf,
-    event: OwnedFd,
+    event: Arc<OwnedFd>,
     images: usize,
     slots: u32,
     pins: bool,
@@ -77,12 +86,40 @@ impl Rings {
         build(2, 2, false).map(drop)
     }
 
-    /// One ring for each worker, over these images, in the order of their index.
-    pub fn make(workers: usize, images: &[Arc<Image>]) -> Result<Vec<Seed>, RingsError> {
-        let files: Vec<RawFd> = images.iter().map(|image| image.file().as_raw_fd()).collect();
-        let pins = images.iter().any(|image| image.pins());
-        (0..workers).map(|_| seed(&files, pins)).collect()
+    /// One ring for each worker, over these images, in the order of their index. `ends`: one end of a pipe for each image, whose other end
+    /// hangs up once nothing of what was begun can land there any more; each has rings of its own then. None: nobody asks.
+    pub fn make(workers: usize, images: &[Arc<Image>], ends: &[OwnedFd]) -> Result<Vec<Seed>, RingsError> {
+        let file = |image: &Arc<Image>| image.file().as_raw_fd();
+        // Behind the files what holds their locks: a write of a ring's may land after the process was killed and reaped, and nobody else
+        // may have the image before the last of them has. The kernel keeps all these files open until then.
+        let lock = |image: &Arc<Image>| image.held().map(AsRawFd::as_raw_fd);
+        let apart = |(at, image): (usize, &Arc<Image>)| {
+            image.has_own_rings();
+            let own = images.iter().map(|other| if Arc::ptr_eq(other, image) { file(other) } else { -1 });
+            let end = ends.get(at).map(AsRawFd::as_raw_fd);
+            (own.chain(lock(image)).chain(end).collect(), image.pins())
+        };
+        let sets: Vec<(Vec<RawFd>, bool)> = if ends.is_empty() {
+            let all = images.iter().map(file).chain(images.iter().filter_map(lock)).collect();
+            vec![(all, images.iter().any(|image| image.pins()))]
+        } else {
+            images.iter().enumerate().map(apart).collect()
+        };
+        let count = if ends.is_empty() { images.len() } else { 1 };
+        let one = |_| {
+            let event = Arc::new(bell()?);
+            let seeds = sets.iter().map(|(files, pins)| {
+                Ok(OneSeed { images: images.len(), ..seed(files, count, *pins, &event)? })
+            });
+            seeds.collect::<Result<_, _>>().map(Seed)
+        };
+        (0..workers).map(one).collect()
     }
+}
+
+/// What becomes readable when something came back.
+fn bell() -> Result<OwnedFd, RingsError> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| RingsError::Setup(e.into()))
 }
 
 fn build(entries: u32, completions: u32, pins: bool) -> Result<IoUring, RingsError> {
@@ -118,7 +155,7 @@ fn build(entries: u32, completions: u32, pins: bool) -> Result<IoUring, RingsErr
     }
     let mut restrictions: Vec<Restriction> =
         operations.iter().chain(&others).chain(fixed).map(|code| Restriction::sqe_op(*code)).collect();
-    restrictions.push(Restriction::sqe_flags_allowed(FIXED_FILE));
+    restrictions.push(Restriction::sqe_flags_allowed(FIXED_FILE | ASYNC));
     restrictions.push(Restriction::sqe_flags_required(FIXED_FILE));
     if pins {
         restrictions.push(Restriction::register_op(UPDATE));
@@ -127,34 +164,38 @@ fn build(entries: u32, completions: u32, pins: bool) -> Result<IoUring, RingsErr
     Ok(ring)
 }
 
-fn seed(files: &[RawFd], pins: bool) -> Result<Seed, RingsError> {
-    let images = u32::try_from(files.len()).unwrap_or(u32::MAX);
-    let slots = images.saturating_mul(CAP).clamp(1, SLOTS_MAX);
+fn seed(files: &[RawFd], images: usize, pins: bool, event: &Arc<OwnedFd>) -> Result<OneSeed, RingsError> {
+    let count = u32::try_from(images).unwrap_or(u32::MAX);
+    let slots = count.saturating_mul(CAP).clamp(1, SLOTS_MAX);
     let ring = build(ENTRIES, slots * 2, pins)?;
     let submitter = ring.submitter();
     submitter.register_files(files).map_err(RingsError::Setup)?;
     if pins {
         Pinned::make_room(&submitter).map_err(RingsError::Buffers)?;
     }
-    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|e| RingsError::Setup(e.into()))?;
     submitter.register_eventfd(event.as_raw_fd()).map_err(RingsError::Setup)?;
     // An image whose file system is frozen takes as many as it may, and there are some for the others still.
     let workers = slots + WORKERS_SPARE;
     submitter.register_iowq_max_workers(&mut [workers, workers]).map_err(RingsError::Setup)?;
-    Ok(Seed { ring: RingOf(ring), event, images: files.len(), slots, pins })
+    Ok(OneSeed { ring: RingOf(ring), event: Arc::clone(event), images, slots, pins })
 }
 
 impl Seed {
-    /// Enables the ring: from here on it is restricted, and the calling thread's.
-    pub(super) fn enable(self) -> io::Result<Ring> {
+    /// Enables the rings: from here on they are restricted, and the calling thread's.
+    pub(super) fn enable(self) -> io::Result<Vec<Ring>> {
+        self.0.into_iter().map(OneSeed::enable).collect()
+    }
+}
+
+impl OneSeed {
+    fn enable(self) -> io::Result<Ring> {
         let Self { ring: RingOf(mut ring), event, images, slots, pins } = self;
         ring.submitter().register_enable_rings()?;
         ring.completion().disable_eventfd();
         let free = (0..slots).rev().collect();
         Ok(Ring {
             ring,
-            event: Arc::new(event),
+            event,
             slots: (0..slots).map(|_| Slot::default()).collect(),
             free,
             counts: vec![0; images],
@@ -230,6 +271,7 @@ impl Ring {
     fn push(&mut self, at: u32) {
         let Some(task) = self.slots.get(at as usize).and_then(|s| s.task.as_ref()) else { return };
         let entry = entry(task).user_data(at.into());
+        let entry = if is_apart(task) { entry.flags(squeue::Flags::ASYNC) } else { entry };
         loop {
             // SAFETY: what the entry points to belongs to the task, which stays in its slot until the call has ended; the list
             // of pieces is copied when it is submitted.
@@ -338,6 +380,12 @@ impl Ring {
     }
 }
 
+/// Whether a task's call would keep the worker for long, and goes to a thread of the kernel's at once.
+fn is_apart(task: &Task) -> bool {
+    let moves = matches!(task.call(), Call::Read { .. } | Call::Write { .. });
+    moves && task.image.copies() && task.pieces.iter().map(|p| p.iov_len as u64).sum::<u64>() > COPIED_HERE
+}
+
 fn entry(task: &Task) -> squeue::Entry {
     let file = Fixed(u32::try_from(task.image.index()).unwrap_or(u32::MAX));
     let first = task.pieces.first();
@@ -379,7 +427,7 @@ mod tests {
     use io_uring::types::{Fd, Fixed};
     use io_uring::{opcode, squeue};
 
-    use super::{GETEVENTS, Ring, Rings, seed};
+    use super::{Arc, GETEVENTS, Ring, Rings, bell, seed};
 
     /// What the kernel answers to one entry.
     fn answer(ring: &mut Ring, entry: &squeue::Entry) -> i32 {
@@ -400,7 +448,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8192).unwrap();
         let fd = file.as_raw_fd();
-        let mut ring = seed(&[fd], false).unwrap().enable().unwrap();
+        let mut ring = seed(&[fd], 1, false, &Arc::new(bell().unwrap())).unwrap().enable().unwrap();
         let mut bytes = [1_u8; 512];
         let at = bytes.as_mut_ptr();
         assert_eq!(answer(&mut ring, &opcode::Read::new(Fixed(0), at, 512).build()), 512);
@@ -435,7 +483,7 @@ mod tests {
         file.set_len(8192).unwrap();
         let fd = file.as_raw_fd();
         // Where there is no io_uring there is nothing to restrict.
-        let Ok(seed) = seed(&[fd], true) else { return };
+        let Ok(seed) = seed(&[fd], 1, true, &Arc::new(bell().unwrap())) else { return };
         let mut ring = seed.enable().unwrap();
         let mut bytes = [1_u8; 512];
         let at = bytes.as_mut_ptr();

@@ -15,7 +15,7 @@ use super::ring::{Ring, Seed};
 use crate::events::Doorbell;
 
 struct Station {
-    ring: Option<Ring>,
+    rings: Vec<Ring>,
     bell: Arc<Doorbell>,
 }
 
@@ -25,34 +25,40 @@ thread_local! {
 
 /// Takes the calling thread's place. The ring is enabled, and is this thread's alone from here on.
 pub fn take(seed: Option<Seed>, bell: &Arc<Doorbell>) -> io::Result<()> {
-    let ring = seed.map(Seed::enable).transpose()?;
-    HERE.with_borrow_mut(|here| *here = Some(Station { ring, bell: Arc::clone(bell) }));
+    let rings = seed.map(Seed::enable).transpose()?.unwrap_or_default();
+    HERE.with_borrow_mut(|here| *here = Some(Station { rings, bell: Arc::clone(bell) }));
     Ok(())
 }
 
-fn with_ring<T>(what: impl FnOnce(&mut Ring) -> T) -> Option<T> {
-    HERE.with_borrow_mut(|here| here.as_mut()?.ring.as_mut().map(what))
+fn with_rings<T>(what: impl FnOnce(&mut [Ring]) -> T) -> Option<T> {
+    HERE.with_borrow_mut(|here| here.as_mut().map(|here| what(&mut here.rings)))
 }
 
 /// Submits what was begun, and ends what came back. True: something did.
 pub fn turn() -> bool {
-    with_ring(Ring::turn).unwrap_or(false)
+    with_rings(|rings| rings.iter_mut().fold(false, |any, ring| ring.turn() | any)).unwrap_or(false)
 }
 
 /// Asks to be woken. False: something came back, or is to be submitted; another turn comes first.
 #[must_use = "a thread that sleeps nevertheless is not woken"]
 pub fn arm() -> bool {
-    with_ring(Ring::arm).unwrap_or(true)
+    with_rings(|rings| {
+        let first = rings.iter_mut().position(|ring| !ring.arm());
+        // Those before it have nothing to be woken for.
+        rings.iter_mut().take(first.unwrap_or(0)).for_each(Ring::disarm);
+        first.is_none()
+    })
+    .unwrap_or(true)
 }
 
 /// The thread is awake.
 pub fn disarm() {
-    with_ring(|ring| ring.disarm());
+    with_rings(|rings| rings.iter_mut().for_each(Ring::disarm));
 }
 
 /// What becomes readable when something came back, to be watched at its edges.
 pub fn event() -> Option<Arc<OwnedFd>> {
-    with_ring(|ring| ring.event())
+    with_rings(|rings| rings.first().map(Ring::event)).flatten()
 }
 
 /// The calling thread's bell, if it took its place.
@@ -60,10 +66,10 @@ pub(super) fn bell() -> Option<Arc<Doorbell>> {
     HERE.with_borrow(|here| here.as_ref().map(|here| Arc::clone(&here.bell)))
 }
 
-/// Begins a request on the calling thread's ring. `Err`: it has none.
+/// Begins a request on the calling thread's ring for that image. `Err`: it has none.
 pub(super) fn begin(image: &Arc<Image>, request: Request) -> Result<Begun, Request> {
     HERE.with_borrow_mut(|here| {
-        match here.as_mut().and_then(|here| here.ring.as_mut().zip(Some(&here.bell))) {
+        match here.as_mut().and_then(|here| here.rings.get_mut(image.ring()).zip(Some(&here.bell))) {
             Some((ring, bell)) => Ok(ring.begin(image, request, bell)),
             None => Err(request),
         }

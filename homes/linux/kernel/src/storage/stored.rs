@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nvme_soft::{Begun, Failure, Job, Request, Storage};
+use nvme_soft::{Begun, Failure, Job, Request, Resident, Storage};
 
 use super::durable::{Flush, Joined};
 use super::helpers::Helpers;
@@ -122,6 +122,10 @@ impl Storage for Stored {
 
     fn copies_in_begin(&self) -> bool {
         self.window.is_some()
+    }
+
+    fn resident(&self) -> Option<Resident> {
+        self.window.as_ref().map(Mapped::resident)
     }
 
     fn unmaps_to_zeroes(&self) -> bool {

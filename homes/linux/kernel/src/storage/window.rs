@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use nvme_mem::Window;
-use nvme_soft::{Begun, Failure, Job, Request};
+use nvme_soft::{Begun, Failure, Job, Request, Resident};
 
 use super::helpers;
 use super::image::Image;
@@ -24,6 +24,11 @@ impl Mapped {
     pub(super) fn new(file: BorrowedFd<'_>, size: u64, writable: bool) -> Result<Self, String> {
         let (window, faults) = map_image(file, size, writable)?;
         Ok(Self { window, faults })
+    }
+
+    /// What the controller copies from and to itself.
+    pub(super) fn resident(&self) -> Resident {
+        Resident { window: self.window.clone(), missing: Arc::clone(self.faults.missing()) }
     }
 
     /// Does it here. `Err`: it is a helper's.

@@ -41,6 +41,7 @@ pub struct VfioDevice {
     /// Where the configuration space lies in the device's descriptor.
     config: u64,
     can_reset: bool,
+    doorbell_buffers: bool,
     interrupts: Arc<Interrupts>,
     space: Space,
 }
@@ -136,6 +137,7 @@ impl VfioDevice {
             bar: Bar::new(window),
             config,
             can_reset,
+            doorbell_buffers: options.doorbell_buffers,
             interrupts: Arc::clone(&interrupts),
             space,
         };
@@ -202,6 +204,10 @@ impl Bus for VfioDevice {
 }
 
 impl Device for VfioDevice {
+    fn doorbell_buffers(&self) -> bool {
+        self.doorbell_buffers
+    }
+
     fn registers(&mut self) -> &mut dyn Registers {
         &mut self.bar
     }

@@ -22,6 +22,8 @@ pub struct VfioOptions {
     pub nomsix: bool,
     /// Devices (vendor and device) whose MSI never fires.
     pub broken_msi: &'static [(u16, u16)],
+    /// Doorbells are to be in memory, where the controller offers that.
+    pub doorbell_buffers: bool,
 }
 
 impl VfioOptions {

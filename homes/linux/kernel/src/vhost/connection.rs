@@ -9,7 +9,7 @@ use super::machine::{Machine, WrongReply};
 use super::request::{Incoming, ProtocolError, Reply, Token};
 use super::wire::{PAYLOAD_MAX, VhostUserProtocolFeatures, config_changed};
 use crate::dispose::dispose;
-use crate::socket::{self, ReceiveError};
+use crate::socket::{self, Peer, ReceiveError};
 
 /// How often one [`Connection::poll`] receives, so that a client that only chatters cannot hold its caller.
 const RECEIVES_PER_POLL: usize = 64;
@@ -49,6 +49,7 @@ pub struct Connection {
     socket: OwnedFd,
     machine: Machine,
     channel: Option<OwnedFd>,
+    sender: Option<Peer>,
     change_pending: bool,
 }
 
@@ -56,8 +57,25 @@ impl Connection {
     /// Drives a machine for a device that offers `features`, and so many queues, over `socket`, which becomes non-blocking.
     pub fn new(socket: OwnedFd, features: u64, queues: u16) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&socket, true)?;
+        socket::tell_senders(&socket)?;
         let machine = Machine::new(features).with_queues(queues);
-        Ok(Self { socket, machine, channel: None, change_pending: false })
+        Ok(Self { socket, machine, channel: None, sender: None, change_pending: false })
+    }
+
+    /// One that another server began, over `socket`, which is non-blocking already.
+    pub(super) fn resumed(
+        socket: OwnedFd,
+        machine: Machine,
+        channel: Option<OwnedFd>,
+        change_pending: bool,
+    ) -> Result<Self, Errno> {
+        socket::tell_senders(&socket)?;
+        Ok(Self { socket, machine, channel, sender: None, change_pending })
+    }
+
+    /// Where the client is told of news, and whether there is some that it was not told.
+    pub fn channel(&self) -> (Option<BorrowedFd<'_>>, bool) {
+        (self.channel.as_ref().map(AsFd::as_fd), self.change_pending)
     }
 
     /// Sends what is to be sent, reads what has come, and says what is to be done. `None`: nothing now; wait as
@@ -99,6 +117,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Answers [`Call::GetInflight`](super::Call::GetInflight).
+    pub fn reply_inflight(&mut self, token: Token, file: OwnedFd) -> Result<(), WrongReply> {
+        self.machine.reply_inflight(token, file)?;
+        let _ = self.flush();
+        Ok(())
+    }
+
     /// Ends it. The client knows at once; what lies unread in the socket may take its time to be closed, and is another
     /// thread's.
     pub fn close(self) {
@@ -110,6 +135,11 @@ impl Connection {
     /// What to wait for before the next [`poll`](Self::poll).
     pub fn interest(&self) -> Interest {
         Interest { read: self.machine.wanted() > 0, write: !self.machine.outgoing().is_empty() }
+    }
+
+    /// Who sent what came last, as far as the kernel knows it.
+    pub fn sender(&self) -> Option<Peer> {
+        self.sender
     }
 
     /// The protocol's state.
@@ -146,7 +176,8 @@ impl Connection {
     fn flush(&mut self) -> Result<bool, ConnectionError> {
         self.flush_channel();
         while !self.machine.outgoing().is_empty() {
-            match socket::send(&self.socket, self.machine.outgoing(), &[]) {
+            let file = self.machine.outgoing_file();
+            match socket::send(&self.socket, self.machine.outgoing(), file.as_slice()) {
                 Ok(n) => self.machine.sent(n),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(false),
@@ -162,10 +193,11 @@ impl Connection {
         let mut buffer = [0; PAYLOAD_MAX];
         let wanted = self.machine.wanted();
         let Some(into) = buffer.get_mut(..wanted) else { return Ok(false) };
-        match socket::receive(&self.socket, into) {
-            Ok((0, _)) if self.machine.in_message() => Err(ConnectionError::ClosedInMessage),
-            Ok((0, _)) => Err(ConnectionError::Closed),
-            Ok((n, files)) => {
+        match socket::receive_from(&self.socket, into) {
+            Ok((0, ..)) if self.machine.in_message() => Err(ConnectionError::ClosedInMessage),
+            Ok((0, ..)) => Err(ConnectionError::Closed),
+            Ok((n, files, sender)) => {
+                self.sender = sender.or(self.sender);
                 self.machine.feed(buffer.get(..n).unwrap_or(&[]), files)?;
                 Ok(true)
             }

@@ -1,15 +1,16 @@
 //! The machine: one message in, one event out, one answer back.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::parse::{Agreed, PROTOCOL, PROTOCOL_FEATURES, Parsed, parse};
+use super::parse::{Agreed, PROTOCOL, PROTOCOL_FEATURES, Parsed, inflight_len, parse};
 use super::request::{Call, Incoming, ProtocolError, Refusal, Reply, Request, Token, Why};
 use super::wire::{
-    CONFIG, FrontendReq, HEADER, Header, PAYLOAD_MAX, VERSION, VhostUserConfig, VhostUserHeaderFlag,
-    VhostUserProtocolFeatures as Protocol, VhostUserVringState, encode,
+    CONFIG, FrontendReq, HEADER, Header, INFLIGHT, INFLIGHT_SHORT, PAYLOAD_MAX, VERSION, VhostUserConfig,
+    VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures as Protocol, VhostUserVringState,
+    encode,
 };
 use super::{DESCRIPTORS_MAX, MEM_SLOTS, QUEUES};
 use crate::dispose::dispose;
@@ -48,6 +49,7 @@ enum Want {
     Start,
     RingBase(u16),
     Config { offset: u32, len: u32 },
+    Inflight { rings: u16, size: u16 },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,9 @@ struct Outstanding {
     header: Header,
     want: Want,
 }
+
+/// What was agreed on; how far a connection is (taken, owned, negotiated, touched); what is here of a message, and what came with it.
+type Paused<'a> = (&'a Agreed, [bool; 4], &'a [u8], &'a [OwnedFd]);
 
 /// The back-end's side of one vhost-user connection. It holds at most one message, one answer and
 /// [`DESCRIPTORS_MAX`] descriptors.
@@ -72,6 +77,8 @@ pub struct Machine {
     input: Vec<u8>,
     files: Vec<OwnedFd>,
     output: Vec<u8>,
+    /// What goes out with the first byte of it.
+    attached: Option<OwnedFd>,
     sent: usize,
     outstanding: Option<Outstanding>,
     tokens: u64,
@@ -95,6 +102,7 @@ impl Machine {
             input: Vec::new(),
             files: Vec::new(),
             output: Vec::new(),
+            attached: None,
             sent: 0,
             outstanding: None,
             tokens: 0,
@@ -107,6 +115,29 @@ impl Machine {
     pub fn with_queues(mut self, queues: u16) -> Self {
         self.agreed.queues = queues.clamp(1, QUEUES);
         self
+    }
+
+    /// One that goes on from there. Nothing is outstanding.
+    pub(super) fn resumed(agreed: Agreed, steps: [bool; 4]) -> Self {
+        let [taken, owned, negotiated, touched] = steps;
+        let mut machine = Self::new(0);
+        machine.agreed = agreed;
+        (machine.taken, machine.owned) = (taken, owned);
+        (machine.negotiated, machine.touched) = (negotiated, touched);
+        machine
+    }
+
+    /// This is not sent yet, and what goes with it.
+    pub(super) fn unsent(&mut self, output: Vec<u8>, attached: Option<OwnedFd>) {
+        self.output = output;
+        self.attached = attached;
+    }
+
+    /// What was agreed on, how far it is, and what is here of a message. `None` while a request is worked on, or after an error.
+    pub(super) fn paused(&self) -> Option<Paused<'_>> {
+        let rests = self.outstanding.is_none() && self.broken.is_none();
+        let steps = [self.taken, self.owned, self.negotiated, self.touched];
+        rests.then_some((&self.agreed, steps, self.input.as_slice(), self.files.as_slice()))
     }
 
     /// How many bytes [`feed`](Self::feed) takes now; the socket is not to be read further, so that descriptors are
@@ -225,6 +256,7 @@ impl Machine {
             Call::GetRingBase { ring } => Want::RingBase(ring),
             Call::GetConfig { offset, len } => Want::Config { offset, len },
             Call::StartSession => Want::Start,
+            Call::GetInflight { rings, size } => Want::Inflight { rings, size },
             _ => Want::Ack,
         };
         self.tokens = self.tokens.wrapping_add(1);
@@ -265,6 +297,29 @@ impl Machine {
         Ok(())
     }
 
+    /// Answers [`Call::GetInflight`] with a file that has room for what was asked, from its beginning.
+    pub fn reply_inflight(&mut self, token: Token, file: OwnedFd) -> Result<(), WrongReply> {
+        let outstanding = self.outstanding.filter(|o| o.token == token).ok_or(WrongReply)?;
+        let Want::Inflight { rings, size } = outstanding.want else { return Err(WrongReply) };
+        let mmap_size = inflight_len(rings, size);
+        let what = VhostUserInflight {
+            mmap_size,
+            num_queues: rings,
+            queue_size: size,
+            ..VhostUserInflight::default()
+        };
+        self.inflight(outstanding.header, &what);
+        self.attached = Some(file);
+        self.outstanding = None;
+        Ok(())
+    }
+
+    /// As long as the front-end's own: QEMU's and rust-vmm's differ in padding, and each takes no other.
+    fn inflight(&mut self, header: Header, what: &VhostUserInflight) {
+        let len = if header.size as usize == INFLIGHT_SHORT { INFLIGHT_SHORT } else { INFLIGHT };
+        self.answer(header, &[encode(what).get(..len).unwrap_or_default()]);
+    }
+
     /// Tells the client that its request failed, or ends the connection where it cannot be told.
     fn refuse(&mut self, header: Header, why: Why) -> Result<Refusal, ProtocolError> {
         let refusal = Refusal { request: header.request, why };
@@ -272,6 +327,11 @@ impl Machine {
             // "vhost-user back-end uses zero length of payload to indicate an error".
             Ok(FrontendReq::GET_CONFIG) if self.agreed.protocol.contains(Protocol::CONFIG) => {
                 self.answer(header, &[encode(&VhostUserConfig::default())]);
+                Ok(refusal)
+            }
+            // A size of nothing: what is in flight is not kept.
+            Ok(FrontendReq::GET_INFLIGHT_FD) if self.agreed.protocol.contains(Protocol::INFLIGHT_SHMFD) => {
+                self.inflight(header, &VhostUserInflight::default());
                 Ok(refusal)
             }
             // These have replies of their own, none of which can say no.
@@ -308,6 +368,7 @@ impl Machine {
 
     fn answer(&mut self, header: Header, parts: &[&[u8]]) {
         self.output.clear();
+        self.attached = None;
         self.sent = 0;
         // At most a configuration space with its head, which `PAYLOAD_MAX` bounds.
         let size = parts.iter().map(|p| p.len()).sum::<usize>();
@@ -333,9 +394,17 @@ impl Machine {
         self.output.get(self.sent..).unwrap_or(&[])
     }
 
+    /// A file that is to be sent with [`outgoing`](Self::outgoing).
+    pub fn outgoing_file(&self) -> Option<BorrowedFd<'_>> {
+        self.attached.as_ref().map(AsFd::as_fd)
+    }
+
     /// Says that the first `bytes` of [`outgoing`](Self::outgoing) were sent.
     pub fn sent(&mut self, bytes: usize) {
         self.sent = self.output.len().min(self.sent.saturating_add(bytes));
+        if bytes > 0 {
+            self.attached = None;
+        }
     }
 
     /// How far the connection is.
@@ -389,7 +458,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        dispose(self.files.drain(..));
+        dispose(self.files.drain(..).chain(self.attached.take()));
     }
 }
 

@@ -7,17 +7,21 @@
 //!
 //! [`Machine`] parses, checks and answers; it knows the features of the device and nothing else of it. One request is
 //! outstanding at a time, and nothing is read while it is, so a client's pipelined messages stay in its socket.
-//! [`Connection`] moves the bytes between a non-blocking socket and a machine. [`wire`] is what both ends share.
+//! [`Connection`] moves the bytes between a non-blocking socket and a machine. [`wire`] is what both ends share. [`Talk`]: a connection
+//! that goes on in another server.
 
 mod connection;
 mod machine;
 mod parse;
 mod request;
+mod talk;
 pub mod wire;
 
 pub use connection::{Connection, ConnectionError, Interest};
 pub use machine::{Machine, Stage, WrongReply};
+pub use parse::{inflight_len, inflight_stride};
 pub use request::{Call, Incoming, ProtocolError, Refusal, Region, RegionFile, Reply, Request, Token, Why};
+pub use talk::{NotTaken, Talk};
 
 /// Queues that a device may have at most (`GET_QUEUE_NUM`).
 pub const QUEUES: u16 = 256;

@@ -4,9 +4,10 @@ use std::os::fd::OwnedFd;
 
 use super::request::{Call, Region, RegionFile, Why};
 use super::wire::{
-    CONFIG, CONFIG_SPACE, FrontendReq, REGION, RING_INDEX, RING_NO_DESCRIPTOR, SINGLE_REGION_PADDING, TABLE,
-    VhostUserConfig, VhostUserMemory, VhostUserMemoryRegion, VhostUserProtocolFeatures as Protocol,
-    VhostUserU64, VhostUserVirtioFeatures, VhostUserVringAddr, VhostUserVringState, decode,
+    CONFIG, CONFIG_SPACE, FrontendReq, INFLIGHT, INFLIGHT_SHORT, REGION, RING_INDEX, RING_NO_DESCRIPTOR,
+    SINGLE_REGION_PADDING, TABLE, VhostUserConfig, VhostUserInflight, VhostUserMemory, VhostUserMemoryRegion,
+    VhostUserProtocolFeatures as Protocol, VhostUserU64, VhostUserVirtioFeatures, VhostUserVringAddr,
+    VhostUserVringState, decode,
 };
 use super::{DESCRIPTORS_MAX, RING_SIZE_MAX};
 
@@ -29,7 +30,8 @@ pub(super) const PROTOCOL: Protocol = Protocol::MQ
     .union(Protocol::REPLY_ACK)
     .union(Protocol::CONFIGURE_MEM_SLOTS)
     .union(Protocol::RESET_DEVICE)
-    .union(Protocol::BACKEND_REQ);
+    .union(Protocol::BACKEND_REQ)
+    .union(Protocol::INFLIGHT_SHMFD);
 
 pub(super) const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
@@ -146,6 +148,22 @@ pub(super) fn parse(
             needs(Protocol::RESET_DEVICE)?;
             bare(payload, files).map(|()| Parsed::Call(Call::ResetDevice))
         }
+        R::GET_INFLIGHT_FD => {
+            needs(Protocol::INFLIGHT_SHMFD)?;
+            let VhostUserInflight { num_queues, queue_size, .. } = inflight(payload, agreed.queues)?;
+            none(files)?;
+            Ok(Parsed::Call(Call::GetInflight { rings: num_queues, size: queue_size }))
+        }
+        R::SET_INFLIGHT_FD => {
+            needs(Protocol::INFLIGHT_SHMFD)?;
+            let VhostUserInflight {
+                mmap_size, mmap_offset: offset, num_queues: rings, queue_size: size, ..
+            } = inflight(payload, agreed.queues)?;
+            if mmap_size < inflight_len(rings, size) || offset.checked_add(mmap_size).is_none() {
+                return Err(Why::InflightRange);
+            }
+            Ok(Parsed::Call(Call::SetInflight { rings, size, offset, file: one(files)? }))
+        }
         R::SET_BACKEND_REQ_FD => {
             needs(Protocol::BACKEND_REQ)?;
             size(payload, 0)?;
@@ -153,6 +171,36 @@ pub(super) fn parse(
         }
         _ => Err(Why::NotOffered),
     }
+}
+
+/// Bytes between the journals of two rings of so many entries ("Inflight I/O tracking": a head, and a state for each descriptor, of 16
+/// bytes each): whole cache lines, as QEMU's library has them.
+pub fn inflight_stride(size: u16) -> u64 {
+    (16 + 16 * u64::from(size)).next_multiple_of(64)
+}
+
+/// Bytes of the journals of so many rings.
+pub fn inflight_len(rings: u16, size: u16) -> u64 {
+    u64::from(rings) * inflight_stride(size)
+}
+
+/// Of which rings the journals are to be: at least one, and not more than the device has.
+fn inflight(payload: &[u8], queues: u16) -> Result<VhostUserInflight, Why> {
+    let mut bytes = [0; INFLIGHT];
+    if payload.len() != INFLIGHT && payload.len() != INFLIGHT_SHORT {
+        return Err(wrong_size(payload));
+    }
+    for (to, from) in bytes.iter_mut().zip(payload) {
+        *to = *from;
+    }
+    let what: VhostUserInflight = decode(&bytes).ok_or(wrong_size(payload))?;
+    if what.num_queues == 0 || what.num_queues > queues {
+        return Err(Why::Ring(what.num_queues.into()));
+    }
+    if !what.queue_size.is_power_of_two() || what.queue_size > RING_SIZE_MAX {
+        return Err(Why::RingSize(what.queue_size.into()));
+    }
+    Ok(what)
 }
 
 fn size(payload: &[u8], want: usize) -> Result<(), Why> {

@@ -9,6 +9,11 @@ use super::wire::FrontendReq;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Token(pub(super) u64);
 
+impl Token {
+    /// Of a request that nobody made, so that nobody is answered: a connection's machine counts its own from 1.
+    pub const NOBODY: Self = Self(0);
+}
+
 /// What the machine has for the control role.
 #[derive(Debug)]
 pub enum Incoming {
@@ -138,6 +143,25 @@ pub enum Call {
     /// A session starts on a connection that had one (`SET_OWNER`): clear away everything that is left of that, memory too. A
     /// QEMU that gets a new device for its chardev sends this, and nothing that ends the old one's.
     StartSession,
+    /// Give the client memory in which what is in flight is kept, for so many rings of so many entries; wants
+    /// [`Machine::reply_inflight`](super::Machine::reply_inflight).
+    GetInflight {
+        /// Rings, at most as many as the device has, and at least one.
+        rings: u16,
+        /// Entries of each: a power of two, at most [`RING_SIZE_MAX`](super::RING_SIZE_MAX).
+        size: u16,
+    },
+    /// Keep what is in flight there, and take again first what was in flight when it was used last.
+    SetInflight {
+        /// Rings that it has room for.
+        rings: u16,
+        /// Entries of each.
+        size: u16,
+        /// Where it is; it has as much room as it needs.
+        offset: u64,
+        /// The file, unchecked: see [`MemoryFile`](crate::memory::MemoryFile).
+        file: OwnedFd,
+    },
     /// The channel for messages to the client, for [`Connection::set_channel`](super::Connection::set_channel).
     SetBackendChannel(OwnedFd),
 }
@@ -184,6 +208,8 @@ pub enum Why {
     RegionRange,
     /// Outside configuration space.
     ConfigRange,
+    /// A region for what is in flight that has not the room for it.
+    InflightRange,
     /// The server could not do it; it says more elsewhere.
     Failed,
 }
@@ -204,6 +230,7 @@ impl fmt::Display for Why {
             Self::RegionCount(n) => write!(f, "it does not hold {n} regions"),
             Self::RegionRange => f.write_str("a region is empty or wraps"),
             Self::ConfigRange => f.write_str("it reaches outside configuration space"),
+            Self::InflightRange => f.write_str("the region for what is in flight is too small, or none"),
             Self::Failed => f.write_str("the line before says why"),
         }
     }

@@ -34,7 +34,7 @@ fn long_memory_lies_in_huge_pages_as_it_does_in_its_file() {
 fn a_memfd_is_mapped_shared_and_sealed_against_shrinking() {
     let fd = memfd(0x3000);
     let file = open(fd.try_clone().unwrap()).unwrap();
-    assert!(file.writable() && file.sealed() && file.trusted().is_none());
+    assert!(file.writable() && file.sealed() && file.trusted().is_empty());
     assert!(fcntl_get_seals(&fd).unwrap().contains(SealFlags::SHRINK));
     assert!(ftruncate(&fd, 0).is_err());
     let window = file.map(0x1000, 0x2000).unwrap();

@@ -19,15 +19,22 @@ fn a_trusted_file_is_recognised_by_any_descriptor_of_it() {
     let (other, file) = (memfd(4096), memfd(4096));
     let trusted = trusting(&[&other, &file]);
     for candidate in [file.try_clone().unwrap(), reopen(&file, true), reopen(&file, false)] {
-        assert_eq!(MemoryFile::open(candidate, &trusted).unwrap().trusted(), Some(1));
+        assert_eq!(MemoryFile::open(candidate, &trusted).unwrap().trusted(), [1]);
     }
+}
+
+#[test]
+fn a_file_that_is_trusted_by_two_names_is_known_by_both() {
+    let (other, file) = (memfd(4096), memfd(4096));
+    let trusted = trusting(&[&file, &other, &reopen(&file, false)]);
+    assert_eq!(MemoryFile::open(file, &trusted).unwrap().trusted(), [0, 2]);
 }
 
 #[test]
 fn a_trusted_file_that_the_server_can_only_read_is_recognised() {
     let file = memfd(4096);
     let trusted = trusting(&[&reopen(&file, false)]);
-    assert_eq!(MemoryFile::open(file, &trusted).unwrap().trusted(), Some(0));
+    assert_eq!(MemoryFile::open(file, &trusted).unwrap().trusted(), [0]);
 }
 
 #[test]

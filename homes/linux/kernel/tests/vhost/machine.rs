@@ -1,8 +1,8 @@
 //! The vhost-user machine, message by message.
 
 use crate::support::*;
-use nvme_linux::vhost::wire::{FrontendReq as R, VhostUserProtocolFeatures as Protocol};
-use nvme_linux::vhost::{Call, Incoming, Machine, ProtocolError, Refusal, Reply, Stage, Why};
+use nvme_linux::vhost::wire::{FrontendReq as R, HEADER, VhostUserProtocolFeatures as Protocol};
+use nvme_linux::vhost::{Call, Incoming, Machine, ProtocolError, Refusal, Reply, Request, Stage, Why};
 
 fn call(machine: &mut Machine, bytes: &[u8], files: usize) -> Call {
     match tell(machine, bytes, events(files)) {
@@ -279,7 +279,16 @@ fn whatever_is_wrong_with_a_message_is_named() {
         (R::SET_BACKEND_REQ_FD, vec![], 0, Why::Descriptors(0)),
         (R::SET_LOG_BASE, u64s(&[0, 0]), 1, Why::NotOffered),
         (R::SET_LOG_FD, vec![], 1, Why::NotOffered),
-        (R::GET_INFLIGHT_FD, vec![0; 24], 0, Why::NotOffered),
+        (R::GET_INFLIGHT_FD, vec![0; 24], 0, Why::Ring(0)),
+        (R::GET_INFLIGHT_FD, vec![0; 21], 0, Why::Size(21)),
+        (R::GET_INFLIGHT_FD, inflight(0, 0, 257, 128), 0, Why::Ring(257)),
+        (R::GET_INFLIGHT_FD, inflight(0, 0, 1, 96), 0, Why::RingSize(96)),
+        (R::GET_INFLIGHT_FD, inflight(0, 0, 1, 2048), 0, Why::RingSize(2048)),
+        (R::GET_INFLIGHT_FD, inflight(0, 0, 1, 128), 1, Why::Descriptors(1)),
+        (R::SET_INFLIGHT_FD, inflight(2112, 0, 1, 128), 0, Why::Descriptors(0)),
+        (R::SET_INFLIGHT_FD, inflight(2111, 0, 1, 128), 1, Why::InflightRange),
+        (R::SET_INFLIGHT_FD, inflight(4223, 0, 2, 128), 1, Why::InflightRange),
+        (R::SET_INFLIGHT_FD, inflight(2112, u64::MAX - 2111, 1, 128), 1, Why::InflightRange),
         (R::SET_STATUS, u64s(&[0]), 0, Why::NotOffered),
         (R::VRING_KICK, u32s(&[0, 0]), 0, Why::NotOffered),
         (R::POSTCOPY_ADVISE, vec![], 0, Why::NotOffered),
@@ -290,6 +299,38 @@ fn whatever_is_wrong_with_a_message_is_named() {
         assert!(answer(&mut m).is_some());
         // And the connection goes on.
         call(&mut m, &message(R::RESET_DEVICE, false, &[]), 0);
+    }
+}
+
+#[test]
+fn memory_for_what_is_in_flight_goes_out_with_a_reply_as_long_as_the_request() {
+    for len in [24, 20] {
+        let mut m = ready();
+        let payload = inflight(0, 0, 2, 128);
+        let asked = message(R::GET_INFLIGHT_FD, false, &payload[..len]);
+        let token = match tell(&mut m, &asked, vec![]) {
+            Ok(Some(Incoming::Request(Request {
+                token,
+                call: Call::GetInflight { rings: 2, size: 128 },
+            }))) => token,
+            other => panic!("{other:?}"),
+        };
+        assert!(m.outgoing_file().is_none());
+        m.reply_inflight(token, events(1).remove(0)).unwrap();
+        assert!(m.outgoing_file().is_some());
+        let sent = m.outgoing().to_vec();
+        assert_eq!(sent.len(), HEADER + len);
+        // A head and 128 states of 16 bytes each, in whole cache lines; two of them.
+        assert_eq!(sent[HEADER..HEADER + 20], inflight(2 * 2112, 0, 2, 128)[..20]);
+        m.sent(1);
+        assert!(m.outgoing_file().is_none(), "once");
+        m.sent(sent.len());
+        let mut m = ready();
+        let Ok(Some(Incoming::Request(Request { token, .. }))) = tell(&mut m, &asked, vec![]) else {
+            panic!()
+        };
+        m.reply(token, Reply::Failed).unwrap();
+        assert_eq!(m.outgoing()[HEADER..], vec![0; len], "none is to be had, and the connection goes on");
     }
 }
 
@@ -314,6 +355,8 @@ fn a_request_needs_its_feature() {
         (R::SET_CONFIG, [u32s(&[0, 1, 0]), vec![0]].concat(), 0, Protocol::CONFIG),
         (R::RESET_DEVICE, vec![], 0, Protocol::RESET_DEVICE),
         (R::SET_BACKEND_REQ_FD, vec![], 1, Protocol::BACKEND_REQ),
+        (R::GET_INFLIGHT_FD, inflight(0, 0, 1, 128), 0, Protocol::INFLIGHT_SHMFD),
+        (R::SET_INFLIGHT_FD, inflight(2112, 0, 1, 128), 1, Protocol::INFLIGHT_SHMFD),
     ] {
         let message = message(request, false, &payload);
         let mut m = Machine::new(FEATURES);

@@ -14,7 +14,8 @@ pub(crate) const ALL_PROTOCOL: u64 = Protocol::MQ.bits()
     | Protocol::REPLY_ACK.bits()
     | Protocol::CONFIGURE_MEM_SLOTS.bits()
     | Protocol::RESET_DEVICE.bits()
-    | Protocol::BACKEND_REQ.bits();
+    | Protocol::BACKEND_REQ.bits()
+    | Protocol::INFLIGHT_SHMFD.bits();
 
 /// A whole message.
 pub(crate) fn message(request: FrontendReq, need_reply: bool, payload: &[u8]) -> Vec<u8> {
@@ -32,6 +33,11 @@ pub(crate) fn u64s(values: &[u64]) -> Vec<u8> {
 
 pub(crate) fn u32s(values: &[u32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_ne_bytes()).collect()
+}
+
+/// An inflight description, in QEMU's length.
+pub(crate) fn inflight(size: u64, offset: u64, rings: u16, entries: u16) -> Vec<u8> {
+    [u64s(&[size, offset]), rings.to_ne_bytes().to_vec(), entries.to_ne_bytes().to_vec(), vec![0; 4]].concat()
 }
 
 /// A table of regions whose head says `count`.

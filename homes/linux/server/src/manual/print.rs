@@ -1,7 +1,6 @@
 //! What `--help` prints: 80 columns, explanations beside their words where these are short.
 
 use super::{ABOUT, Part, SECTIONS, USAGE, options, written};
-use nvme_policy::command_line::Topic;
 
 const WIDTH: usize = 80;
 /// Where a section's text begins.
@@ -32,7 +31,7 @@ fn print(out: &mut String, part: &Part) {
     match part {
         Part::Text(text) => wrapped(out, text, INDENT, INDENT),
         Part::Options(topic) => {
-            let further = if *topic == Topic::OfClient { 2 } else { 0 };
+            let further = if topic.is_scoped() { 2 } else { 0 };
             for option in options().filter(|option| option.topic == *topic) {
                 item(out, &written(option), further, option.about);
             }

@@ -12,6 +12,7 @@ pub const ABOUT: &str = "export NVMe disks and partitions to VMs as virtio block
 pub const USAGE: &[&str] = &[
     "nvme-drv --cap vbus=SPEC --cap svr=unix:PATH [OPTION]...",
     "nvme-drv --cap vbus=SPEC --client NAME --device DEV --cap NAME=unix:PATH [OPTION]...",
+    "nvme-drv --cap vbus=SPEC --factory NAME --device DEV... --cap NAME=unix:PATH [OPTION]...",
     "nvme-drv --blk-file PATH --socket-path PATH|--fd N [--read-only] [OPTION]...",
 ];
 
@@ -21,12 +22,24 @@ pub const SECTIONS: &[Section] = &[
         title: "DESCRIPTION",
         parts: &[Text(
             "The server owns the controllers that it is given, and serves each client the one device that it was granted, over \
-             vhost-user-blk. Clients ask for sessions on the socket `svr` (see nvme-ctl), or are configured here (--client).",
+             vhost-user-blk. Clients ask for sessions on the socket `svr` (see nvme-ctl), or are configured here (--client). A tenant asks \
+             on a socket of its own, for what it was given (--factory).",
         )],
     },
     Section {
         title: "CLIENTS",
         parts: &[Options(Topic::Clients), Options(Topic::OfClient), Options(Topic::Trusted)],
+    },
+    Section {
+        title: "TENANTS",
+        parts: &[
+            Options(Topic::Factories),
+            Options(Topic::OfFactory),
+            Text(
+                "A device that is not there is warned of, and had when it first appears. Factories can also be made while the server \
+                 runs: nvme-ctl delegate.",
+            ),
+        ],
     },
     Section {
         title: "CAPABILITIES",
@@ -44,16 +57,42 @@ pub const SECTIONS: &[Section] = &[
                     "the software controller over an image file or a block device",
                 ),
                 ("soft:mem:SIZE[,...]", 4, "the same over memory"),
-                ("pci:DDDD:BB:DD.F", 4, "a PCI function that vfio-pci has (nvme-ctl bind)"),
+                (
+                    "pci:DDDD:BB:DD.F[,doorbell-buffers]",
+                    4,
+                    "a PCI function that vfio-pci has (nvme-ctl bind); with doorbells in memory, where it is a virtual one that offers that",
+                ),
                 (
                     "svr",
                     2,
-                    "the factory: unix:PATH[,mode=0660][,user=U][,group=G]. Required unless there is a --client. Whoever can \
-                     connect to it can ask for any disk.",
+                    "the factory: unix:PATH[,mode=0660][,user=U][,group=G]. Required unless there is a --client or a --factory. \
+                     Whoever can connect to it can ask for any disk.",
                 ),
                 ("ctl", 2, "read-only introspection, for nvme-ctl ls: unix:PATH[,...]"),
-                ("admin", 2, "the operator's, for nvme-ctl rescan and resume: unix:PATH[,...]"),
+                (
+                    "admin",
+                    2,
+                    "the operator's, for nvme-ctl drain, end, limit, rescan, resume, verbose, audit --rotate: unix:PATH[,...]",
+                ),
+                (
+                    "audit",
+                    2,
+                    "the audit trail, which is appended to: file:PATH[,required]. Required: nothing is granted that is not \
+                     written down.",
+                ),
+                (
+                    "metrics",
+                    2,
+                    "numbers for Prometheus, GET /metrics: unix:PATH[,...], tcp:ADDR:PORT (loopback, or with ,public)",
+                ),
+                (
+                    "upgrade",
+                    2,
+                    "hand-over: unix:PATH[,...]. A program that is started with the same words while a server listens there takes over \
+                     all that it holds, and it ends. Whoever may connect gets everything.",
+                ),
                 ("a client's NAME", 2, "unix:PATH[,...]"),
+                ("a factory's NAME", 2, "unix:PATH[,...]; a socket of packets (SOCK_SEQPACKET)"),
                 ("a dataspace's NAME", 2, "file:PATH"),
             ]),
         ],

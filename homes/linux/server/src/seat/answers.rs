@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use nvme_audit::Event;
 use nvme_core::server::control::{MemoryPlan, SessionError};
 use nvme_linux::dispose::ClientFd;
 use nvme_linux::vhost::{Reply, Token};
 
+use super::kept::Files;
 use super::{Order, PATIENCE, Pending, Seat};
+use crate::audit::Note;
+use crate::hints::Told;
+use crate::inflight::Inflight;
 use crate::lent::Lent;
-use crate::regions::{self, Checked, Found, Refused, Step, Wanted};
+use crate::regions::{self, Checked, Denied, Found, Refused, Step, Wanted};
 use crate::rings::Stage;
 
 impl Seat {
@@ -17,13 +22,20 @@ impl Seat {
         self.at_lane = self.at_lane.saturating_sub(1);
         let Some(conn) = &mut self.conn else { return found.discard() };
         let awaited = |pending: &mut Pending| match pending {
-            Pending::Looking(_, order, ..) | Pending::Mapping(_, order, ..) => *order == found.order,
+            Pending::Looking(_, order, ..)
+            | Pending::Mapping(_, order, ..)
+            | Pending::Inflight(_, order, ..) => *order == found.order,
             _ => false,
         };
         // Otherwise it comes too late, or for another client.
         let Some(pending) = conn.pending.take_if(awaited) else { return found.discard() };
         match (pending, found.result) {
             (Pending::Looking(token, _, until, wanted), Ok(Step::Checked(checked))) => {
+                if lent.keeps
+                    && let Some(conn) = &mut self.conn
+                {
+                    conn.files.get_or_insert_with(|| Files::new(&self.lane)).begin(wanted, &checked);
+                }
                 let plan = self.plan(token, wanted, checked, lent);
                 if let Some((plan, checked)) = plan {
                     let order = self.order(lent);
@@ -33,10 +45,32 @@ impl Seat {
             }
             (Pending::Mapping(token, _, _, plan), Ok(Step::Mapped(memory))) => {
                 let result = lent.control.change_memory(&plan, memory).map_err(Refused::from);
+                if let Err(why) = &result {
+                    self.refused_memory(None, why);
+                }
                 self.asked(token, result);
             }
-            (Pending::Looking(token, ..) | Pending::Mapping(token, ..), result) => {
-                let why = result.err().map_or(Refused::Session(SessionError::Busy), Refused::File);
+            (Pending::Inflight(token, _, _, (rings, size)), Ok(Step::Inflight(window, file, offset))) => {
+                if let Some(conn) = &mut self.conn {
+                    if lent.keeps {
+                        let files = conn.files.get_or_insert_with(|| Files::new(&self.lane));
+                        files.keep_inflight(file, offset);
+                    } else {
+                        self.lane.put(move || drop(file));
+                    }
+                    conn.inflight = Some(Inflight::new(window, rings, size));
+                }
+                self.reply(token, Reply::Done);
+            }
+            (
+                Pending::Looking(token, ..) | Pending::Mapping(token, ..) | Pending::Inflight(token, ..),
+                result,
+            ) => {
+                let (why, which) = match result {
+                    Err(Denied { why, which }) => (Refused::File(why), which),
+                    Ok(_) => (Refused::Session(SessionError::Busy), None),
+                };
+                self.refused_memory(which, &why);
                 self.asked(token, Err(why));
             }
             _ => {}
@@ -56,12 +90,18 @@ impl Seat {
             None => Err(SessionError::Ended.into()),
         };
         match planned {
-            Ok(plan) if !plan.new_regions().is_empty() => return Some((plan, checked)),
+            Ok(plan) if !plan.new_regions().is_empty() => {
+                self.registering = regions::registered(&plan, &checked, lent.trusted);
+                return Some((plan, checked));
+            }
             Ok(plan) => {
                 let result = lent.control.change_memory(&plan, Vec::new()).map_err(Refused::from);
                 self.asked(token, result);
             }
-            Err(why) => self.asked(token, Err(why)),
+            Err(why) => {
+                self.refused_memory(regions::identities(&checked, lent.trusted), &why);
+                self.asked(token, Err(why));
+            }
         }
         self.lane.put(move || drop(checked));
         None
@@ -72,6 +112,15 @@ impl Seat {
         if let Some(reply) = self.memory(token, "memory", result) {
             self.reply(token, reply);
         }
+    }
+
+    /// A dataspace is not registered, for the audit trail. `which`: where it is not the one that was being registered.
+    fn refused_memory(&mut self, which: Option<String>, why: &dyn core::fmt::Display) {
+        let registering = core::mem::take(&mut self.registering);
+        let known: Vec<String> = registering.into_iter().filter_map(|note| note.dataspace).collect();
+        let known = Some(known.join(", ")).filter(|names| !names.is_empty());
+        let (dataspace, why) = (which.or(known), Some(why.to_string()));
+        self.notes.push(Note { event: Event::DataspaceRefused, dataspace, size: None, why });
     }
 
     /// Control has nothing left of the last client. Whether the next one may come: not before the lane has nothing either, which
@@ -89,9 +138,16 @@ impl Seat {
     /// The lane took too long. What it finds now is nobody's.
     pub(crate) fn out_of_patience(&mut self) {
         let Some(conn) = &mut self.conn else { return };
-        let waits = |pending: &mut Pending| matches!(pending, Pending::Looking(..) | Pending::Mapping(..));
-        if let Some(Pending::Looking(token, ..) | Pending::Mapping(token, ..)) = conn.pending.take_if(waits) {
-            self.asked(token, Err(Refused::Slow(PATIENCE)));
+        let waits = |pending: &mut Pending| {
+            matches!(pending, Pending::Looking(..) | Pending::Mapping(..) | Pending::Inflight(..))
+        };
+        if let Some(
+            Pending::Looking(token, ..) | Pending::Mapping(token, ..) | Pending::Inflight(token, ..),
+        ) = conn.pending.take_if(waits)
+        {
+            let why = Refused::Slow(PATIENCE);
+            self.refused_memory(None, &why);
+            self.asked(token, Err(why));
         }
     }
 
@@ -114,6 +170,13 @@ impl Seat {
         let Some(conn) = &mut self.conn else { return };
         match conn.pending.take() {
             Some(Pending::Memory(token)) => {
+                if let Some(files) = &mut conn.files {
+                    files.changed(result.is_ok());
+                }
+                match &result {
+                    Ok(()) => self.notes.append(&mut self.registering),
+                    Err(why) => self.refused_memory(None, &Told(why)),
+                }
                 let reply = self.checked("memory", result);
                 self.reply(token, reply.unwrap_or(Reply::Failed));
             }
@@ -149,6 +212,10 @@ impl Seat {
         match conn.pending.take() {
             Some(Pending::Start(token)) => {
                 conn.rings.clear();
+                conn.inflight = None;
+                if let Some(files) = &mut conn.files {
+                    files.clear();
+                }
                 self.reply(token, Reply::Done);
             }
             other => conn.pending = other,

@@ -1,5 +1,6 @@
 //! What a client asks for.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nvme_core::server::control::{InForce, SessionError};
@@ -7,13 +8,15 @@ use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose::{ClientFd, dispose};
 use nvme_linux::logger::OPERATOR;
 use nvme_linux::socket;
-use nvme_linux::vhost::{Call, RegionFile, Reply, Token};
+use nvme_linux::vhost::{Call, RegionFile, Reply, Token, inflight_len};
+use nvme_platform::Window;
 
 use super::{Order, Over, PATIENCE, Pending, Seat};
 use crate::hints::Told;
+use crate::inflight::{self, Made, NoJournal};
 use crate::lent::Lent;
 use crate::regions::{self, Wanted};
-use crate::rings::{self, Stage};
+use crate::rings::{self, Ring, Stage};
 
 /// What a machine whose memory is private looks like from here.
 const NO_MEMORY: &str =
@@ -48,6 +51,9 @@ impl Seat {
             }
             Call::RemoveRegion(region) => {
                 let result = regions::remove(lent.control, key, region);
+                if let Some(files) = self.conn.as_mut().and_then(|conn| conn.files.as_mut()) {
+                    files.remove(region);
+                }
                 self.memory(token, "removing memory", result)
             }
             Call::SetRingSize { ring, size } => {
@@ -157,6 +163,10 @@ impl Seat {
                 lent.control.clear(key);
                 None
             }
+            Call::GetInflight { rings, size } => self.make_inflight(token, rings, size),
+            Call::SetInflight { rings, size, offset, file } => {
+                self.take_inflight(key, token, (rings, size), offset, file, lent)
+            }
             Call::SetBackendChannel(channel) => {
                 match socket::channel(channel, |cookie| lent.capabilities.contains_key(&cookie)) {
                     Ok(channel) => self.conn.as_mut()?.connection.set_channel(channel),
@@ -172,7 +182,7 @@ impl Seat {
 
     /// Has a client's memory files looked at. One that does not wait for the end of what took too long has what it deserves:
     /// its files would pile up.
-    fn look(&mut self, token: Token, wanted: Wanted, files: Vec<RegionFile>, lent: &Lent<'_>) {
+    pub(super) fn look(&mut self, token: Token, wanted: Wanted, files: Vec<RegionFile>, lent: &Lent<'_>) {
         if self.at_lane > 0 {
             self.lane.put(move || dispose(files.into_iter().map(|r| r.file)));
             self.over = Some(Over::Slow);
@@ -182,6 +192,71 @@ impl Seat {
         let until = lent.now + PATIENCE;
         self.pend(Pending::Looking(token, order.number, until, wanted));
         regions::look(order, lent.trusted, files);
+    }
+
+    /// Gives the client memory to keep in it what is in flight.
+    fn make_inflight(&mut self, token: Token, rings: u16, size: u16) -> Option<Reply> {
+        let connection = self.conn.as_ref()?.token;
+        if !self.made.as_ref().is_some_and(|made| made.is_for(rings, size, connection)) {
+            match Made::new(rings, size, connection) {
+                Ok(made) => self.made = Some(made),
+                Err(why) => {
+                    self.refuse("memory for what is in flight", &why);
+                    return Some(Reply::Failed);
+                }
+            }
+        }
+        match self.made.as_ref()?.share() {
+            Ok(file) => {
+                // It fails only for a request that is not outstanding.
+                let _ = self.conn.as_mut()?.connection.reply_inflight(token, file);
+                None
+            }
+            Err(why) => {
+                self.refuse("memory for what is in flight", &why);
+                Some(Reply::Failed)
+            }
+        }
+    }
+
+    /// Takes memory of the client's in which it keeps what is in flight.
+    pub(super) fn take_inflight(
+        &mut self,
+        key: SessionKey,
+        token: Token,
+        (rings, size): (u16, u16),
+        offset: u64,
+        file: OwnedFd,
+        lent: &mut Lent<'_>,
+    ) -> Option<Reply> {
+        let len = inflight_len(rings, size);
+        let refusal: Option<&dyn core::fmt::Display> =
+            if self.conn.as_ref()?.rings.values().any(Ring::is_busy) {
+                Some(&"rings run already")
+            } else {
+                None
+            };
+        if let Some(why) = refusal {
+            self.refuse("memory for what is in flight", why);
+            self.lane.put(move || dispose([file]));
+            return Some(Reply::Failed);
+        }
+        if let Err(why) = lent.control.reserve_memory(key, len) {
+            self.refuse("memory for what is in flight", &Told(&why));
+            self.lane.put(move || dispose([file]));
+            return Some(Reply::Failed);
+        }
+        if self.at_lane > 0 {
+            self.lane.put(move || dispose([file]));
+            self.over = Some(Over::Slow);
+            return None;
+        }
+        let made = inflight::is_made(&file, rings, size);
+        let order = self.order(lent);
+        let until = lent.now + PATIENCE;
+        self.pend(Pending::Inflight(token, order.number, until, (rings, size)));
+        inflight::map(order, lent.trusted, made, file, offset, len);
+        None
     }
 
     /// The next order to the seat's lane.
@@ -240,9 +315,16 @@ impl Seat {
         }
     }
 
-    fn start(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
+    pub(super) fn start(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
+        let journal = match self.journal(index, lent) {
+            Ok(journal) => journal,
+            Err(why) => {
+                self.refuse(&format!("starting ring {index}"), &why);
+                return Some(Reply::Failed);
+            }
+        };
         let ring = self.ring(index)?;
-        let Some((spec, kick)) = ring.spec(ring.enabled) else { return Some(Reply::Done) };
+        let Some((spec, kick)) = ring.spec(ring.enabled, journal) else { return Some(Reply::Done) };
         let notify = ring.notify();
         match lent.control.start_queue(key, index, spec, notify) {
             Ok(()) => {
@@ -264,7 +346,22 @@ impl Seat {
         }
     }
 
-    fn stop(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) {
+    /// Where what is in flight of a ring is kept, once its size is known.
+    fn journal(&mut self, index: u16, lent: &Lent<'_>) -> Result<Option<Window>, NoJournal> {
+        let Some(conn) = &mut self.conn else { return Ok(None) };
+        let Some((size, ring)) = conn.rings.get_mut(&index).and_then(|ring| Some((ring.size?, ring))) else {
+            return Ok(None);
+        };
+        let client = conn.inflight.as_ref().map(|inflight| inflight.of(index, size)).transpose()?.flatten();
+        if client.is_some() || !lent.stores {
+            return Ok(client);
+        }
+        // What a killed server left counts once. Who starts a ring otherwise says where.
+        let fresh = !core::mem::take(&mut ring.killed);
+        Ok(Some(conn.own.of(index, size, fresh)?))
+    }
+
+    pub(super) fn stop(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) {
         if let Some(ring) = self.ring(index) {
             ring.stage = Stage::Stopping;
         }

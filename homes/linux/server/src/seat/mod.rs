@@ -3,17 +3,20 @@
 //! A request of the client's that takes time (memory, stopping a ring) is *pending*: the connection reads nothing
 //! more until control says that it is done. So a client waits for itself alone.
 //!
-//! * `calls`: what it asks for. `answers`: what is answered later.
+//! * `calls`: what it asks for. `answers`: what is answered later. `kept`: the files of its memory. `carried`: it goes on in another server.
 
 mod answers;
 mod calls;
+mod carried;
+mod held_up;
+mod kept;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nvme_core::server::control::MemoryPlan;
 use nvme_core::server::message::SessionKey;
@@ -25,8 +28,16 @@ use nvme_linux::socket::Peer;
 use nvme_linux::vhost::{Connection, ConnectionError, Incoming, Reply, Request, Token};
 use nvme_platform::Time;
 use nvme_policy::Policy;
+use nvme_session::factory::FactoryId;
 
+use self::carried::GoingOn;
+pub(crate) use self::carried::{peer, peer_of};
+use self::held_up::HeldUp;
+use self::kept::Files;
+use crate::audit::Note;
 use crate::budget::Share;
+use crate::inflight::{Inflight, Made, Own};
+use crate::keep::Kept;
 use crate::lent::Lent;
 use crate::regions::Wanted;
 use crate::rings::{Ring, Stage};
@@ -52,6 +63,8 @@ pub(crate) enum Source {
 pub(crate) enum Phase {
     /// A static client whose device is absent.
     Absent,
+    /// A static client whose grant is being written into the audit trail.
+    Unwritten,
     /// Waits for a client.
     Free,
     /// A client is connected.
@@ -68,6 +81,8 @@ enum Pending {
     Looking(Token, u64, Time, Wanted),
     /// A lane maps what is new of a plan, until then.
     Mapping(Token, u64, Time, Box<MemoryPlan>),
+    /// A lane maps where what is in flight is kept, until then; for so many rings of so many entries.
+    Inflight(Token, u64, Time, (u16, u16)),
     /// Memory is being registered or unregistered.
     Memory(Token),
     /// A ring stops; the reply is its base.
@@ -99,7 +114,13 @@ pub(crate) struct Conn {
     pub(crate) connection: Connection,
     pub(crate) peer: Option<Peer>,
     rings: BTreeMap<u16, Ring>,
+    /// Where it keeps what is in flight.
+    inflight: Option<Inflight>,
+    /// Where the server does, of rings of which it does not.
+    own: Own,
     pending: Option<Pending>,
+    /// The files of its memory, where they are kept.
+    files: Option<Files>,
     /// By when it must have come on.
     pub(crate) deadline: Option<Time>,
     pub(crate) token: u64,
@@ -119,11 +140,19 @@ pub(crate) struct Waiter {
 pub(crate) struct Seat {
     /// For the log: `session 3` or `client cl1`.
     pub(crate) name: String,
+    /// Which factory minted it.
+    pub(crate) factory: FactoryId,
+    /// Its device by the canonical name, once it has one.
+    pub(crate) device: String,
     pub(crate) policy: Policy,
     pub(crate) key: Option<SessionKey>,
+    /// Since when it has that.
+    pub(crate) since: SystemTime,
     pub(crate) source: Source,
     /// Where what may take long is done for it.
     pub(crate) lane: Arc<Lane>,
+    /// What the server made for its clients to keep in it what is in flight.
+    made: Option<Made>,
     /// Orders to the lane, and how many of them it has not answered yet.
     orders: u64,
     at_lane: u32,
@@ -133,6 +162,8 @@ pub(crate) struct Seat {
     over: Option<Over>,
     /// What its notifications cost.
     pub(crate) account: Arc<Account>,
+    /// For how long its memory held its worker up, where it has no thread of its own.
+    pub(crate) held_up: HeldUp,
     /// Who connected and waits for its turn.
     pub(crate) waiting: VecDeque<Waiter>,
     /// Our end of the session capability, where that is not the connection itself.
@@ -150,6 +181,18 @@ pub(crate) struct Seat {
     pub(crate) away: bool,
     /// Whether the server ends when its client goes.
     pub(crate) last: bool,
+    /// Why it ends.
+    pub(crate) why: Option<String>,
+    /// What is to be written down of what its client did.
+    pub(crate) notes: Vec<Note>,
+    /// What is being registered.
+    registering: Vec<Note>,
+    /// The tenant whose session it is, by its factory; 0 for nobody's.
+    pub(crate) tenant: u64,
+    /// How it goes on in this server, if another began it.
+    going_on: Option<GoingOn>,
+    /// Where it is kept in case that the server is killed.
+    pub(crate) kept: Option<Kept>,
 }
 
 /// Why a connection is over.
@@ -169,6 +212,8 @@ pub(crate) enum Over {
     Slow,
     #[error("storage that hangs does not let go of what it wants back")]
     Hangs,
+    #[error("{0}")]
+    NotTakenUp(String),
     #[error("the session has ended")]
     Ended,
 }
@@ -194,7 +239,10 @@ impl Conn {
             connection,
             peer,
             rings: BTreeMap::new(),
+            inflight: None,
+            own: Own::default(),
             pending: None,
+            files: None,
             deadline,
             token,
             accepted,
@@ -207,7 +255,11 @@ impl Conn {
     /// Until when its lane may take its time.
     pub(crate) fn patience(&self) -> Option<Time> {
         match &self.pending {
-            Some(Pending::Looking(_, _, until, _) | Pending::Mapping(_, _, until, _)) => Some(*until),
+            Some(
+                Pending::Looking(_, _, until, _)
+                | Pending::Mapping(_, _, until, _)
+                | Pending::Inflight(_, _, until, _),
+            ) => Some(*until),
             _ => None,
         }
     }
@@ -215,6 +267,11 @@ impl Conn {
     /// Ends the connection. What of it may take its time is closed by others.
     pub(crate) fn close(self) {
         self.connection.close();
+    }
+
+    /// Its socket.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 
     /// Whether it came to a session's socket, and has begun nothing.
@@ -229,11 +286,16 @@ impl Seat {
     pub(crate) fn new(name: String, group: u64, policy: Policy, source: Source, share: Share) -> Self {
         Self {
             account: Account::new(&name),
+            held_up: HeldUp::default(),
             lane: Lane::new(group),
             name,
+            factory: FactoryId::SERVER,
+            device: String::new(),
             policy,
             key: None,
+            since: SystemTime::now(),
             source,
+            made: None,
             orders: 0,
             at_lane: 0,
             cleared: false,
@@ -248,6 +310,12 @@ impl Seat {
             barred: false,
             away: false,
             last: false,
+            why: None,
+            notes: Vec::new(),
+            registering: Vec::new(),
+            tenant: 0,
+            going_on: None,
+            kept: None,
         }
     }
 
@@ -263,7 +331,10 @@ impl Seat {
         // What is left in the socket is told again by the next wait.
         for _ in 0..REQUESTS_PER_TURN {
             let Some(conn) = &mut self.conn else { return Ok(()) };
-            match conn.connection.poll()? {
+            let incoming = conn.connection.poll()?;
+            // Whoever has it now: it may have been passed on.
+            conn.peer = conn.connection.sender().or(conn.peer);
+            match incoming {
                 Some(Incoming::Request(request)) => self.request(request, lent),
                 Some(Incoming::Refused(refusal)) => self.refuse("a message was", &refusal),
                 None => break,
@@ -277,7 +348,8 @@ impl Seat {
         }
         let Some(conn) = &mut self.conn else { return Ok(()) };
         let machine = conn.connection.machine();
-        let used: usize = conn.rings.values().map(Ring::eventfds).sum();
+        let kept = conn.files.as_ref().map_or(0, Files::count);
+        let used = kept + conn.rings.values().map(Ring::eventfds).sum::<usize>();
         if used + machine.descriptors() > self.share.eventfds {
             return Err(Over::Descriptors);
         }
@@ -293,6 +365,9 @@ impl Seat {
     }
 
     fn reply(&mut self, token: Token, reply: Reply) {
+        if token == Token::NOBODY {
+            return self.went_on(&reply);
+        }
         if let Some(conn) = &mut self.conn {
             // It fails only for a request that is not outstanding.
             let _ = conn.connection.reply(token, reply);

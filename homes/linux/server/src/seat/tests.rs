@@ -18,9 +18,9 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 use super::{Conn, Over, PATIENCE, Seat, Source};
 use crate::budget::Share;
+use crate::capability::Capability;
 use crate::lent::Lent;
 use crate::regions::Found;
-use crate::server::Capability;
 
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const ADD_MEM_REG: u32 = 37;
@@ -64,6 +64,8 @@ impl Rig {
             found: &self.found.0,
             seat: 7,
             capabilities: &self.capabilities,
+            keeps: false,
+            stores: false,
             now: now(),
         }
     }

@@ -8,15 +8,17 @@ use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose;
 use nvme_linux::events::Interest;
 use nvme_linux::factory::{ANSWER_MAX, Caller, Refusal, Request};
-use nvme_linux::logger::{OPERATOR, REFUSAL};
+use nvme_linux::logger::{OPERATOR, REFUSAL, speak_of};
 use nvme_linux::socket::{self, Cookie, Kind};
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
 use nvme_policy::{Dataspaces, Errno, FactoryRequest, Policy, SessionRequest, Shown, Trusted};
 use nvme_session::factory::{CreateError, FactoryId};
 
-use super::waiting::{Asked, Call, Waiting, refused};
-use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Capability, Server, Watched};
+use super::records::Minted;
+use super::waiting::{Asked, Call, WAITING_EACH, Waiting, refused};
+use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
+use crate::capability::Capability;
 use crate::hints::Told;
 use crate::seat::{Conn, Phase, Seat, Source};
 
@@ -53,11 +55,13 @@ impl Server {
                 Watched::Svr => &self.svr,
                 Watched::Ctl => &self.ctl,
                 Watched::Admin => &self.admin,
+                Watched::Metrics => &self.metrics,
                 _ => continue,
             };
             if let Some(fd) = fd {
-                // The operator gets in though callers crowd.
-                let open = matches!(watched, Watched::Admin) && self.paused_until.is_none();
+                // The operator gets in though callers crowd, and who reads numbers.
+                let open =
+                    matches!(watched, Watched::Admin | Watched::Metrics) && self.paused_until.is_none();
                 let _ = self.epoll.modify(fd, *token, if open { Interest::Read } else { interest });
             }
         }
@@ -86,19 +90,22 @@ impl Server {
 
     pub(super) fn serve_caller(&mut self, token: u64, time: Time) {
         // A call that waits for the scan is answered before the next is read.
-        if self.waiting.iter().any(|w| w.caller == token) {
+        if self.is_held(token) {
             return;
         }
         let Some(Watched::Caller(caller, at, heard)) = self.watched.get_mut(&token) else { return };
         *heard = time;
-        let call = Call { token, at: *at, peer: caller.peer() };
+        let at = *at;
         let lost = dispose::lost_here();
-        match caller.receive() {
+        let received = caller.receive();
+        // Who sent it, which may be another than the one before.
+        let call = Call { token, at, peer: caller.peer() };
+        match received {
             Ok(None) => {}
-            Ok(Some(Err(refusal))) => self.refuse(call, refusal),
+            Ok(Some(Err(refusal))) => self.refuse(call, refusal, time),
             Ok(Some(Ok(request))) => match self.asked(call.at, &request) {
                 Ok(asked) => self.grant(call, request, asked, time),
-                Err(refusal) => self.refuse(call, refusal),
+                Err(refusal) => self.refuse(call, refusal, time),
             },
             Err(_) => self.forget(token),
         }
@@ -108,9 +115,11 @@ impl Server {
         }
     }
 
-    pub(super) fn refuse(&mut self, call: Call, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, call: Call, refusal: Refusal, time: Time) {
+        speak_of(self.tenant_of(call.at));
         let who = call.peer.map_or_else(String::new, |p| format!(" ({p})"));
         log::warn!(target: REFUSAL, "{}{who}: create refused: {}", self.post_name(call.at), refusal.message);
+        self.note_refusal(call, &refusal, time);
         self.answer(call.token, Err(refusal));
     }
 
@@ -130,25 +139,34 @@ impl Server {
 
     /// Gives what is asked for, refuses it, or lets it wait.
     fn grant(&mut self, call: Call, mut request: Request, asked: Asked, time: Time) {
-        self.look_at_images();
+        speak_of(self.tenant_of(call.at));
+        self.look_at_images(time);
         let minted = match &asked {
-            Asked::List => return self.show(call),
+            Asked::List => return self.show(call, time),
             Asked::Session(asked) => self.control.create_at(call.at, asked).map(Minted::Session),
             Asked::Factory(asked) => self.control.delegate(call.at, asked).map(Minted::Factory),
         };
         match minted {
             Ok(Minted::Session(key)) => match self.mint(key, call, request.take_listener(), time) {
-                Ok(fd) => self.answer(call.token, Ok(vec![fd])),
+                Ok(fd) => self.hand_out(call, Minted::Session(key), vec![fd], time),
                 Err(e) => {
                     self.control.end(key);
-                    self.refuse(call, refused(Errno::NoMemory, &format!("no room for the session: {e}")));
+                    self.refuse(
+                        call,
+                        refused(Errno::NoMemory, &format!("no room for the session: {e}")),
+                        time,
+                    );
                 }
             },
             Ok(Minted::Factory(id)) => match self.post(id, call.peer, request.take_listener(), time) {
-                Ok(fds) => self.answer(call.token, Ok(fds)),
+                Ok(fds) => self.hand_out(call, Minted::Factory(id), fds, time),
                 Err(e) => {
                     self.control.end_factory(id);
-                    self.refuse(call, refused(Errno::NoMemory, &format!("no room for the factory: {e}")));
+                    self.refuse(
+                        call,
+                        refused(Errno::NoMemory, &format!("no room for the factory: {e}")),
+                        time,
+                    );
                 }
             },
             Err(why) => {
@@ -167,24 +185,25 @@ impl Server {
                     _ => None,
                 };
                 let refusal = refused(why.errno(), &Told(&why).to_string());
-                match patience.filter(|_| !self.stop) {
+                let tenant = self.tenant_of(call.at);
+                match patience.filter(|_| !self.stop && self.may_wait(tenant)) {
                     Some(patience) => {
                         let until = time + patience;
                         let token = call.token;
-                        self.hold(token, Waiting { caller: token, request, asked, until, refusal });
+                        self.hold(token, Waiting { caller: token, tenant, request, asked, until, refusal });
                     }
-                    None => self.refuse(call, refusal),
+                    None => self.refuse(call, refusal, time),
                 }
             }
         }
     }
 
     /// Answers what a factory holds.
-    fn show(&mut self, call: Call) {
+    fn show(&mut self, call: Call, time: Time) {
         let listing = self.list(call.at).to_json();
         if listing.len() + 4 > ANSWER_MAX {
-            return self
-                .refuse(call, refused(Errno::NoMemory, "the listing is longer than an answer can be"));
+            let refusal = refused(Errno::NoMemory, "the listing is longer than an answer can be");
+            return self.refuse(call, refusal, time);
         }
         let Some(Watched::Caller(caller, ..)) = self.watched.get_mut(&call.token) else { return };
         if caller.answer(&listing).is_err() {
@@ -198,6 +217,11 @@ impl Server {
             let _ = self.epoll.modify(caller, token, Interest::Hangup);
             self.waiting.push_back(waiting);
         }
+    }
+
+    /// Whether one more call of that tenant may wait; whoever has `svr` is bounded by his connections.
+    fn may_wait(&self, tenant: u64) -> bool {
+        tenant == 0 || self.waiting.iter().filter(|w| w.tenant == tenant).count() < WAITING_EACH
     }
 
     /// Tries again what waits, after something became free.
@@ -222,7 +246,7 @@ impl Server {
             let Some(Watched::Caller(caller, at, _)) = self.watched.get(&token) else { continue };
             let call = Call { token, at: *at, peer: caller.peer() };
             let _ = self.epoll.modify(caller, token, Interest::Read);
-            self.refuse(call, refusal);
+            self.refuse(call, refusal, time);
         }
     }
 
@@ -230,6 +254,17 @@ impl Server {
     pub(super) fn caller_left(&mut self, token: u64) {
         self.waiting.retain(|w| w.caller != token);
         self.forget(token);
+    }
+
+    /// Whether a caller waits for its answer: then nothing is read from it.
+    pub(super) fn is_held(&self, token: u64) -> bool {
+        self.waiting.iter().any(|w| w.caller == token) || self.waits_for_record(token)
+    }
+
+    /// The callers that wait for an answer.
+    pub(super) fn held(&self) -> Vec<u64> {
+        let tokens = self.watched.keys().copied();
+        tokens.filter(|token| self.is_held(*token)).collect()
     }
 
     /// Makes the session capability.
@@ -242,7 +277,8 @@ impl Server {
     ) -> io::Result<OwnedFd> {
         let owner = call.peer;
         let gone = || io::Error::other("the session has ended");
-        let policy: Policy = self.control.session(key).ok_or_else(gone)?.minted().policy().clone();
+        let minted = self.control.session(key).ok_or_else(gone)?.minted();
+        let (policy, canonical): (Policy, String) = (minted.policy().clone(), minted.device().to_owned());
         let (ours, theirs) = socket::pair(Kind::Stream)?;
         let id = self.next_seat;
         let through = match call.at {
@@ -254,6 +290,8 @@ impl Server {
         let mut seat =
             Seat::new(name, self.group_of(call.at), policy, Source::Connection, self.budget.dynamic);
         (seat.key, seat.owner, seat.phase) = (Some(key), owner, Phase::Free);
+        (seat.factory, seat.device) = (call.at, canonical);
+        seat.tenant = self.tenant_of(call.at);
         let capability = Cookie::of(&theirs)?;
         if let Some(listener) = listener {
             let token = self.next_token;
@@ -282,12 +320,6 @@ impl Server {
         self.seats.insert(id, seat);
         Ok(theirs)
     }
-}
-
-/// What was minted.
-enum Minted {
-    Session(SessionKey),
-    Factory(FactoryId),
 }
 
 impl Server {

@@ -45,7 +45,7 @@ impl Server {
                 Ok(None) => break,
                 Err(Errno::TIMEDOUT) => {
                     log::warn!(target: REFUSAL, "{}: its socket does not let anybody in; it ends", seat.name);
-                    return self.end(id);
+                    return self.end(id, "its socket does not let anybody in");
                 }
                 Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
                     let name = seat.name.clone();
@@ -53,7 +53,7 @@ impl Server {
                 }
                 Err(e) => {
                     log::warn!(target: REFUSAL, "{}: accepting a connection: {e}; it ends", seat.name);
-                    return self.end(id);
+                    return self.end(id, "its listening socket failed");
                 }
             }
         }
@@ -61,6 +61,7 @@ impl Server {
     }
 
     fn take_in(&mut self, id: u32, socket: OwnedFd, time: Time) {
+        self.touch(id);
         let token = self.next_token;
         let Some(seat) = self.seats.get_mut(&id) else { return };
         let over = seat.phase == Phase::Ending && seat.cap.is_none();
@@ -116,6 +117,7 @@ impl Server {
 
     /// Something came from a connection that waits.
     pub(super) fn look_at_waiter(&mut self, id: u32, token: u64, hangup: bool) {
+        self.touch(id);
         let Some(seat) = self.seats.get_mut(&id) else { return };
         let Some(at) = seat.waiting.iter().position(|w| w.token == token) else { return };
         let Some(waiter) = seat.waiting.get(at) else { return };
@@ -138,6 +140,10 @@ impl Server {
 
     /// Lets the next one in, when there is nobody.
     pub(super) fn admit(&mut self, id: u32, time: Time) {
+        if self.upgrades.frozen {
+            return;
+        }
+        self.touch(id);
         loop {
             let free = |s: &&mut Seat| s.phase == Phase::Free && !s.barred;
             let Some(seat) = self.seats.get_mut(&id).filter(free) else { return };
@@ -187,5 +193,6 @@ impl Server {
                 let _ = self.epoll.modify(listener, *token, interest);
             }
         }
+        self.listen_to_factories();
     }
 }

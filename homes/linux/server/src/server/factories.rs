@@ -1,35 +1,64 @@
 //! Attenuated factories: their two descriptors, or the listening socket of their holder; and how they are taken back.
 //!
 //! A factory lives as long as somebody holds its lifetime and, in the connected form, its connection. When either has no copy left, it
-//! and everything below it end: nothing more is minted from that moment, callers are cut off, sessions are ended.
+//! and everything below it end: nothing more is minted from that moment, callers are cut off, sessions are ended. Those of the command
+//! line are the server's own: they have no lifetime that anybody holds.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
+use nvme_audit as audit;
+use nvme_audit::Record;
 use nvme_linux::events::Interest;
 use nvme_linux::factory::{Caller, Listing};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Cookie, Kind, Peer};
 use nvme_platform::Time;
-use nvme_session::factory::FactoryId;
+use nvme_session::factory::{CreateError, FactoryId};
 use rustix::io::Errno;
 
 use super::listing::listing;
-use super::{ACCEPTS_PER_TURN, Capability, Server, Watched};
-
-/// Callers of one listening factory at a time. Whoever comes beyond that is told by the end of the connection: one that waits in the
-/// backlog could hold descriptors that keep the factory alive.
-const CALLERS_EACH: usize = 8;
+use super::{ACCEPTS_PER_TURN, Server, Watched};
+use crate::capability::Capability;
+use crate::hints::Told;
 
 /// What the server has of an attenuated factory.
 pub(super) struct Post {
-    name: String,
-    /// Our end of its lifetime.
-    lifetime: OwnedFd,
+    pub(super) name: String,
+    /// The capability of the command line that it is had at.
+    pub(super) cap: Option<String>,
+    /// The factory right below the server's own that it is, or is below.
+    pub(super) tenant: u64,
+    /// Somebody waits for a place among its callers.
+    pub(super) crowded: bool,
+    /// Our end of its lifetime; none where it is the operator's.
+    pub(super) lifetime: Option<OwnedFd>,
+    /// Names of devices that were not there so far.
+    absent: Vec<String>,
     /// Where its callers come from, in the listening form.
-    listener: Option<OwnedFd>,
+    pub(super) listener: Option<OwnedFd>,
     /// Its one caller, in the connected form.
-    connection: Option<u64>,
+    pub(super) connection: Option<u64>,
+    /// Why it ends, and what is written down when it has.
+    why: Option<String>,
+    record: Option<Record>,
+}
+
+impl Post {
+    pub(super) fn new(name: String, tenant: u64) -> Self {
+        Self {
+            name,
+            cap: None,
+            tenant,
+            crowded: false,
+            lifetime: None,
+            absent: Vec::new(),
+            listener: None,
+            connection: None,
+            why: None,
+            record: None,
+        }
+    }
 }
 
 impl Server {
@@ -41,13 +70,18 @@ impl Server {
         listener: Option<OwnedFd>,
         time: Time,
     ) -> io::Result<Vec<OwnedFd>> {
+        if self.posts.len() >= self.budget.factories {
+            let room = self.budget.factories;
+            return Err(io::Error::other(format!("RLIMIT_NOFILE has room for {room}; raise its hard limit")));
+        }
         let name = self.factory_name(id);
         let (ours, theirs) = socket::pair(Kind::Stream)?;
         let mut capabilities = vec![theirs];
         let token = self.next_token;
         self.epoll.add(&ours, token, Interest::Read)?;
         self.token(Watched::FactoryLifetime(id));
-        let mut post = Post { name, lifetime: ours, listener: None, connection: None };
+        let mut post = Post::new(name, self.control.catalogue().top_of(id).number());
+        post.lifetime = Some(ours);
         let token = self.next_token;
         match listener {
             Some(listener) => {
@@ -73,6 +107,43 @@ impl Server {
         Ok(capabilities)
     }
 
+    /// A factory of the command line, with its socket. Nobody holds it but the server.
+    pub(super) fn post_at_start(&mut self, cap: String, id: FactoryId, socket: OwnedFd) -> io::Result<()> {
+        let token = self.next_token;
+        self.epoll.add(&socket, token, Interest::Read)?;
+        self.token(Watched::FactoryListener(id));
+        let name = self.factory_name(id);
+        let mut post = Post::new(name, id.number());
+        (post.cap, post.listener) = (Some(cap), Some(socket));
+        self.posts.insert(id, post);
+        Ok(())
+    }
+
+    /// Says what the factories of the command line hold: all of it once the scan is over, and afterwards what came.
+    pub(super) fn look_at_factories(&mut self, first: bool) {
+        let catalogue = self.control.catalogue();
+        for (id, post) in self.posts.iter_mut().filter(|(_, post)| post.lifetime.is_none()) {
+            let Some(factory) = catalogue.factory(*id) else { continue };
+            let absent: Vec<(String, CreateError)> =
+                factory.unbound().map(|(name, why)| (name.to_string(), why)).collect();
+            let is_absent = |device: &String| absent.iter().any(|(name, _)| name == device);
+            for device in post.absent.iter().filter(|device| !is_absent(device)) {
+                log::info!(target: OPERATOR, "{}: {device} is there, and can be had", post.name);
+            }
+            if first {
+                for (_, why) in &absent {
+                    log::warn!("{}: {}; it can be had when that changes", post.name, Told(why));
+                }
+            }
+            post.absent = absent.into_iter().map(|(name, _)| name).collect();
+        }
+        if first {
+            for (id, post) in self.posts.iter().filter(|(_, post)| post.lifetime.is_none()) {
+                log::info!(target: OPERATOR, "{}: {}", post.name, self.held_by(*id));
+            }
+        }
+    }
+
     /// Whose patience its sessions share: those of one factory right below the server's own are a group, and the server's own is the first.
     pub(super) fn group_of(&self, at: FactoryId) -> u64 {
         match self.control.catalogue().top_of(at) {
@@ -82,7 +153,7 @@ impl Server {
         }
     }
 
-    fn factory_name(&self, id: FactoryId) -> String {
+    pub(super) fn factory_name(&self, id: FactoryId) -> String {
         let tag = self.control.catalogue().factory(id).and_then(|f| f.tag().cloned());
         let tag = tag.map_or_else(String::new, |tag| format!(" \"{tag}\""));
         format!("factory {}{tag}", id.number())
@@ -106,9 +177,14 @@ impl Server {
     /// Takes who has connected to a factory's own socket.
     pub(super) fn accept_factory_caller(&mut self, id: FactoryId, time: Time) {
         for _ in 0..ACCEPTS_PER_TURN {
+            let fixed = self.posts.get(&id).is_some_and(|post| post.lifetime.is_none());
+            if fixed && !self.place_at_factory(id, time) {
+                return self.crowd(id);
+            }
             let Some(Post { listener: Some(listener), name, .. }) = self.posts.get(&id) else { return };
-            // It shares its flags with its holder.
-            let socket = match self.acceptor.accept(listener) {
+            // A holder's socket shares its flags with its holder.
+            let accepted = if fixed { socket::accept(listener) } else { self.acceptor.accept(listener) };
+            let socket = match accepted {
                 Ok(Some(socket)) => socket,
                 Ok(None) => return,
                 Err(e @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) => {
@@ -117,21 +193,15 @@ impl Server {
                 }
                 Err(e) => {
                     log::warn!(target: REFUSAL, "{name}: accepting a connection: {e}; it ends");
-                    return self.take_back(id);
+                    return self.take_back(id, "its listening socket failed");
                 }
             };
-            let callers =
-                self.watched.values().filter(|w| matches!(w, Watched::Caller(_, at, _) if *at == id));
-            if callers.count() >= CALLERS_EACH {
-                log::warn!(target: REFUSAL, "{name}: a caller was refused: {CALLERS_EACH} are there already");
+            if !fixed && !self.place_at_factory(id, time) {
+                // One that waits in the backlog could hold descriptors that keep the factory alive.
+                log::warn!(target: REFUSAL, "{}: a caller was refused: {} are there already", self.post_name(id), self.budget.callers_each);
                 continue;
             }
-            let Ok(caller) = Caller::new(socket) else { continue };
-            let token = self.next_token;
-            if self.epoll.add(&caller, token, Interest::Read).is_ok() {
-                self.token(Watched::Caller(caller, id, time));
-                self.serve_caller(token, time);
-            }
+            self.take_factory_caller(id, socket, time);
         }
     }
 
@@ -151,7 +221,7 @@ impl Server {
     }
 
     /// Takes a factory back, with everything below it.
-    pub(super) fn take_back(&mut self, id: FactoryId) {
+    pub(super) fn take_back(&mut self, id: FactoryId, why: &str) {
         let catalogue = self.control.catalogue();
         let below = |at: FactoryId| catalogue.is_below(at, id);
         if catalogue.factory(id).is_none_or(|f| f.is_ended()) {
@@ -169,20 +239,34 @@ impl Server {
         let seats: Vec<u32> = minted.filter_map(|key| self.by_session.get(&key).copied()).collect();
         let name = self.posts.get(&id).map_or_else(String::new, |post| post.name.clone());
         log::info!(target: OPERATOR, "{name}: taken back; {} sessions end", seats.len());
-        // From here on nothing is minted there.
+        // From here on nothing is minted there. What is below it ends with it.
+        let ending: Vec<FactoryId> = self.posts.keys().copied().filter(|at| below(*at)).collect();
+        for at in ending {
+            let record = self.of_factory(audit::Event::End, at);
+            if let Some(post) = self.posts.get_mut(&at) {
+                post.record.get_or_insert(record);
+                post.why.get_or_insert_with(|| {
+                    if at == id { why.to_owned() } else { format!("{name} was taken back") }
+                });
+            }
+        }
         self.control.end_factory(id);
         for token in callers {
             self.waiting.retain(|w| w.caller != token);
             self.close(token);
         }
-        seats.into_iter().for_each(|seat| self.end(seat));
+        let name = &name;
+        seats.into_iter().for_each(|seat| self.end(seat, &format!("{name} was taken back")));
+
         self.breathe();
     }
 
     /// Nothing is left of it.
-    pub(super) fn factory_ended(&mut self, id: FactoryId) {
+    pub(super) fn factory_ended(&mut self, id: FactoryId, time: Time) {
         let Some(post) = self.posts.remove(&id) else { return };
-        let _ = self.epoll.remove(&post.lifetime);
+        if let Some(lifetime) = &post.lifetime {
+            let _ = self.epoll.remove(lifetime);
+        }
         if let Some(listener) = &post.listener {
             let _ = self.epoll.remove(listener);
         }
@@ -191,6 +275,13 @@ impl Server {
         );
         self.capabilities.retain(|_, whose| *whose != Capability::Factory(id));
         log::info!(target: OPERATOR, "{}: ended", post.name);
+        if let Some(audit) = &mut self.audit {
+            audit.forget(id.number(), time);
+        }
+        let record = post
+            .record
+            .unwrap_or_else(|| Record { factory: Some(id.number()), ..Record::of(audit::Event::End) });
+        self.note(Record { why: post.why, ..record }, time);
     }
 
     /// What a factory holds, and what was minted through it.

@@ -29,8 +29,8 @@ pub(super) fn listing(control: &Control, id: FactoryId, trusted: &Trusted) -> Li
                     read_only: policy.access() == Access::ReadOnly,
                     ds_max: policy.ds_max().get(),
                     dataspaces: names(policy.dataspaces(), trusted),
-                    iops: policy.rate().iops.map(NonZeroU64::get),
-                    bytes: policy.rate().bytes.map(NonZeroU64::get),
+                    iops: session.rate().iops.map(NonZeroU64::get),
+                    bytes: session.rate().bytes.map(NonZeroU64::get),
                     memory: session.registry().bytes(),
                 }
             })

@@ -1,6 +1,6 @@
 //! What is said once all controllers were scanned: what is served, and where.
 
-use nvme_linux::logger::OPERATOR;
+use nvme_linux::logger::SERVER;
 
 use super::Server;
 use crate::seat::Phase;
@@ -30,7 +30,7 @@ impl Server {
         let mut parts = vec![listed(disks.collect(), "no disk")];
         parts.extend(Some(listed(clients.collect(), "")).filter(|part| !part.is_empty()));
         parts.extend(Some(listed(self.sockets.clone(), "")).filter(|part| !part.is_empty()));
-        log::info!(target: OPERATOR, "ready: {}", parts.join("; "));
+        log::info!(target: SERVER, "ready: {}", parts.join("; "));
     }
 }
 

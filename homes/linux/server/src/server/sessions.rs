@@ -1,7 +1,9 @@
 //! The sessions' side: their clients come and go, and control says what became of what they asked.
 
 use std::os::fd::AsFd;
+use std::time::SystemTime;
 
+use nvme_audit as audit;
 use nvme_core::server::control::Event;
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose;
@@ -11,8 +13,10 @@ use nvme_linux::vhost::ConnectionError;
 use nvme_platform::Time;
 use nvme_session::virtqueue::Broken;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, shutdown};
 
-use super::{Capability, Server, Watched};
+use super::{CLOSED, Server, Watched};
+use crate::capability::Capability;
 use crate::hints::Told;
 use crate::lent::Lent;
 use crate::seat::{Order, Over, Phase, Seat, Source};
@@ -24,6 +28,7 @@ impl Server {
         now: Time,
         work: impl FnOnce(&mut Seat, &mut Lent<'_>) -> T,
     ) -> Option<T> {
+        self.touch(id);
         let seat = self.seats.get_mut(&id)?;
         let mut lent = Lent {
             control: &mut self.control,
@@ -31,13 +36,28 @@ impl Server {
             trusted: &self.trusted,
             found: &self.found.0,
             seat: id,
+            keeps: self.upgrades.keeps() || self.keep.is_some(),
+            stores: self.keep.is_some(),
             capabilities: &self.capabilities,
             now,
         };
-        Some(work(seat, &mut lent))
+        let turn = self.keep.as_ref().and_then(|keep| keep.turn.as_ref());
+        if let Some((turn, key)) = turn.zip(seat.key) {
+            turn.say(key.0);
+        }
+        let done = work(seat, &mut lent);
+        if let Some(turn) = turn {
+            turn.say(0);
+        }
+        self.take_notes(id, now);
+        Some(done)
     }
 
     pub(super) fn serve(&mut self, id: u32, time: Time) {
+        // While everything stands still, or is not as it was, what clients ask for waits in their sockets.
+        if self.upgrades.frozen || self.seats.get(&id).is_some_and(Seat::is_going_on) {
+            return;
+        }
         let lost = dispose::lost_here();
         let result = self.lend(id, time, |seat, lent| seat.serve(lent));
         match result {
@@ -59,7 +79,7 @@ impl Server {
         log::warn!(target: REFUSAL, "{}: it sent files that cannot be closed; {end}", seat.name);
         self.disconnect(id, &Over::Unclosable);
         if !fixed {
-            self.end(id);
+            self.end(id, &Over::Unclosable.to_string());
         }
         self.breathe();
     }
@@ -92,10 +112,11 @@ impl Server {
         if let Source::Listener(listener) = &seat.source {
             let _ = self.epoll.remove(listener);
         }
-        self.end(id);
+        self.end(id, "its listening socket was shut down");
     }
 
     pub(super) fn disconnect(&mut self, id: u32, over: &Over) {
+        self.touch(id);
         let Some(seat) = self.seats.get_mut(&id) else { return };
         let Some(conn) = seat.conn.take() else { return };
         self.leave |= seat.last;
@@ -113,7 +134,7 @@ impl Server {
         let over_with_it = matches!(seat.source, Source::Connection);
         if seat.phase == Phase::Connected {
             if over_with_it {
-                self.end(id);
+                self.end(id, &over.to_string());
             } else if let Some(key) = seat.key {
                 seat.phase = Phase::Clearing;
                 self.control.clear(key);
@@ -132,14 +153,16 @@ impl Server {
         let lost = seat.key.and_then(|key| self.control.session(key)).is_some_and(|s| s.is_lost());
         if lost && seat.cap.is_some() && matches!(seat.phase, Phase::Free | Phase::Clearing) {
             seat.away = true;
-            self.end(id);
+            self.end(id, "its device is lost");
         }
     }
 
     /// Ends a session, or a static client.
-    pub(super) fn end(&mut self, id: u32) {
+    pub(super) fn end(&mut self, id: u32, why: &str) {
         let Some(seat) = self.seats.get_mut(&id).filter(|s| s.phase != Phase::Ending) else { return };
         seat.phase = Phase::Ending;
+        seat.why = Some(why.to_owned());
+        self.will_be_gone(id);
         self.disconnect(id, &Over::Ended);
         let Some(seat) = self.seats.get_mut(&id) else { return };
         match seat.key {
@@ -162,21 +185,25 @@ impl Server {
         };
         let gone: Vec<u32> = self.seats.iter().filter(|(_, s)| gone(s)).map(|(id, _)| *id).collect();
         for id in gone {
-            self.end(id);
+            self.end(id, CLOSED);
         }
         self.seats.values().any(|s| s.phase == Phase::Ending)
     }
 
     pub(super) fn remove_client(&mut self, id: u32) {
+        self.unkeep(id);
         let Some(seat) = self.seats.remove(&id) else { return };
         if let Source::Listener(listener) = &seat.source {
             let _ = self.epoll.remove(listener);
         }
+        // The other ends hear of it now, not when the service manager has let go of what it kept.
         if let Some(lifetime) = &seat.lifetime {
             let _ = self.epoll.remove(lifetime);
+            let _ = shutdown(lifetime, Shutdown::Both);
         }
         for waiter in &seat.waiting {
             let _ = self.epoll.remove(&waiter.socket);
+            let _ = shutdown(&waiter.socket, Shutdown::Both);
         }
         self.capabilities.retain(|_, whose| *whose != Capability::Session(id));
         self.watched.retain(
@@ -186,8 +213,11 @@ impl Server {
 
     pub(super) fn control_event(&mut self, event: Event, time: Time) {
         match event {
+            // What was absent is looked for when all goes on.
+            Event::Scanned | Event::CatalogueChanged if self.upgrades.frozen => {}
             Event::Scanned => {
                 self.start_static(true, time);
+                self.look_at_factories(true);
                 self.say_ready();
                 self.retry_waiting(time);
                 self.notifier.ready();
@@ -195,6 +225,7 @@ impl Server {
             Event::CatalogueChanged => {
                 if self.control.scanned() {
                     self.start_static(false, time);
+                    self.look_at_factories(false);
                     self.retry_waiting(time);
                 }
             }
@@ -222,6 +253,10 @@ impl Server {
                     log::error!("{}: its device is lost; its requests fail", seat.name);
                 });
                 if let Some(id) = self.by_session.get(&key).copied() {
+                    let record = self.of_session(audit::Event::DeviceLost, id);
+                    self.note(record, time);
+                }
+                if let Some(id) = self.by_session.get(&key).copied() {
                     self.end_if_away(id);
                 }
             }
@@ -232,6 +267,8 @@ impl Server {
                     }
                 });
             }
+            // Whoever waits for it looks.
+            Event::Held(_) => {}
             Event::Hangs(key) => {
                 if let Some(id) = self.by_session.get(&key).copied() {
                     self.disconnect(id, &Over::Hangs);
@@ -253,6 +290,10 @@ impl Server {
             }
             Event::Ended(key) => {
                 let Some(id) = self.by_session.remove(&key) else { return };
+                self.unkeep(id);
+                let record = self.of_session(audit::Event::End, id);
+                let why = self.seats.get_mut(&id).and_then(|seat| seat.why.take());
+                self.note(audit::Record { why, ..record }, time);
                 let Some(seat) = self.seats.get_mut(&id) else { return };
                 log::info!(target: OPERATOR, "{}: ended", seat.name);
                 // Whoever is still connected had the session that is no more.
@@ -275,14 +316,15 @@ impl Server {
                 // The device may be what somebody waits for.
                 self.retry_waiting(time);
             }
-            Event::FactoryEnded(id) => self.factory_ended(id),
+            Event::FactoryEnded(id) => self.factory_ended(id, time),
             Event::ShutDown => self.down = true,
         }
     }
 
     /// Nothing is left of a seat's last client.
     pub(super) fn free(&mut self, id: u32, time: Time) {
-        if let Some(seat) = self.seats.get_mut(&id).filter(|s| s.phase == Phase::Clearing) {
+        let waits = |s: &&mut Seat| matches!(s.phase, Phase::Clearing | Phase::Unwritten);
+        if let Some(seat) = self.seats.get_mut(&id).filter(waits) {
             seat.phase = Phase::Free;
             self.admit(id, time);
         }
@@ -309,12 +351,20 @@ impl Server {
             let Some(seat) = self.seats.get_mut(&id) else { continue };
             match self.control.create(&seat.policy, true) {
                 Ok(key) => {
-                    seat.key = Some(key);
-                    seat.phase = Phase::Free;
+                    (seat.key, seat.since) = (Some(key), SystemTime::now());
+                    seat.phase = Phase::Unwritten;
+                    let minted = self.control.session(key).map(|session| session.minted().device());
+                    seat.device = minted.unwrap_or_default().to_owned();
                     self.by_session.insert(key, id);
                     let device = seat.policy.device();
                     log::info!(target: OPERATOR, "{}: {device}, {}, session {}", seat.name, seat.policy.access(), key.0);
-                    self.admit(id, time);
+                    // Nobody waits for it: one that is not kept begins anew in the next server.
+                    if let Err(why) = self.keep_seat(id) {
+                        self.not_kept(id, &why);
+                    }
+                    if self.note_static(id, key, time) {
+                        self.free(id, time);
+                    }
                 }
                 Err(why) if first => {
                     log::warn!("{}: {}; it is served when that changes", seat.name, Told(&why));

@@ -6,6 +6,9 @@ use nvme_platform::Time;
 use nvme_policy::{Errno, FactoryRequest, SessionRequest};
 use nvme_session::factory::FactoryId;
 
+/// Calls of one tenant that wait at a time: all of them are tried again whenever something becomes free.
+pub(super) const WAITING_EACH: usize = 16;
+
 /// What a caller asks for.
 pub(super) enum Asked {
     Session(Box<SessionRequest>),
@@ -26,6 +29,8 @@ pub(super) struct Call {
 /// A call of `create` that waits: for the scan, or for a session to end.
 pub(super) struct Waiting {
     pub(super) caller: u64,
+    /// Whose it is.
+    pub(super) tenant: u64,
     pub(super) request: Request,
     pub(super) asked: Asked,
     pub(super) until: Time,

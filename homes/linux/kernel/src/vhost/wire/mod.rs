@@ -42,6 +42,9 @@ pub const RING_NO_DESCRIPTOR: u64 = 0x100;
 pub(super) const TABLE: usize = size_of::<VhostUserMemory>();
 pub(super) const REGION: usize = size_of::<VhostUserMemoryRegion>();
 pub(super) const CONFIG: usize = size_of::<VhostUserConfig>();
+pub(super) const INFLIGHT: usize = size_of::<VhostUserInflight>();
+/// The same without padding.
+pub(super) const INFLIGHT_SHORT: usize = INFLIGHT - size_of::<u32>();
 
 /// Most bytes of payload of any message that is understood here: a whole configuration space with its head.
 pub const PAYLOAD_MAX: usize = CONFIG + CONFIG_SPACE as usize;
@@ -148,6 +151,22 @@ message! {
         pub size: u32,
         /// Who changes it.
         pub flags: u32,
+    }
+}
+
+message! {
+    /// "Inflight description". QEMU's has four bytes of padding behind, rust-vmm's has not.
+    pub struct VhostUserInflight: 24 {
+        /// Bytes of the region.
+        pub mmap_size: u64,
+        /// Where it begins in its file.
+        pub mmap_offset: u64,
+        /// Queues that it has journals of.
+        pub num_queues: u16,
+        /// Descriptors of each.
+        pub queue_size: u16,
+        /// Nothing.
+        pub padding: u32,
     }
 }
 

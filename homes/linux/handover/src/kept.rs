@@ -1,0 +1,81 @@
+//! What is kept of a server in case it is killed, in parts: one document for each session, and one for the rest.
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::{Drained, Session};
+use crate::{Capability, Document, File};
+
+/// What is kept of a server beside its sessions.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptServer {
+    /// What it was started with.
+    pub capabilities: Vec<Capability>,
+    /// Memory that says of each session whether it lives, and whether its connection is as its document says.
+    pub board: File,
+    /// What has to hang up before images are as they will stay: of this server, and of those before it that had not yet.
+    pub gates: Vec<Gate>,
+    /// The number of the next session. No number is used twice.
+    pub next_session: u64,
+    /// The number of the next factory.
+    pub next_factory: u64,
+    /// What is drained: its sessions wait until it is resumed.
+    pub drained: Vec<Drained>,
+    /// Whose turn it was when servers crashed, the last ones.
+    pub crashes: Vec<Crash>,
+}
+
+/// One end of a pipe, whose other end somebody holds who may still write, or read into clients' memory.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gate {
+    /// The controller's serial number whose image that is about; none: all images.
+    pub serial: Option<String>,
+    /// The end.
+    pub file: File,
+}
+
+/// A crash in a session's turn.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crash {
+    /// The session's number.
+    pub session: u64,
+    /// The static client whose it was.
+    pub client: Option<String>,
+    /// The factory that minted it.
+    pub factory: u64,
+    /// Seconds since the machine started.
+    pub at: u64,
+}
+
+/// What is kept of a session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptSession {
+    /// Its place on the board.
+    pub slot: u32,
+    /// All of it.
+    pub session: Session,
+}
+
+impl Document for KeptServer {
+    const KIND: &'static str = "server";
+
+    fn files(&self) -> Vec<File> {
+        let mut files: Vec<File> = self.capabilities.iter().map(|capability| capability.file).collect();
+        files.push(self.board);
+        files.extend(self.gates.iter().map(|gate| gate.file));
+        files
+    }
+}
+
+impl Document for KeptSession {
+    const KIND: &'static str = "session";
+
+    fn files(&self) -> Vec<File> {
+        let mut files = Vec::new();
+        self.session.name(&mut files);
+        files
+    }
+}

@@ -1,0 +1,26 @@
+//! What one server hands over to the next, or leaves to it when it dies.
+//!
+//! Two documents, each in a sealed memory file, with the descriptors that it names by number: [`Capabilities`], what the server was
+//! started with, and [`State`], what came of it. A document begins with a line that says its kind and its [`VERSION`]; one of another
+//! version is refused as a whole, and so is one with a field that is not known: what is not understood is not half taken over.
+//!
+//! What is kept in case it is killed ([`KeptServer`], [`KeptSession`]) is written likewise, part by part.
+//!
+//! Nothing here is believed for having been well formed. Whoever takes over builds everything anew by the rules that it would have been
+//! built by the first time, and refuses all of it when a part does not pass.
+//!
+//! * `document`: bytes to document and back. `state`: what came of it. `kept`: what is left by a server that died. `file`: descriptors by number.
+#![forbid(unsafe_code)]
+
+mod document;
+mod file;
+mod kept;
+mod state;
+
+pub use document::{Capabilities, Capability, DOCUMENT_MAX, Document, FILES_MAX, Unreadable, VERSION};
+pub use file::File;
+pub use kept::{Crash, Gate, KeptServer, KeptSession};
+pub use state::{
+    Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
+    Lost, Machine, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,
+};

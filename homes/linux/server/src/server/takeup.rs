@@ -1,0 +1,250 @@
+//! This server takes up what one left that was killed.
+//!
+//! It is an upgrade whose old half is dead, so nobody says no: each session goes on by itself, or ends by itself, with a line. What the dead
+//! one had begun may still land, in an image or in a client's memory, until its gates have hung up: sessions of such an image wait for that, and
+//! others do not.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use nvme_core::server::control::Event;
+use nvme_core::server::message::SessionKey;
+use nvme_handover as handover;
+use nvme_handover::{Crash, KeptSession};
+use nvme_linux::dispose::dispose;
+use nvme_linux::events::{Interest, now};
+use nvme_linux::keep::Shelf;
+use nvme_linux::logger::{OPERATOR, SERVER};
+use nvme_platform::Time;
+use rustix::net::{Shutdown, shutdown};
+
+use super::{Server, Watched};
+use crate::fatal::Fatal;
+use crate::keep::{Found, Kept, Leavings, State};
+use crate::seat::{Over, Seat};
+use crate::upgrade::Given;
+
+/// A session's document, with what it names, and where it lies.
+type Session = (KeptSession, Given, Shelf);
+
+/// How many crashes are enough to end whose turn it was, and in how many seconds.
+const ENOUGH: usize = 3;
+const A_WHILE: u64 = 60;
+/// How long controllers may take to be scanned until sessions are taken up without.
+const SCANS: Duration = Duration::from_secs(60);
+
+impl Server {
+    /// Takes up what was left.
+    pub(crate) fn take_up(&mut self, found: Found) -> Result<(), Fatal> {
+        let start = now();
+        let Found { sessions, next_session, next_factory, drained, .. } = found;
+        self.upgrades.frozen = true;
+        let own = self.own_events()?;
+        while !self.control.scanned() && now() < start + SCANS {
+            self.turn_still(&own, start + SCANS)?;
+        }
+        self.wait_for_gates();
+        for drained in drained {
+            match self.drained_of_state(&drained) {
+                Some(drained) => drop(self.control.drain(drained)),
+                None => log::warn!(target: OPERATOR, "what was drained is not here any more: {drained:?}"),
+            }
+        }
+        let time = now();
+        let count = sessions.len();
+        let kept: Vec<(String, Session)> =
+            sessions.into_iter().filter_map(|leavings| self.read_session(leavings)).collect();
+        self.count_crashes(&kept);
+        let taken: Vec<u32> =
+            kept.into_iter().filter_map(|(name, kept)| self.take_up_session(name, kept, time)).collect();
+        self.control.catalogue_mut().begin_at(next_session);
+        self.control.catalogue_mut().begin_factories_at(next_factory);
+        if let Some(keep) = &mut self.keep {
+            keep.board.settle();
+            keep.stale = true;
+        }
+        // The next one has to wait for this one's gates, too, before anything can land.
+        self.keep_changes();
+        self.taking_up = taken.iter().copied().collect::<BTreeSet<u32>>();
+        log::warn!(
+            target: SERVER,
+            "the server before was killed: {} of {count} sessions go on after {} ms",
+            taken.len(),
+            (time - start).as_millis()
+        );
+        self.upgrades.frozen = false;
+        self.begin();
+        self.control_event(Event::Scanned, time);
+        self.take_up_more(time);
+        Ok(())
+    }
+
+    /// Sessions of images wait where something of a server before may still land.
+    fn wait_for_gates(&mut self) {
+        let Some(keep) = &self.keep else { return };
+        let serials = self.control.controllers().map(|(_, controller, _)| controller.info().serial.as_str());
+        let busy: Vec<(u16, String)> =
+            (0..).zip(serials.map(str::to_owned)).filter(|(_, serial)| !keep.is_quiet(serial)).collect();
+        for (at, serial) in busy {
+            log::warn!(target: OPERATOR, "{serial}: what the server before began there has not ended; its sessions wait");
+            self.control.set_unsettled(at, true);
+        }
+        for at in 0..keep.before.len() {
+            let token = self.next_token;
+            let Some(gate) = self.keep.as_ref().and_then(|keep| keep.before.get(at)) else { return };
+            if let Err(why) = self.epoll.add(&gate.end, token, Interest::Hangup) {
+                log::error!("what the server before began cannot be watched: {why}");
+            }
+            self.token(Watched::Gate);
+        }
+    }
+
+    /// Something that a server before had begun has ended.
+    pub(super) fn gate_opened(&mut self, time: Time) {
+        let Some(keep) = &mut self.keep else { return };
+        for gate in keep.before.extract_if(.., |gate| gate.is_open()) {
+            let _ = self.epoll.remove(&gate.end);
+            keep.stale = true;
+        }
+        let serials = self.control.controllers().map(|(_, controller, _)| controller.info().serial.as_str());
+        let quiet: Vec<(u16, String)> =
+            (0..).zip(serials.map(str::to_owned)).filter(|(_, serial)| keep.is_quiet(serial)).collect();
+        for (at, serial) in quiet {
+            if self.control.set_unsettled(at, false) {
+                log::info!(target: OPERATOR, "{serial}: nothing of the server before is under way any more");
+            }
+        }
+        self.take_up_more(time);
+    }
+
+    /// What was kept of a session.
+    fn read_session(&self, leavings: Leavings) -> Option<(String, Session)> {
+        let name = leavings.name.clone();
+        match leavings.session() {
+            Ok(session) => Some((name, session)),
+            Err(why) => {
+                log::warn!(target: OPERATOR, "{name}: it ends: {why}");
+                self.let_go(name);
+                None
+            }
+        }
+    }
+
+    fn let_go(&self, name: String) {
+        if let Some(keep) = &self.keep {
+            keep.keeper.let_go(name);
+        }
+    }
+
+    /// Remembers in whose turns servers crashed within a minute.
+    fn count_crashes(&mut self, kept: &[(String, Session)]) {
+        let Some(keep) = &mut self.keep else { return };
+        let at = now().as_nanos() / 1_000_000_000;
+        for number in core::mem::take(&mut keep.crashed) {
+            let found = kept.iter().map(|(_, (document, ..))| &document.session).find(|s| s.number == number);
+            let Some(session) = found else { continue };
+            log::warn!(target: SERVER, "the server before crashed in the turn of session {number}");
+            let (client, factory) = (session.client.clone(), session.factory);
+            keep.crashes.push(Crash { session: number, client, factory, at });
+        }
+        keep.crashes.retain(|crash| crash.at + A_WHILE >= at && crash.at <= at);
+    }
+
+    /// Whether the server has crashed in a session's turns, or in those of its factory's sessions, as often as is enough.
+    fn is_poison(&self, session: &handover::Session) -> bool {
+        let Some(keep) = &self.keep else { return false };
+        let own = |crash: &&Crash| {
+            crash.session == session.number
+                || crash.client.is_some() && crash.client == session.client
+                || crash.factory != 0 && crash.factory == session.factory
+        };
+        keep.crashes.iter().filter(own).count() >= ENOUGH
+    }
+
+    /// A session goes on, or ends. Its seat.
+    fn take_up_session(&mut self, name: String, kept: Session, time: Time) -> Option<u32> {
+        let ended = |why: &str| log::warn!(target: OPERATOR, "{name}: it ends: {why}");
+        let (document, mut given, shelf) = kept;
+        let KeptSession { slot, mut session } = document;
+        let number = session.number;
+        let state = self.keep.as_mut().and_then(|keep| keep.board.take_again(slot, number));
+        if matches!(state, None | Some(State::Gone)) {
+            self.let_go(name);
+            return None;
+        }
+        if self.is_poison(&session) {
+            log::error!(
+                "{name}: it ends: servers crashed {ENOUGH} times within a minute in its turn, or in turns of its factory's"
+            );
+            let barred = |seat: &&mut Seat| seat.cap.is_some() && seat.cap == session.client;
+            if let Some(seat) = self.seats.values_mut().find(barred) {
+                log::error!("{}: nobody is let in until the server is restarted", seat.name);
+                seat.barred = true;
+            }
+            if let Some(keep) = &mut self.keep {
+                keep.forget(&Kept { shelf, slot, number });
+            }
+            return None;
+        }
+        if state == Some(State::Says)
+            && let Some(connection) = session.connection.take()
+        {
+            log::warn!(target: OPERATOR, "{name}: its client was saying something; that connection is closed");
+            if let Ok(socket) = given.take(connection.socket) {
+                let _ = shutdown(&socket, Shutdown::Both);
+                dispose([socket]);
+            }
+        }
+        let result = self.adopt(session, &mut given, true, time);
+        let key = SessionKey(number);
+        let kept = Kept { shelf, slot, number };
+        match result {
+            Ok(id) => {
+                if let Some(seat) = self.seats.get_mut(&id) {
+                    seat.kept = Some(kept);
+                }
+                Some(id)
+            }
+            Err(why) => {
+                ended(&why);
+                if let Some(keep) = &mut self.keep {
+                    keep.forget(&kept);
+                }
+                match self.by_session.get(&key).copied() {
+                    Some(id) => self.end(id, &why),
+                    None if self.control.session(key).is_some() => self.control.end(key),
+                    None => {}
+                }
+                None
+            }
+        }
+    }
+
+    /// Does what is still to be done of what clients had asked for, and lets those go on that have all of it.
+    pub(super) fn take_up_more(&mut self, time: Time) {
+        for id in core::mem::take(&mut self.taking_up) {
+            let Some(seat) = self.seats.get(&id) else { continue };
+            let name = seat.name.clone();
+            let settled = seat.key.is_none_or(|key| !self.control.is_unsettled(key));
+            match self.lend(id, time, |seat, lent| seat.take_up(lent)) {
+                Some(Ok(true)) if settled => {
+                    self.lend(id, time, |seat, lent| {
+                        seat.is_taken_up();
+                        seat.unpause(lent);
+                    });
+                    log::info!(target: OPERATOR, "{name}: goes on");
+                    self.serve(id, time);
+                    self.admit(id, time);
+                }
+                Some(Ok(_)) => drop(self.taking_up.insert(id)),
+                Some(Err(why)) => {
+                    if let Some(seat) = self.seats.get_mut(&id) {
+                        seat.is_taken_up();
+                    }
+                    self.disconnect(id, &Over::NotTakenUp(why));
+                }
+                None => {}
+            }
+        }
+    }
+}
