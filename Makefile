@@ -4,6 +4,6 @@ PKGDIR = .
 L4DIR ?= $(if $(wildcard $(PKGDIR)/../../mk/subdir.mk),$(abspath $(PKGDIR)/../..),$(firstword $(O) $(OBJ_BASE) $(BUILDDIR))/source)
 export L4DIR
 
-TARGET = homes/l4re/program
+TARGET = homes/l4re/program homes/l4re/take-back
 
 include $(L4DIR)/mk/subdir.mk

@@ -1,4 +1,5 @@
--- What the examples with virtual machines share: a QEMU whose memory the server can be given.
+-- What the examples with virtual machines share: a QEMU whose memory the server can be given; and what scripts for both homes need of
+-- this one (lua/l4re/common.lua has the same names).
 
 local L4 = require "L4"
 
@@ -42,6 +43,22 @@ function vm.start(name, memory, disks, more)
     add(word);
   end
   return L4.default_loader:startv({ caps = caps, log = { name } }, table.unpack(words));
+end
+
+-- The controllers of the server.
+function vm.controllers()
+  return assert(vbus_nvme, "define vbus_nvme first, for example as \"soft:disk.img,serial=a\"");
+end
+
+-- Starts a loader with these capabilities and nothing else, for a script beside this one and its words.
+function vm.loader(name, caps, script, ...)
+  local file = assert(package.searchpath(script, package.path));
+  return L4.default_loader:startv({ caps = caps, log = { name } }, "rom/nvme-ned", file, "--", ...);
+end
+
+-- Takes a factory back, with all that came of it: the right to do so is the value's own, whoever has copies.
+function vm.take_back(factory)
+  local over <close> = factory;
 end
 
 return vm

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use mlua::{Lua, MetaMethod, Table, UserData, UserDataMethods, Value};
-use nvme_linux::factory::{Client, Refusal};
+use nvme_linux::factory::{Client, Delegated, Refusal};
 use rustix::io::Errno;
 
 use crate::channel::Channel;
@@ -43,6 +43,8 @@ pub(crate) enum Object {
     Channel(RefCell<Channel>),
     /// An open descriptor, until it is closed.
     Open(RefCell<Option<OwnedFd>>, Kind),
+    /// A factory that a server made, until it is given back.
+    Factory(RefCell<Option<Delegated>>),
     /// Where output goes, with its tag and colour.
     Log(Vec<String>),
     /// Something that L4Re's programs expect in `L4.Env`, and that Linux gives to every program anyhow.
@@ -67,7 +69,7 @@ impl Cap {
 
     fn type_name(&self) -> &'static str {
         match &*self.object {
-            Object::Kernel | Object::Memory(_) => "L4::Factory",
+            Object::Kernel | Object::Memory(_) | Object::Factory(_) => "L4::Factory",
             Object::Channel(_) => "L4::Ipc_gate",
             Object::Open(_, Kind::Session) => "L4virtio::Device",
             Object::Open(_, Kind::Dataspace) => "L4Re::Dataspace",
@@ -80,6 +82,9 @@ impl Cap {
     fn number(&self) -> Option<i32> {
         match &*self.object {
             Object::Open(fd, _) => fd.borrow().as_ref().map(AsRawFd::as_raw_fd),
+            Object::Factory(made) => {
+                made.borrow().as_ref().and_then(Delegated::connection).map(|fd| fd.as_raw_fd())
+            }
             _ => None,
         }
     }
@@ -88,6 +93,7 @@ impl Cap {
     pub(crate) fn is_valid(&self) -> bool {
         match &*self.object {
             Object::Open(fd, _) => fd.borrow().is_some(),
+            Object::Factory(made) => made.borrow().is_some(),
             _ => true,
         }
     }
@@ -141,7 +147,26 @@ impl Cap {
                 let socket = socket.ok_or_else(closed)?.map_err(|errno| Failure::io("dup", &errno.into()))?;
                 mint(socket, protocol, &words)
             }
+            Object::Factory(made) => {
+                let made = made.borrow();
+                let closed = || Failure::new(Errno::BADF, "the factory was given back");
+                let socket = made.as_ref().and_then(Delegated::connection).map(rustix::io::dup);
+                mint(
+                    socket.ok_or_else(closed)?.map_err(|errno| Failure::io("dup", &errno.into()))?,
+                    protocol,
+                    &words,
+                )
+            }
             _ => Err(unsupported(self.type_name(), protocol)),
+        }
+    }
+
+    /// Gives back what it stands for, whoever else has a reference to it here.
+    fn close(&self) {
+        match &*self.object {
+            Object::Open(fd, _) => drop(fd.borrow_mut().take()),
+            Object::Factory(made) => drop(made.borrow_mut().take()),
+            _ => (),
         }
     }
 
@@ -202,17 +227,21 @@ fn words(lua: &Lua, arguments: &Table) -> Result<Vec<String>, Failure> {
     Ok(words)
 }
 
-/// Asks a server's factory for a session.
+/// Asks a server's factory for a session, or for a factory that holds a part of what this one does.
 fn mint(socket: OwnedFd, protocol: i64, words: &[String]) -> Result<Cap, Failure> {
     let mut client = Client::from_fd(socket);
+    let refused = |refusal: Refusal| Failure { code: -refusal.errno, text: refusal.to_string() };
     // The number of the object means nothing to a server on L4Re, but for one that asks for a factory.
-    let object = if protocol == protocol::FACTORY { "factory" } else { "0" };
-    let mut request = format!("create\0{object}");
+    if protocol == protocol::FACTORY {
+        let made = client.delegate(words, None).map_err(refused)?;
+        let rights = rights::R | rights::W | rights::S | rights::D;
+        return Ok(Cap::new(Object::Factory(RefCell::new(Some(made))), rights));
+    }
+    let mut request = String::from("create\x000");
     for word in words {
         request.push('\0');
         request.push_str(word);
     }
-    let refused = |refusal: Refusal| Failure { code: -refusal.errno, text: refusal.to_string() };
     let (session, _) = client.call(request.as_bytes(), &[]).map_err(refused)?;
     Ok(Cap::new(Object::Open(RefCell::new(Some(session)), Kind::Session), rights::R | rights::W))
 }
@@ -236,11 +265,9 @@ impl UserData for Cap {
             let (Ok(a), Ok(b)) = (a.borrow::<Cap>(), b.borrow::<Cap>()) else { return Ok(false) };
             Ok(Rc::ptr_eq(&a.object, &b.object) && a.server == b.server)
         });
-        // `local vda <close> = …` gives a session back at the end of its block.
+        // `local vda <close> = …` gives a session, or a factory, back at the end of its block.
         methods.add_meta_method(MetaMethod::Close, |_, this, _: mlua::MultiValue| {
-            if let Object::Open(fd, _) = &*this.object {
-                fd.borrow_mut().take();
-            }
+            this.close();
             Ok(())
         });
     }

@@ -42,7 +42,7 @@ impl Loader {
         let Some(at) = at else { return };
         let (_, handler) = self.handlers.borrow_mut().remove(at);
         if let Err(why) = handler.call::<()>(status) {
-            complain(format_args!("lua error: {}", crate::state::first_lines(&why.to_string())));
+            complain(format_args!("lua error: {}", crate::failure::first_lines(&why.to_string())));
         }
     }
 
@@ -225,7 +225,8 @@ impl Request {
 
     /// Opens, connects and makes what the capabilities stand for.
     fn capabilities(&self, program: &str) -> Result<(Vec<Handed>, Vec<Serving>, Specs<'_>), Failure> {
-        let clients = words::clients(&self.line);
+        let factories = words::named_by("--factory", &self.line);
+        let clients = words::named_by("--client", &self.line);
         let (mut handed, mut serving, mut specs) = (Vec::new(), Vec::<Serving>::new(), Vec::new());
         for (name, given) in &self.caps {
             let named = |mut failure: Failure| {
@@ -248,7 +249,8 @@ impl Request {
                             return Err(named(Failure::new(Errno::INVAL, text)));
                         }
                         channel.borrow().may_be_served().map_err(named)?;
-                        let factory = name == "svr" && !clients.contains(&name.as_str());
+                        let svr = name == "svr" && !clients.contains(&name.as_str());
+                        let factory = svr || factories.contains(&name.as_str());
                         let ends = channel::make(factory).map_err(named)?;
                         serving.push(Serving { channel: Rc::clone(&cap.object), ends, name: name.clone() });
                     }
@@ -273,6 +275,14 @@ fn hand_over(cap: &Cap) -> Result<OwnedFd, Failure> {
             } else {
                 rustix::io::fcntl_dupfd_cloexec(fd, 3)
             };
+            copy.map_err(|errno| Failure::io("a copy of its descriptor", &errno.into()))
+        }
+        // Its lifetime stays here: whoever is given the factory can mint, and not keep it.
+        Object::Factory(made) => {
+            let made = made.borrow();
+            let factory = made.as_ref().and_then(|made| made.connection());
+            let factory = factory.ok_or_else(|| Failure::new(Errno::BADF, "it was given back"))?;
+            let copy = rustix::io::fcntl_dupfd_cloexec(factory, 3);
             copy.map_err(|errno| Failure::io("a copy of its descriptor", &errno.into()))
         }
         Object::Kernel | Object::Memory(_) | Object::Log(_) | Object::Ambient(_) => {

@@ -37,6 +37,12 @@ impl<T: IntoLua> IntoLuaMulti for Outcome<T> {
     }
 }
 
+/// Without the tracebacks that the library puts behind an error: they are of its own functions.
+pub(crate) fn first_lines(text: &str) -> String {
+    let end = text.find("\nstack traceback:").unwrap_or(text.len());
+    text.get(..end).unwrap_or(text).trim_start_matches("runtime error: ").trim_end().to_owned()
+}
+
 /// What L4Re says for an error number; what it has none of, as Linux says it.
 pub(crate) fn l4_text(code: i64) -> Cow<'static, str> {
     let text = match -code {

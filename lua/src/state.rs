@@ -13,7 +13,8 @@ use mlua::{
 
 use crate::cap::{Cap, Kind, METHODS, Object};
 use crate::exec::{Loader, Request};
-use crate::failure::{self, Outcome};
+
+use crate::failure::{self, Outcome, first_lines};
 use crate::memory::Allocator;
 use crate::rights;
 use crate::supervise::Program;
@@ -282,12 +283,6 @@ pub(crate) fn run(lua: &Lua, source: &[u8], name: &str) -> Result<(), String> {
         Ok(Some(why)) => Err(first_lines(&why)),
         Err(error) => Err(first_lines(&error.to_string())),
     }
-}
-
-/// Without the tracebacks that the library puts behind an error: they are of its own functions.
-pub(crate) fn first_lines(text: &str) -> String {
-    let end = text.find("\nstack traceback:").unwrap_or(text.len());
-    text.get(..end).unwrap_or(text).trim_start_matches("runtime error: ").trim_end().to_owned()
 }
 
 /// Where `require` looks: beside the script, and among the installed programs.

@@ -70,18 +70,18 @@ pub(crate) fn base(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 
-/// The names that the `--client` options of a command line give.
-pub(crate) fn clients(line: &[String]) -> Vec<&str> {
-    let mut clients = Vec::new();
+/// The names that options of that kind (`--client`, `--factory`) of a command line give.
+pub(crate) fn named_by<'a>(option: &str, line: &'a [String]) -> Vec<&'a str> {
+    let mut names = Vec::new();
     let mut words = line.iter().map(String::as_str);
     while let Some(word) = words.next() {
-        if word == "--client" {
-            clients.extend(words.next());
-        } else if let Some(name) = word.strip_prefix("--client=") {
-            clients.push(name);
+        if word == option {
+            names.extend(words.next());
+        } else if let Some(name) = word.strip_prefix(option).and_then(|rest| rest.strip_prefix('=')) {
+            names.push(name);
         }
     }
-    clients
+    names
 }
 
 /// Where programs are looked for.
@@ -173,7 +173,7 @@ mod tests {
     fn the_clients_are_found_in_both_forms() {
         let line =
             ["nvme-drv", "--client", "cl1", "--device", "x", "--client=cl2", "--client"].map(str::to_owned);
-        assert_eq!(clients(&line), ["cl1", "cl2"]);
+        assert_eq!(named_by("--client", &line), ["cl1", "cl2"]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int {
     // SAFETY: the caller's promise.
     match unsafe { sys::arguments(argc, argv) } {
-        Ok(arguments) => run::run(&arguments),
+        Ok(arguments) => run::run(arguments),
         Err(at) => {
             sys::line(format_args!("nvme-drv: argument {at} is not UTF-8"));
             1

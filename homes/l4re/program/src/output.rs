@@ -57,14 +57,17 @@ impl Lines {
 
 impl Output for Lines {
     fn line(&mut self, level: Level, line: fmt::Arguments<'_>) {
-        let (least, name) = match level {
-            Level::Error => (Verbosity::Normal, "error: "),
-            Level::Warn => (Verbosity::Normal, "warning: "),
-            Level::Plain => (Verbosity::Normal, ""),
-            Level::Info => (Verbosity::Info, ""),
-        };
-        if self.0 >= least {
+        if self.prints(level) {
+            let name = match level {
+                Level::Error => "error: ",
+                Level::Warn => "warning: ",
+                Level::Plain | Level::Info => "",
+            };
             sys::line(format_args!("{name}{line}"));
         }
+    }
+
+    fn prints(&self, level: Level) -> bool {
+        self.0 >= if level == Level::Info { Verbosity::Info } else { Verbosity::Normal }
     }
 }

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::vec::Vec;
 use core::fmt;
 
 use nvme_core::nvme::PciId;
@@ -36,8 +37,11 @@ impl fmt::Display for Failure {
 }
 
 /// Serves, for ever. Comes back only with what kept it from that.
-pub(crate) fn run(arguments: &[&str]) -> i32 {
-    match start(arguments) {
+pub(crate) fn run(arguments: Vec<&str>) -> i32 {
+    let started = start(&arguments);
+    // Nothing is kept that starting alone needed.
+    drop(arguments);
+    match started {
         Ok(mut server) => loop {
             server.turn();
             #[cfg(feature = "defmt")]

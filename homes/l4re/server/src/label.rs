@@ -9,8 +9,8 @@ const SLOT_BITS: u32 = 9;
 const SERIALS: u32 = 1 << 18;
 const KIND_BITS: u32 = 3;
 
-/// A session of the home: its place, and a serial number, so that what was sent to the last one in that place is not taken for
-/// this one's.
+/// A session or a factory of the home: its place, and a serial number, so that what was sent to the last one in that place is not taken
+/// for this one's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Number {
     slot: u32,
@@ -31,7 +31,7 @@ impl Number {
 /// One of our objects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Source {
-    /// The factory's gate.
+    /// The gate of the server's own factory, `svr`.
     Factory,
     /// The interrupt that says that a gate lost its last user.
     Deletion,
@@ -41,6 +41,8 @@ pub(crate) enum Source {
     Gate(Number),
     /// A session's interrupt for its driver to raise.
     Kick(Number),
+    /// An attenuated factory's gate.
+    Post(Number),
 }
 
 impl Source {
@@ -52,6 +54,7 @@ impl Source {
             Self::Interrupt(index) => (2, index),
             Self::Gate(number) => (3, session(number)),
             Self::Kick(number) => (4, session(number)),
+            Self::Post(number) => (5, session(number)),
         };
         Label(((value << KIND_BITS | kind) << 2) as u64)
     }
@@ -69,6 +72,7 @@ impl Source {
             2 => usize::try_from(value).ok().map(Self::Interrupt),
             3 => Some(Self::Gate(number)),
             4 => Some(Self::Kick(number)),
+            5 => Some(Self::Post(number)),
             _ => None,
         }
     }
@@ -84,14 +88,14 @@ mod tests {
             [(0, 0), (SLOTS - 1, SERIALS - 1), (7, 5)].map(|(slot, serial)| Number::new(slot, serial));
         let mut all = alloc::vec![Source::Factory, Source::Deletion];
         all.extend((0..4).map(Source::Interrupt));
-        all.extend(numbers.iter().flat_map(|n| [Source::Gate(*n), Source::Kick(*n)]));
+        all.extend(numbers.iter().flat_map(|n| [Source::Gate(*n), Source::Kick(*n), Source::Post(*n)]));
         for (i, source) in all.iter().enumerate() {
             let label = source.label();
             assert!(label.0 % 4 == 0 && label.0 <= u64::from(u32::MAX), "{source:?}");
             assert_eq!(Source::of(label), Some(*source));
             assert_eq!(all.iter().position(|s| s.label() == label), Some(i));
         }
-        for label in [5, 7, 1 << 3, 1 << 30 | 4, u64::MAX].map(|key| Label(key << 2)) {
+        for label in [6, 7, 1 << 3, 1 << 30 | 4, u64::MAX].map(|key| Label(key << 2)) {
             assert_eq!(Source::of(label), None, "{label:?}");
         }
     }

@@ -25,41 +25,61 @@ pub enum Level {
 pub trait Output {
     /// Prints one line.
     fn line(&mut self, level: Level, line: fmt::Arguments<'_>);
+
+    /// Whether lines of that level are printed: else they need not be made.
+    fn prints(&self, level: Level) -> bool;
 }
 
-/// The server's own end of it, which bounds what clients can cause.
-pub(crate) struct Lines<O> {
-    output: O,
-    /// The second that is counted, and what was said and kept back in it.
+/// The lines that some clients can cause: the second that is counted, and what was said and kept back in it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Budget {
     second: u64,
     said: u32,
     kept_back: u32,
 }
 
+/// The server's own end of it, which bounds what clients can cause.
+pub(crate) struct Lines<O> {
+    output: O,
+    /// What the clients of `svr` can cause.
+    budget: Budget,
+}
+
 impl<O: Output> Lines<O> {
     pub(crate) fn new(output: O) -> Self {
-        Self { output, second: 0, said: 0, kept_back: 0 }
+        Self { output, budget: Budget::default() }
     }
 
     pub(crate) fn say(&mut self, level: Level, line: fmt::Arguments<'_>) {
         self.output.line(level, line);
     }
 
-    /// A line that a client caused.
+    pub(crate) fn prints(&self, level: Level) -> bool {
+        self.output.prints(level)
+    }
+
+    /// A line that a client of the server's own factory caused.
     pub(crate) fn refuse(&mut self, now: Time, line: fmt::Arguments<'_>) {
+        let mut budget = self.budget;
+        self.refuse_of(&mut budget, now, line);
+        self.budget = budget;
+    }
+
+    /// A line that a client caused whose lines are counted there.
+    pub(crate) fn refuse_of(&mut self, budget: &mut Budget, now: Time, line: fmt::Arguments<'_>) {
         let second = now.as_nanos() / SECOND;
-        if second != self.second {
-            (self.second, self.said) = (second, 0);
-            let kept_back = core::mem::take(&mut self.kept_back);
+        if second != budget.second {
+            (budget.second, budget.said) = (second, 0);
+            let kept_back = core::mem::take(&mut budget.kept_back);
             if kept_back > 0 {
                 self.output.line(Level::Warn, format_args!("{kept_back} refusals were not printed"));
             }
         }
-        if self.said < REFUSALS_PER_SECOND {
-            self.said += 1;
+        if budget.said < REFUSALS_PER_SECOND {
+            budget.said += 1;
             self.output.line(Level::Warn, line);
         } else {
-            self.kept_back = self.kept_back.saturating_add(1);
+            budget.kept_back = budget.kept_back.saturating_add(1);
         }
     }
 }
@@ -76,6 +96,10 @@ mod tests {
     impl Output for Kept {
         fn line(&mut self, _: Level, line: fmt::Arguments<'_>) {
             self.0.push(line.to_string());
+        }
+
+        fn prints(&self, _: Level) -> bool {
+            true
         }
     }
 

@@ -74,6 +74,10 @@ pub enum StartError {
     NoDataspace(String),
     /// A static client's device cannot be reserved.
     NotReserved(String, CreateError),
+    /// A `--factory` names a capability that the program was not started with.
+    NoFactory(String),
+    /// A `--factory` cannot be made.
+    NotMade(String, CreateError),
     /// The kernel refused an object.
     Kernel(&'static str, L4Error),
 }
@@ -89,6 +93,8 @@ impl fmt::Display for StartError {
                 write!(f, "--register-ds {name}: no such capability; give it in the caps")
             }
             Self::NotReserved(name, why) => write!(f, "--client {name}: {why}"),
+            Self::NoFactory(name) => write!(f, "--factory {name}: no such capability; give it in the caps"),
+            Self::NotMade(name, why) => write!(f, "--factory {name}: {why}"),
             Self::Kernel(what, why) => write!(f, "{what}: {why}"),
         }
     }

@@ -41,6 +41,7 @@ public:
     else if (name == "grant") grant();
     else if (name == "taken") taken();
     else if (name == "pages") pages();
+    else if (name == "hollow") hollow();
     else if (name == "many") many(strtoul(arg.c_str(), nullptr, 0));
     else bad_usage(name.c_str());
   }
@@ -350,6 +351,22 @@ private:
     hoard.clear();
     crumbs.reset();
     check("a reset heals it", _disk.restart());
+    expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
+  }
+
+  /// Registers memory whose pages cannot be had, since its maker's quota is smaller. Since June 2026 attaching says nothing of that.
+  void hollow()
+  {
+    size_t const size = 1 << 20;
+    auto const env = L4Re::Env::env();
+    auto purse = L4Re::chkcap(L4Re::Util::make_unique_cap<L4::Factory>());
+    L4Re::chksys(l4_error(env->user_factory()->create(purse.get()) << l4_mword_t{256 << 10}), "Make a quota");
+    auto ds = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
+    L4Re::chksys(L4::cap_reinterpret_cast<L4Re::Mem_alloc>(purse.get())->alloc(size, ds.get(), 0), "Allocate beyond it");
+    long const r = _disk.session()->register_ds(L4::Ipc::make_cap_rw(ds.get()), 1ULL << 41, 0, size);
+    char text[40];
+    snprintf(text, sizeof(text), "(%ld)", r);
+    check("memory without pages is refused", r < 0, text);
     expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
   }
 

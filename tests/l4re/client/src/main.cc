@@ -6,6 +6,7 @@
  */
 #include "checks.h"
 #include "load.h"
+#include "tenant.h"
 
 #include <l4/re/util/cap_alloc>
 #include <l4/re/util/env_ns>
@@ -18,7 +19,17 @@ namespace {
 int run(Options o)
 {
   auto *env = L4Re::Env::env();
-  auto session = L4Re::chkcap(env->get_cap<L4virtio::Device>(o.cap.c_str()), "Find the session");
+  Tenant tenant(o);
+  tenant.mint();
+  tenant.revoke();
+  if (o.mode == "none" && o.tests.empty())
+    {
+      printf("[%s] CLIENT %s %u failed\n", o.name.c_str(), tenant.failed() ? "FAIL" : "PASS", tenant.failed());
+      return tenant.failed() ? 1 : 0;
+    }
+  auto session = tenant.session();
+  if (!session.is_valid())
+    session = L4Re::chkcap(env->get_cap<L4virtio::Device>(o.cap.c_str()), "Find the session");
 
   size_t const stride = l4_round_page(o.size + o.align);
   size_t const payload = std::max<size_t>(o.depth * stride, 64 << 10);
@@ -57,7 +68,7 @@ int run(Options o)
   if (o.depth * (o.segments + 2) > disk.queue_size())
     bad_usage("depth × (segments + 2) exceeds the queue");
 
-  unsigned failed = 0;
+  unsigned failed = tenant.failed();
   if (!o.tests.empty())
     {
       Checks checks(disk, o);

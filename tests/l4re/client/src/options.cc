@@ -23,7 +23,10 @@ char const *const usage =
   "  --external-queue      allocates the queue memory itself, sized for queues of 256;  --queue-ds CAP  takes it from CAP\n"
   "  --die N               exits after N completions with requests in flight\n"
   "  --test NAME[=ARG]     repeatable: id[=TEXT] flush readonly writable ds-max=N untrusted discard zeroes bounds address\n"
-  "                        odd unknown caps; last: reset rings\n";
+  "                        odd unknown caps; last: reset rings\n"
+  "  --factory CAP         a factory;  --ask CODE:WORD,WORD  asks it for a session (the first is the disk then)\n"
+  "                        --ask-factory CODE:WORD,WORD  for a factory: both repeatable\n"
+  "  --revoke CAP          deletes it, and looks whether each  --sees CAP  goes and each  --keeps CAP  stays\n";
 
 } // namespace
 
@@ -37,13 +40,14 @@ Options parse(int argc, char **argv)
 {
   Options o;
   enum { Cap, Name, Mode, Requests, Depth, Size, Segments, Grain, Align, Runs, Die, Timeout, Seed, First, Span, Verify,
-         External, Queue_ds, Test };
+         External, Queue_ds, Test, Factory, Ask, Ask_factory, Revoke, Sees, Keeps };
   static option const known[] = {
     {"cap", 1, 0, Cap}, {"name", 1, 0, Name}, {"mode", 1, 0, Mode}, {"requests", 1, 0, Requests}, {"depth", 1, 0, Depth},
     {"size", 1, 0, Size}, {"segments", 1, 0, Segments}, {"grain", 1, 0, Grain}, {"align", 1, 0, Align},
     {"runs", 1, 0, Runs}, {"die", 1, 0, Die}, {"timeout", 1, 0, Timeout}, {"seed", 1, 0, Seed}, {"first", 1, 0, First},
     {"span", 1, 0, Span}, {"verify", 1, 0, Verify}, {"external-queue", 0, 0, External}, {"queue-ds", 1, 0, Queue_ds},
-    {"test", 1, 0, Test}, {0, 0, 0, 0}};
+    {"test", 1, 0, Test}, {"factory", 1, 0, Factory}, {"ask", 1, 0, Ask}, {"ask-factory", 1, 0, Ask_factory},
+    {"revoke", 1, 0, Revoke}, {"sees", 1, 0, Sees}, {"keeps", 1, 0, Keeps}, {0, 0, 0, 0}};
   for (int c; (c = getopt_long(argc, argv, "", known, nullptr)) != -1;)
     {
       std::string const arg = optarg ? optarg : "";
@@ -71,6 +75,12 @@ Options parse(int argc, char **argv)
         case External: o.external_queue = true; break;
         case Queue_ds: o.queue_cap = arg; break;
         case Test: o.tests.push_back(arg); break;
+        case Factory: o.factory = arg; break;
+        case Ask: o.asks.push_back(arg); break;
+        case Ask_factory: o.factory_asks.push_back(arg); break;
+        case Revoke: o.revoke = arg; break;
+        case Sees: o.sees.push_back(arg); break;
+        case Keeps: o.keeps.push_back(arg); break;
         default: bad_usage("unknown option");
         }
     }

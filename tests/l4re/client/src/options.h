@@ -19,6 +19,10 @@ struct Options
   uint64_t seed = 1, first = 0, span = 0;
   enum Verify { None, Head, All } verify = All;
   std::vector<std::string> tests;
+  std::string factory = "factory";  ///< what a tenant mints through
+  std::vector<std::string> asks, factory_asks; ///< `CODE:WORD,WORD`: for a session, for a factory, and the answer
+  std::string revoke;               ///< a capability to delete
+  std::vector<std::string> sees, keeps; ///< capabilities that are gone then, that are there still
 };
 
 /// Reads the command line; an explanation and an exit on anything unknown.

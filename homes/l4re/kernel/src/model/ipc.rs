@@ -31,10 +31,10 @@ impl World {
         let Some(caller) = self.caller.take() else { return };
         let cap = reply.cap.map(|(cap, rights)| {
             let mut slot = *self.slot(cap);
-            (slot.writable, slot.special) = match rights {
-                HandOut::Ro => (false, false),
-                HandOut::Rw => (slot.writable, false),
-                HandOut::Rwsd => (slot.writable, slot.special),
+            (slot.writable, slot.special, slot.deletable) = match rights {
+                HandOut::Ro => (false, false, false),
+                HandOut::Rw => (slot.writable, false, false),
+                HandOut::Rwsd => (slot.writable, slot.special, slot.deletable),
             };
             slot
         });

@@ -8,7 +8,8 @@ use super::world::{
     Answer, Call, CallId, Dataspace, Gate, Id, Irq, Kind, Model, NOTHING, Object, Ready, Said, Slot, TaskCap,
 };
 
-/// A task. It goes on living when this is dropped, until it [dies](Task::die).
+/// A task. It goes on living when this is dropped, until it [dies](Task::die); a copy stands for the same one.
+#[derive(Clone)]
 pub struct Task {
     model: Model,
     id: Id,
@@ -19,11 +20,11 @@ impl Task {
         Self { model, id }
     }
 
-    fn hold(&self, object: Id, writable: bool, special: bool) -> TaskCap {
+    fn hold(&self, slot: Slot) -> TaskCap {
         let mut world = self.model.world();
         let number = world.number();
         let held = world.tasks.entry(self.id).or_default();
-        held.insert(number, Slot { object, writable, special });
+        held.insert(number, slot);
         TaskCap(number)
     }
 
@@ -34,8 +35,8 @@ impl Task {
     }
 
     fn make(&self, object: Object) -> TaskCap {
-        let id = self.model.world().make(object);
-        self.hold(id, true, true)
+        let object = self.model.world().make(object);
+        self.hold(Slot { object, writable: true, special: true, deletable: true })
     }
 
     /// A gate that the task under test may serve, and knows by that name.
@@ -76,20 +77,22 @@ impl Task {
 
     /// The same capability without the S right.
     pub fn weaker(&self, cap: TaskCap) -> TaskCap {
-        let slot = self.held(cap);
-        self.hold(slot.object, slot.writable, false)
+        self.hold(Slot { special: false, ..self.held(cap) })
+    }
+
+    /// The same capability without the D right.
+    pub fn undeletable(&self, cap: TaskCap) -> TaskCap {
+        self.hold(Slot { deletable: false, ..self.held(cap) })
     }
 
     /// The same capability without the right to write.
     pub fn read_only(&self, cap: TaskCap) -> TaskCap {
-        let slot = self.held(cap);
-        self.hold(slot.object, false, slot.special)
+        self.hold(Slot { writable: false, ..self.held(cap) })
     }
 
     /// Gives another task what it has.
     pub fn give(&self, cap: TaskCap, to: &Task) -> TaskCap {
-        let slot = self.held(cap);
-        to.hold(slot.object, slot.writable, slot.special)
+        to.hold(self.held(cap))
     }
 
     /// Maps a dataspace.
@@ -143,6 +146,14 @@ impl Task {
             held.remove(&cap.0);
         }
         world.collect();
+    }
+
+    /// Deletes an object: with the D right it is gone for everybody, without it only this capability is.
+    pub fn delete(&self, cap: TaskCap) {
+        if self.held(cap).deletable {
+            self.destroy(cap);
+        }
+        self.release(cap);
     }
 
     /// Takes one of its objects away from everybody, as a memory server does when its client's account is closed.

@@ -81,6 +81,7 @@ pub(super) struct Slot {
     pub(super) object: Id,
     pub(super) writable: bool,
     pub(super) special: bool,
+    pub(super) deletable: bool,
 }
 
 pub(super) struct Gate {
@@ -183,7 +184,7 @@ impl World {
 
     pub(super) fn install(&mut self, object: Id, writable: bool) -> Cap {
         let cap = Cap((self.number() as usize) << 12);
-        self.slots.insert(cap.0, Slot { object, writable, special: true });
+        self.slots.insert(cap.0, Slot { object, writable, special: true, deletable: true });
         cap
     }
 

@@ -24,18 +24,19 @@ pub(crate) const VIRTIO: i64 = 0;
 /// `L4::Icu`, and other interrupts.
 pub(crate) const IRQ: i64 = -1;
 
-/// What is asked of the factory.
+/// What is asked of a factory: the server's own, or one that holds less.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and a box would be an allocation")]
 pub enum FactoryCall {
     /// What it is.
     Meta(Meta),
     /// A session, by these words.
     Create(Words),
+    /// A factory that holds less, by these words.
+    Delegate(Words),
 }
 
 impl FactoryCall {
-    /// What the factory's gate speaks, in the order in which it says so.
+    /// What a factory's gate speaks, in the order in which it says so.
     pub const INTERFACES: &[Interface] = &[Interface { protocol: FACTORY, name: "N2L47FactoryE" }];
 
     /// Reads a message. Whoever has no S right is told what the object is, and no more.
@@ -43,7 +44,11 @@ impl FactoryCall {
         match message.protocol {
             META => Meta::parse(&message.words).map(Self::Meta),
             FACTORY if !special => Err(L4Error::PERM),
-            FACTORY => Words::parse(&message.words).map(Self::Create),
+            FACTORY => match Words::parse(&message.words)? {
+                (FACTORY, words) => Ok(Self::Delegate(words)),
+                // The C++ original makes a session whatever the number is, and so do we.
+                (_, words) => Ok(Self::Create(words)),
+            },
             _ => Err(L4Error::BADPROTO),
         }
     }

@@ -8,7 +8,8 @@ const STRING: u64 = 2;
 /// Bytes of all words together.
 const BYTES_MAX: usize = WORDS_MAX * 8;
 
-/// The words of a `create`, without the zeroes behind them. What they say is up to [`Policy`](nvme_policy::Policy).
+/// The words of a `create`, without the zeroes behind them. What they say is up to [`SessionRequest`](nvme_policy::SessionRequest) and
+/// [`FactoryRequest`](nvme_policy::FactoryRequest).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Words {
     bytes: Vec<u8, BYTES_MAX>,
@@ -16,10 +17,10 @@ pub struct Words {
 }
 
 impl Words {
-    /// Reads the words of a message: the kind of object that is wanted, which says nothing here, and the arguments. An argument
-    /// that is no string, or a string that does not end where it says, is no argument of ours.
-    pub(super) fn parse(words: &[u64]) -> Result<Self, L4Error> {
-        let (_object, mut rest) = words.split_first().ok_or(L4Error::MSGTOOSHORT)?;
+    /// Reads the words of a message: the kind of object that is wanted, and the arguments. An argument that is no string, or a string
+    /// that does not end where it says, is no argument of ours.
+    pub(super) fn parse(words: &[u64]) -> Result<(i64, Self), L4Error> {
+        let (object, mut rest) = words.split_first().ok_or(L4Error::MSGTOOSHORT)?;
         let mut parsed = Self::default();
         while let Some((head, behind)) = rest.split_first() {
             // A type of 16 bits, a length of the rest of the word.
@@ -31,7 +32,7 @@ impl Words {
             rest = behind;
             parsed.push(data, len)?;
         }
-        Ok(parsed)
+        Ok((*object as i64, parsed))
     }
 
     /// Adds a string of `len` bytes with the zero.
@@ -65,7 +66,7 @@ mod tests {
 
     /// As ned says it.
     fn said(words: &[&[u8]]) -> alloc::vec::Vec<u64> {
-        let mut message = alloc::vec![0];
+        let mut message = alloc::vec![-15i64 as u64];
         for word in words {
             let mut bytes = word.to_vec();
             bytes.push(0);
@@ -84,11 +85,12 @@ mod tests {
             &[b"", b"1234567", b"12345678"],
             &[],
         ] {
-            let parsed = Words::parse(&said(words)).unwrap();
+            let (object, parsed) = Words::parse(&said(words)).unwrap();
+            assert_eq!(object, -15);
             assert!(parsed.iter().eq(words.iter().copied()), "{parsed:?}");
         }
         let long = [b'x'; 8 * 61 - 1];
-        assert!(Words::parse(&said(&[&long])).unwrap().iter().eq([&long[..]]));
+        assert!(Words::parse(&said(&[&long])).unwrap().1.iter().eq([&long[..]]));
     }
 
     #[test]

@@ -1,20 +1,19 @@
 //! What clients ask, and what they are answered.
 
-use core::time::Duration;
+use alloc::boxed::Box;
+use alloc::string::ToString;
 
 use nvme_l4re::kernel::{Caller, Cap, HandOut, Incoming, L4Error, Message, Reply};
 use nvme_platform::Time;
-use nvme_policy::Policy;
+use nvme_policy::{FactoryRequest, SessionRequest};
+use nvme_session::factory::FactoryId;
 
 use super::Server;
 use super::pending::{Asked, Pending};
 use crate::label::{Number, Source};
-use crate::message::{FactoryCall, SessionCall, answer, hand_out, number, refusal};
+use crate::message::{FactoryCall, SessionCall, answer, code, hand_out, number, refusal};
 use crate::session::status;
 use crate::{Kernel, Output};
-
-/// How long a call may take that waits for a device, all in all. What a device has not done by then may take much longer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Interrupts by which a session's driver is told, and those by which it tells us.
 const IRQS: u64 = 1;
@@ -23,14 +22,21 @@ const IRQS: u64 = 1;
 pub(super) enum Outcome {
     /// It is answered.
     Reply(Reply),
-    /// Likewise, with the capability to a new session.
-    Minted(Reply, Number),
+    /// Likewise, with the capability to something new.
+    Minted(Reply, Fresh),
     /// Nobody waits for an answer.
     Silent,
     /// There is more to do first, and that can be done now.
     Step,
     /// Something has to happen first.
     Wait,
+}
+
+/// What was made for whoever asked, and is nobody's if the answer does not arrive.
+#[derive(Clone, Copy)]
+pub(super) enum Fresh {
+    Session(Number),
+    Factory(Number),
 }
 
 impl<K: Kernel, O: Output> Server<K, O> {
@@ -41,7 +47,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
             Some(Source::Interrupt(at)) => return self.interrupt(at),
             Some(Source::Kick(number)) => return self.kick(number, now),
             Some(Source::Deletion) => return self.check_gates(),
-            Some(Source::Factory) => self.asked_factory(&message, special, now),
+            Some(Source::Factory) => self.asked_factory(FactoryId::SERVER, &message, special, now),
+            Some(Source::Post(number)) => match self.factory_of(number) {
+                Some(at) => self.asked_factory(at, &message, special, now),
+                None => Err(L4Error::NOENT),
+            },
             Some(Source::Gate(number)) if self.session(number).is_some() => {
                 SessionCall::parse(&message).map(|call| Asked::Session(number, call))
             }
@@ -52,7 +62,10 @@ impl<K: Kernel, O: Output> Server<K, O> {
         match asked {
             Ok(asked) => {
                 let pending = Pending { asked, cap, begun: None };
-                if !self.may_wait(&pending.asked) {
+                if pending.asked.is_note() {
+                    // Whatever came before: nobody would ever answer whom the kernel keeps for it.
+                    self.answer(pending, None, Outcome::Silent);
+                } else if !self.may_wait(&pending.asked) {
                     // Before it is begun: there would be nobody to go on with it.
                     let code = pending.asked.too_many();
                     self.answer(pending, None, Outcome::Reply(refusal(code)));
@@ -71,17 +84,26 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    fn asked_factory(&mut self, message: &Message, special: bool, now: Time) -> Result<Asked, L4Error> {
-        match FactoryCall::parse(message, special)? {
-            FactoryCall::Meta(meta) => Ok(Asked::Factory(meta)),
-            FactoryCall::Create(words) => {
-                let policy = Policy::from_words(words.iter());
-                policy.map(Asked::Create).map_err(|why| {
-                    self.lines.refuse(now, format_args!("svr: create refused: {why}"));
-                    L4Error::INVAL
-                })
-            }
-        }
+    fn asked_factory(
+        &mut self,
+        at: FactoryId,
+        message: &Message,
+        special: bool,
+        now: Time,
+    ) -> Result<Asked, L4Error> {
+        let trusted = self.trusted_at(at);
+        let asked = match FactoryCall::parse(message, special)? {
+            FactoryCall::Meta(meta) => return Ok(Asked::Factory(meta)),
+            FactoryCall::Create(words) => SessionRequest::from_words(words.iter(), &trusted)
+                .map(|asked| Asked::Create(at, Box::new(asked))),
+            FactoryCall::Delegate(words) => FactoryRequest::from_words(words.iter(), &trusted)
+                .map(|asked| Asked::Delegate(at, Box::new(asked))),
+        };
+        asked.map_err(|why| {
+            let name = self.post_name(at).to_string();
+            self.refuse_at(at, now, format_args!("{name}: create refused: {why}"));
+            code(why.errno())
+        })
     }
 
     /// Asks a call (again); it is answered, or waits (again). Without a `caller` it is the last message's.
@@ -90,7 +112,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let since = *begun.get_or_insert(now);
         let outcome = match asked {
             Asked::Factory(meta) => Outcome::Reply(meta.answer(FactoryCall::INTERFACES)),
-            Asked::Create(policy) => self.create(policy, since, now),
+            Asked::Create(at, asked) => self.create(*at, asked, since, now),
+            Asked::Delegate(at, asked) => self.delegate(*at, asked, since, now),
             Asked::Session(number, call) => self.call(*number, call, cap, since, now),
         };
         match outcome {
@@ -107,14 +130,14 @@ impl<K: Kernel, O: Output> Server<K, O> {
     fn answer(&mut self, pending: Pending, caller: Option<Caller>, outcome: Outcome) {
         let (reply, minted) = match outcome {
             Outcome::Reply(reply) => (Some(reply), None),
-            Outcome::Minted(reply, session) => (Some(reply), Some(session)),
+            Outcome::Minted(reply, fresh) => (Some(reply), Some(fresh)),
             Outcome::Silent | Outcome::Step | Outcome::Wait => (None, None),
         };
         match (caller, reply) {
             (Some(caller), Some(reply)) => {
                 let delivered = self.kernel.answer(caller, &reply);
-                if let Some(session) = minted.filter(|_| !delivered) {
-                    self.nobody_has(session);
+                if let Some(fresh) = minted.filter(|_| !delivered) {
+                    self.nobody_has(fresh);
                 }
             }
             // It goes with the next receive.
@@ -125,10 +148,15 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    /// A new session's capability did not reach whoever asked for it, so nobody's end would ever be reported.
-    pub(super) fn nobody_has(&mut self, session: Number) {
-        if let Some(slot) = self.session(session) {
-            self.end(slot);
+    /// A new capability did not reach whoever asked for it, so nobody's end would ever be reported.
+    pub(super) fn nobody_has(&mut self, fresh: Fresh) {
+        match fresh {
+            Fresh::Session(session) => {
+                if let Some(slot) = self.session(session) {
+                    self.end(slot);
+                }
+            }
+            Fresh::Factory(post) => self.nobody_has_post(post),
         }
     }
 
@@ -163,7 +191,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             SessionCall::NotificationIrq(0) => Outcome::Reply(hand_out(number(0), found.kick, HandOut::Ro)),
             SessionCall::NotificationIrq(_) => Outcome::Reply(refusal(L4Error::NOSYS)),
             SessionCall::Bind(IRQS..) => Outcome::Reply(refusal(L4Error::RANGE)),
-            // Held by us, a session's gate would never lose its last user.
+            // Held by us, a gate of ours would never lose its last user.
             SessionCall::Bind(_) if holds_gate => Outcome::Reply(refusal(L4Error::INVAL)),
             SessionCall::Bind(_) => {
                 let tell = status::is_driver_ok(found.status);
@@ -182,9 +210,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    /// Whether it is a session's own gate.
+    /// Whether it is a session's own gate, or a factory's.
     fn is_gate(&self, cap: Cap) -> bool {
-        self.sessions.iter().any(|(_, s)| !s.ending && self.kernel.same(s.gate, cap))
+        self.sessions.iter().any(|(_, s)| !s.ending && self.kernel.same(s.gate, cap)) || self.is_post(cap)
     }
 
     pub(super) fn session(&self, session: Number) -> Option<usize> {
@@ -203,7 +231,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
     /// Says who was refused what, and why.
     pub(super) fn refused(&mut self, slot: usize, now: Time, what: &str, why: &dyn core::fmt::Display) {
         if let Some(session) = self.sessions.get(slot) {
-            self.lines.refuse(now, format_args!("{}: {what} refused: {why}", session.name));
+            let (at, name) = (session.factory, session.name.clone());
+            self.refuse_at(at, now, format_args!("{name}: {what} refused: {why}"));
         }
     }
 }

@@ -1,19 +1,20 @@
 //! Sessions come, and go.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
 use nvme_core::server::message::SessionKey;
 use nvme_l4re::kernel::{Cap, HandOut, L4Error};
 use nvme_platform::Time;
-use nvme_policy::{Errno, Policy};
-use nvme_session::factory::CreateError;
+use nvme_policy::{Ceiling, Errno, Policy, SessionRequest};
+use nvme_session::factory::{CreateError, FactoryId};
 
 use super::Server;
-use super::calls::{Outcome, PATIENCE};
+use super::calls::{Fresh, Outcome};
 use super::memory::CAPS_EACH;
+use super::patience::PATIENCE;
 use crate::label::{Number, SLOTS, Source};
 use crate::message::{code, hand_out, number, refusal};
 use crate::output::Level;
@@ -56,34 +57,43 @@ impl fmt::Display for NotCreated {
 }
 
 impl<K: Kernel, O: Output> Server<K, O> {
-    /// A session for a dynamic client.
-    pub(super) fn create(&mut self, policy: &Policy, since: Time, now: Time) -> Outcome {
+    /// A session for a dynamic client, through a factory.
+    pub(super) fn create(
+        &mut self,
+        at: FactoryId,
+        asked: &SessionRequest,
+        since: Time,
+        now: Time,
+    ) -> Outcome {
         // Whoever asks may know of a client's end before we were told.
         self.check_gates();
-        let taken = self.sessions.iter().map(|(_, s)| slots(&s.policy)).fold(0, usize::saturating_add);
-        let room = taken.saturating_add(slots(policy)) <= self.slots_max;
-        let refused = match self.control_creates(policy, room) {
-            Ok(key) => match self.mint(key, policy) {
+        let refused = match self.control_creates(at, asked) {
+            Ok(key) => match self.mint(key, at) {
                 Ok((gate, session)) => {
-                    return Outcome::Minted(hand_out(number(0), gate, HandOut::Rwsd), session);
+                    let reply = hand_out(number(0), gate, HandOut::Rwsd);
+                    return Outcome::Minted(reply, Fresh::Session(session));
                 }
                 Err(why) => {
                     self.control.end(key);
                     self.control_at = Some(Time::default());
-                    self.lines
-                        .refuse(now, format_args!("svr: create refused: no room for the session: {why}"));
+                    let name = self.post_name(at).to_string();
+                    let line = format_args!("{name}: create refused: no room for the session: {why}");
+                    self.refuse_at(at, now, line);
                     return Outcome::Reply(refusal(why));
                 }
             },
             Err(why) => why,
         };
-        let leaving = self.sessions.iter().any(|(_, s)| s.ending);
+        let leaving = self.anybody_leaves();
         let wait = match refused {
             // A table is read again.
             NotCreated::Control(CreateError::Scanning) => self.control.scanned(),
             // Whoever gave a session up and asks for its device again need not know how long it drains.
             NotCreated::Control(
-                CreateError::InUse { .. } | CreateError::NoDevice(_) | CreateError::NoRoom { .. },
+                CreateError::InUse { .. }
+                | CreateError::NoDevice(_)
+                | CreateError::NoRoom { .. }
+                | CreateError::UsedUp { .. },
             )
             | NotCreated::Slots => leaving,
             NotCreated::Control(_) => false,
@@ -91,19 +101,32 @@ impl<K: Kernel, O: Output> Server<K, O> {
         if wait && now - since < PATIENCE {
             return Outcome::Wait;
         }
-        self.lines.refuse(now, format_args!("svr: create refused: {refused}"));
+        let name = self.post_name(at).to_string();
+        self.refuse_at(at, now, format_args!("{name}: create refused: {refused}"));
         Outcome::Reply(refusal(code(refused.errno())))
     }
 
-    fn control_creates(&mut self, policy: &Policy, room: bool) -> Result<SessionKey, NotCreated> {
+    fn control_creates(&mut self, at: FactoryId, asked: &SessionRequest) -> Result<SessionKey, NotCreated> {
+        let factory = self.control.catalogue().factory(at);
+        let ceiling = factory.map_or(Ceiling::SERVER, |factory| *factory.ceiling());
+        // What is more than the factory holds is refused by the same words there.
+        let room = ceiling.admit(asked).map_or(true, |policy| self.has_slots(slots(&policy)));
         if !room {
             return Err(NotCreated::Slots);
         }
-        self.control.create(policy, false).map_err(NotCreated::Control)
+        self.control.create_at(at, asked).map_err(NotCreated::Control)
     }
 
-    fn mint(&mut self, key: SessionKey, policy: &Policy) -> Result<(Cap, Number), L4Error> {
-        let slot = self.new_session(None, policy.clone())?;
+    /// Whether so many capability slots more are there for clients.
+    pub(super) fn has_slots(&self, more: usize) -> bool {
+        let taken = self.sessions.iter().map(|(_, s)| slots(&s.policy)).fold(0, usize::saturating_add);
+        taken.saturating_add(self.post_slots()).saturating_add(more) <= self.slots_max
+    }
+
+    fn mint(&mut self, key: SessionKey, at: FactoryId) -> Result<(Cap, Number), L4Error> {
+        let minted = self.control.session(key).map(|session| session.minted().policy().clone());
+        let policy = minted.ok_or(L4Error::NOENT)?;
+        let slot = self.new_session(None, policy.clone(), at)?;
         self.take_device(slot, key);
         self.show_device(slot);
         let Some(session) = self.sessions.get(slot) else { return Err(L4Error::NOMEM) };
@@ -125,6 +148,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
         &mut self,
         fixed: Option<(String, Cap)>,
         policy: Policy,
+        factory: FactoryId,
     ) -> Result<usize, L4Error> {
         let slot = self.sessions.vacant_key();
         if slot >= SLOTS {
@@ -168,6 +192,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             number: session,
             name,
             policy,
+            factory,
             fixed: is_fixed,
             served: !is_fixed,
             key: None,
@@ -179,6 +204,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             page_cap,
             page,
             status: 0,
+            told: 0,
             queue: None,
             run: Run::Idle,
             token: None,
@@ -192,9 +218,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
 
     /// Control's session for the one at `slot`.
     fn take_device(&mut self, slot: usize, key: SessionKey) {
+        let through = match self.sessions.get(slot).map(|session| session.factory) {
+            None | Some(FactoryId::SERVER) => String::new(),
+            Some(at) => format!(" of {}", self.post_name(at)),
+        };
         let Some(session) = self.sessions.get_mut(slot) else { return };
         if !session.fixed {
-            session.name = format!("session {}", key.0);
+            session.name = format!("session {}{through}", key.0);
         }
         session.key = Some(key);
         session.lost = false;
@@ -245,8 +275,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    /// Ends the sessions of dynamic clients that have none of their capability any more.
+    /// Ends the sessions of dynamic clients that have none of their capability any more, and takes back factories likewise.
     pub(super) fn check_gates(&mut self) {
+        self.check_posts();
         let gone = |s: &Session| !s.fixed && !s.ending && !self.kernel.valid(s.gate);
         let gone: Vec<usize> = self.sessions.iter().filter(|(_, s)| gone(s)).map(|(slot, _)| slot).collect();
         for slot in gone {
@@ -262,6 +293,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         self.stirred = true;
         let line = format_args!("{}: its client is gone", session.name);
         self.lines.say(Level::Info, line);
+        self.tell_stat(slot);
+        let Some(session) = self.sessions.get_mut(slot) else { return };
         self.kernel.delete(session.kick);
         self.kernel.delete(session.gate);
         if let Some(irq) = session.irq.take() {

@@ -6,7 +6,8 @@ use nvme_platform::Time;
 use nvme_session::blk::{ConfigSpace, features};
 
 use super::Server;
-use super::calls::{Outcome, PATIENCE};
+use super::calls::Outcome;
+use super::patience::PATIENCE;
 use crate::message::{number, refusal};
 use crate::page::{CONFIG, VRING};
 use crate::session::status::{self, Next};
@@ -146,7 +147,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
     /// Serves the queue; false when that cannot be.
     fn start(&mut self, slot: usize, now: Time) -> bool {
         let Some(session) = self.sessions.get_mut(slot) else { return false };
-        let (Some(key), Some(spec)) = (session.key, session.queue) else { return false };
+        let (Some(key), Some(spec)) = (session.key, session.queue.clone()) else { return false };
         match session.run {
             Run::Running => return true,
             Run::Stopping(_) => return false,

@@ -71,7 +71,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
             Event::QueueBroken(key, _, why) => {
                 let Some(slot) = self.slot_of(key) else { return };
                 if let Some(session) = self.sessions.get(slot) {
-                    self.lines.refuse(now, format_args!("{}: its queue is broken: {why}", session.name));
+                    let (at, name) = (session.factory, session.name.clone());
+                    self.refuse_at(at, now, format_args!("{name}: its queue is broken: {why}"));
                 }
                 // Nothing is taken from it any more; what is in flight ends.
                 self.stop(slot, now);
@@ -84,6 +85,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
                     let line = format_args!("{}: its device is lost", session.name);
                     self.lines.say(Level::Warn, line);
                 }
+                self.tell_stat(slot);
             }
             Event::ConfigChanged(key) => {
                 if let Some(slot) = self.slot_of(key) {
@@ -97,13 +99,14 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 // Its device may be what a static client waits for.
                 self.start_clients(false);
             }
+            Event::FactoryEnded(id) => self.factory_ended(id),
             // The worker is this thread, and has what it was told. Nobody clears a session, or shuts the server down; and there is no
             // storage that hangs, but controllers.
             Event::NotifySet(..)
             | Event::WriteBackSet(_)
             | Event::Hangs(_)
             | Event::Cleared(_)
-            | Event::FactoryEnded(_)
+            | Event::Held(_)
             | Event::ShutDown => {}
         }
     }
@@ -128,11 +131,12 @@ impl<K: Kernel, O: Output> Server<K, O> {
         self.sweep();
     }
 
-    /// From now on calls of the factory arrive. Until then they wait.
+    /// From now on calls of factories arrive. Until then they wait.
     pub(super) fn serve_factory(&mut self) {
         if self.factory_at.take().is_none() {
             return;
         }
+        self.serve_fixed_factories();
         let Some(gate) = self.factory else { return };
         match self.kernel.serve(gate, Source::Factory.label()) {
             Ok(()) => self.lines.say(Level::Info, format_args!("svr: new clients are served")),

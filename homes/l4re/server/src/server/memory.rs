@@ -1,17 +1,19 @@
 //! What a session registers.
 
+use alloc::collections::BinaryHeap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use nvme_core::server::control::{MemoryChange, NewRegion, RegionMemory, SessionError};
 use nvme_core::server::message::SessionKey;
 use nvme_l4re::kernel::{Cap, L4Error};
 use nvme_platform::{Time, Window};
+use nvme_policy::Dataspaces;
 use nvme_session::virtqueue::Broken;
 
 use super::Server;
-use super::calls::{Outcome, PATIENCE};
+use super::calls::Outcome;
+use super::patience::{MAPPING_PATIENCE, PATIENCE};
 use crate::message::{Register, number, refusal};
 use crate::session::Run;
 use crate::session::memory::{Change, Dataspace, Place, Refused, Stage, change, is_heir};
@@ -19,8 +21,6 @@ use crate::{Kernel, Output};
 
 /// Why nothing more is taken on when the server's own memory runs out.
 const SHORT: &str = "the server is short of memory; raise its quota";
-/// How long control may work on a change that a call waits for.
-pub(super) const MAPPING_PATIENCE: Duration = Duration::from_secs(30);
 /// Capabilities of a session's to its dataspaces, for each that it may have: there are different rights, and different clients, one after
 /// the other.
 pub(super) const CAPS_EACH: usize = 2;
@@ -93,13 +93,15 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
         // Whatever it is, it answers to nobody before we know that it is harmless.
         let kernel = &mut self.kernel;
-        let trusted = self.trusted.iter().position(|known| kernel.same(*known, cap));
-        let ours = trusted.and_then(|at| self.trusted.get(at)).copied();
+        // Two names may have been given to one dataspace.
+        let known = self.trusted.iter().enumerate().filter(|(_, known)| kernel.same(**known, cap));
+        let (places, caps): (Vec<usize>, Vec<Cap>) = known.map(|(place, cap)| (place, *cap)).unzip();
+        let (trusted, ours) = (Dataspaces::of(&places), caps.first().copied());
         let rules = self.control.session(key).ok_or(Refused::Away)?.registry().config();
-        rules.admits(trusted.is_some() || kernel.is_memory(cap), trusted).map_err(SessionError::Memory)?;
+        rules.admits(ours.is_some() || kernel.is_memory(cap), trusted).map_err(SessionError::Memory)?;
         let info = match kernel.info(cap) {
             Ok(info) => Some(info),
-            Err(L4Error::NOSYS) if trusted.is_some() => None,
+            Err(L4Error::NOSYS) if ours.is_some() => None,
             Err(code) => return Err(here(code)("it does not say what it is")),
         };
         let place = Place::new(register, info).map_err(|code| here(code)("it is not as large as that"))?;
@@ -138,8 +140,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let writable = place.writable;
         let alike = |ds: &&Dataspace| ds.id == id && ds.epoch == epoch && ds.place.writable == writable;
         let shared = stays.clone().find(alike).map(|ds| ds.cap);
-        let mut caps: Vec<Cap> = stays.clone().map(|ds| ds.cap).collect();
-        caps.sort_unstable();
+        let caps: BinaryHeap<Cap> = stays.clone().map(|ds| ds.cap).collect();
+        let mut caps = caps.into_sorted_vec();
         caps.dedup();
         let full = caps.len() >= CAPS_EACH * usize::from(session.policy.ds_max().get());
         let older = |ds: &&Dataspace| full && ds.id == id && ds.place.writable == writable;

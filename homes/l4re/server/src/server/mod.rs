@@ -1,9 +1,9 @@
 //! The server: both roles and the kernel, on one thread.
 //!
 //! * `turn`: what is done between two messages, and how long the next one is waited for.
-//! * `calls`: what clients ask, and what they are answered; `pending`: those that take time. `create`: sessions come, and go.
+//! * `calls`: what clients ask, and what they are answered; `pending`: those that take time, `patience`: how long. `create`: sessions come, and go. `factories`: likewise.
 //! * `device`: a session as an L4virtio device: status and queue. `memory`: what it registers. `taken`: what is taken from it.
-//! * `events`: what control says became of it. `lines`: what there is, for the operator.
+//! * `events`: what control says became of it. `lines`: what there is, for the operator. `stats`: what sessions did.
 //!
 //! A call that takes time is *pending*: its caller is kept, and it is asked again whenever something happened, until there is an answer.
 //! Everything else goes on; only further calls of the same session wait for it, and each has a deadline. (A kernel that was built
@@ -14,9 +14,12 @@ mod calls;
 mod create;
 mod device;
 mod events;
+mod factories;
 mod lines;
 mod memory;
+mod patience;
 mod pending;
+mod stats;
 mod taken;
 mod turn;
 
@@ -32,11 +35,15 @@ use nvme_core::server::worker::Worker;
 use nvme_l4re::kernel::{Cap, Reply};
 use nvme_platform::{Owner, Time};
 use nvme_policy::{CommandLine, Policy};
+use nvme_session::factory::FactoryId;
 use slab::Slab;
 
+use self::calls::Fresh;
+use self::factories::Posts;
 use self::lines::Seen;
 use self::pending::{Kept, Pending};
-use crate::label::{Number, SLOTS, Source};
+use self::stats::Stats;
+use crate::label::{SLOTS, Source};
 use crate::news::News;
 use crate::output::Lines;
 use crate::session::Session;
@@ -84,14 +91,19 @@ pub struct Server<K, O> {
     held: Option<Pending>,
     /// To be given with the next receive.
     reply: Option<Reply>,
-    /// The session whose capability goes with it.
-    minted: Option<Number>,
+    /// What is new, and goes with it.
+    minted: Option<Fresh>,
     trusted: Vec<Cap>,
+    /// Their names, in the same order.
+    trusted_names: Vec<String>,
+    /// Attenuated factories.
+    posts: Posts,
     slots_max: usize,
     factory: Option<Cap>,
-    /// When the factory is served though the scan is not over; none when it is served.
+    /// When factories are served though the scan is not over; none when they are served.
     factory_at: Option<Time>,
     seen: Seen,
+    stats: Stats,
 }
 
 impl<K: Kernel, O: Output> Server<K, O> {
@@ -104,9 +116,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
         tuning: &Tuning,
     ) -> Result<Self, StartError> {
         let factory = kernel.named("svr");
-        if factory.is_none() && line.clients.is_empty() {
+        let has_factories = line.factories().next().is_some();
+        if factory.is_none() && line.clients.is_empty() && !has_factories {
             return Err(StartError::Nobody);
         }
+        let trusted_names = line.trusted.iter().map(|name| (*name).into()).collect();
         let named = |name: &str| kernel.named(name).ok_or_else(|| StartError::NoDataspace(name.into()));
         let trusted = line.trusted.iter().map(|name| named(name)).collect::<Result<Vec<_>, _>>()?;
         let mut control = Control::new(tuning.config(line));
@@ -156,14 +170,20 @@ impl<K: Kernel, O: Output> Server<K, O> {
             reply: None,
             minted: None,
             trusted,
+            trusted_names,
+            posts: Posts::new(),
             slots_max: tuning.slots_max,
             factory,
-            factory_at: factory.map(|_| now + SCAN_WAIT),
+            factory_at: (factory.is_some() || has_factories).then(|| now + SCAN_WAIT),
             seen: Seen::default(),
+            stats: Stats::new(now),
         };
         for (name, gate, policy) in clients {
-            let session = server.new_session(Some((name.clone(), gate)), policy);
+            let session = server.new_session(Some((name.clone(), gate)), policy, FactoryId::SERVER);
             session.map_err(|why| StartError::Kernel("the objects of a static client", why))?;
+        }
+        for (cap, asked) in line.factories() {
+            server.fixed_factory(cap, &asked)?;
         }
         if nothing {
             // There is nothing to wait for.

@@ -1,35 +1,49 @@
 //! Calls that take time.
 
+use alloc::boxed::Box;
+
 use nvme_l4re::kernel::{Caller, Cap, L4Error};
 use nvme_platform::Time;
-use nvme_policy::Policy;
+use nvme_policy::{FactoryRequest, SessionRequest};
+use nvme_session::factory::{FACTORIES_MAX, FactoryId};
 
 use super::Server;
-use super::calls::PATIENCE;
-use super::memory::MAPPING_PATIENCE;
+use super::patience::{MAPPING_PATIENCE, PATIENCE};
 use crate::label::{Number, SLOTS};
 use crate::message::{Meta, SessionCall};
 use crate::{Kernel, Output};
 
-/// Calls to the factory that may wait at a time.
+/// Calls to the server's own factory that may wait at a time.
 const CREATES_MAX: usize = 32;
+/// Calls to each other factory that may wait at a time. These are its own: whoever has another factory finds his places free.
+const CREATES_EACH: usize = 2;
 /// Calls of one session that may wait at a time: the one that is worked on, and what came after it.
 const CALLS_EACH: usize = 4;
 /// Calls that may wait at a time, all in all: fewer than the kernel has places for, so that none is ever held.
 const CALLS_MAX: usize = 500;
-/// The first call of each session, and the factory's, always find a place beside what others have more than one of.
-const CALLS_MORE: usize = CALLS_MAX - SLOTS / 2 - CREATES_MAX;
+/// The first call of each session, and those to factories, always find a place beside what others have more than one of.
+const CALLS_MORE: usize = CALLS_MAX - SLOTS / 2 - CREATES_MAX - FACTORIES_MAX * CREATES_EACH;
 
 /// What is asked, and by whom.
 pub(super) enum Asked {
     Factory(Meta),
-    Create(Policy),
+    Create(FactoryId, Box<SessionRequest>),
+    Delegate(FactoryId, Box<FactoryRequest>),
     Session(Number, SessionCall),
 }
 
 impl Asked {
     fn session(&self) -> Option<Number> {
         if let Self::Session(number, _) = self { Some(*number) } else { None }
+    }
+
+    fn factory(&self) -> Option<FactoryId> {
+        if let Self::Create(at, _) | Self::Delegate(at, _) = self { Some(*at) } else { None }
+    }
+
+    /// Whether nobody waits for an answer.
+    pub(super) fn is_note(&self) -> bool {
+        matches!(self, Self::Session(_, SessionCall::Unmask))
     }
 
     /// What it is answered when too many wait.
@@ -62,12 +76,17 @@ impl<K: Kernel, O: Output> Server<K, O> {
 
     /// Whether one more such call may wait.
     pub(super) fn may_wait(&self, asked: &Asked) -> bool {
-        let alike = self.kept.iter().filter(|kept| kept.pending.asked.session() == asked.session()).count();
-        let all = self.kept.len();
-        match asked.session() {
-            Some(_) if alike == 0 => all < CALLS_MAX,
-            Some(_) => alike < CALLS_EACH && all < CALLS_MORE,
-            None => matches!(asked, Asked::Factory(_)) || alike < CREATES_MAX && all < CALLS_MAX,
+        let (session, factory) = (asked.session(), asked.factory());
+        let alike =
+            |kept: &&Kept| kept.pending.asked.session() == session && kept.pending.asked.factory() == factory;
+        let (alike, all) = (self.kept.iter().filter(alike).count(), self.kept.len());
+        match (session, factory) {
+            (Some(_), _) if alike == 0 => all < CALLS_MAX,
+            (Some(_), _) => alike < CALLS_EACH && all < CALLS_MORE,
+            (None, Some(FactoryId::SERVER)) => alike < CREATES_MAX && all < CALLS_MAX,
+            (None, Some(_)) => alike < CREATES_EACH && all < CALLS_MAX,
+            // It is answered at once.
+            (None, None) => true,
         }
     }
 

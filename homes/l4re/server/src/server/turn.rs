@@ -35,11 +35,12 @@ impl<K: Kernel, O: Output> Server<K, O> {
                 if !self.worker.sleep() {
                     return self.glance(now);
                 }
-                let until =
-                    [until, self.control_at, self.factory_at, self.kept_at].into_iter().flatten().min();
+                let stats_at = self.stats_at();
+                let until = [until, self.control_at, self.factory_at, self.kept_at, stats_at];
+                let until = until.into_iter().flatten().min();
                 self.look(until);
                 let woken = self.last_look;
-                self.polling.slept(woken - self.last_work);
+                self.polling.slept(woken - self.last_work, woken);
             }
             _ => self.glance(now),
         }
@@ -88,16 +89,17 @@ impl<K: Kernel, O: Output> Server<K, O> {
     /// Answers the last call, and takes a message, if there is one by then.
     fn look(&mut self, until: Option<Time>) {
         let reply = self.reply.take();
-        // Whether a new session reached anybody is to be known before anything else happens.
+        // Whether something new reached anybody is to be known before anything else happens.
         let until = if self.minted.is_some() { Some(Time::default()) } else { until };
         let incoming = self.kernel.receive(reply.as_ref(), until);
-        if let Some(session) = self.minted.take()
+        if let Some(fresh) = self.minted.take()
             && !self.kernel.delivered()
         {
-            self.nobody_has(session);
+            self.nobody_has(fresh);
         }
         let now = self.kernel.now();
         self.last_look = now;
+        self.tell_stats(now);
         if let Some(incoming) = incoming {
             self.take(incoming, now);
         }

@@ -8,6 +8,7 @@ use nvme_core::server::control::{MemoryChange, SessionError};
 use nvme_l4re::chunk::chunk_size;
 use nvme_l4re::kernel::{Cap, DataspaceInfo, L4Error};
 use nvme_platform::{Owner, PAGE, Window};
+use nvme_policy::Dataspaces;
 use nvme_session::dataspace::{Claim, File, FileId, RegistryError};
 
 use crate::message::{Register, code};
@@ -76,8 +77,8 @@ pub(crate) struct Dataspace {
     pub(crate) source: Cap,
     /// Which one it is, among the session's.
     pub(crate) id: u64,
-    /// Which of the trusted ones it is.
-    pub(crate) trusted: Option<usize>,
+    /// Which of the trusted ones it is, by all of their names.
+    pub(crate) trusted: Dataspaces,
     pub(crate) place: Place,
     /// How often the session had been reset or connected to when it came.
     pub(crate) epoch: u32,
@@ -258,7 +259,15 @@ mod tests {
 
     fn there(base: u64, id: u64, epoch: u32) -> Dataspace {
         let place = place(base, 0, 0x1000, 0x1000).unwrap();
-        Dataspace { cap: Cap(0), source: Cap(0), id, trusted: None, place, epoch, owners: Vec::new() }
+        Dataspace {
+            cap: Cap(0),
+            source: Cap(0),
+            id,
+            trusted: Dataspaces::NONE,
+            place,
+            epoch,
+            owners: Vec::new(),
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nvme_core::server::message::SessionKey;
 use nvme_l4re::kernel::Cap;
 use nvme_platform::Time;
 use nvme_policy::Policy;
+use nvme_session::factory::FactoryId;
 use nvme_session::memory::MemoryTable;
 use nvme_session::virtqueue::{AddressSpace, RingAddresses};
 
@@ -37,6 +38,8 @@ pub(crate) struct Session {
     /// For the log: `session 3` or `client cl1`.
     pub(crate) name: String,
     pub(crate) policy: Policy,
+    /// Through which factory it was minted.
+    pub(crate) factory: FactoryId,
     /// Whether it is a static client's: it outlives its device.
     pub(crate) fixed: bool,
     /// Whether its gate is served; a static client's is not before its device was there.
@@ -55,6 +58,8 @@ pub(crate) struct Session {
     pub(crate) page_cap: Cap,
     pub(crate) page: Page,
     pub(crate) status: u8,
+    /// Requests that had been answered when its counters were last said.
+    pub(crate) told: u64,
     /// The queue as it was set up.
     pub(crate) queue: Option<QueueSpec>,
     pub(crate) run: Run,
@@ -84,5 +89,5 @@ pub(crate) fn queue_spec(claim: &QueueClaim, table: &MemoryTable) -> Option<Queu
     part(avail, 6 + 2 * entries, 2)?;
     part(used, 6 + 8 * entries, 4).filter(|(_, writable)| *writable)?;
     let rings = RingAddresses { desc, avail, used, space: AddressSpace::Guest };
-    Some(QueueSpec { size: num, rings, next_avail: 0 })
+    Some(QueueSpec { size: num, rings, next_avail: 0, journal: None })
 }

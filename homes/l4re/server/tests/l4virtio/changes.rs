@@ -118,12 +118,18 @@ fn a_command_that_never_ends_fails_in_time_though_nobody_says_anything() {
 }
 
 /// A disk with two partitions, and their identifiers.
-fn partitioned() -> (Window, [String; 2]) {
+pub(crate) fn partitioned() -> (Window, [String; 2]) {
+    partitioned_by(4096)
+}
+
+/// The first of them of so many blocks, or as many as fit.
+pub(crate) fn partitioned_by(blocks: u64) -> (Window, [String; 2]) {
     let mut device = Cursor::new(vec![0; DISK]);
     ProtectiveMBR::with_lb_size((DISK / 512 - 1) as u32).overwrite_lba0(&mut device).unwrap();
     let mut table = GptConfig::new().writable(true).create_from_device(device, None).unwrap();
-    table.add_partition_at("golden", 1, 2048, 4096, partition_types::LINUX_FS, 0).unwrap();
-    table.add_partition_at("scratch", 2, 8192, 8192, partition_types::LINUX_FS, 0).unwrap();
+    table.add_partition_at("golden", 1, 2048, blocks, partition_types::LINUX_FS, 0).unwrap();
+    let behind = 2048 + blocks.max(6144);
+    table.add_partition_at("scratch", 2, behind, 8192, partition_types::LINUX_FS, 0).unwrap();
     let ids = [1, 2].map(|number| table.partitions()[&number].part_guid.to_string().to_uppercase());
     let window = disk();
     window.write(0, &table.write().unwrap().into_inner()).unwrap();

@@ -28,9 +28,11 @@ fn a_server_that_nobody_could_use_says_so() {
 
 #[test]
 fn a_capability_that_is_missing_is_named() {
-    for (options, name) in
-        [("--client cl9 --device soft0:n1", "--client cl9"), ("-d ds7", "--register-ds ds7")]
-    {
+    for (options, name) in [
+        ("--client cl9 --device soft0:n1", "--client cl9"),
+        ("-d ds7", "--register-ds ds7"),
+        ("--factory t9 --device soft0:n1", "--factory t9"),
+    ] {
         let failed = Rig::start(options, vec![], |_, _| {}).err().unwrap();
         assert!(failed.to_string().contains(name), "{failed}");
     }

@@ -231,3 +231,17 @@ proptest! {
         Driver::setup(&mut rig, task, session, 1 << 20).serves(&mut rig, 3);
     }
 }
+
+#[test]
+fn an_interrupt_that_is_taken_note_of_while_a_call_waits_keeps_no_caller() {
+    let disks = [disk()];
+    let mut rig = Rig::start("", vec![soft("evil", &disks[0])], |_, _| {}).unwrap();
+    let mut hostile = Hostile::new(&mut rig);
+    for act in [Act::Register(0, HOME, 0, 1), Act::Say(-1, vec![4], None)] {
+        hostile.act(&mut rig, &act);
+        rig.turn();
+    }
+    rig.pass_time(SECOND);
+    let answers: Vec<_> = hostile.calls.iter().map(|call| hostile.task.answer(*call)).collect();
+    assert!(answers.iter().all(Option::is_some), "{answers:?}");
+}

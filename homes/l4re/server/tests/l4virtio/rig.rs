@@ -13,6 +13,7 @@ use nvme_l4re_server::{
 };
 use nvme_mem::{Window, heap};
 use nvme_platform::Time;
+use nvme_policy::command_line::Verbosity;
 use nvme_policy::{CommandLine, Dialect};
 use nvme_soft::faulty::Faults;
 use nvme_soft::{Config as Soft, Interrupts, MemoryMedium, NamespaceConfig, SoftDevice, SoftHandle};
@@ -29,6 +30,7 @@ pub(crate) const EPERM: i64 = -1;
 pub(crate) const EIO: i64 = -5;
 pub(crate) const EAGAIN: i64 = -11;
 pub(crate) const ENOMEM: i64 = -12;
+pub(crate) const EACCES: i64 = -13;
 pub(crate) const EBUSY: i64 = -16;
 pub(crate) const ENODEV: i64 = -19;
 pub(crate) const EINVAL: i64 = -22;
@@ -37,13 +39,17 @@ pub(crate) const ENOSYS: i64 = -38;
 pub(crate) const EBADPROTO: i64 = -39;
 pub(crate) const EMSGTOOSHORT: i64 = -1001;
 
-/// The lines that were printed.
+/// The lines that were printed, and whether that is what `-v` says.
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<(Level, String)>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<(Level, String)>>>, bool);
 
 impl Output for Log {
     fn line(&mut self, level: Level, line: fmt::Arguments<'_>) {
         self.0.lock().unwrap().push((level, line.to_string()));
+    }
+
+    fn prints(&self, level: Level) -> bool {
+        self.1 || level <= Level::Plain
     }
 }
 
@@ -53,6 +59,12 @@ impl Log {
         let lines = self.0.lock().unwrap();
         let printed = lines.iter().filter(|(level, _)| *level <= Level::Plain);
         printed.map(|(_, line)| format!("{line}\n")).collect()
+    }
+
+    /// The lines that say what sessions did.
+    pub(crate) fn stats(&self) -> Vec<String> {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter_map(|(_, line)| line.strip_prefix("stat ").map(str::to_owned)).collect()
     }
 }
 
@@ -98,9 +110,19 @@ pub(crate) fn said(protocol: i64, words: &[u64]) -> Said {
     Said { protocol, words: words.to_vec(), cap: None }
 }
 
-/// A `create`, as ned says it.
+/// A `create` of a session, as ned says it.
 pub(crate) fn create(words: &[&str]) -> Said {
-    let mut message = vec![0];
+    ask(0, words)
+}
+
+/// A `create` of a factory.
+pub(crate) fn delegate(words: &[&str]) -> Said {
+    ask(-15, words)
+}
+
+/// A `create` of some object.
+pub(crate) fn ask(object: i64, words: &[&str]) -> Said {
+    let mut message = vec![object as u64];
     for word in words {
         let mut bytes = word.as_bytes().to_vec();
         bytes.push(0);
@@ -116,6 +138,15 @@ pub(crate) fn label(answer: &Answer) -> i64 {
     match answer {
         Answer::Reply { label, .. } => *label,
         other => panic!("no answer: {other:?}"),
+    }
+}
+
+/// The capability in an answer, or its error.
+fn minted(answer: Answer) -> Result<TaskCap, i64> {
+    match answer {
+        Answer::Reply { label: 0, words, cap: Some(cap) } if words.is_empty() => Ok(cap),
+        Answer::Reply { label, cap: None, .. } if label < 0 => Err(label),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -163,7 +194,7 @@ impl Rig {
             });
         }
         let tuning = Tuning { nvme: Options { io_timeout: IO, ..Options::default() }, ..Tuning::default() };
-        let log = Log::default();
+        let log = Log(Arc::default(), line.verbosity >= Verbosity::Info);
         let server = Server::new(model.clone(), log.clone(), &line, hardware, &tuning)?;
         Ok(Self { model, server, log, handles, engine, ned, svr, turns: 0 })
     }
@@ -211,7 +242,10 @@ impl Rig {
             let now = self.model.time();
             let most = now + SECOND;
             let due = self.engine.run(now);
-            let next = next.into_iter().chain(due).fold(most, Ord::min).max(now + Duration::from_micros(1));
+            // What the engine said something of is heard at once.
+            let heard = self.model.asleep().is_none().then_some(now);
+            let next = next.into_iter().chain(due).chain(heard).fold(most, Ord::min);
+            let next = next.max(now + Duration::from_micros(1));
             self.model.advance(next - now);
             assert!(now < end, "{what} never comes\n{}", self.log.text());
         }
@@ -251,11 +285,27 @@ impl Rig {
             found = rig.ned.answer(call);
             found.is_some()
         });
-        match found.unwrap() {
-            Answer::Reply { label: 0, words, cap: Some(cap) } if words.is_empty() => Ok(cap),
-            Answer::Reply { label, cap: None, .. } if label < 0 => Err(label),
-            other => panic!("{other:?}"),
-        }
+        minted(found.unwrap())
+    }
+
+    /// A task asks a factory for a session.
+    pub(crate) fn create_at(
+        &mut self,
+        task: &Task,
+        factory: TaskCap,
+        words: &[&str],
+    ) -> Result<TaskCap, i64> {
+        minted(self.call(task, factory, create(words)))
+    }
+
+    /// A task asks a factory for a factory.
+    pub(crate) fn delegate_at(
+        &mut self,
+        task: &Task,
+        factory: TaskCap,
+        words: &[&str],
+    ) -> Result<TaskCap, i64> {
+        minted(self.call(task, factory, delegate(words)))
     }
 
     /// ned creates a session for a new task, and keeps nothing of it.
