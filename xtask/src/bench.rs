@@ -5,7 +5,10 @@
 //! command: it prints what was reached and what was missed. With `--vm` it is on real drivers, in a virtual machine (`vm`).
 
 mod bystander;
+mod factories;
+mod limits;
 mod neighbours;
+mod places;
 mod storage;
 mod vm;
 
@@ -19,6 +22,8 @@ const DISK: u64 = 256 << 20;
 /// What is to be reached.
 const IOPS_RATIO: f64 = 3.0;
 const CPU_RATIO: f64 = 1.0 / 3.0;
+/// Of an older server's IOPS: what two rounds of one program differ by, among other work.
+const BEFORE: f64 = 0.95;
 const RSS_MAX: f64 = 16.0 * 1024.0 * 1024.0;
 /// Less than a clock tick in ten seconds counts as none.
 const IDLE_NANOS: f64 = 1e7;
@@ -37,19 +42,24 @@ struct Plan {
     callgrind: bool,
     /// Real storage alone.
     storage: bool,
-    /// A server of before, to compare images in memory with.
+    /// Sessions a second alone.
+    factories: bool,
+    /// Limits alone.
+    limits: bool,
+    /// A server of before, to compare with.
     before: Option<PathBuf>,
 }
 
 const HELP: &str =
     "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
-                  [--storage] [--before PROGRAM]
+                  [--storage] [--factories] [--limits] [--before PROGRAM]
 cargo xtask bench --vm [--rounds N] [--seconds S]
 cargo xtask bench --neighbours [--seconds S] [--depths N,…] [--server PROGRAM] [NEIGHBOUR…]
   Builds in release mode and measures. Needs qemu-storage-daemon (apt-get install qemu-system-common) for the
   comparison, valgrind and binutils for the instructions; what is missing is named and left out. With --storage
-  only images are measured (fio for the device alone; root for loop devices and file systems), and with --before an older server beside
-  this one. With --vm it runs on VFIO, in a virtual machine, and all that is needed must be there (.ci/install-packages).
+  only images are measured (fio for the device alone; root for loop devices and file systems), with --factories sessions that are
+  created and closed, with --limits how near a session comes to what it may do and what that costs (--seconds 10), and with --before an older server beside
+  this one, round by round. With --vm it runs on VFIO, in a virtual machine, and all that is needed must be there (.ci/install-packages).
   With --neighbours it measures what a client loses beside others that cost the server much.";
 
 /// Runs the whole comparison.
@@ -77,7 +87,7 @@ fn scratch() -> Result<PathBuf> {
 
 fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
     let (mut rounds, mut seconds, mut idle, mut server, mut callgrind) = (3, 1.0, 10.0, None, true);
-    let (mut storage, mut before) = (false, None);
+    let (mut storage, mut factories, mut limits, mut before) = (false, false, false, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value\n{HELP}"));
@@ -88,6 +98,8 @@ fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
             "--server" => server = Some(PathBuf::from(value()?)),
             "--no-callgrind" => callgrind = false,
             "--storage" => storage = true,
+            "--factories" => factories = true,
+            "--limits" => limits = true,
             "--before" => before = Some(PathBuf::from(value()?)),
             "--help" => {
                 println!("{HELP}");
@@ -105,7 +117,19 @@ fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
     let server = server.unwrap_or_else(|| target.join("nvme-drv"));
     let blkbench = target.join("blkbench");
     let dir = dir.into();
-    Ok(Some(Plan { rounds, seconds, idle, server, blkbench, dir, callgrind, storage, before }))
+    Ok(Some(Plan {
+        rounds,
+        seconds,
+        idle,
+        server,
+        blkbench,
+        dir,
+        callgrind,
+        storage,
+        factories,
+        limits,
+        before,
+    }))
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
@@ -145,7 +169,14 @@ impl Subject {
 }
 
 /// One round of one case: starts the server, measures, ends it.
-fn measure(plan: &Plan, subject: Subject, depth: u16, spin: u32, idle: bool) -> Result<Figures> {
+fn measure(
+    plan: &Plan,
+    server: &Path,
+    subject: Subject,
+    depth: u16,
+    spin: u32,
+    idle: bool,
+) -> Result<Figures> {
     let socket = plan.dir.join("socket");
     let _ = std::fs::remove_file(&socket);
     let image = plan.dir.join("image");
@@ -167,7 +198,7 @@ fn measure(plan: &Plan, subject: Subject, depth: u16, spin: u32, idle: bool) -> 
             Subject::OursOverMemory => format!("mem:{DISK}"),
             _ => image.display().to_string(),
         };
-        command.arg(&plan.server).arg("--quiet").args(["--cap", &format!("vbus=soft:{medium}")]);
+        command.arg(server).arg("--quiet").args(["--cap", &format!("vbus=soft:{medium}")]);
         command.args(["--cap", &format!("svr=unix:{}", socket.display())]);
     } else {
         let node = match subject {
@@ -210,28 +241,33 @@ fn best(rounds: &[Figures]) -> Option<Figures> {
     Some(best)
 }
 
-/// Measures both, round by round.
-fn pair(
-    plan: &Plan,
-    ours: Subject,
-    peer: Option<Subject>,
-    depth: u16,
-    spin: u32,
-) -> Result<(Figures, Option<Figures>)> {
-    let (mut our_rounds, mut peer_rounds) = (Vec::new(), Vec::new());
-    for _ in 0..plan.rounds.max(1) {
-        our_rounds.push(measure(plan, ours, depth, spin, false)?);
-        if let Some(peer) = peer {
-            peer_rounds.push(measure(plan, peer, depth, spin, false)?);
-        }
-    }
-    Ok((best(&our_rounds).ok_or("no round")?, best(&peer_rounds)))
+/// Of one case.
+#[derive(Clone, Default)]
+struct Case {
+    ours: Figures,
+    peers: Option<Figures>,
+    before: Option<Figures>,
 }
 
-fn row(subject: Subject, client: &str, depth: u16, figures: &Figures) {
+/// Measures all, round by round.
+fn case(plan: &Plan, ours: Subject, peer: Option<Subject>, depth: u16, spin: u32) -> Result<Case> {
+    let (mut our_rounds, mut peer_rounds, mut before_rounds) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..plan.rounds.max(1) {
+        our_rounds.push(measure(plan, &plan.server, ours, depth, spin, false)?);
+        if let Some(before) = &plan.before {
+            before_rounds.push(measure(plan, before, ours, depth, spin, false)?);
+        }
+        if let Some(peer) = peer {
+            peer_rounds.push(measure(plan, &plan.server, peer, depth, spin, false)?);
+        }
+    }
+    let ours = best(&our_rounds).ok_or("no round")?;
+    Ok(Case { ours, peers: best(&peer_rounds), before: best(&before_rounds) })
+}
+
+fn row(name: &str, client: &str, depth: u16, figures: &Figures) {
     println!(
-        "| {} | {client} | {depth} | {:.0} | {:.1} | {:.1} | {:.3} | {:.1} |",
-        subject.name(),
+        "| {name} | {client} | {depth} | {:.0} | {:.1} | {:.1} | {:.3} | {:.1} |",
         of(figures, "iops"),
         of(figures, "p50") / 1e3,
         of(figures, "p99") / 1e3,
@@ -257,7 +293,16 @@ fn have(program: &str) -> bool {
     probe.is_ok_and(|status| status.success())
 }
 
+const TARGETS: &str = "\n| target | measured | bound | |\n| --- | --- | --- | --- |";
+
 fn all(plan: &Plan) -> Result<()> {
+    if plan.factories {
+        println!("{TARGETS}");
+        return factories::rows(plan);
+    }
+    if plan.limits {
+        return limits::table(plan);
+    }
     let peer = have("qemu-storage-daemon");
     if !peer {
         println!("skipped: no qemu-storage-daemon to compare with (apt-get install qemu-system-common)");
@@ -288,20 +333,22 @@ fn all(plan: &Plan) -> Result<()> {
             (Subject::OursOverMemory, Subject::PeerOverNothing),
         ] {
             for depth in [32, 1] {
-                let (our, their) = pair(plan, ours, peer.then_some(theirs), depth, spin)?;
-                row(ours, client, depth, &our);
-                if let Some(their) = &their {
-                    row(theirs, client, depth, their);
+                let case = case(plan, ours, peer.then_some(theirs), depth, spin)?;
+                row(ours.name(), client, depth, &case.ours);
+                if let Some(before) = &case.before {
+                    row(&format!("{}, older server", ours.name()), client, depth, before);
                 }
-                found.insert(
-                    (client, ours == Subject::OursOverImage, depth),
-                    (our, their.unwrap_or_default()),
-                );
+                if let Some(their) = &case.peers {
+                    row(theirs.name(), client, depth, their);
+                }
+                found.insert((client, ours == Subject::OursOverImage, depth), case);
             }
         }
     }
-    let idle = measure(plan, Subject::OursOverImage, 32, 0, true)?;
+    wake_ups(&found);
+    let idle = measure(plan, &plan.server, Subject::OursOverImage, 32, 0, true)?;
     targets(plan, &found, &idle, copy);
+    factories::rows(plan)?;
     storage::table(plan, peer)?;
     if plan.callgrind {
         instructions()?;
@@ -309,12 +356,50 @@ fn all(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-type Found = BTreeMap<(&'static str, bool, u16), (Figures, Figures)>;
+type Found = BTreeMap<(&'static str, bool, u16), Case>;
+
+/// Who wakes whom, and how often.
+fn wake_ups(found: &Found) {
+    println!(
+        "\nFor each 1,000 requests of the same rounds: writes into the eventfds of both sides, how often a thread of the server, and the"
+    );
+    println!(
+        "client, went to sleep and was woken, and how often others had the processor of the server's thread before that.\n"
+    );
+    println!(
+        "| server | client | depth | kicks | notifications | server wakes | client wakes | server put aside |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
+    for ((client, image, depth), case) in found {
+        let (ours, peers) = if *image {
+            (Subject::OursOverImage, Subject::PeerOverImage)
+        } else {
+            (Subject::OursOverMemory, Subject::PeerOverNothing)
+        };
+        let older = format!("{}, older server", ours.name());
+        let rows = [
+            (ours.name(), Some(&case.ours)),
+            (&*older, case.before.as_ref()),
+            (peers.name(), case.peers.as_ref()),
+        ];
+        for (name, figures) in rows.into_iter().filter_map(|(name, figures)| Some((name, figures?))) {
+            let [kicks, calls, sleeps, wakes, aside] =
+                ["kicks", "calls", "sleeps", "client_sleeps", "put_aside"].map(|n| of(figures, n) * 1e3);
+            println!(
+                "| {name} | {client} | {depth} | {kicks:.1} | {calls:.1} | {sleeps:.1} | {wakes:.1} | {aside:.1} |"
+            );
+        }
+    }
+}
 
 fn targets(plan: &Plan, found: &Found, idle: &Figures, copy: f64) {
-    println!("\n| target | measured | bound | |\n| --- | --- | --- | --- |");
+    println!("{TARGETS}");
     for client in ["sleeps", "polls"] {
-        let get = |image, depth| found.get(&(client, image, depth)).cloned().unwrap_or_default();
+        let case = |image, depth| found.get(&(client, image, depth)).cloned().unwrap_or_default();
+        let get = |image, depth| {
+            let Case { ours, peers, .. } = case(image, depth);
+            (ours, peers.unwrap_or_default())
+        };
         let (our, their) = get(true, 32);
         let ratio = |name| of(&our, name) / of(&their, name);
         target_row(&format!("QD32 IOPS over io_uring's ({client})"), ratio("iops"), IOPS_RATIO, true, "×");
@@ -332,6 +417,12 @@ fn targets(plan: &Plan, found: &Found, idle: &Figures, copy: f64) {
         let (our, their) = get(false, 1);
         let what = format!("QD1 p50, null-co's ({client})");
         target_row(&what, of(&our, "p50") / 1e3, of(&their, "p50") / 1e3, false, "µs");
+        for (image, depth) in [(true, 32), (true, 1), (false, 32), (false, 1)] {
+            let Case { ours, before: Some(before), .. } = case(image, depth) else { continue };
+            let place = if image { "image in tmpfs" } else { "soft:mem" };
+            let what = format!("QD{depth} {place}: IOPS over the older server's ({client})");
+            target_row(&what, of(&ours, "iops") / of(&before, "iops"), BEFORE, true, "×");
+        }
     }
     let what = format!("idle: CPU over {} s ({} wake-ups)", plan.idle, of(idle, "idle_sleeps"));
     target_row(&what, of(idle, "idle_cpu") / 1e6, IDLE_NANOS / 1e6, false, "ms");
@@ -342,8 +433,8 @@ fn targets(plan: &Plan, found: &Found, idle: &Figures, copy: f64) {
         false,
         "MiB",
     );
-    let (our, their) = found.get(&("sleeps", true, 32)).cloned().unwrap_or_default();
-    let (our, their) = (of(&our, "first") / 1e6, of(&their, "first") / 1e6);
+    let Case { ours, peers, .. } = found.get(&("sleeps", true, 32)).cloned().unwrap_or_default();
+    let (our, their) = (of(&ours, "first") / 1e6, of(&peers.unwrap_or_default(), "first") / 1e6);
     println!("| start-up to first I/O | {our:.1} ms | qemu-storage-daemon: {their:.1} ms | |");
 }
 

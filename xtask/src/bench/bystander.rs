@@ -1,19 +1,21 @@
 //! Who has a disk in memory, while another session's storage is slow: a flush of 1 GiB, cold pages, a file system that is frozen. The
-//! other's image is on ext4 without direct I/O, so that flushes have something to do.
+//! other's image is on ext4 without direct I/O, so that flushes have something to do. And while the same is done to another server.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nvme_client::message::{flag, request};
 use nvme_client::{Client, Factory, Io, Options, Segment, kind};
 
-use super::storage::{Loop, OnDisk};
+use super::places::{Loop, OnDisk};
 use super::{Plan, Result, of, target, target_row, words};
 
-/// Bytes of the file system, of the image in it, and of what is flushed at once.
-const SYSTEM: u64 = 1536 << 20;
+/// Bytes of the file system, of each of the two images in it, and of what is flushed at once.
+const SYSTEM: u64 = 2600 << 20;
 const IMAGE: u64 = 1200 << 20;
 const FLUSHED: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -64,41 +66,53 @@ pub(super) fn rows(plan: &Plan) -> Result<()> {
         return Err("no file system for the bystanders' neighbour".into());
     }
     let mount = Mount(place);
-    let image = mount.0.join("image");
-    File::create(&image)?.set_len(IMAGE)?;
-    let cold = |client: &mut Client, stop: &AtomicBool| cold(client, stop, &image);
+    let images = ["image", "image-of-the-other"].map(|name| mount.0.join(name));
+    for image in &images {
+        File::create(image)?.set_len(IMAGE)?;
+    }
+    let cold = |client: &mut Client, stop: &AtomicBool| cold(client, stop, &images);
     let frozen = |client: &mut Client, stop: &AtomicBool| frozen(client, stop, &system);
-    let others: [Other<'_>; 3] = [
+    let others: [Other<'_>; 4] = [
         ("flushes 1 GiB", &flushes),
+        ("floods the server with messages while it flushes 1 GiB", &floods),
         ("reads what is in no cache", &cold),
         ("has its file system frozen", &frozen),
     ];
     for (near, what) in
         [("mem:64M".to_owned(), "memory"), (plan.dir.join("image").display().to_string(), "another image")]
     {
-        let server = serve(plan, &near, &image)?;
+        let server = serve(plan, &near, &images[0], "socket")?;
+        let _other = serve(plan, "mem:64M", &images[1], "far-socket")?;
         let alone = measure(plan, &server)?;
         for (name, other) in others {
-            let stop = AtomicBool::new(false);
-            let beside = std::thread::scope(|scope| -> Result<f64> {
-                let working = scope.spawn(|| {
-                    session(plan).and_then(|mut far| other(&mut far, &stop)).map_err(|e| e.to_string())
-                });
-                std::thread::sleep(Duration::from_millis(500));
-                let beside = measure(plan, &server);
-                stop.store(true, Ordering::Relaxed);
-                working.join().map_err(|_| "the other session failed")??;
-                beside
-            })?;
-            let row = format!("p99 of who has {what}, while another {name} (alone {:.1} µs)", alone / 1e3);
+            let during = |far: &Path| {
+                let stop = AtomicBool::new(false);
+                std::thread::scope(|scope| -> Result<f64> {
+                    let working = scope.spawn(|| {
+                        session(far).and_then(|mut far| other(&mut far, &stop)).map_err(|e| e.to_string())
+                    });
+                    std::thread::sleep(Duration::from_millis(500));
+                    let beside = measure(plan, &server);
+                    stop.store(true, Ordering::Relaxed);
+                    working.join().map_err(|_| "the other session failed")??;
+                    beside
+                })
+            };
+            let beside = during(&plan.dir.join("socket"))?;
+            // The same on a server of its own: there the two share the machine alone.
+            let control = during(&plan.dir.join("far-socket"))? / alone;
+            let row = format!(
+                "p99 of who has {what}, while another {name} (alone {:.1} µs; beside another server {control:.1} ×)",
+                alone / 1e3
+            );
             target_row(&row, beside / alone, P99, false, "×");
         }
     }
     Ok(())
 }
 
-fn serve(plan: &Plan, near: &str, far: &Path) -> Result<Server> {
-    let socket = plan.dir.join("socket");
+fn serve(plan: &Plan, near: &str, far: &Path, socket: &str) -> Result<Server> {
+    let socket = plan.dir.join(socket);
     let _ = std::fs::remove_file(&socket);
     let mut command = Command::new(&plan.server);
     command.arg("--quiet").args(["--cap", &format!("vbus=soft:{near},serial=near")]);
@@ -107,9 +121,9 @@ fn serve(plan: &Plan, near: &str, far: &Path) -> Result<Server> {
     Ok(Server(command.stdin(Stdio::null()).spawn()?))
 }
 
-fn session(plan: &Plan) -> Result<Client> {
+fn session(socket: &Path) -> Result<Client> {
     let wait = Duration::from_secs(300);
-    let session = Factory::connect_retry(plan.dir.join("socket"), wait)?.create(&["device=far:n1"], None)?;
+    let session = Factory::connect_retry(socket, wait)?.create(&["device=far:n1"], None)?;
     Ok(Client::from_fd(session, &Options { wait, ..Options::default() })?)
 }
 
@@ -137,10 +151,32 @@ fn flushes(client: &mut Client, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-fn cold(client: &mut Client, stop: &AtomicBool, image: &Path) -> Result<()> {
+fn floods(client: &mut Client, stop: &AtomicBool) -> Result<()> {
+    let bytes = vec![6; MIB as usize];
+    while !stop.load(Ordering::Relaxed) {
+        for at in 0..FLUSHED / MIB {
+            client.write(at * MIB / 512, &bytes)?;
+        }
+        let queue = client.queue(0)?;
+        queue.submit(Io { kind: kind::FLUSH, sector: 0, segments: &[], to_device: false }, 0)?;
+        queue.publish()?;
+        queue.kick()?;
+        while client.queue(0)?.poll()?.is_none() {
+            // Nobody waits for an answer.
+            let queue = client.queues.first().ok_or("no queue")?;
+            let payload = u64::from(queue.index).to_ne_bytes();
+            client.front.send(request::SET_VRING_CALL, flag::VERSION, &payload, &[queue.call.as_fd()])?;
+        }
+    }
+    Ok(())
+}
+
+fn cold(client: &mut Client, stop: &AtomicBool, images: &[PathBuf]) -> Result<()> {
     let mut bytes = vec![0; MIB as usize];
     while !stop.load(Ordering::Relaxed) {
-        run("dd", &[&format!("if={}", image.display()), "iflag=nocache", "count=0", "status=none"]);
+        for image in images {
+            run("dd", &[&format!("if={}", image.display()), "iflag=nocache", "count=0", "status=none"]);
+        }
         for at in 0..FLUSHED / MIB {
             client.read(at * MIB / 512, &mut bytes)?;
             if stop.load(Ordering::Relaxed) {

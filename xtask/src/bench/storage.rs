@@ -3,46 +3,21 @@
 //! 128 KiB; images in memory beside an older server; and who has another disk ([`bystander`](super::bystander)).
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::{DISK, Figures, Plan, Result, Subject, best, bystander, have, of, target, target_row, words};
+use super::places::{Loop, OnDisk};
+use super::{
+    BEFORE, DISK, Figures, Plan, Result, Subject, best, bystander, have, of, target, target_row, words,
+};
 
 /// What is to be reached, of the peer's.
 const IOPS: f64 = 1.3;
 /// Of fio's, where that is less.
 const BARE: f64 = 0.95;
-/// Of the older server's, in memory.
-const BEFORE: f64 = 0.95;
 const CPU: f64 = 0.4;
 const CPU_LONG: f64 = 0.5;
-
-/// A file on the machine's disk. Gone with this value.
-pub(super) struct OnDisk(pub(super) PathBuf);
-
-impl Drop for OnDisk {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// A loop device over a file. Gone with this value.
-pub(super) struct Loop(pub(super) PathBuf);
-
-impl Loop {
-    /// `None`: not without root.
-    pub(super) fn over(file: &Path, words: &[&str]) -> Option<Self> {
-        let done = Command::new("losetup").args(["-f", "--show"]).args(words).arg(file).output().ok()?;
-        let name = String::from_utf8(done.stdout).ok()?;
-        done.status.success().then(|| Self(name.trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
-}
 
 /// One load.
 #[derive(Clone, Copy)]
@@ -86,14 +61,14 @@ pub(super) fn table(plan: &Plan, peer: bool) -> Result<()> {
             continue;
         };
         for load in LOADS {
-            let (mut ours, mut theirs, mut bare) = (Vec::new(), Vec::new(), f64::NAN);
+            let (mut ours, mut theirs, mut bare) = (Vec::new(), Vec::new(), Bare::default());
             for _ in 0..plan.rounds.max(1) {
                 ours.push(measure(plan, path, load, true)?);
                 if peer {
                     theirs.push(measure(plan, path, load, false)?);
                 }
                 if fio {
-                    bare = bare.max(alone(plan, path, load)?);
+                    bare = bare.better(alone(plan, path, load)?);
                 }
             }
             let (ours, theirs) = (best(&ours).unwrap_or_default(), best(&theirs).unwrap_or_default());
@@ -109,25 +84,45 @@ pub(super) fn table(plan: &Plan, peer: bool) -> Result<()> {
                 );
             }
             if fio {
-                println!("| {place} | {} | {} | none (fio) | {bare:.0} | | | |", load.name, load.depth);
+                println!(
+                    "| {place} | {} | {} | none (fio) | {:.0} | | | {:.3} |",
+                    load.name,
+                    load.depth,
+                    bare.iops,
+                    bare.cpu / 1e3
+                );
             }
             results.push((place, load, ours, theirs, bare));
         }
     }
     println!("\n| target | measured | bound | |\n| --- | --- | --- | --- |");
     for (place, load, ours, theirs, bare) in &results {
+        // What the kernel takes for each request with no server at all: no server can do with less.
+        let least = bare.cpu / of(theirs, "cpu");
         let ratio = |name| of(ours, name) / of(theirs, name);
         let what = |of: &str| format!("{place}, {} QD{}: {of}", load.name, load.depth);
         if load.depth == 1 {
             target_row(&what("p50"), of(ours, "p50") / 1e3, of(theirs, "p50") / 1e3, false, "µs");
         } else if load.block > 4096 {
             target_row(&what("bandwidth"), ratio("iops"), 1.0, true, "×");
-            target_row(&what("CPU per request"), ratio("cpu"), CPU_LONG, false, "×");
+            target_row(
+                &what(&format!("CPU per request (fio alone {least:.2})")),
+                ratio("cpu"),
+                CPU_LONG,
+                false,
+                "×",
+            );
         } else {
             // Whichever is less; NaN is neither.
-            let bound = (IOPS * of(theirs, "iops")).min(BARE * bare);
+            let bound = (IOPS * of(theirs, "iops")).min(BARE * bare.iops);
             target_row(&what("IOPS"), of(ours, "iops"), bound, true, "of 1.3 × its or 0.95 × fio's");
-            target_row(&what("CPU per request"), ratio("cpu"), CPU, false, "×");
+            target_row(
+                &what(&format!("CPU per request (fio alone {least:.2})")),
+                ratio("cpu"),
+                CPU,
+                false,
+                "×",
+            );
         }
     }
     let now = in_memory(plan, &plan.server)?;
@@ -138,20 +133,31 @@ pub(super) fn table(plan: &Plan, peer: bool) -> Result<()> {
 
 /// IOPS of a server over an image in memory.
 fn in_memory(plan: &Plan, server: &Path) -> Result<f64> {
-    let plan = Plan {
-        server: server.into(),
-        blkbench: plan.blkbench.clone(),
-        dir: plan.dir.clone(),
-        before: None,
-        ..*plan
-    };
-    let rounds = (0..plan.rounds.max(1)).map(|_| super::measure(&plan, Subject::OursOverImage, 32, 0, false));
-    let rounds = rounds.collect::<Result<Vec<_>>>()?;
+    let round = || super::measure(plan, server, Subject::OursOverImage, 32, 0, false);
+    let rounds = (0..plan.rounds.max(1)).map(|_| round()).collect::<Result<Vec<_>>>()?;
     Ok(of(&best(&rounds).unwrap_or_default(), "iops"))
 }
 
-/// IOPS of fio, with nothing between it and the storage.
-fn alone(plan: &Plan, path: &Path, load: Load) -> Result<f64> {
+/// What fio has of the storage, with nothing between: IOPS, and nanoseconds of CPU per request.
+#[derive(Clone, Copy)]
+struct Bare {
+    iops: f64,
+    cpu: f64,
+}
+
+impl Default for Bare {
+    fn default() -> Self {
+        Self { iops: f64::NAN, cpu: f64::NAN }
+    }
+}
+
+impl Bare {
+    fn better(self, other: Self) -> Self {
+        if self.iops >= other.iops { self } else { other }
+    }
+}
+
+fn alone(plan: &Plan, path: &Path, load: Load) -> Result<Bare> {
     let (kind, field) = if load.write { ("randwrite", 48) } else { ("randread", 7) };
     let output = Command::new("fio")
         .args([
@@ -174,9 +180,13 @@ fn alone(plan: &Plan, path: &Path, load: Load) -> Result<f64> {
         ])
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // Version 3 of its terse lines: fields 8 and 49 are the IOPS of reads and writes.
+    // Version 3 of its terse lines: fields 8 and 49 are the IOPS of reads and writes, 88 and 89 its CPU in per cent.
     let line = text.lines().find(|line| line.starts_with("3;")).ok_or("fio said nothing")?;
-    Ok(line.split(';').nth(field).and_then(|word| word.parse().ok()).unwrap_or(f64::NAN))
+    let fields: Vec<_> = line.split(';').collect();
+    let number =
+        |at: usize| fields.get(at).and_then(|w| w.trim_end_matches('%').parse().ok()).unwrap_or(f64::NAN);
+    let iops: f64 = number(field);
+    Ok(Bare { iops, cpu: (number(87) + number(88)) * 1e7 / iops })
 }
 
 fn measure(plan: &Plan, path: &Path, load: Load, ours: bool) -> Result<Figures> {
@@ -208,9 +218,17 @@ fn measure(plan: &Plan, path: &Path, load: Load, ours: bool) -> Result<Figures> 
         ]);
         command.args(["--blockdev", &node, "--export", &export]);
     }
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-    if !output.status.success() {
-        return Err(format!("{}: measuring failed", path.display()).into());
+    // A server that was killed keeps its image until its last request has landed: for a moment nobody else can have it.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output()?;
+        if output.status.success() {
+            return Ok(words(&String::from_utf8_lossy(&output.stdout)));
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        if Instant::now() > deadline || !said.contains("lock") {
+            return Err(format!("{}: measuring failed: {said}", path.display()).into());
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
-    Ok(words(&String::from_utf8_lossy(&output.stdout)))
 }

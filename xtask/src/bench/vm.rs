@@ -1,5 +1,5 @@
 //! `cargo xtask bench --vm`: the server on VFIO beside `qemu-storage-daemon`'s userspace NVMe driver, which is on VFIO too, and
-//! beside the kernel's own driver, in one virtual machine with three of QEMU's NVMe controllers behind an IOMMU.
+//! beside the kernel's own driver, in one virtual machine with four of QEMU's NVMe controllers behind an IOMMU.
 //!
 //! Each subject has a controller of its own, so that all run all the time and are measured in turn, case by case; an idle one
 //! costs nothing. The processors are emulated: only ratios of one run mean anything.
@@ -12,9 +12,13 @@ use crate::vm::machine::{self, Plan};
 
 /// Bytes of each controller's namespace.
 const DISK: u64 = 64 << 20;
-/// What is to be reached at a depth of 32.
-const IOPS_RATIO: f64 = 1.5;
+/// What is to be reached at a depth of 32, for reads and for writes.
+const IOPS_RATIO: [f64; 2] = [4.5, 1.5];
 const CPU_RATIO: f64 = 0.5;
+/// One read at a time: how long, over the peer's.
+const P50_RATIO: f64 = 0.6;
+/// At a depth of 32, with doorbells in memory over without.
+const BUFFERED_RATIO: f64 = 1.3;
 /// No round begins later than this, so that a busy machine bounds the rounds and not the user's patience.
 const LAST_ROUND: Duration = Duration::from_secs(180);
 /// How long one command in the machine may take, apart from the load itself.
@@ -26,16 +30,19 @@ const RUNS: u32 = 4;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Ours,
+    /// The same with doorbells in memory.
+    Buffered,
     Peer,
     Kernel,
 }
 
-const SUBJECTS: [Subject; 3] = [Subject::Ours, Subject::Peer, Subject::Kernel];
+const SUBJECTS: [Subject; 4] = [Subject::Ours, Subject::Buffered, Subject::Peer, Subject::Kernel];
 
 impl Subject {
     fn name(self) -> &'static str {
         match self {
             Self::Ours => "nvme-drv",
+            Self::Buffered => "nvme-drv, doorbell-buffers",
             Self::Peer => "qemu-storage-daemon, nvme://",
             Self::Kernel => "the kernel's driver, fio",
         }
@@ -47,6 +54,7 @@ impl Subject {
             Self::Ours => "0000:00:04.0",
             Self::Peer => "0000:00:05.0",
             Self::Kernel => "0000:00:06.0",
+            Self::Buffered => "0000:00:07.0",
         }
     }
 }
@@ -103,7 +111,7 @@ pub(super) fn bench(args: &[String]) -> Result<()> {
     }
     let programs = machine::build(&["nvme-drv", "nvme-client"], true)?;
     let mut plan = Plan::new("vm", &programs, &["nvme-drv", "nvme-ctl", "blkbench"])?;
-    for (id, subject) in ["ours", "peer", "kernel"].into_iter().zip(SUBJECTS) {
+    for (id, subject) in ["ours", "buffered", "peer", "kernel"].into_iter().zip(SUBJECTS) {
         let place = subject.address().trim_start_matches("0000:00:");
         plan = plan.controller(id, id, &format!("addr={place}")).namespace(id, 1, DISK, 512)?;
     }
@@ -112,7 +120,7 @@ pub(super) fn bench(args: &[String]) -> Result<()> {
     let begin = Instant::now();
     let mut bench = Bench { guest: plan.launch()?, seconds, absent: None };
     bench.start()?;
-    let mut found: Vec<[Vec<Figures>; 3]> = CASES.iter().map(|_| Default::default()).collect();
+    let mut found: Vec<[Vec<Figures>; 4]> = CASES.iter().map(|_| Default::default()).collect();
     let mut done = 0;
     while done < rounds.max(1) && (done == 0 || begin.elapsed() < LAST_ROUND) {
         for (case, found) in CASES.iter().zip(&mut found) {
@@ -127,7 +135,7 @@ pub(super) fn bench(args: &[String]) -> Result<()> {
     }
     bench.guest.power_off();
     let host = Host { version, rounds: done, seconds, load, absent: bench.absent };
-    let best: Vec<[Figures; 3]> =
+    let best: Vec<[Figures; 4]> =
         found.iter().map(|case| case.each_ref().map(|rounds| best(rounds).unwrap_or_default())).collect();
     print(&host, &best);
     println!("\nIn {:.0} s, without the build.", begin.elapsed().as_secs_f64());
@@ -152,17 +160,24 @@ impl Bench {
         Err(format!("in the machine, `{command}` ended with {status}:\n{output}\n{logs}").into())
     }
 
-    /// Starts both servers, and checks that what is written comes back from each.
+    /// Starts the servers, and checks that what is written comes back from each.
     fn start(&mut self) -> Result<()> {
-        let (ours, peer) = (Subject::Ours.address(), Subject::Peer.address());
-        self.run(&format!("nvme-ctl bind {ours} && nvme-ctl bind {peer}"))?;
+        let [ours, buffered, peer, _] = SUBJECTS.map(Subject::address);
+        self.run(&format!("nvme-ctl bind {ours} && nvme-ctl bind {buffered} && nvme-ctl bind {peer}"))?;
         let ours = format!("nvme-drv --cap vbus=pci:{ours} --cap svr=unix:/tmp/ours");
+        let buffered =
+            format!("nvme-drv --cap vbus=pci:{buffered},doorbell-buffers --cap svr=unix:/tmp/buffered");
         let peer = format!(
             "qemu-storage-daemon --object iothread,id=io0,poll-max-ns=32768 \
              --blockdev driver=nvme,node-name=f0,device={peer},namespace=1 \
              --export type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=/tmp/peer,writable=on,num-queues=2,iothread=io0"
         );
-        for (name, command, subject) in [("ours", ours, Subject::Ours), ("peer", peer, Subject::Peer)] {
+        let all = [
+            ("ours", ours, Subject::Ours),
+            ("buffered", buffered, Subject::Buffered),
+            ("peer", peer, Subject::Peer),
+        ];
+        for (name, command, subject) in all {
             self.run(&format!("{command} >/tmp/{name}.log 2>&1 & echo $! >/tmp/{name}.pid"))?;
             let wait = format!(
                 "for i in $(seq 100); do [ -S /tmp/{name} ] && break; sleep 0.1; done; [ -S /tmp/{name} ]"
@@ -190,7 +205,7 @@ impl Bench {
         let Case { write, block, depth } = *case;
         let seconds = self.seconds / f64::from(RUNS);
         let figures = match subject {
-            Subject::Ours | Subject::Peer => {
+            Subject::Ours | Subject::Buffered | Subject::Peer => {
                 let load = format!("--depth {depth} --block {block} --time {seconds} --runs {RUNS} --plain");
                 let kind = if write { "--write" } else { "" };
                 words(&self.run(&format!("{} {load} {kind}", blkbench(subject)))?)
@@ -221,6 +236,9 @@ impl Bench {
 fn blkbench(subject: Subject) -> &'static str {
     match subject {
         Subject::Ours => "blkbench /tmp/ours --create device=ours:n1 --pid $(cat /tmp/ours.pid)",
+        Subject::Buffered => {
+            "blkbench /tmp/buffered --create device=buffered:n1 --pid $(cat /tmp/buffered.pid)"
+        }
         _ => "blkbench /tmp/peer --pid $(cat /tmp/peer.pid)",
     }
 }
@@ -254,7 +272,7 @@ fn load() -> f64 {
     load.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
-fn print(host: &Host, best: &[[Figures; 3]]) {
+fn print(host: &Host, best: &[[Figures; 4]]) {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
         "Linux {} with two emulated processors (QEMU's TCG) and an emulated IOMMU, on {cores} cores; best of {} in \
@@ -298,11 +316,21 @@ fn print(host: &Host, best: &[[Figures; 3]]) {
         return;
     }
     println!("\n| target | measured | bound | |\n| --- | --- | --- | --- |");
-    for (case, [ours, peer, _]) in CASES.iter().zip(best).filter(|(case, _)| case.depth == 32) {
+    for (case, [ours, buffered, peer, _]) in CASES.iter().zip(best) {
         let ratio = |name| of(ours, name) / of(peer, name);
-        let what = |figure| format!("QD32 {}s: {figure} over qemu-storage-daemon's", case.kind());
-        target_row(&what("IOPS"), ratio("iops"), IOPS_RATIO, true, "×");
-        target_row(&what("CPU per request"), ratio("cpu"), CPU_RATIO, false, "×");
+        let what = |figure| format!("QD{} {}s: {figure} over qemu-storage-daemon's", case.depth, case.kind());
+        match case.depth {
+            32 => {
+                let [reads, writes] = IOPS_RATIO;
+                target_row(&what("IOPS"), ratio("iops"), if case.write { writes } else { reads }, true, "×");
+                target_row(&what("CPU per request"), ratio("cpu"), CPU_RATIO, false, "×");
+                let more = of(buffered, "iops") / of(ours, "iops");
+                let what = format!("QD32 {}s: IOPS with doorbell-buffers over without", case.kind());
+                target_row(&what, more, BUFFERED_RATIO, true, "×");
+            }
+            1 if !case.write => target_row(&what("p50"), ratio("p50"), P50_RATIO, false, "×"),
+            _ => {}
+        }
     }
 }
 

@@ -45,7 +45,7 @@ const CHECKS: &[Check] = &[
     (
         "each has a page",
         "cd /usr/share/man; bad=; for p in man8/nvme-drv.8 man1/nvme-ctl.1 man1/nvme-ctl-run.1 man1/nvme-ned.1 man1/nvme-decode.1; do
-         zcat $p.gz | grep -q '^.TH' || bad=\"$bad $p\"; done; echo \"bad: [$bad]\"; zcat man8/nvme-drv.8.gz | grep -- 'register..ds'; cd /",
+         zcat $p.gz | grep -q '^.TH' || bad=\"$bad $p\"; done; echo \"bad: [$bad]\"; zcat man8/nvme-drv.8.gz | grep -- '^.B .*register..ds'; cd /",
         0,
         "bad: []\n.B \\-d NAME, \\-\\-register",
     ),

@@ -24,6 +24,13 @@ until_good() { for i in $(seq 50); do "$@" && return 0; sleep 0.1; done; return 
 # Whether the disk is there: the scan is over.
 shown() { timeout 10 nvme-ctl ls | grep device=1234:n1; }
 sockets() { systemctl is-active nvme-drv-svr.socket nvme-drv-ctl.socket; }
+# As a machine that connects again.
+knock() { perl -MIO::Socket::UNIX -e 'exit !IO::Socket::UNIX->new(Peer => shift)' $1; }
+scraped() { timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/9559 && printf "GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" >&3 && cat <&3'; }
+vm1() { systemctl is-active --quiet nvme-session@vm1.service && [ -e /run/nvme-session/vm1.sock ]; }
+ended() { [ "$(main_pid)" = 0 ] && [ "$(systemctl show -p Job --value nvme-drv-svr.socket)" = "" ] && ! [ -e /run/nvme-drv/svr ]; }
+# What there is of a server that was stopped.
+off() { for u in nvme-drv nvme-session@vm1; do echo $u.service $(systemctl is-active $u.service); done; echo "[$(ls /run/nvme-drv)]"; }
 "#;
 
 const CHECKS: &[Check] = &[
@@ -73,6 +80,16 @@ const CHECKS: &[Check] = &[
         "active\nactive",
     ),
     (
+        "and a session by descriptor goes on in it",
+        "nvme-ctl run vda=1234:n1,read-only -- sleep 60 & held=$!
+         session() { nvme-ctl ls | grep -q ' ro '; }; gone() { ! session; }
+         next() { [ $(main_pid) != 0 ] && [ $(main_pid) != $pid ] && session; }
+         until_good session; pid=$(main_pid); kill -9 $pid
+         until_good next && kill -0 $held && kill $held && until_good gone && journalctl -u nvme-drv -o cat | grep -o '1 of 1 sessions go on'",
+        0,
+        "1 of 1 sessions go on",
+    ),
+    (
         "its watchdog, with less time, lets a server go on that goes round",
         "mkdir -p /etc/systemd/system/nvme-drv.service.d
          printf '[Service]\\nWatchdogSec=2\\nTimeoutAbortSec=1\\n' >/etc/systemd/system/nvme-drv.service.d/watchdog.conf
@@ -102,7 +119,7 @@ const CHECKS: &[Check] = &[
     (
         "and is minted anew by the next server",
         "systemctl restart nvme-drv.service
-         again() { systemctl is-active --quiet nvme-session@vm1.service && nvme-ctl ls | grep -q read-only; }
+         again() { systemctl is-active --quiet nvme-session@vm1.service && nvme-ctl ls | grep -qw ro; }
          for i in $(seq 80); do again && break; sleep 0.1; done
          again && stat -c '%A %U:%G' /run/nvme-session/vm1.sock; s=$?; systemctl stop nvme-session@vm1.service
          [ $s = 0 ] && ! [ -e /run/nvme-session/vm1.sock ]",
@@ -119,8 +136,37 @@ const CHECKS: &[Check] = &[
         "/run/nvme-drv/cl1.sock srw-rw---- root:kvm\n/run/nvme-drv/cl2.sock srw------- nvme-drv:nvme-drv",
     ),
     (
+        "a tenant's factory has a socket of systemd's, by its name",
+        "conf -v --cap vbus=soft:/var/lib/nvme-drv/disk.img,serial=1234 --factory blue --device 1234:n1 --sessions 2
+         systemctl stop nvme-drv.service nvme-drv-client@cl1.socket; systemctl start nvme-drv-tenant@blue.socket
+         systemctl start nvme-drv.service && until_good shown && stat -c '%n %A %U:%G' /run/nvme-drv/blue.factory
+         nvme-ctl --factory /run/nvme-drv/blue.factory ls",
+        0,
+        "/run/nvme-drv/blue.factory srw-rw---- root:nvme-drv\nfactory 1 \"blue\": read-write, ds-max 2, sessions 2, factories 0",
+    ),
+    (
+        "what it holds is had there",
+        "blkcheck /run/nvme-drv/blue.factory device=1234:n1 --mib 4",
+        0,
+        "ok 1234:n1",
+    ),
+    (
+        "and nothing else",
+        "nvme-ctl --factory /run/nvme-drv/blue.factory run d=nobody:n1,read-only -- true; echo other $?",
+        0,
+        "device: not held by this factory\nother 3",
+    ),
+    (
+        "it listens over a restart, and who has no right to its socket has nothing",
+        "before=$(stat -c %i /run/nvme-drv/blue.factory); systemctl restart nvme-drv.service; until_good shown
+         [ $before = $(stat -c %i /run/nvme-drv/blue.factory) ] && nvme-ctl --factory /run/nvme-drv/blue.factory ls
+         ! setpriv --reuid=nobody --clear-groups nvme-ctl --factory /run/nvme-drv/blue.factory ls",
+        0,
+        "\"blue\": read-write",
+    ),
+    (
         "a wrong option is status 2, which is not tried again",
-        "systemctl stop nvme-drv.service nvme-drv-client@cl1.socket; conf --frobnicate
+        "systemctl stop nvme-drv.service nvme-drv-tenant@blue.socket; conf --frobnicate
          systemctl start nvme-drv.service; sleep 2
          systemctl show -p ExecMainStatus -p NRestarts -p ActiveState nvme-drv.service",
         0,
@@ -146,11 +192,65 @@ const CHECKS: &[Check] = &[
         "device=1234:n1",
     ),
     (
-        "stopped, the sockets listen; their own end removes them",
-        "systemctl stop nvme-drv.service; sockets; systemctl stop nvme-drv-svr.socket nvme-drv-ctl.socket
-         ls /run/nvme-drv/svr /run/nvme-drv/ctl 2>&1; systemctl show -p Result --value nvme-drv.service",
+        "a reload without the capability upgrade is refused, and the server goes on",
+        "pid=$(main_pid); systemctl reload nvme-drv.service; [ $? != 0 ] && [ $pid = $(main_pid) ] && until_good shown",
         0,
-        "active\nactive",
+        "device=1234:n1",
+    ),
+    (
+        "with it, the next program has the session by descriptor, the sockets and the unit",
+        "conf -v --cap vbus=soft:/var/lib/nvme-drv/disk.img,serial=1234 --cap upgrade=unix:/run/nvme-drv/upgrade
+         systemctl restart nvme-drv.service; until_good shown; pid=$(main_pid)
+         nvme-ctl run vda=1234:n1,read-only -- sleep 60 & held=$!
+         session() { nvme-ctl ls | grep -q ' ro '; }; until_good session
+         systemctl reload nvme-drv.service; s=$?; sleep 0.5; new=$(main_pid)
+         [ $s = 0 ] && [ $new != $pid ] && [ $new != 0 ] && ! kill -0 $pid 2>/dev/null && session && sockets && kill $held &&
+         systemctl is-active nvme-drv.service && journalctl -u nvme-drv -o cat | grep 'took over from pid'",
+        0,
+        "took over from pid",
+    ),
+    (
+        "the metrics are had at their socket, by a server that has no network of its own",
+        "conf -v --cap vbus=soft:/var/lib/nvme-drv/disk.img,serial=1234 --client cl1 --device 1234:n1 --readonly
+         systemctl enable nvme-drv-client@cl1.socket nvme-drv-metrics.socket nvme-session@vm1.service 2>/dev/null
+         systemctl start nvme-drv-client@cl1.socket nvme-drv-metrics.socket nvme-session@vm1.service
+         rm -f /run/nvme-drv/cl2.sock /run/nvme-drv/upgrade
+         systemctl restart nvme-drv.service; until_good shown; until_good vm1; scraped",
+        0,
+        "nvme_drv_worker_busy_seconds_total{worker=\"0\"}",
+    ),
+    (
+        "stopped, it is not started by whoever connects again and again, before, meanwhile and after",
+        "(while ! [ -e /tmp/enough ]; do knock /run/nvme-drv/cl1.sock; knock /run/nvme-session/vm1.sock; scraped; nvme-ctl ls; done) >/dev/null 2>&1 & knocker=$!
+         sleep 1; systemctl stop nvme-drv.service; sleep 3; off",
+        0,
+        "nvme-drv.service inactive\nnvme-session@vm1.service inactive\n[]",
+    ),
+    (
+        "asked to, it starts, with all its sockets and sessions, and machines have their disks again",
+        "systemctl start nvme-drv.service; until_good shown; until_good vm1; sockets; touch /tmp/enough; wait $knocker
+         rm /tmp/enough; scraped; stat -c %n /run/nvme-drv/* && knock /run/nvme-drv/cl1.sock && knock /run/nvme-session/vm1.sock",
+        0,
+        "/run/nvme-drv/cl1.sock\n/run/nvme-drv/ctl\n/run/nvme-drv/svr\n",
+    ),
+    (
+        "one that was told to drain and to end stays away likewise",
+        "kill -TERM $(main_pid); until_good ended; for i in $(seq 20); do knock /run/nvme-drv/cl1.sock; nvme-ctl ls; done >/dev/null 2>&1; off",
+        0,
+        "nvme-drv.service inactive\nnvme-session@vm1.service inactive\n[]",
+    ),
+    (
+        "and starts when its socket is asked for, and somebody connects",
+        "systemctl start nvme-drv-svr.socket nvme-drv-ctl.socket; until_good shown && systemctl is-active nvme-drv.service",
+        0,
+        "active",
+    ),
+    (
+        "where it failed, one word ends its sockets, too",
+        "conf --frobnicate; systemctl restart nvme-drv.service; sockets; systemctl start nvme-drv-stopped.target
+         for i in $(seq 10); do nvme-ctl ls; done >/dev/null 2>&1; echo tried $(systemctl show -p ExecMainStatus --value nvme-drv.service); off",
+        0,
+        "active\nactive\ntried 2\nnvme-drv.service failed\nnvme-session@vm1.service inactive\n[]",
     ),
 ];
 

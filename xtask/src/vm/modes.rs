@@ -1,22 +1,30 @@
 //! Binding, the quick start, and every way to run the server.
 
 use super::ADDRESS;
-use super::bed::{Bed, disk_of, server};
+use super::bed::{Bed, disk_of, over, server};
 
 /// A way to run the server.
 struct Mode {
     options: &'static str,
     /// What its log must say then.
     says: &'static str,
+    /// What follows the controller's address in its SPEC.
+    spec: &'static str,
     /// Whether segment lists go to the controller as SGLs where PRPs cannot express them.
     sgl: bool,
 }
 
-const MODES: [Mode; 4] = [
-    Mode { options: "", says: "MSI-X with 65 vectors", sgl: true },
-    Mode { options: "--nosgl", says: "MSI-X with 65 vectors", sgl: false },
-    Mode { options: "--nomsix", says: "INTx with 1 vectors", sgl: true },
-    Mode { options: "--nomsix --nomsi --nosgl --workers 2", says: "INTx with 1 vectors", sgl: false },
+const MODES: [Mode; 5] = [
+    Mode { options: "", spec: "", says: "MSI-X with 65 vectors", sgl: true },
+    Mode { options: "-v", spec: ",doorbell-buffers", says: "its doorbells are in memory", sgl: true },
+    Mode { options: "--nosgl", spec: "", says: "MSI-X with 65 vectors", sgl: false },
+    Mode { options: "--nomsix", spec: "", says: "INTx with 1 vectors", sgl: true },
+    Mode {
+        options: "--nomsix --nomsi --nosgl --workers 2",
+        spec: "",
+        says: "INTx with 1 vectors",
+        sgl: false,
+    },
 ];
 
 impl Bed {
@@ -63,8 +71,12 @@ impl Bed {
 
     fn mode(&mut self, mode: &Mode) {
         let options = mode.options;
-        let name = if options.is_empty() { "usual" } else { options };
-        self.start(&format!("{} {options}", server()));
+        let name = match (options, mode.spec) {
+            ("", _) => "usual",
+            (_, "") => options,
+            (_, spec) => spec.trim_start_matches(','),
+        };
+        self.start(&format!("{} {options}", over(&format!("{ADDRESS}{}", mode.spec))));
         let [prp, sgl] = self.traced(|bed| {
             let command = "blkcheck /tmp/svr device=partlabel:scratch --mib 4";
             bed.check(&format!("{name}, blocks of 512"), command, 0, "ok ");

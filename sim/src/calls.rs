@@ -1,0 +1,265 @@
+//! What a client asks of its session, done as the Linux home does it.
+
+use nvme_core::server::control::{InForce, MemoryChange, QueueSpec, RegionMemory, SessionError};
+use nvme_core::server::message::SessionKey;
+use nvme_linux::vhost::{Call, Region, Reply, Token};
+use nvme_platform::Window;
+use nvme_policy::Dataspaces;
+use nvme_session::dataspace::{Claim, File, FileId};
+use nvme_session::queue::{AddressSpace, RingAddresses};
+
+use crate::driver::SEALED;
+use crate::judge::court::Arena;
+use crate::seat::{Pending, Ring, Stage};
+use crate::world::World;
+
+impl World {
+    pub(crate) fn ring(&mut self, at: usize, ring: u16) -> Option<&mut Ring> {
+        let conn = self.seats[at].conn.as_mut()?;
+        let enabled = conn.machine.rings_start_enabled();
+        Some(conn.rings.entry(ring).or_insert_with(|| Ring { enabled, ..Ring::default() }))
+    }
+
+    fn pend(&mut self, at: usize, pending: Pending) {
+        if let Some(conn) = &mut self.seats[at].conn {
+            conn.pending = Some(pending);
+        }
+    }
+
+    pub(crate) fn call(&mut self, at: usize, token: Token, call: Call, file: &[usize]) -> Option<Reply> {
+        let done = |ok: bool| Some(if ok { Reply::Done } else { Reply::Failed });
+        let key = self.seats[at].key?;
+        match call {
+            Call::SetFeatures(bits) => {
+                let same = self.control.session(key).is_some_and(|s| s.features() == bits);
+                done(same || self.control.set_features(key, bits).is_ok())
+            }
+            Call::SetMemTable(files) => {
+                let claims: Vec<Region> = files.iter().map(|f| f.region).collect();
+                self.change_memory(at, key, token, None, &claims, file)
+            }
+            Call::AddRegion(one) => self.change_memory(at, key, token, Some(()), &[one.region], file),
+            Call::RemoveRegion(Region { guest, user, size, .. }) => {
+                let change = MemoryChange::Remove(guest, user, size);
+                let plan = self.control.plan_memory(key, &change);
+                let result = plan.and_then(|plan| self.control.change_memory(&plan, Vec::new()));
+                self.asked(at, token, result)
+            }
+            Call::SetRingSize { ring, size } => {
+                done(self.still(at, ring).map(|r| r.size = Some(size)).is_some())
+            }
+            Call::SetRingAddresses { ring, desc, avail, used } => {
+                done(self.still(at, ring).map(|r| r.addresses = Some((desc, avail, used))).is_some())
+            }
+            Call::SetRingBase { ring, base } => done(self.still(at, ring).map(|r| r.base = base).is_some()),
+            Call::GetRingBase { ring } => {
+                let known = self.ring(at, ring)?;
+                if known.stage == Stage::Stopped {
+                    known.kick = false;
+                    return Some(Reply::RingBase(known.base));
+                }
+                self.pend(at, Pending::Base(token, ring));
+                self.stop(at, key, ring);
+                None
+            }
+            // The sim's eventfds are no descriptors.
+            Call::SetKick { ring, .. } => {
+                let known = self.ring(at, ring)?;
+                known.kick = true;
+                if known.stage == Stage::Running {
+                    return Some(Reply::Done);
+                }
+                self.start(at, key, ring)
+            }
+            Call::SetCall { ring, .. } | Call::SetError { ring, .. } => {
+                if self.ring(at, ring)?.stage != Stage::Running {
+                    return Some(Reply::Done);
+                }
+                let notify = self.seats[at].driver.as_ref()?.queues.get(usize::from(ring))?.notify.clone();
+                match self.control.set_notify(key, ring, Box::new(notify)) {
+                    Ok(InForce::Later) => {
+                        self.pend(at, Pending::Notify(token, ring));
+                        None
+                    }
+                    other => done(other.is_ok()),
+                }
+            }
+            Call::EnableRing { ring, on } => {
+                let known = self.ring(at, ring)?;
+                known.enabled = on;
+                if on {
+                    return self.start(at, key, ring);
+                }
+                if known.stage == Stage::Stopped {
+                    return Some(Reply::Done);
+                }
+                self.pend(at, Pending::Disable(token, ring));
+                self.stop(at, key, ring);
+                None
+            }
+            Call::GetConfig { offset, len } => {
+                let mut bytes = vec![0; len as usize];
+                self.control.session(key)?.read_config(offset, &mut bytes);
+                Some(Reply::Config(bytes))
+            }
+            Call::SetConfig { offset, data } => match self.control.write_config(key, offset, &data) {
+                Ok(InForce::Later) => {
+                    self.pend(at, Pending::WriteBack(token));
+                    None
+                }
+                other => done(other.is_ok()),
+            },
+            Call::ResetDevice => {
+                self.pend(at, Pending::Reset(token));
+                for ring in self.control.running_queues(key) {
+                    self.stop(at, key, ring);
+                }
+                self.settle_reset(at);
+                None
+            }
+            Call::StartSession => {
+                self.pend(at, Pending::Start(token));
+                self.control.clear(key);
+                None
+            }
+            Call::SetBackendChannel(_) => Some(Reply::Done),
+            Call::GetInflight { .. } | Call::SetInflight { .. } => Some(Reply::Failed),
+        }
+    }
+
+    fn still(&mut self, at: usize, ring: u16) -> Option<&mut Ring> {
+        self.ring(at, ring).filter(|ring| ring.stage == Stage::Stopped)
+    }
+
+    fn asked(&mut self, at: usize, token: Token, result: Result<(), SessionError>) -> Option<Reply> {
+        if result.is_ok() {
+            self.pend(at, Pending::Memory(token));
+            return None;
+        }
+        Some(Reply::Failed)
+    }
+
+    /// A change of memory: one more region, or a whole table.
+    fn change_memory(
+        &mut self,
+        at: usize,
+        key: SessionKey,
+        token: Token,
+        add: Option<()>,
+        claims: &[Region],
+        files: &[usize],
+    ) -> Option<Reply> {
+        let clients = self.seats[at].clients;
+        let windows: Vec<Window> = {
+            let driver = self.seats[at].driver.as_ref()?;
+            (0..claims.len())
+                .map(|i| driver.memory[files.get(i).copied().unwrap_or(0) % 3].window.clone())
+                .collect()
+        };
+        let mut wanted = Vec::new();
+        for (i, region) in claims.iter().enumerate() {
+            let file = files.get(i).copied().unwrap_or(0) % 3;
+            let claim =
+                Claim { guest: region.guest, user: region.user, len: region.size, offset: region.offset };
+            let id = FileId(1 + at as u64, clients * 8 + file as u64);
+            let size = windows[i].len() as u64;
+            let writable = !(self.seats[at].place.sealed && file == SEALED);
+            wanted.push((claim, File { id, size, writable, memory: true, trusted: Dataspaces::NONE }));
+        }
+        let change = match (add, wanted.first()) {
+            (Some(()), Some((claim, file))) => MemoryChange::Add(*claim, *file),
+            _ => MemoryChange::Replace(wanted.clone()),
+        };
+        let result = self.control.plan_memory(key, &change).and_then(|plan| {
+            let mut memory = Vec::new();
+            for new in plan.new_regions() {
+                let window = &windows[new.index];
+                let start = new.claim.offset & !4095;
+                let end = (new.claim.offset + new.claim.len).next_multiple_of(4096).min(window.len() as u64);
+                let pages = window.sub(start as usize, (end - start) as usize);
+                let pages = pages.map_err(|_| SessionError::Busy)?;
+                let may_be_written = wanted[new.index].1.writable;
+                self.books.open().set_memory(window, Arena::In(key.0));
+                self.books.open().set_writable(window, may_be_written);
+                let skip = (new.claim.offset - start) as usize;
+                memory.push(RegionMemory { pages, skip, len: new.claim.len as usize });
+            }
+            self.control.change_memory(&plan, memory)
+        });
+        self.asked(at, token, result)
+    }
+
+    fn start(&mut self, at: usize, key: SessionKey, index: u16) -> Option<Reply> {
+        let ring = self.ring(at, index)?;
+        if !ring.kick || !ring.enabled || ring.stage != Stage::Stopped {
+            return Some(Reply::Done);
+        }
+        let (Some((desc, avail, used)), Some(size)) = (ring.addresses, ring.size) else {
+            return Some(Reply::Done);
+        };
+        let rings = RingAddresses { desc, avail, used, space: AddressSpace::Client };
+        let spec = QueueSpec { size, rings, next_avail: ring.base, journal: None };
+        let driver = self.seats[at].driver.as_ref()?;
+        let notify = driver.queues.get(usize::from(index)).map(|q| q.notify.clone()).unwrap_or_default();
+        match self.control.start_queue(key, index, spec, Box::new(notify)) {
+            Ok(()) => {
+                self.ring(at, index)?.stage = Stage::Running;
+                Some(Reply::Done)
+            }
+            Err(_) => Some(Reply::Failed),
+        }
+    }
+
+    fn stop(&mut self, at: usize, key: SessionKey, index: u16) {
+        if let Some(ring) = self.ring(at, index) {
+            ring.stage = Stage::Stopping;
+        }
+        if self.control.stop_queue(key, index).is_err() {
+            self.stopped(at, index, None);
+        }
+    }
+
+    pub(crate) fn take_pending(
+        &mut self,
+        at: usize,
+        which: impl FnOnce(&Pending) -> bool,
+    ) -> Option<Pending> {
+        self.seats[at].conn.as_mut()?.pending.take_if(|p| which(p))
+    }
+
+    pub(crate) fn stopped(&mut self, at: usize, index: u16, next: Option<u16>) {
+        let Some(ring) = self.ring(at, index) else { return };
+        ring.stage = Stage::Stopped;
+        if let Some(next) = next {
+            ring.base = next;
+        }
+        let base = ring.base;
+        let is =
+            |p: &Pending| matches!(p, Pending::Base(_, ring) | Pending::Disable(_, ring) if *ring == index);
+        match self.take_pending(at, is) {
+            Some(Pending::Base(token, _)) => {
+                if let Some(ring) = self.ring(at, index) {
+                    ring.kick = false;
+                }
+                self.reply(at, token, Reply::RingBase(base));
+            }
+            Some(Pending::Disable(token, _)) => self.reply(at, token, Reply::Done),
+            _ => {}
+        }
+        self.settle_reset(at);
+    }
+
+    fn settle_reset(&mut self, at: usize) {
+        let Some(conn) = &mut self.seats[at].conn else { return };
+        let Some(Pending::Reset(token)) = conn.pending else { return };
+        if conn.rings.values().any(|r| r.stage != Stage::Stopped) {
+            return;
+        }
+        conn.pending = None;
+        conn.rings.clear();
+        if let Some(key) = self.seats[at].key {
+            let _ = self.control.set_features(key, 0);
+        }
+        self.reply(at, token, Reply::Done);
+    }
+}

@@ -1,0 +1,131 @@
+//! Runs of the simulator that every test run makes: some seeds, and what is to be said of replaying them.
+#![forbid(clippy::disallowed_methods)]
+
+use nvme_sim::{Kind, Operation, Place, Setup, Spoil, Step, Wish, run_seed, run_steps};
+
+#[test]
+fn every_promise_is_kept_through_two_hundred_seeds() {
+    for seed in 0..200 {
+        let run = run_seed(seed, 600);
+        assert!(run.finding.is_none(), "seed {seed}: {}", run.finding.unwrap());
+    }
+}
+
+#[test]
+fn a_run_is_its_seed_and_its_trace_is_the_run() {
+    for seed in [3, 77, 4711] {
+        let (first, again) = (run_seed(seed, 500), run_seed(seed, 500));
+        assert_eq!((&first.setup, &first.steps), (&again.setup, &again.steps));
+        let replayed = run_steps(&first.setup, &first.steps);
+        for run in [again, replayed] {
+            assert_eq!((run.taken, run.answered, run.judged), (first.taken, first.answered, first.judged));
+        }
+    }
+}
+
+#[test]
+fn something_happens_in_a_run() {
+    let (mut answered, mut judged) = (0, 0);
+    for seed in 1000..1050 {
+        let run = run_seed(seed, 600);
+        answered += run.answered;
+        judged += run.judged;
+    }
+    assert!(answered > 500 && judged > 500, "{answered} requests were answered, {judged} commands judged");
+}
+
+/// A world with one seat, whose driver does without event indices.
+fn alone(words: &[&'static str]) -> Setup {
+    Setup {
+        workers: 1,
+        apart: [false, false],
+        mqes: 63,
+        mdts: 8,
+        sgl: false,
+        cache: false,
+        pairs: 8,
+        slow: false,
+        shared: false,
+        faulty: false,
+        seats: vec![Place {
+            words: words.to_vec(),
+            listens: false,
+            hostile: false,
+            sealed: false,
+            queues: 1,
+            declines: nvme_testkit::feature::EVENT_IDX,
+        }],
+    }
+}
+
+/// Seed 7015499453638472: the ring that was disabled could not be enabled again, since its device was gone, and its driver said that it begins where it had begun
+/// at first.
+#[test]
+fn a_ring_that_was_disabled_begins_again_behind_what_was_answered() {
+    let steps = [
+        Step::Settle,
+        Step::Operate(Operation::Create(0)),
+        Step::Want(0, Wish::Connect),
+        Step::Chat(0),
+        Step::Ask { seat: 0, queue: 0, kind: Kind::Read, sector: 0, sectors: 0, layout: 0 },
+        Step::Want(0, Wish::Disable(0)),
+        Step::Want(0, Wish::Start(0)),
+        Step::Want(0, Wish::Stop(0)),
+        Step::Spoil(Spoil::Vanish(0)),
+    ];
+    let run = run_steps(&alone(&["device=d0:n2", "read-only", "ds-max=4"]), &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+    assert_eq!(run.answered, 1);
+}
+
+/// What a worker said of the first drain came while it had not heard of the second.
+#[test]
+fn a_device_that_is_drained_again_is_not_taken_for_quiet_by_an_earlier_answer() {
+    let steps = [
+        Step::Settle,
+        Step::Operate(Operation::Create(0)),
+        Step::Want(0, Wish::Connect),
+        Step::Chat(0),
+        Step::Settle,
+        Step::Operate(Operation::Drain(0)),
+        Step::Deliver(0),
+        Step::Worker(0),
+        Step::Operate(Operation::Resume(0)),
+        Step::Operate(Operation::Drain(0)),
+        Step::Hear(0),
+        Step::Ask { seat: 0, queue: 0, kind: Kind::Read, sector: 0, sectors: 0, layout: 0 },
+        Step::Kick(0, 0),
+        Step::Deliver(0),
+        Step::Worker(0),
+    ];
+    let run = run_steps(&alone(&["device=d0:n2", "ds-max=4"]), &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}
+
+/// Seed 7015632880847898: a device was drained and then lost, and something else was resumed: its session's driver was told to kick no more, and nobody looked.
+#[test]
+fn a_session_that_was_drained_when_its_device_was_lost_is_answered_whatever_is_resumed() {
+    let place = |words: &[&'static str], queues| {
+        let (words, declines) = (words.to_vec(), 0);
+        Place { words, listens: false, hostile: false, sealed: false, queues, declines }
+    };
+    let seats = vec![place(&["device=d0:n1", "ds-max=4"], 1), place(&["device=d1:n1", "ds-max=4"], 1)];
+    let setup = Setup { seats, faulty: true, ..alone(&[]) };
+    for lost in [Spoil::Vanish(0), Spoil::Another(0), Spoil::Remove(0)] {
+        let steps = [
+            Step::Settle,
+            Step::Operate(Operation::Create(0)),
+            Step::Want(0, Wish::Connect),
+            Step::Chat(0),
+            Step::Operate(Operation::Create(1)),
+            Step::Operate(Operation::Drain(2)),
+            Step::Spoil(lost),
+            Step::Settle,
+            // What the second one has.
+            Step::Operate(Operation::Resume(15)),
+            Step::Ask { seat: 0, queue: 0, kind: Kind::Flush, sector: 0, sectors: 0, layout: 0 },
+        ];
+        let run = run_steps(&setup, &steps);
+        assert!(run.finding.is_none(), "{lost:?}: {}", run.finding.unwrap());
+    }
+}

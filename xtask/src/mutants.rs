@@ -1,0 +1,285 @@
+//! `cargo xtask mutants`: faults planted in the product, which the simulator or a test is to find.
+//!
+//! All of `sim/mutants/planted.txt` is built at once, in a copy of the sources, each fault behind a number; then one at a time is let loose: before the simulator, for so
+//! many seconds of CPU, and before the test that is named for it, where the simulator is not to find it. No build of the product has any of it.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::root;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// Seconds of CPU that the simulator has for each.
+const SECONDS: u64 = 40;
+/// Seconds after which something that does not come to an end is found.
+const HANGS: &str = "600";
+
+/// A fault: what it is, which test finds it, and why it is no loss if nobody does.
+struct Planted {
+    number: u32,
+    title: String,
+    test: Option<String>,
+    excuse: Option<String>,
+}
+
+/// A place in the sources, and what is put there.
+struct Patch {
+    file: String,
+    old: Vec<String>,
+    new: Vec<String>,
+}
+
+/// How it is run.
+struct Plan {
+    /// Of these alone, where there are any.
+    only: Vec<u32>,
+    /// Tests that are named are run also where the simulator finds the fault.
+    tests: bool,
+    seconds: u64,
+    /// What the simulator is built with: `sim`, or what is built sooner and runs longer.
+    profile: String,
+    /// Faults at a time.
+    jobs: usize,
+}
+
+const HELP: &str = "cargo xtask mutants [--tests] [--cpu SECONDS] [--profile NAME] [--jobs N] [N…]";
+
+fn plan(words: &[String]) -> Outcome<Plan> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut plan = Plan { only: Vec::new(), tests: false, seconds: SECONDS, profile: "sim".into(), jobs };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{HELP}"));
+        match word.as_str() {
+            "--tests" => plan.tests = true,
+            "--cpu" => plan.seconds = value()?.parse()?,
+            "--profile" => plan.profile.clone_from(value()?),
+            "--jobs" => plan.jobs = value()?.parse()?,
+            number => plan.only.push(number.parse().map_err(|_| HELP)?),
+        }
+    }
+    Ok(plan)
+}
+
+/// What became of a fault.
+enum Fate {
+    /// A judge found it, and said so.
+    Found(String, String),
+    /// The test that is named for it fails.
+    Tested,
+    /// It does not.
+    Untested,
+    Unfound,
+}
+
+fn try_out(tree: &Path, plan: &Plan, fault: &Planted) -> Outcome<Fate> {
+    let found = let_loose(plan, fault.number)?;
+    let Some(test) = fault.test.as_ref().filter(|_| plan.tests || found.is_none()) else {
+        return Ok(found.map_or(Fate::Unfound, |(judge, said)| Fate::Found(judge, said)));
+    };
+    Ok(match (fails(tree, fault.number, test)?, found) {
+        (false, _) => Fate::Untested,
+        (true, Some((judge, said))) => Fate::Found(judge, said),
+        (true, None) => Fate::Tested,
+    })
+}
+
+pub(crate) fn mutants(words: &[String]) -> Outcome<()> {
+    let plan = plan(words)?;
+    let (faults, patches) = parse(&fs::read_to_string(root().join("sim/mutants/planted.txt"))?)?;
+    let tree = root().join("target/mutants");
+    copy(&tree)?;
+    for patch in &patches {
+        apply(&tree, patch)?;
+    }
+    prepare(&tree)?;
+    let build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(&tree)
+        .args(["build", "--quiet", "--profile", &plan.profile, "-p", "nvme-sim", "--features", "planted"])
+        .arg("--target-dir")
+        .arg(root().join("target/mutants-built"))
+        .status()?;
+    if !build.success() {
+        return Err("the planted sources do not build".into());
+    }
+    let all: Vec<&Planted> =
+        faults.iter().filter(|f| plan.only.is_empty() || plan.only.contains(&f.number)).collect();
+    let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..plan.jobs.clamp(1, all.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(fault) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let fate = try_out(&tree, &plan, fault);
+                    tally.lock().unwrap_or_else(PoisonError::into_inner).count(fault, fate);
+                }
+            });
+        }
+    });
+    let Tally { judges, tests, harmless, missed } =
+        tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let alone: u32 = judges.values().sum();
+    println!(
+        "{} faults: {alone} found by the simulator {judges:?}, {tests} by tests, {harmless} harmless, {missed} not found",
+        alone + tests + harmless + missed
+    );
+    if missed == 0 { Ok(()) } else { Err(format!("{missed} planted faults were not found").into()) }
+}
+
+/// How many were found, and by whom.
+#[derive(Default)]
+struct Tally {
+    judges: BTreeMap<String, u32>,
+    tests: u32,
+    harmless: u32,
+    missed: u32,
+}
+
+impl Tally {
+    fn count(&mut self, fault: &Planted, fate: Outcome<Fate>) {
+        let Planted { number, title, test, excuse } = fault;
+        let test = test.as_deref().unwrap_or_default();
+        let (count, said) = match (fate, excuse) {
+            (Ok(Fate::Found(judge, said)), _) => (self.judges.entry(judge).or_default(), said),
+            (Ok(Fate::Tested), _) => (&mut self.tests, test.to_owned()),
+            (Ok(Fate::Untested), _) => (&mut self.missed, format!("NOT FOUND by {test}")),
+            (Ok(Fate::Unfound), Some(excuse)) => (&mut self.harmless, format!("not found; {excuse}")),
+            (Ok(Fate::Unfound), None) => (&mut self.missed, "NOT FOUND".into()),
+            (Err(why), _) => (&mut self.missed, why.to_string()),
+        };
+        *count += 1;
+        println!("{number:3} {title}: {said}");
+    }
+}
+
+/// Whether a test fails with that fault. It passes without any.
+fn fails(tree: &Path, number: u32, test: &str) -> Outcome<bool> {
+    let run = |number: u32| -> Outcome<Output> {
+        let mut command = Command::new("timeout");
+        command.current_dir(tree).arg(HANGS);
+        command.arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(["test", "--quiet"]);
+        command.args(test.split(' ')).arg("--target-dir").arg(root().join("target/mutants-tests"));
+        Ok(command.env("PLANTED", number.to_string()).output()?)
+    };
+    let without = run(0)?;
+    let text = String::from_utf8_lossy(&without.stdout).into_owned();
+    if !without.status.success() || !text.contains(" 1 passed") {
+        let said = String::from_utf8_lossy(&without.stderr).into_owned();
+        return Err(format!("without a fault, {test} does not pass: {text}{said}").into());
+    }
+    let with = run(number)?;
+    let text = String::from_utf8_lossy(&with.stdout).into_owned();
+    Ok(!with.status.success() && (text.contains("FAILED") || with.status.code() == Some(124)))
+}
+
+/// Runs the simulator with that fault. Which judge found it, and what it said.
+fn let_loose(plan: &Plan, number: u32) -> Outcome<Option<(String, String)>> {
+    let folder = if plan.profile == "dev" { "debug" } else { &plan.profile };
+    let run = Command::new("timeout")
+        .arg(HANGS)
+        .arg(root().join("target/mutants-built").join(folder).join("nvme-sim"))
+        .args(["--quick", "--seed", "1", "--cpu", &plan.seconds.to_string()])
+        .args(["--planted", &number.to_string()])
+        .output()?;
+    if run.status.success() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    let Some(line) = text.lines().find(|line| line.contains(" steps: ")) else {
+        return Ok(Some(("Itself".into(), format!("it does not come to an end: {}", run.status))));
+    };
+    let said = line.split(" steps: ").nth(1).unwrap_or_default().to_owned();
+    let judge = said.split(':').next().unwrap_or_default().to_owned();
+    let after = text.lines().find(|line| line.starts_with("found in")).unwrap_or_default();
+    Ok(Some((judge, format!("{after}: {}", said.chars().take(120).collect::<String>()))))
+}
+
+fn parse(text: &str) -> Outcome<(Vec<Planted>, Vec<Patch>)> {
+    let (mut faults, mut patches) = (Vec::<Planted>::new(), Vec::<Patch>::new());
+    for line in text.lines() {
+        match line.split_at_checked(2) {
+            Some(("# ", rest)) => {
+                let Some((number, title)) = rest.split_once(' ') else { continue };
+                let Ok(number) = number.parse() else { continue };
+                faults.push(Planted { number, title: title.into(), test: None, excuse: None });
+            }
+            Some(("@ ", file)) => {
+                patches.push(Patch { file: file.into(), old: Vec::new(), new: Vec::new() });
+            }
+            Some(("- ", old)) => patches.last_mut().ok_or("no file yet")?.old.push(old.into()),
+            Some(("+ ", new)) => patches.last_mut().ok_or("no file yet")?.new.push(new.into()),
+            Some(("? ", test)) => faults.last_mut().ok_or("no fault yet")?.test = Some(test.into()),
+            Some(("! ", excuse)) => faults.last_mut().ok_or("no fault yet")?.excuse = Some(excuse.into()),
+            _ => {}
+        }
+    }
+    Ok((faults, patches))
+}
+
+/// The sources as they are in the working tree; what is the same stays untouched, so that little is built anew.
+fn copy(tree: &Path) -> Outcome<()> {
+    let listed = Command::new("git").current_dir(root()).args(["ls-files", "-z"]).output()?;
+    for file in String::from_utf8(listed.stdout)?.split('\0').filter(|file| !file.is_empty()) {
+        let Ok(bytes) = fs::read(root().join(file)) else { continue };
+        write(&tree.join(file), &bytes)?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    if fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    Ok(fs::write(path, bytes)?)
+}
+
+fn apply(tree: &Path, patch: &Patch) -> Outcome<()> {
+    let path = tree.join(&patch.file);
+    let text = fs::read_to_string(&path)?;
+    let old = patch.old.join("\n");
+    if !text.contains(&old) {
+        return Err(
+            format!("{}: there is no {old:?} any more; mend sim/mutants/planted.txt", patch.file).into()
+        );
+    }
+    let new = patch.new.join("\n").replace("planted(", "nvme_mem::planted(");
+    write(&path, text.replacen(&old, &new, 1).as_bytes())
+}
+
+/// Which fault is loose is a number in the crate that all others have.
+fn prepare(tree: &Path) -> Outcome<()> {
+    let path = tree.join("platform/mem/src/lib.rs");
+    let mut text = fs::read_to_string(&path)?;
+    text += "
+/// Which planted fault is let loose; none, before the environment was asked.
+pub static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(u32::MAX);
+
+/// Whether that one is.
+#[inline]
+pub fn planted(number: u32) -> bool {
+    let mut loose = PLANTED.load(core::sync::atomic::Ordering::Relaxed);
+    if loose == u32::MAX {
+        extern crate std;
+        loose = std::env::var(\"PLANTED\").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+        PLANTED.store(loose, core::sync::atomic::Ordering::Relaxed);
+    }
+    loose == number
+}
+";
+    write(&path, text.as_bytes())?;
+    for package in ["policy", "src"] {
+        let path = tree.join(package).join("Cargo.toml");
+        let text = fs::read_to_string(&path)?;
+        let text = text.replacen("[dependencies]\n", "[dependencies]\nnvme-mem.workspace = true\n", 1);
+        write(&path, text.as_bytes())?;
+    }
+    Ok(())
+}
