@@ -2,7 +2,7 @@
 
 use nvme_l4re::kernel::{Cap, L4Error, Message};
 use nvme_l4re_server::message::{FactoryCall, Interface, Meta, SessionCall, Words};
-use nvme_policy::Policy;
+use nvme_policy::{FactoryRequest, SessionRequest, Trusted};
 
 /// A message to the factory or to a session: one byte says to which, whether its sender has the S right and whether a
 /// capability came with it, the next is the protocol's number, the rest are words.
@@ -25,7 +25,11 @@ pub fn l4re(data: &[u8]) {
 fn factory(message: &Message, special: bool) {
     match FactoryCall::parse(message, special) {
         Ok(FactoryCall::Create(words)) => {
-            assert!(special && message.protocol == -15);
+            assert!(special && message.protocol == -15 && message.words[0] as i64 != -15);
+            create(message, &words);
+        }
+        Ok(FactoryCall::Delegate(words)) => {
+            assert!(special && message.protocol == -15 && message.words[0] as i64 == -15);
             create(message, &words);
         }
         Ok(FactoryCall::Meta(meta)) => answered(meta, FactoryCall::INTERFACES),
@@ -52,7 +56,9 @@ fn create(message: &Message, words: &Words) {
         said[last] |= message.words[last] & mask;
     }
     assert_eq!(said, message.words.as_slice());
-    if let Err(why) = Policy::from_words(words.iter()) {
+    let session = SessionRequest::from_words(words.iter(), &Trusted::NONE).err();
+    let factory = FactoryRequest::from_words(words.iter(), &Trusted::NONE).err();
+    for why in session.into_iter().chain(factory) {
         assert!(!why.to_string().chars().any(char::is_control));
     }
 }

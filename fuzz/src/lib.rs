@@ -13,7 +13,7 @@ mod virtqueue;
 
 pub use disk::gpt;
 pub use l4re::l4re;
-pub use linux::{cap_word, factory};
-pub use policy::{command_line, device_name, extent, policy_words};
+pub use linux::{cap_word, factory, handover};
+pub use policy::{command_line, device_name, extent, factory_words, policy_words};
 pub use vhost::vhost;
 pub use virtqueue::virtqueue;

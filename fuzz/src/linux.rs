@@ -1,7 +1,8 @@
-//! What comes over the Linux home's sockets, and the words of `--cap`.
+//! What comes over the Linux home's sockets, the words of `--cap`, and what one server hands over to the next.
 
 use std::os::fd::OwnedFd;
 
+use nvme_handover::{Capabilities, DOCUMENT_MAX, Document, KeptServer, KeptSession, State};
 use nvme_linux::caps::{CapWord, Place, SoftSource, Spec};
 use nvme_linux::factory::{Request, WORDS_MAX};
 use nvme_policy::Policy;
@@ -40,9 +41,10 @@ pub fn cap_word(data: &[u8]) {
         Place::Fd(number) => assert!(*number >= 3),
     };
     match &word.spec {
-        Spec::Pci(address) => assert!(address.len() == 12 && !address.contains(char::is_uppercase)),
-        Spec::File(at) => place(at),
+        Spec::Pci { address, .. } => assert!(address.len() == 12 && !address.contains(char::is_uppercase)),
+        Spec::File(at) | Spec::Trail { place: at, .. } => place(at),
         Spec::Peer(_) => panic!("no word says this"),
+        Spec::Tcp(address) => assert!(address.ip().is_loopback() || text.ends_with(",public")),
         Spec::Unix { place: at, options } => {
             place(at);
             assert!(options.mode.is_none_or(|mode| mode <= 0o777));
@@ -63,8 +65,27 @@ pub fn cap_word(data: &[u8]) {
     let inherited = matches!(
         &word.spec,
         Spec::File(Place::Fd(_))
+            | Spec::Trail { place: Place::Fd(_), .. }
             | Spec::Unix { place: Place::Fd(_), .. }
             | Spec::Soft { source: SoftSource::Image(Place::Fd(_)), .. }
     );
     assert_eq!(word.spec.fd().is_some(), inherited);
+}
+
+/// A document, of one kind or another, that came with as many descriptors as the first byte says: refused, or what it is written as.
+pub fn handover(data: &[u8]) {
+    fn read<D: Document + PartialEq + std::fmt::Debug>(bytes: &[u8], count: usize) {
+        let Ok(document) = D::read(bytes, count) else { return };
+        let mut named: Vec<u32> = document.files().into_iter().map(|file| file.0).collect();
+        named.sort_unstable();
+        assert!(named.into_iter().eq(0..count as u32), "each descriptor is named once");
+        let written = document.write().expect("what was read can be written");
+        assert!(written.len() <= DOCUMENT_MAX);
+        assert_eq!(D::read(&written, count).expect("and read again"), document);
+    }
+    let Some((&count, bytes)) = data.split_first() else { return };
+    read::<Capabilities>(bytes, count.into());
+    read::<State>(bytes, count.into());
+    read::<KeptServer>(bytes, count.into());
+    read::<KeptSession>(bytes, count.into());
 }

@@ -1,8 +1,8 @@
 //! What clients and operators write.
 
 use nvme_policy::{
-    Access, BlockSize, CommandLine, DeviceName, Dialect, Extent, Identity, Namespace, NotConfined,
-    PartitionId, PartitionIdentity, Policy,
+    Access, BlockSize, Ceiling, CommandLine, Dataspaces, DeviceName, Dialect, Extent, FactoryRequest,
+    Identity, Namespace, NotConfined, PartitionId, PartitionIdentity, Policy, SessionRequest, Trusted,
 };
 
 /// Nothing that is not printable reaches a terminal or a log.
@@ -19,11 +19,41 @@ pub fn policy_words(data: &[u8]) {
         Ok(policy) => {
             let (device, ds_max, read_only) = (count(b"device="), count(b"ds-max="), count(b"read-only"));
             assert!(device == 1 && ds_max <= 1 && read_only <= 1);
-            assert_eq!(device + ds_max + read_only, words().count());
+            let others = count(b"iops=") + count(b"bytes=") + count(b"name=");
+            assert_eq!(device + ds_max + read_only + others, words().count());
             assert_eq!(policy.access() == Access::ReadOnly, read_only == 1);
             assert!((1..=256).contains(&policy.ds_max().get()));
             printable(policy.device());
         }
+        Err(refusal) => printable(&refusal),
+    }
+}
+
+/// Words of `create()` for a factory and then, behind an empty word, of a session or factory that is asked for there: it has no more.
+pub fn factory_words(data: &[u8]) {
+    let names = ["one", "two", "three"];
+    let trusted = |held| Trusted { names: &names, held };
+    let mut words = data.split(|&b| b == 0);
+    let first: Vec<&[u8]> = words.by_ref().take_while(|word| !word.is_empty()).collect();
+    let second: Vec<&[u8]> = words.collect();
+    let all = trusted(Dataspaces::ALL);
+    let made = FactoryRequest::from_words(first, &all).and_then(|asked| {
+        assert!((1..=16).contains(&asked.devices().len()));
+        Ceiling::SERVER.below(&asked)
+    });
+    let ceiling = match made {
+        Ok(ceiling) => ceiling,
+        Err(refusal) => return printable(&refusal),
+    };
+    let held = trusted(ceiling.dataspaces());
+    match SessionRequest::from_words(second.iter().copied(), &held).and_then(|asked| ceiling.admit(&asked)) {
+        Ok(policy) => assert!(ceiling.holds(&policy)),
+        Err(refusal) => printable(&refusal),
+    }
+    let below =
+        FactoryRequest::from_words(second.iter().copied(), &held).and_then(|asked| ceiling.below(&asked));
+    match below {
+        Ok(below) => assert_eq!(below.meet(&ceiling), below),
         Err(refusal) => printable(&refusal),
     }
 }
