@@ -11,10 +11,11 @@ mod server;
 
 use std::io::Cursor;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use gpt::mbr::ProtectiveMBR;
 use gpt::{GptConfig, partition_types};
-use nvme_client::{Client, Options};
+use nvme_client::{Client, Options, socket};
 use nvme_linux::inventory::{Access, Inventory, State};
 use rustix::process::{Pid, Signal};
 
@@ -90,6 +91,7 @@ fn create_serves_clients_at_its_socket_until_it_ends() {
         assert_eq!((session.device.as_str(), session.access), ("SN 1:2:n1:2", Access::ReadWrite));
         assert!(session.connected && session.client.is_none());
         assert_eq!((session.ds_max, session.dataspaces, session.regions, session.queues), (1, 1, 1, 1));
+        assert_eq!((session.factory, session.held, session.path.as_deref()), (0, false, path.to_str()));
         assert_eq!(session.registered, 16 << 20);
         assert_eq!(session.peer.unwrap().pid, std::process::id().cast_signed());
     }
@@ -101,6 +103,37 @@ fn create_serves_clients_at_its_socket_until_it_ends() {
     rustix::process::kill_process(Pid::from_child(&holder), Signal::TERM).unwrap();
     assert_eq!(holder.wait().unwrap().code(), Some(0));
     wait_until("the session's end", || scanned(&bench).sessions.is_empty());
+    assert!(!path.exists());
+}
+
+#[test]
+fn create_has_its_session_again_from_the_next_server_when_one_was_killed() {
+    let bench = Bench::new();
+    let ctl = bench.socket("ctl");
+    let mut server = bench.serve(&[&ctl]);
+    scanned(&bench);
+    let path = bench.path("listen");
+    let mut command = nvme_ctl(&bench, &["create", WORD, "name=vm1", "--listen"]);
+    let mut holder = command.arg(&path).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the socket", || path.exists());
+    let mut client = Client::connect(&path, &Options::default()).unwrap();
+    client.write(0, &[7; 4096]).unwrap();
+    server.signal(Signal::KILL);
+    server.wait();
+    // Whoever connects meanwhile waits.
+    let waiting = socket::connect_retry(&path, Duration::ZERO).unwrap();
+    let mut server = bench.serve(&[&ctl]);
+    client.reconnect(waiting, None).unwrap();
+    let mut bytes = [0; 4096];
+    client.read(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+    let inventory = scanned(&bench);
+    assert_eq!(inventory.sessions.len(), 1);
+    // Stopped, the server is gone for good.
+    drop(client);
+    std::fs::remove_file(bench.path("svr")).unwrap();
+    assert_eq!(server.stop(), 0);
+    assert_eq!(holder.wait().unwrap().code(), Some(1));
     assert!(!path.exists());
 }
 
@@ -118,8 +151,9 @@ fn run_gives_a_command_its_sessions_and_they_end_with_it() {
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(said.lines().filter(|line| line.starts_with("socket:[")).count(), 2, "{said}");
-    assert!(said.contains("sessions: 2 of 256"), "{said}");
-    assert!(said.contains("device=partlabel:attack") && said.contains("read-only"), "{said}");
+    // As many as the limit of descriptors has room for.
+    assert!(said.contains("sessions: 2 of 2"), "{said}");
+    assert!(said.contains("'device=SN 1:2:n1:2'  rw") && said.contains("'device=SN 1:2:n1:4'  ro"), "{said}");
     wait_until("the sessions' end", || scanned(&bench).sessions.is_empty());
 }
 

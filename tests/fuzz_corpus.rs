@@ -46,6 +46,11 @@ fn words_are_refused_or_become_a_policy() {
 }
 
 #[test]
+fn what_is_asked_for_below_a_factory_is_within_it() {
+    replay("factory_words", policy::factory_words);
+}
+
+#[test]
 fn arguments_are_refused_or_become_a_command_line() {
     replay("command_line", policy::command_line);
 }
@@ -88,4 +93,9 @@ fn what_a_driver_writes_stays_inside_its_memory_and_its_extent() {
 #[test]
 fn messages_to_the_l4re_home_are_refused_or_are_the_call_that_they_say() {
     replay("l4re", l4re::l4re);
+}
+
+#[test]
+fn what_is_handed_over_is_refused_or_written_as_it_was_read() {
+    replay("handover", linux::handover);
 }

@@ -97,7 +97,13 @@ fn a_home_of_one_thread_serves_a_read() {
     home.control.set_features(key, features::VERSION_1).unwrap();
     let len = MEMORY as u64;
     let claim = Claim { guest: 0, user: 0, len, offset: 0 };
-    let file = File { id: FileId(1, 1), size: len, writable: true, memory: true, trusted: None };
+    let file = File {
+        id: FileId(1, 1),
+        size: len,
+        writable: true,
+        memory: true,
+        trusted: nvme_policy::Dataspaces::NONE,
+    };
     let plan = home.control.plan_memory(key, &MemoryChange::Add(claim, file)).unwrap();
     let view = |_| RegionMemory { pages: memory.clone(), skip: 0, len: MEMORY };
     home.control.change_memory(&plan, plan.new_regions().iter().map(view).collect()).unwrap();
@@ -105,7 +111,7 @@ fn a_home_of_one_thread_serves_a_read() {
     let [desc, avail, used] = [DESC, AVAIL, USED].map(|at| at as u64);
     let rings = RingAddresses { desc, avail, used, space: AddressSpace::Guest };
     let notify = FakeNotify::new();
-    let spec = QueueSpec { size: 16, rings, next_avail: 0 };
+    let spec = QueueSpec { size: 16, rings, next_avail: 0, journal: None };
     home.control.start_queue(key, 0, spec, Box::new(notify.clone())).unwrap();
 
     // What the client's driver does.

@@ -37,14 +37,19 @@ pub(crate) fn memory_dir() -> tempfile::TempDir {
 
 /// The bytes of a disk with that block size, divided as [`LABELS`] says.
 pub(crate) fn image(block: u64) -> Vec<u8> {
+    image_of(block, LABELS)
+}
+
+/// The same, where the partitions have these labels.
+pub(crate) fn image_of(block: u64, labels: [&str; 4]) -> Vec<u8> {
     let bytes = pattern(0, SIZE as usize);
     let size = if block == 512 { LogicalBlockSize::Lb512 } else { LogicalBlockSize::Lb4096 };
     let mut device = Cursor::new(bytes);
     ProtectiveMBR::with_lb_size((SIZE / block - 1) as u32).overwrite_lba0(&mut device).unwrap();
     let config = GptConfig::new().writable(true).logical_block_size(size);
     let mut disk = config.create_from_device(device, None).unwrap();
-    for (number, label) in (1..).zip(LABELS) {
-        let first = start(label) / block;
+    for (number, label) in (1..).zip(labels) {
+        let first = u64::from(number) * PART / block;
         disk.add_partition_at(label, number, first, PART / block, partition_types::LINUX_FS, 0).unwrap();
     }
     disk.write().unwrap().into_inner()

@@ -192,7 +192,7 @@ fn messages_of_features_that_were_not_negotiated_are_refused() {
         ] {
             assert!(front.command(kind, &[0; 8], &[]).is_err(), "{kind}");
         }
-        for features in [protocol::STATUS, protocol::INFLIGHT_SHMFD, protocol::LOG_SHMFD, 1 << 63] {
+        for features in [protocol::STATUS, protocol::LOG_SHMFD, 1 << 14, 1 << 63] {
             let words = (features | protocol::REPLY_ACK).to_ne_bytes();
             assert!(front.command(request::SET_PROTOCOL_FEATURES, &words, &[]).is_err());
         }

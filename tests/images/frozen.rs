@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nvme_client::{Client, Io, Options, Segment, kind};
 
 use crate::server::{Bench, wait_until};
-use crate::storage::{Loop, MIB, Mount, able, divide, run, serve, session, sparse, vbus};
+use crate::storage::{Loop, MIB, Mount, able, divide, serve, session, sparse, vbus};
 
 /// Longer than a command of hardware may take before the controller is suspected.
 const FROZEN: Duration = Duration::from_secs(35);
@@ -35,7 +35,7 @@ fn a_frozen_file_system_makes_its_own_requests_wait_and_ends_nobody() {
         let mut slow = session(&bench, &["device=a:n1"]);
         let mut bystander = session(&bench, &["device=b:n1"]);
         slow.write(0, &[1; 4096]).unwrap();
-        run("fsfreeze", &["-f", system.0.path().to_str().unwrap()]);
+        system.freeze();
         let scratch = slow.scratch;
         let queue = slow.queue(0).unwrap();
         for n in 0..WRITES {
@@ -56,7 +56,7 @@ fn a_frozen_file_system_makes_its_own_requests_wait_and_ends_nobody() {
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(slow.queue(0).unwrap().poll().unwrap().is_none(), "{engine}: it was not frozen");
-        run("fsfreeze", &["-u", system.0.path().to_str().unwrap()]);
+        system.thaw();
         assert!(worst < Duration::from_secs(2), "{engine}: the bystander waited {worst:?}");
         let mut ended = 0;
         wait_until("the end of what waited", || {
@@ -106,7 +106,7 @@ fn closed_in_time(engine: &str) {
     for client in [&mut stops, &mut leaves] {
         client.write(0, &[1; 4096]).unwrap();
     }
-    run("fsfreeze", &["-f", system.0.path().to_str().unwrap()]);
+    system.freeze();
     for client in [&mut stops, &mut leaves] {
         let segments = [Segment { addr: client.scratch, len: 4096 }];
         let io = Io { kind: kind::OUT, sector: 8, segments: &segments, to_device: true };
@@ -130,7 +130,7 @@ fn closed_in_time(engine: &str) {
     // What was written there may land still.
     let refused = bench.factory().create(&["device=a:n1:1"], None);
     assert!(refused.is_err(), "{engine}: a second writer beside one that nothing proves quiet");
-    run("fsfreeze", &["-u", system.0.path().to_str().unwrap()]);
+    system.thaw();
     server.says("session 1: ended");
     server.says("session 2: ended");
     let mut next = session(&bench, &["device=a:n1:1"]);
@@ -138,5 +138,100 @@ fn closed_in_time(engine: &str) {
     next.flush().unwrap();
     reader.read(0, &mut [0; 4096]).unwrap();
     drop((next, reader));
+    assert_eq!(server.stop(), 0);
+}
+
+/// As long as sessions may drain when the server is told to stop.
+const DRAINED: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_server_that_is_told_to_stop_over_frozen_storage_says_so_and_ends_when_that_answers() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 64 * MIB);
+    let device = Loop::over(&file, &[]);
+    let system = Mount::ext4(&device.0);
+    let image = system.path("image");
+    sparse(&image, 48 * MIB);
+    let mut server = serve(&bench, &[vbus(&image, ",serial=a,engine=uring")]);
+    let mut client = session(&bench, &["device=a:n1"]);
+    client.write(0, &[1; 4096]).unwrap();
+    system.freeze();
+    let segments = [Segment { addr: client.scratch, len: 4096 }];
+    let queue = client.queue(0).unwrap();
+    queue.submit(Io { kind: kind::OUT, sector: 8, segments: &segments, to_device: true }, 1).unwrap();
+    queue.publish().unwrap();
+    queue.kick().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let began = Instant::now();
+    server.signal(rustix::process::Signal::TERM);
+    while !server.said().contains("nvme-drv: stopped") && began.elapsed() < DRAINED * 2 {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let took = began.elapsed();
+    server.says("session 1: the storage of a:n1 hangs");
+    server.says("nvme-drv: stopped");
+    assert!(took < DRAINED + Duration::from_secs(5), "it drained for {took:?}");
+    // The kernel keeps the process until its write has ended.
+    system.thaw();
+    assert_eq!(server.wait(), 0);
+}
+
+#[test]
+fn a_write_that_outlives_its_killed_server_keeps_the_image_from_the_next_until_it_has_landed() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 96 * MIB);
+    let device = Loop::over(&file, &[]);
+    let system = Mount::ext4(&device.0);
+    let inner = system.path("inner");
+    // What is written there waits in the block layer, for a file system that is frozen: the process that asked for it can go.
+    std::fs::write(&inner, vec![0; 32 << 20]).unwrap();
+    let image = Loop::over(&inner, &["--direct-io=on"]);
+    let word = vbus(&image.0, ",serial=a,engine=uring");
+    let mut server = serve(&bench, std::slice::from_ref(&word));
+    let mut client = session(&bench, &["device=a:n1"]);
+    client.write(0, &[1; 4096]).unwrap();
+    client.flush().unwrap();
+    system.freeze();
+    client.memory.write(client.scratch, &[2; 4096]).unwrap();
+    let segments = [Segment { addr: client.scratch, len: 4096 }];
+    let queue = client.queue(0).unwrap();
+    queue.submit(Io { kind: kind::OUT, sector: 8, segments: &segments, to_device: true }, 1).unwrap();
+    queue.publish().unwrap();
+    queue.kick().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    server.signal(rustix::process::Signal::KILL);
+    // It is reaped, and its write has not landed.
+    server.wait();
+    drop(client);
+    let mut next = serve(&bench, std::slice::from_ref(&word));
+    let (status, said) = (next.wait(), next.said());
+    system.thaw();
+    assert!(status == 2 && said.contains("in use"), "{status}: {said}");
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut server = loop {
+        let mut server = serve(&bench, std::slice::from_ref(&word));
+        let served = Instant::now() + Duration::from_secs(5);
+        while !server.said().contains("ready:") && server.status_now().is_none() && Instant::now() < served {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if server.said().contains("ready:") {
+            break server;
+        }
+        assert!(Instant::now() < until, "{}", server.said());
+        server.wait();
+    };
+    let mut client = session(&bench, &["device=a:n1"]);
+    let mut bytes = [0; 4096];
+    client.read(8, &mut bytes).unwrap();
+    assert_eq!(bytes, [2; 4096], "it had landed before anybody else was served");
+    drop(client);
     assert_eq!(server.stop(), 0);
 }

@@ -2,83 +2,15 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use nvme_client::{Client, Options};
 
+pub(crate) use crate::mounted::{Loop, Mount, able, run};
 use crate::server::{Bench, Server};
 
 pub(crate) const MIB: u64 = 1 << 20;
-
-/// Whether there can be loop devices and mounts here. Where tests must not be skipped, there must.
-pub(crate) fn able() -> bool {
-    let able = rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists();
-    if !able {
-        let must = std::env::var_os("CI").is_some() || std::env::var_os("NVME_DRV_REQUIRE_VM").is_some();
-        assert!(!must, "tests of failing storage need root and loop devices");
-        eprintln!("skipped: needs root and loop devices");
-    }
-    able
-}
-
-/// Runs a program that must succeed; what it printed.
-pub(crate) fn run(program: &str, words: &[&str]) -> String {
-    let done = Command::new(program).args(words).output().unwrap_or_else(|e| panic!("{program}: {e}"));
-    assert!(done.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap().trim().to_owned()
-}
-
-/// A mounted file system. Gone with this value.
-pub(crate) struct Mount(pub(crate) tempfile::TempDir);
-
-impl Mount {
-    pub(crate) fn tmpfs(bytes: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "none", dir.path().to_str().unwrap()]);
-        Self(dir)
-    }
-
-    /// An ext4 file system, made anew on a device.
-    pub(crate) fn ext4(device: &Path) -> Self {
-        let device = device.to_str().unwrap();
-        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "nodiscard", device]);
-        Self::of(device)
-    }
-
-    pub(crate) fn of(device: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        run("mount", &[device, dir.path().to_str().unwrap()]);
-        Self(dir)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
-    }
-}
-
-/// A loop device. Gone with this value.
-pub(crate) struct Loop(pub(crate) PathBuf);
-
-impl Loop {
-    pub(crate) fn over(file: &Path, words: &[&str]) -> Self {
-        let file = [file.to_str().unwrap()];
-        let words: Vec<&str> = ["-f", "--show"].iter().chain(words).chain(&file).copied().collect();
-        Self(run("losetup", &words).into())
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
-    }
-}
 
 /// A sparse file.
 pub(crate) fn sparse(path: &Path, bytes: u64) {

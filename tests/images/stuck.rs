@@ -10,7 +10,7 @@ use nvme_client::{FrontEnd, Io, Segment, kind, socket};
 use rustix::event::PollFlags;
 
 use crate::server::{Bench, WAIT, wait_until};
-use crate::storage::{Loop, MIB, Mount, able, run, session, sparse, vbus};
+use crate::storage::{Loop, MIB, Mount, able, session, sparse, vbus};
 
 /// The watchdog's time.
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ fn a_worker_that_is_stuck_feeds_no_watchdog_and_a_flood_of_messages_for_it_ends_
     slow.write(0, &[1; 4096]).unwrap();
     assert!(fed(&manager, Instant::now() + 3 * WATCHDOG) >= 3);
 
-    run("fsfreeze", &["-f", system.0.path().to_str().unwrap()]);
+    system.freeze();
     let frozen = Instant::now();
     let segments = [Segment { addr: slow.scratch, len: 4096 }];
     let queue = slow.queue(0).unwrap();
@@ -105,7 +105,7 @@ fn a_worker_that_is_stuck_feeds_no_watchdog_and_a_flood_of_messages_for_it_ends_
     });
     assert!(sent > 0);
     server.says("worker 0 has not gone round");
-    run("fsfreeze", &["-u", system.0.path().to_str().unwrap()]);
+    system.thaw();
     // What waited is done, and all goes on.
     other.front.acknowledged(request::SET_VRING_CALL).unwrap();
     other.read(0, &mut [0; 4096]).unwrap();

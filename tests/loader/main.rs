@@ -1,6 +1,6 @@
 //! The loader, run as a program.
 //!
-//! `fake` holds what needs no NVMe server: the tests' own program plays `nvme-drv` under that name, and reports what it
+//! `fake` and `scripts` hold what needs no NVMe server: the tests' own program plays `nvme-drv` under that name, and reports what it
 //! was started with. `real` runs the manual's examples and ours against the real server: the one of this build,
 //! or the file that `NVME_DRV` names.
 
@@ -10,6 +10,7 @@ mod fake;
 mod fake_server;
 mod ned;
 mod real;
+mod scripts;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,6 @@ fn main() -> ExitCode {
         return fake_server::serve();
     }
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = fake::trials().into_iter().chain(real::trials()).collect();
+    let trials = fake::trials().into_iter().chain(scripts::trials()).chain(real::trials()).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -41,6 +41,8 @@ trials! {
     a_second_client_of_a_static_client_s_disk_is_refused
     a_trusted_dataspace_is_taken_by_the_server
     refusals_of_the_server_come_with_their_codes
+    two_tenants_have_factories_and_one_is_taken_back
+    a_factory_is_handed_on_without_its_lifetime_and_mints_less
     a_server_with_a_wrong_option_fails_the_loader
 }
 
@@ -163,6 +165,76 @@ fn a_trusted_dataspace_is_taken_by_the_server(place: &Place) {
     let ended = place.start(&["-e", &vbus, trusted.to_str().unwrap()]).end();
     assert!(ended.out.contains("minted true\n"));
     assert_eq!(ended.status, Some(0));
+}
+
+/// The example, with a machine that is nothing but its disk: it ends when that goes.
+fn two_tenants_have_factories_and_one_is_taken_back(place: &Place) {
+    let qemu = r#"#!/bin/bash
+        for word; do case "$word" in socket,id=vda,fd=*) fd=${word##*=};; esac; done
+        read -r -N 1 -u "$fd" && echo "the server said something"; echo "the disk is gone""#;
+    let program = place.write("qemu", qemu);
+    rustix::fs::chmod(&program, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_nvme-ned"), place.path("nvme-ned")).unwrap();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/lua/examples/tenants.lua");
+    let vbus = "vbus_nvme = { 'soft:mem:64M,serial=a', 'soft:mem:64M,serial=b' }";
+    let mut ned = place.start(&["-e", vbus, script, "--", "a:n1", "b:n1", "6"]);
+    ned.expect("green goes on: running");
+    let ended = ned.end();
+    let out = &ended.out;
+    for (tenant, said) in
+        [("blue", "vm 1 has its disk"), ("green", "vm 1 has its disk"), ("blue", "the disk is gone")]
+    {
+        assert!(
+            out.lines().any(|line| line.contains(tenant) && line.contains(said)),
+            "{tenant}: {said}: {out}"
+        );
+    }
+    for tenant in ["blue", "green"] {
+        let refused =
+            |line: &str| line.contains(tenant) && line.contains("not its disk: ") && line.contains("(-13)");
+        assert!(out.lines().any(refused), "{tenant}: {out}");
+    }
+    assert!(out.contains("blue is taken back: ") && out.contains("its disk is free: true"), "{out}");
+    let undisturbed = out.split("green goes on").next().unwrap();
+    assert!(!undisturbed.lines().any(|line| line.contains("green") && line.contains("gone")), "{out}");
+}
+
+fn a_factory_is_handed_on_without_its_lifetime_and_mints_less(place: &Place) {
+    let script = place.write(
+        "factory.lua",
+        "local function try(f, ...) local ok, why = pcall(f.create, f, ...) print(ok and 'minted' or why.code) end
+         local f = nvme_bus:create(L4.Proto.Factory, 'device=1234:n1', 'read-only', 'factories=1')
+         print(tostring(f):match('^L4::Cap<L4::Factory>') ~= nil, f:is_valid())
+         try(f, 0, 'device=1234:n1', 'read-only')
+         try(f, 0, 'device=1234:n1')
+         try(f, 0, 'device=other:n1', 'read-only')
+         local g = f:create(L4.Proto.Factory, 'device=1234:n1', 'read-only')
+         try(g, L4.Proto.Factory, 'device=1234:n1', 'read-only')
+         -- One descriptor goes with it, and it mints.
+         L4.default_loader:startv({ caps = { disks = g:m('rws') } }, 'sh', '-c', 'echo descriptors $LISTEN_FDS'):wait()
+         local copy <const> = f:m('rws')
+         do local over <close> = f end
+         print(f:is_valid(), copy:is_valid())
+         try(copy, 0, 'device=1234:n1', 'read-only')
+         try(g, 0, 'device=1234:n1', 'read-only')
+         print('done')",
+    );
+    let start = format!("local bus = L4.default_loader:new_channel(); local tenant = L4.default_loader:new_channel(); nvme_bus = bus
+         L4.default_loader:start({{ caps = {{ vbus = 'soft:{},serial=1234', svr = bus:svr(), t = tenant:svr() }} }},
+           'rom/nvme-drv --factory t --device 1234:n1 --readonly')
+         print('through t: ' .. tostring(tenant:create(0, 'device=1234:n1', 'read-only'):is_valid()))
+         print(pcall(tenant.create, tenant, 0, 'device=1234:n1'))", image(place));
+    let mut ned = place.start(&["-e", "L4 = require 'L4'", "-e", &start, script.to_str().unwrap()]);
+    ned.expect("done");
+    let out = ends_well(ned);
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(
+        lines[0] == "through t: true" && lines[1].starts_with("false") && lines[1].contains("(-13)"),
+        "{out}"
+    );
+    let wanted =
+        ["true\ttrue", "minted", "-13", "-13", "-12", "descriptors 1", "false\tfalse", "-9", "-104", "done"];
+    assert_eq!(lines[2..], wanted, "{out}");
 }
 
 fn refusals_of_the_server_come_with_their_codes(place: &Place) {

@@ -1,7 +1,8 @@
 //! The server program and its contract, from outside: options, capabilities, the factory, the life of a session.
 //!
-//! * [`server`]: starts the program. [`backend`]: as QEMU would start it. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
-//!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device.
+//! * [`server`]: starts the program. [`audit`], [`audited`]: what it writes down. [`backend`]: as QEMU would start it. [`operator`]: what is asked at `admin`. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
+//!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device. [`tenants`]: factories and dataspaces of the command line. [`workers`]: several of them.
+//!   [`killed`]: one takes up what another left; [`upgrade`]: one takes over from another, watched by [`checker`].
 //!   [`independent`]: a client from elsewhere; [`wire`]: its messages beside ours. [`dependencies`]: what is linked. [`old_kernels`]: calls that are missing or denied. [`signals`]: what ends it, with which status.
 
 #![forbid(unsafe_code)]
@@ -11,12 +12,21 @@
 mod disk;
 mod server;
 
+mod audit;
+mod audited;
 mod backend;
 mod capabilities;
+mod checker;
 mod dependencies;
 mod independent;
+mod inflight;
+mod killed;
 mod old_kernels;
+mod operator;
 mod options;
 mod sessions;
 mod signals;
+mod tenants;
+mod upgrade;
 mod wire;
+mod workers;

@@ -139,12 +139,19 @@ impl Server {
         self.process.signal(signal).unwrap();
     }
 
+    /// Whether it has ended.
+    pub(crate) fn status_now(&mut self) -> Option<i32> {
+        if self.ended.is_none() {
+            self.ended = self.process.try_wait().unwrap();
+        }
+        self.ended.map(Exit::status)
+    }
+
     /// Waits for the program's end.
     pub(crate) fn wait(&mut self) -> i32 {
         let deadline = Instant::now() + WAIT;
-        while self.ended.is_none() {
+        while self.status_now().is_none() {
             assert!(Instant::now() < deadline, "it does not end: {}", self.said());
-            self.ended = self.process.try_wait().unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
         self.ended.map(Exit::status).unwrap()

@@ -73,10 +73,13 @@ fn what_whoever_starts_it_did_to_signals_does_not_matter() {
         return;
     };
     drop(bench.factory());
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
-    let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:\t")).unwrap();
     let own = [Signal::TERM, Signal::INT].iter().map(|s| 1u64 << (s.as_raw() - 1)).sum::<u64>();
-    assert_eq!(u64::from_str_radix(blocked, 16).unwrap(), own);
+    // While a thread is started, all are blocked for a moment.
+    wait_until("its own signals alone to be blocked", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let blocked = status.lines().find_map(|l| l.strip_prefix("SigBlk:\t")).unwrap();
+        u64::from_str_radix(blocked, 16).unwrap() == own
+    });
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -32,6 +32,8 @@ struct Seen {
     queues: BTreeMap<u16, Queue>,
     /// Commands in the order of their doorbells, with their queue.
     commands: Vec<(u16, Command)>,
+    /// Writes of the doorbell registers of I/O queues.
+    rung: usize,
 }
 
 impl Seen {
@@ -61,6 +63,11 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How often a doorbell register of an I/O queue was written.
+    pub(crate) fn rung(&self) -> usize {
+        self.seen().rung
+    }
+
     /// The commands of the admin queue (0), or of all others.
     pub(crate) fn commands(&self, admin: bool) -> Vec<Command> {
         self.seen().commands.iter().filter(|(id, _)| (*id == 0) == admin).map(|(_, c)| *c).collect()
@@ -88,6 +95,7 @@ pub(crate) struct QemuDevice {
     bar: u64,
     vectors: u16,
     interrupts_at: u64,
+    doorbell_buffers: bool,
     asq: u64,
     aqa: u32,
     watch: Watch,
@@ -105,8 +113,19 @@ impl QemuDevice {
         let seen = Arc::default();
         let watch = Watch { seen, port, function: function.clone(), domain: domain.clone(), interrupts };
         let (vectors, asq, aqa) = (0, 0, 0);
-        let mut device =
-            Self { qtest, memory, domain, function, bar, vectors, interrupts_at, asq, aqa, watch };
+        let mut device = Self {
+            qtest,
+            memory,
+            domain,
+            function,
+            bar,
+            vectors,
+            interrupts_at,
+            doorbell_buffers: false,
+            asq,
+            aqa,
+            watch,
+        };
         device.place();
         device
     }
@@ -244,14 +263,26 @@ struct Doorbells {
 impl QueueDoorbells for Doorbells {
     fn submission_tail(&mut self, tail: u16) {
         self.watch.seen().rung(self.queue, tail);
+        self.watch.seen().rung += 1;
         self.qtest.write32(self.at, tail.into());
     }
     fn completion_head(&mut self, head: u16) {
+        self.watch.seen().rung += 1;
         self.qtest.write32(self.at + u64::from(self.stride), head.into());
     }
 }
 
+impl QemuDevice {
+    /// Wants doorbells in memory.
+    pub(crate) fn with_doorbell_buffers(self) -> Self {
+        Self { doorbell_buffers: true, ..self }
+    }
+}
+
 impl Device for QemuDevice {
+    fn doorbell_buffers(&self) -> bool {
+        self.doorbell_buffers
+    }
     fn registers(&mut self) -> &mut dyn Registers {
         self
     }

@@ -53,12 +53,19 @@ pub(crate) struct Shape {
     pub(crate) controllers: Vec<&'static str>,
     /// But these are drives of their own, with a namespace each, and one serial number.
     pub(crate) apart: bool,
+    /// Whether doorbells in memory are wanted.
+    pub(crate) doorbell_buffers: bool,
 }
 
 impl Default for Shape {
     /// One controller, namespaces with blocks of 512 and 4096 bytes.
     fn default() -> Self {
-        Self { disks: vec![Disk::new(512), Disk::new(4096)], controllers: vec![""], apart: false }
+        Self {
+            disks: vec![Disk::new(512), Disk::new(4096)],
+            controllers: vec![""],
+            apart: false,
+            doorbell_buffers: false,
+        }
     }
 }
 

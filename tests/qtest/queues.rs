@@ -38,6 +38,62 @@ fn queues_wrap_many_times_and_each_command_ends_once() {
 }
 
 #[test]
+fn doorbells_in_memory_lose_no_command_and_are_there_again_after_a_reset() {
+    needs_qemu!();
+    let mut rung = Vec::new();
+    for doorbell_buffers in [false, true] {
+        let mut rig = Rig::new(&Shape { doorbell_buffers, ..Shape::default() }, Options::default());
+        assert_eq!(rig.watch.count(true, admin::DOORBELL_BUFFER_CONFIG), usize::from(doorbell_buffers));
+        let before = rig.watch.rung();
+        for depth in [2, 3, 64] {
+            let mut pair = rig.pair(depth);
+            for round in 0..40_u64 {
+                for head in 0..depth - 1 {
+                    let at = GUEST + u64::from(head) * 4096;
+                    rig.client.write(at, &pattern(round * 100 + u64::from(head), 4096));
+                    let write = rig.write(1, u64::from(head) * 8, &[(at, 4096)], false);
+                    rig.issue(&mut pair, write, head);
+                    pair.ring();
+                }
+                let ended = rig.drain(&mut pair);
+                assert_eq!(
+                    ended.iter().filter(|(_, outcome)| *outcome == Outcome::Done).count(),
+                    usize::from(depth - 1)
+                );
+            }
+            for head in 0..u64::from(depth - 1) {
+                assert!(rig.machine.on_disk(1, head * 4096, 4096) == pattern(3900 + head, 4096));
+            }
+            // The same pair once more: by itself, and then after the controller was reset.
+            for reset in [false, true] {
+                let quiet = if reset {
+                    rig.controller.reset();
+                    let ControllerEvent::Reset { quiet } = rig.event() else { panic!() };
+                    quiet
+                } else {
+                    rig.controller.delete_pair(pair.id()).unwrap();
+                    let ControllerEvent::PairDeleted { quiet, .. } = rig.event() else { panic!() };
+                    quiet
+                };
+                rig.controller.recreate_pair(&mut pair).unwrap();
+                let ControllerEvent::PairRecreated { doorbells, .. } = rig.event() else { panic!() };
+                pair.restart(quiet, doorbells, &mut |_| false).unwrap();
+                for _ in 0..5 {
+                    assert!(rig.bytes(&mut pair, 1, 0, 4096) == pattern(3900, 4096), "{reset}");
+                }
+            }
+            rig.controller.delete_pair(pair.id()).unwrap();
+            let ControllerEvent::PairDeleted { .. } = rig.event() else { panic!() };
+            rig.controller.retire_pair(Box::new(pair)).unwrap();
+        }
+        rung.push(rig.watch.rung() - before);
+        rig.clean();
+    }
+    assert!(rung[1] < rung[0], "registers were written {rung:?} times");
+    println!("doorbell registers were written {rung:?} times");
+}
+
+#[test]
 fn all_queue_pairs_that_were_granted_work_at_once_each_with_its_own_interrupt() {
     needs_qemu!();
     let mut rig = Rig::new(&Shape::default(), Options { bounce_chunks: 1, ..Options::default() });

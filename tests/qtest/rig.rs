@@ -66,6 +66,7 @@ impl Rig {
     fn raw_with(shape: &Shape, options: Options, rights: DmaRights) -> Self {
         let machine = Machine::new(shape);
         let device = machine.device(0);
+        let device = if shape.doorbell_buffers { device.with_doorbell_buffers() } else { device };
         let watch = device.watch();
         let mut controller = Controller::new(Box::new(device), 0, options);
         let window = machine.memory.take(BYTES as usize / PAGE).unwrap();

@@ -182,7 +182,12 @@ fn a_namespace_that_two_controllers_share_is_one_disk_and_is_had_by_one_way_at_a
 #[test]
 fn two_drives_of_one_serial_number_are_two_disks_and_are_named_by_their_places() {
     needs_qemu!();
-    let shape = Shape { disks: vec![Disk::new(512), Disk::new(512)], controllers: vec!["", ""], apart: true };
+    let shape = Shape {
+        disks: vec![Disk::new(512), Disk::new(512)],
+        controllers: vec!["", ""],
+        apart: true,
+        ..Shape::default()
+    };
     let mut server = Server::over(2, &shape, Options::default(), GRACE);
     let named =
         server.control.controllers().map(|(_, c, _)| (c.info().serial.clone(), c.info().subsystem.clone()));

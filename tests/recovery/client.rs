@@ -47,7 +47,7 @@ pub(crate) struct Client {
 pub(crate) fn region(guest: u64, len: u64, file: u64) -> (Claim, File) {
     let claim = Claim { guest, user: guest, len, offset: 0 };
     let id = FileId(1, file);
-    (claim, File { id, size: len, writable: true, memory: true, trusted: None })
+    (claim, File { id, size: len, writable: true, memory: true, trusted: nvme_policy::Dataspaces::NONE })
 }
 
 impl Client {
@@ -71,7 +71,7 @@ impl Client {
         let at = GUEST + Self::base(queue);
         let space = AddressSpace::Client;
         let rings = RingAddresses { desc: at, avail: at + 0x1000, used: at + 0x2000, space };
-        QueueSpec { size: SIZE, rings, next_avail: self.rings[queue].used }
+        QueueSpec { size: SIZE, rings, next_avail: self.rings[queue].used, journal: None }
     }
 
     /// The driver forgets everything and starts with fresh rings.

@@ -2,12 +2,14 @@
 //!
 //! `rig` steps everything by hand; `device` is the controller with its place on the bus; `client` is the driver's side.
 
+mod apart;
 mod client;
 mod device;
 mod durability;
 mod factories;
 mod faults;
 mod hanging;
+mod health;
 mod lost;
 mod memory;
 mod parts;
@@ -18,6 +20,7 @@ mod resets;
 mod rig;
 mod scanning;
 mod shares;
+mod spread;
 mod threads;
 mod timeouts;
 mod twins;

@@ -7,7 +7,7 @@ use nvme_core::nvme::Options;
 use nvme_core::server::control::{
     Config, Control, ControllerState, Event, MemoryChange, RecoveryTimes, RegionMemory, SessionError,
 };
-use nvme_core::server::message::{QueueKey, SessionKey};
+use nvme_core::server::message::{About, QueueKey, SessionKey, ToWorker};
 use nvme_core::server::worker::Worker;
 use nvme_mem::Window;
 use nvme_platform::Time;
@@ -41,9 +41,13 @@ pub(crate) struct Rig {
     /// Passes that workers made.
     pub(crate) passes: u64,
     /// Messages that a test holds up.
-    pub(crate) delayed: Vec<(usize, nvme_core::server::message::ToWorker)>,
+    pub(crate) delayed: Vec<(usize, ToWorker)>,
     /// How many things that cannot happen a test made happen.
     pub(crate) anomalies: u64,
+    /// A session, and its pair, that have the worker behind control's own.
+    pub(crate) apart: Option<(About, About)>,
+    /// How many workers control knows.
+    worker_count: usize,
 }
 
 pub(crate) fn config() -> Config {
@@ -85,6 +89,7 @@ pub(crate) fn policy(words: &[&str]) -> Policy {
 impl Rig {
     /// Not polled yet.
     pub(crate) fn raw(config: Config, devices: Vec<Soft>) -> Self {
+        let worker_count = config.workers;
         let mut rig = Self {
             workers: (0..config.workers).map(|_| Worker::new(Duration::ZERO)).collect(),
             delayed: Vec::new(),
@@ -95,6 +100,8 @@ impl Rig {
             events: Vec::new(),
             passes: 0,
             anomalies: 0,
+            apart: None,
+            worker_count,
         };
         for (index, device) in devices.into_iter().enumerate() {
             let soft = SoftDevice::new(device).unwrap();
@@ -135,6 +142,14 @@ impl Rig {
         let mut any = false;
         while let Some((worker, message)) = self.control.take_message() {
             any = true;
+            let apart = self.apart.filter(|(session, pair)| [*session, *pair].contains(&message.about()));
+            if let (Some(_), ToWorker::Release(_)) = (apart, &message) {
+                self.apart = None;
+                for (id, pair) in self.workers[1].take_pairs() {
+                    self.workers[0].handle(ToWorker::AddPair(id, pair), self.now);
+                }
+            }
+            let worker = if self.apart.is_some() && apart.is_some() { 1 } else { worker };
             self.workers[worker].handle(message, self.now);
         }
         any
@@ -145,6 +160,8 @@ impl Rig {
         let mut any = false;
         while let Some(message) = self.workers[worker].take_message() {
             any = true;
+            // In the name of the one that it is apart of.
+            let worker = if self.workers.len() > self.worker_count { 0 } else { worker };
             self.control.from_worker(worker, message, self.now);
         }
         any
@@ -307,7 +324,10 @@ impl Rig {
 
     pub(crate) fn kick(&mut self, client: &Client, queue: usize) {
         let key = QueueKey { session: client.key, index: queue as u16 };
-        let worker = self.control.session(client.key).map_or(0, |s| s.worker());
+        let session = self.control.session(client.key);
+        let worker = session.map_or(0, |s| s.worker_of(key.index).unwrap_or_else(|| s.worker()));
+        let worker =
+            if self.apart.is_some_and(|(a, _)| a == About::Session(client.key)) { 1 } else { worker };
         if let Some(token) = self.workers[worker].token(key) {
             self.workers[worker].kick(token, self.now);
         }

@@ -15,7 +15,8 @@ pub(crate) struct Shape {
     /// A VGA adapter, which splits the low memory.
     pub(crate) vga: bool,
     pub(crate) fio: bool,
-    /// What else is special about it: `hotplug` (room for memory), `port` (the disk can be unplugged), `private` (its memory is not
+    /// What else is special about it: `hotplug` (room for memory), `port` (the disk can be unplugged), `reconnect` (QEMU looks for
+    /// the server again each second), `private` (its memory is not
     /// shared), `numa` (288M in three files).
     pub(crate) more: &'static [&'static str],
 }
@@ -76,7 +77,8 @@ impl Machine {
                 (Stdio::from(fd), None)
             }
             Attach::Path(path, held) => {
-                command.arg("-chardev").arg(format!("socket,id=disk,path={}", path.display()));
+                let again = if shape.more.contains(&"reconnect") { ",reconnect=1" } else { "" };
+                command.arg("-chardev").arg(format!("socket,id=disk,path={}{again}", path.display()));
                 (Stdio::null(), held.map(|held| Box::new(held) as Box<dyn Any>))
             }
         };

@@ -45,7 +45,8 @@ pub(crate) enum Attach {
 /// A running server.
 pub(crate) struct Server {
     child: Child,
-    dir: tempfile::TempDir,
+    /// `None` once the next server has it.
+    dir: Option<tempfile::TempDir>,
     peer: bool,
     said: Arc<Mutex<Vec<String>>>,
 }
@@ -63,10 +64,13 @@ pub(crate) fn program() -> PathBuf {
 impl Server {
     /// Starts the server over an image. A static client `cl1` has the scratch partition when that is asked for.
     pub(crate) fn start(disk: &Disk, static_client: bool) -> Server {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), disk, static_client)
+    }
+
+    fn start_in(dir: tempfile::TempDir, disk: &Disk, static_client: bool) -> Server {
         let mut command = if peer() { peer_command(disk, dir.path()) } else { Command::new(program()) };
         if !peer() {
-            command.arg("-v").args(["--cap", &format!("vbus=soft:{},serial=1234", disk.image.display())]);
+            command.arg("-vv").args(["--cap", &format!("vbus=soft:{},serial=1234", disk.image.display())]);
             command.args(["--cap", &format!("svr=unix:{}", dir.path().join("svr").display())]);
             if static_client {
                 command.args(["--cap", &format!("cl1=unix:{}", dir.path().join("cl1").display())]);
@@ -83,11 +87,24 @@ impl Server {
                 lines.lock().unwrap().push(line);
             }
         });
-        Server { child, dir, peer: peer(), said }
+        Server { child, dir: Some(dir), peer: peer(), said }
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.dir.as_ref().expect("its folder").path().join(name)
+    }
+
+    /// Kills it, and starts another in its place. What it has under way can land once `land` was called.
+    pub(crate) fn kill_and_start(&mut self, disk: &Disk, land: impl FnOnce()) {
+        self.child.kill().unwrap();
+        land();
+        self.child.wait().unwrap();
+        let dir = self.dir.take().expect("its folder");
+        *self = Self::start_in(dir, disk, true);
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        let path = self.dir.path().join(name);
+        let path = self.place(name);
         let deadline = Instant::now() + WAIT;
         while !path.exists() {
             assert!(Instant::now() < deadline, "{} did not appear", path.display());
@@ -123,7 +140,7 @@ impl Server {
         if self.peer {
             return Attach::Path(self.path(peer_name(what)), None);
         }
-        let path = self.dir.path().join("listen");
+        let path = self.place("listen");
         let listener = UnixListener::bind(&path).unwrap();
         let held = self.create(&what.words(), Some(&listener));
         Attach::Path(path, Some(held))
@@ -137,6 +154,18 @@ impl Server {
     /// Whether it still runs.
     pub(crate) fn alive(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Whether it says this within a few seconds.
+    pub(crate) fn says_soon(&self, what: &str) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < deadline {
+            if self.said().iter().any(|line| line.contains(what)) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
     }
 
     /// What it said so far.

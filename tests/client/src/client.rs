@@ -8,8 +8,8 @@ use zerocopy::IntoBytes;
 
 use crate::message::{protocol, request};
 use crate::{
-    Addresses, BlkConfig, Completion, Error, Format, FrontEnd, Io, Memory, Queue, Range, Result, Segment,
-    Status, feature, kind, socket,
+    Addresses, BlkConfig, Completion, Error, Format, FrontEnd, Inflight, Io, Memory, Queue, Range, Result,
+    Segment, Status, feature, kind, socket,
 };
 
 /// How a client sets itself up.
@@ -270,6 +270,23 @@ impl Client {
     pub fn stop_queue(&self, index: usize) -> Result<u16> {
         let queue = self.queues.get(index).ok_or(Error::Full("no such queue"))?;
         Ok(self.front.get_vring_base(queue.index.into())? as u16)
+    }
+
+    /// Goes on with another back-end: the same memory, the same rings with all that is in flight. As front-ends do that build their
+    /// rings anew, it tells it to start at the next request of its own.
+    pub fn reconnect(&mut self, socket: OwnedFd, inflight: Option<&Inflight>) -> Result<()> {
+        let mut front = FrontEnd::from_fd(socket, self.options.wait);
+        front.features()?;
+        let protocol = front.protocol_features()? & self.options.protocol;
+        front.set_protocol_features(protocol)?;
+        front.set_owner()?;
+        front.set_features(self.features)?;
+        self.front = front;
+        if let Some(inflight) = inflight {
+            self.front.set_inflight(inflight)?;
+        }
+        self.register()?;
+        self.queues.iter().try_for_each(|queue| self.start_queue(queue))
     }
 
     /// Starts a stopped queue from nothing, as a driver does after a reset.

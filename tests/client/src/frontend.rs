@@ -46,7 +46,52 @@ pub struct FrontEnd {
     pub acknowledge: bool,
 }
 
+/// Memory in which a client keeps what is in flight, for the back-end that it connects to next.
+#[derive(Debug)]
+pub struct Inflight {
+    /// Bytes of it.
+    pub size: u64,
+    /// Where it begins in its file.
+    pub offset: u64,
+    /// Rings that it is for, and entries of each.
+    pub rings: (u16, u16),
+    /// The file.
+    pub file: OwnedFd,
+}
+
+/// An "inflight description" as QEMU sends it, with four bytes of padding behind.
+fn inflight(size: u64, offset: u64, (rings, entries): (u16, u16)) -> [u8; 24] {
+    let mut payload = [0; 24];
+    payload[..8].copy_from_slice(&size.to_ne_bytes());
+    payload[8..16].copy_from_slice(&offset.to_ne_bytes());
+    payload[16..18].copy_from_slice(&rings.to_ne_bytes());
+    payload[18..20].copy_from_slice(&entries.to_ne_bytes());
+    payload
+}
+
 impl FrontEnd {
+    /// Asks for memory for what is in flight. `len`: bytes of the message, 24 as QEMU's or 20 as rust-vmm's; the reply has as many.
+    /// `None`: there is none to be had.
+    pub fn get_inflight(&self, rings: (u16, u16), len: usize) -> Result<Option<Inflight>> {
+        let payload = inflight(0, 0, rings);
+        let reply = self.ask(request::GET_INFLIGHT_FD, payload.get(..len).unwrap_or(&payload), &[])?;
+        if reply.payload.len() != len {
+            return Err(Error::Protocol(format!("a reply of {} bytes", reply.payload.len())));
+        }
+        let word = |at: usize| {
+            let bytes = reply.payload.get(at..at + 8).and_then(|b| b.try_into().ok());
+            bytes.map_or(0, u64::from_ne_bytes)
+        };
+        let (size, offset) = (word(0), word(8));
+        Ok(reply.fds.into_iter().next().map(|file| Inflight { size, offset, rings, file }))
+    }
+
+    /// Hands memory for what is in flight over.
+    pub fn set_inflight(&self, memory: &Inflight) -> Result<()> {
+        let payload = inflight(memory.size, memory.offset, memory.rings);
+        self.command(request::SET_INFLIGHT_FD, &payload, &[memory.file.as_fd()])
+    }
+
     /// Connects to a back-end's listening socket.
     pub fn connect(path: impl AsRef<Path>, wait: Duration) -> Result<Self> {
         Ok(Self::from_fd(socket::connect_stream(path.as_ref())?, wait))

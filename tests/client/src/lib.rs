@@ -33,7 +33,7 @@ pub mod socket;
 pub use client::{Client, Options};
 pub use error::{Error, Result};
 pub use factory::{Factory, Reply};
-pub use frontend::{Addresses, BackEndChannel, FrontEnd, receive};
+pub use frontend::{Addresses, BackEndChannel, FrontEnd, Inflight, receive};
 pub use memory::{Memory, Region, memfd};
 pub use nvme_testkit::{BlkConfig, Desc, Header, Range, Segment, Status, desc_flag, feature, kind, status};
 pub use queue::{Completion, Format, Io, Queue};

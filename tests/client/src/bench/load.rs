@@ -1,5 +1,6 @@
 //! The load itself.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct Load {
     pub time: Duration,
     /// How long to look for completions before sleeping.
     pub spin: Duration,
+    /// At most so many requests a second, on all queues together: each is submitted when it is due. None: as many as there can be.
+    pub pace: Option<f64>,
     /// Whether the disk has the pattern of [`write_pattern`]: reads are compared with it, writes keep it.
     pub verify: bool,
     /// Where the random numbers start.
@@ -47,6 +50,7 @@ impl Default for Load {
             depth: 32,
             time: Duration::from_secs(1),
             spin: Duration::from_micros(50),
+            pace: None,
             verify: false,
             seed: 1,
         }
@@ -66,6 +70,8 @@ pub struct Measured {
     pub kicks: u64,
     /// How often the client slept.
     pub sleeps: u64,
+    /// How often the server notified it.
+    pub calls: u64,
 }
 
 impl Measured {
@@ -89,6 +95,8 @@ struct Run<'a> {
     blocks: u64,
     random: u64,
     next: u64,
+    /// Queues and their slots that wait until they are due.
+    free: VecDeque<(usize, u16)>,
     buffer: Vec<u8>,
     measured: Measured,
 }
@@ -121,7 +129,8 @@ impl Load {
         let slots =
             slots.map(|data| Slots { data: *data, started: vec![now; depth], sectors: vec![0; depth] });
         let empty = Histogram::default();
-        let measured = Measured { requests: 0, elapsed: Duration::ZERO, latency: empty, kicks: 0, sleeps: 0 };
+        let (requests, kicks, sleeps, calls) = (0, 0, 0, 0);
+        let measured = Measured { requests, elapsed: Duration::ZERO, latency: empty, kicks, sleeps, calls };
         let mut run = Run {
             slots: slots.collect(),
             client,
@@ -129,6 +138,7 @@ impl Load {
             blocks,
             random: self.seed | 1,
             next: 0,
+            free: VecDeque::new(),
             buffer: vec![0; self.block as usize],
             measured,
         };
@@ -143,23 +153,50 @@ impl Run<'_> {
         let end = start + self.load.time;
         for queue in 0..self.slots.len() {
             for slot in 0..self.load.depth {
-                self.submit(queue, slot, start)?;
+                match self.load.pace {
+                    Some(_) => self.free.push_back((queue, slot)),
+                    None => self.submit(queue, slot, start)?,
+                }
             }
             self.publish(queue)?;
         }
-        let mut now = Instant::now();
+        let (mut now, mut begun) = (Instant::now(), 0);
         while now < end || self.in_flight() > 0 {
             let mut some = false;
             for queue in 0..self.slots.len() {
                 some |= self.pass(queue, now, now < end)?;
             }
-            if !some && self.in_flight() > 0 {
-                self.wait()?;
+            let due = match self.load.pace {
+                Some(pace) if now < end => {
+                    some |= self.submit_due(((now - start).as_secs_f64() * pace) as u64, &mut begun, now)?;
+                    let next = start + Duration::from_secs_f64((begun + 1) as f64 / pace);
+                    (!self.free.is_empty()).then_some(next)
+                }
+                _ => None,
+            };
+            if !some && (due.is_some() || self.in_flight() > 0) {
+                self.wait(due.map(|due| due.min(end)))?;
             }
             now = Instant::now();
         }
         self.measured.elapsed = start.elapsed();
         Ok(())
+    }
+
+    /// Submits what is due of so many in all.
+    fn submit_due(&mut self, due: u64, begun: &mut u64, now: Instant) -> Result<bool> {
+        let before = *begun;
+        while *begun < due
+            && let Some((queue, slot)) = self.free.pop_front()
+        {
+            self.submit(queue, slot, now)?;
+            *begun += 1;
+        }
+        if *begun == before {
+            return Ok(false);
+        }
+        (0..self.slots.len()).try_for_each(|queue| self.publish(queue))?;
+        Ok(true)
     }
 
     fn in_flight(&self) -> u32 {
@@ -176,7 +213,9 @@ impl Run<'_> {
             }
             let slot = done.token as u16;
             self.finished(queue, slot, now)?;
-            if go_on {
+            if self.load.pace.is_some() {
+                self.free.push_back((queue, slot));
+            } else if go_on {
                 self.submit(queue, slot, now)?;
             }
         }
@@ -248,7 +287,8 @@ impl Run<'_> {
         Ok(false)
     }
 
-    fn wait(&mut self) -> Result<()> {
+    /// Waits for a completion, or until then.
+    fn wait(&mut self, until: Option<Instant>) -> Result<()> {
         let start = Instant::now();
         while !self.load.spin.is_zero() {
             for _ in 0..16 {
@@ -265,17 +305,18 @@ impl Run<'_> {
         loop {
             let mut ready = false;
             for queue in &self.client.queues {
-                socket::drain(queue.call.as_fd())?;
+                self.measured.calls += socket::drain(queue.call.as_fd())?;
                 ready |= queue.in_flight() > 0 && queue.arm()?;
             }
-            if ready {
+            let now = Instant::now();
+            if ready || until.is_some_and(|until| now >= until) {
                 break;
             }
             self.measured.sleeps += 1;
             let calls = self.client.queues.iter();
             let mut fds: Vec<_> =
                 calls.map(|q| PollFd::from_borrowed_fd(q.call.as_fd(), PollFlags::IN)).collect();
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = until.unwrap_or(deadline).saturating_duration_since(now);
             if left.is_zero() {
                 return Err(Error::Deadline("completion"));
             }

@@ -18,6 +18,8 @@ struct Thread {
     cpu: u64,
     /// Times it went to sleep by itself.
     sleeps: u64,
+    /// Times others had its processor though it was not done.
+    put_aside: u64,
 }
 
 fn field(status: &str, name: &str) -> Option<u64> {
@@ -54,7 +56,8 @@ impl Usage {
                 continue;
             };
             let sleeps = field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
-            threads.insert(id, Thread { cpu: nanos(&sched)?, sleeps });
+            let put_aside = field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
+            threads.insert(id, Thread { cpu: nanos(&sched)?, sleeps, put_aside });
         }
         Ok(Self { threads, rss_anon })
     }
@@ -72,6 +75,11 @@ impl Usage {
     /// How often threads went to sleep since an earlier look.
     pub fn sleeps_since(&self, before: &Usage) -> u64 {
         self.sum_since(before, |thread| thread.sleeps)
+    }
+
+    /// How often others had a thread's processor though it was not done, since an earlier look.
+    pub fn put_aside_since(&self, before: &Usage) -> u64 {
+        self.sum_since(before, |thread| thread.put_aside)
     }
 
     /// Threads.

@@ -40,6 +40,9 @@ struct Arguments {
     /// Microseconds to look for completions before sleeping
     #[arg(long, default_value_t = 0)]
     spin: u64,
+    /// Submit at most so many requests a second, each when it is due
+    #[arg(long)]
+    pace: Option<f64>,
     /// The disk's words are their own byte offsets: compare reads, keep it so in writes
     #[arg(long)]
     verify: bool,
@@ -110,7 +113,15 @@ fn connect(arguments: &Arguments) -> Result<Client> {
 /// One set of figures.
 struct Figures {
     measured: Measured,
-    used: Option<(Duration, u64, u64)>,
+    used: Option<Used>,
+}
+
+/// What the server used meanwhile.
+struct Used {
+    cpu: Duration,
+    sleeps: u64,
+    put_aside: u64,
+    rss_anon: u64,
 }
 
 fn one(
@@ -124,7 +135,12 @@ fn one(
     let used = match (pid, before) {
         (Some(pid), Some(before)) => {
             let after = Usage::of(pid)?;
-            Some((after.cpu_since(&before), after.sleeps_since(&before), after.rss_anon))
+            Some(Used {
+                cpu: after.cpu_since(&before),
+                sleeps: after.sleeps_since(&before),
+                put_aside: after.put_aside_since(&before),
+                rss_anon: after.rss_anon,
+            })
         }
         _ => None,
     };
@@ -150,6 +166,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         depth: arguments.depth,
         time: Duration::from_secs_f64(arguments.time),
         spin: Duration::from_micros(arguments.spin),
+        pace: arguments.pace.filter(|pace| *pace > 0.0),
         verify: arguments.verify,
         seed: 1,
     };
@@ -190,7 +207,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Per request: CPU and sleeps of the server, kicks and sleeps of the client.
+/// Per request: CPU, sleeps and notifications of the server, kicks and sleeps of the client.
 fn figures(best: &Figures) -> Vec<(&'static str, f64)> {
     let got = &best.measured;
     let requests = got.requests as f64;
@@ -199,11 +216,13 @@ fn figures(best: &Figures) -> Vec<(&'static str, f64)> {
         ("p50", got.latency.quantile(0.5) as f64),
         ("p99", got.latency.quantile(0.99) as f64),
         ("kicks", got.kicks as f64 / requests),
+        ("calls", got.calls as f64 / requests),
         ("client_sleeps", got.sleeps as f64 / requests),
     ];
-    if let Some((cpu, sleeps, rss_anon)) = best.used {
+    if let Some(Used { cpu, sleeps, put_aside, rss_anon }) = best.used {
         words.push(("cpu", cpu.as_nanos() as f64 / requests));
         words.push(("sleeps", sleeps as f64 / requests));
+        words.push(("put_aside", put_aside as f64 / requests));
         words.push(("rss_anon", rss_anon as f64));
     }
     words

@@ -1,0 +1,382 @@
+//! Sessions outlive a server that is killed, where a service manager keeps what they need: here one of the test's own.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nvme_client::{Client, Options, socket};
+use nvme_linux::socket::{Kind, ListenSpec, receive};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+
+use crate::checker::Checker;
+use crate::server::{Bench, Server, WAIT, wait_until};
+
+/// What `RestartSec=` is in the tests.
+const RESTART: Duration = Duration::from_millis(100);
+
+/// Says what the last server said, where a test fails.
+struct Tell(std::path::PathBuf);
+
+impl Drop for Tell {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", std::fs::read_to_string(&self.0).unwrap_or_default());
+        }
+    }
+}
+
+type Store = Arc<Mutex<Vec<(String, OwnedFd)>>>;
+
+/// A service manager, as far as it keeps descriptors (sd_notify(3)).
+struct Manager {
+    store: Store,
+    path: String,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Manager {
+    fn new(bench: &Bench, room: usize) -> Self {
+        let path = bench.path("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let store = Store::default();
+        let kept = Arc::clone(&store);
+        let thread = std::thread::spawn(move || hear(&socket, &kept, room));
+        Self { store, path: path.display().to_string(), thread: Some(thread) }
+    }
+
+    /// Starts a server with what is kept, as the manager does.
+    fn start(&self, bench: &Bench, words: &[&str]) -> Server {
+        let kept = self.store.lock().unwrap();
+        let fds: Vec<(&str, BorrowedFd<'_>)> =
+            kept.iter().map(|(name, file)| (name.as_str(), file.as_fd())).collect();
+        bench.start(words, &fds, &[("NOTIFY_SOCKET", &self.path)])
+    }
+
+    /// The server is killed, and started again after its time.
+    fn restart(&self, bench: &Bench, mut server: Server, words: &[&str]) -> Server {
+        server.signal(Signal::KILL);
+        server.wait();
+        std::thread::sleep(RESTART);
+        self.start(bench, words)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.store.lock().unwrap().iter().map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let end = UnixDatagram::unbound().unwrap();
+        end.send_to(b"END=1", &self.path).unwrap();
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn hear(socket: &UnixDatagram, kept: &Store, room: usize) {
+    loop {
+        poll(&mut [PollFd::new(socket, PollFlags::IN)], None).unwrap();
+        let mut bytes = [0; 4096];
+        let (length, files) = receive(socket, &mut bytes).unwrap();
+        let text = std::str::from_utf8(&bytes[..length]).unwrap();
+        let has = |line: &str| text.lines().any(|other| other == line);
+        let name = text.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or_default();
+        let mut kept = kept.lock().unwrap();
+        if has("END=1") {
+            return;
+        }
+        if has("FDSTORE=1") {
+            assert!(has("FDPOLL=0"), "it would let go of what hangs up");
+            let left = room - kept.len();
+            kept.extend(files.into_iter().take(left).map(|file| (name.to_owned(), file)));
+        } else if has("FDSTOREREMOVE=1") {
+            kept.retain(|(known, _)| known != name);
+        }
+        // With BARRIER=1 comes something that is closed, now.
+    }
+}
+
+fn words<'a>(disk: &'a str, svr: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [disk, svr].into_iter().chain(more.iter().copied()).collect()
+}
+
+/// A client that has said all: whoever is killed in the middle of a message closes its connection, and the last has no answer.
+fn client(bench: &Bench, words: &[&str]) -> Client {
+    let client = Client::from_fd(bench.create(words), &Options::default()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    client
+}
+
+#[test]
+fn a_session_by_descriptor_outlives_its_server_and_no_request_fails() {
+    let bench = Bench::new();
+    let manager = Manager::new(&bench, 100);
+    let (disk, svr) = (bench.disk(), bench.socket("svr"));
+    let words = words(&disk, &svr, &[]);
+    let mut server = manager.start(&bench, &words);
+    let checker = Checker::start(client(&bench, &["device=partlabel:attack", "name=vm"]), 8);
+    for _ in 0..3 {
+        checker.more(100);
+        server = manager.restart(&bench, server, &words);
+        checker.more(100);
+        server.says("1 of 1 sessions go on");
+    }
+    let (client, seen) = checker.stop();
+    println!("{seen:?}");
+    let (code, why) = bench.refused(&["device=partlabel:attack"]);
+    assert_eq!((code, why.contains("in use")), (16, true), "it is held still: {why}");
+    drop(client);
+    drop(bench.create(&["device=partlabel:attack"]));
+    assert_eq!(server.stop(), 0);
+    assert!(manager.names().is_empty(), "{:?}", manager.names());
+}
+
+/// A listening socket that is the test's own.
+fn listening(bench: &Bench, name: &str) -> OwnedFd {
+    ListenSpec::parse(&bench.path(name).display().to_string()).unwrap().listen(Kind::Stream).unwrap()
+}
+
+#[test]
+fn what_listens_and_what_is_static_goes_on_and_what_had_ended_has() {
+    let bench = Bench::new();
+    let manager = Manager::new(&bench, 100);
+    let (disk, svr, cl1, admin) =
+        (bench.disk(), bench.socket("svr"), bench.socket("cl1"), bench.socket("admin"));
+    let fixed = "--client cl1 --device partlabel:after --readonly";
+    let more: Vec<&str> = [cl1.as_str(), &admin].into_iter().chain(fixed.split_whitespace()).collect();
+    let words = words(&disk, &svr, &more);
+    let mut server = manager.start(&bench, &words);
+    let listener = listening(&bench, "s");
+    let lifetime = bench.factory().create(&["device=partlabel:attack"], Some(listener.as_fd())).unwrap();
+    let checker = Checker::start(Client::connect(bench.path("s"), &Options::default()).unwrap(), 4);
+    let waits = socket::connect_stream(&bench.path("s")).unwrap();
+    let mut fixed = Client::connect(bench.path("cl1"), &Options::default()).unwrap();
+    fixed.read(0, &mut [0; 512]).unwrap();
+    let ended = client(&bench, &["device=partlabel:before"]);
+    drop(ended);
+    drop(bench.create(&["device=partlabel:before"]));
+    for _ in 0..2 {
+        checker.more(50);
+        server = manager.restart(&bench, server, &words);
+        checker.more(50);
+    }
+    let said = server.said();
+    assert!(said.contains("2 of 2 sessions go on"), "{said}");
+    fixed.read(0, &mut [0; 512]).unwrap();
+    assert!(fixed.write(0, &[0; 512]).is_err(), "it is read-only still");
+    // Who waited comes when the one before has gone, and what lives on the lifetime ends with it.
+    drop(checker.stop().0);
+    let mut next = Client::from_fd(waits, &Options::default()).unwrap();
+    next.read(0, &mut [0; 512]).unwrap();
+    drop(lifetime);
+    socket::wait_closed(&next.front.socket(), WAIT).unwrap();
+    drop(bench.create(&["device=partlabel:attack"]));
+    wait_until("what ended to be let go of", || manager.names().len() == 2);
+    assert_eq!(server.stop(), 0);
+    assert!(manager.names().is_empty(), "{:?}", manager.names());
+}
+
+#[test]
+fn a_client_in_mid_message_loses_its_connection_and_others_do_not() {
+    let bench = Bench::new();
+    let manager = Manager::new(&bench, 100);
+    let (disk, svr) = (bench.disk(), bench.socket("svr"));
+    let words = words(&disk, &svr, &[]);
+    let mut server = manager.start(&bench, &words);
+    let checker = Checker::start(client(&bench, &["device=partlabel:attack"]), 4);
+    let listener = listening(&bench, "s");
+    let _lifetime = bench.factory().create(&["device=partlabel:before"], Some(listener.as_fd())).unwrap();
+    let mut listens = Client::connect(bench.path("s"), &Options::default()).unwrap();
+    listens.read(0, &mut [0; 512]).unwrap();
+    let direct = client(&bench, &["device=partlabel:after"]);
+    for client in [&listens, &direct] {
+        // GET_FEATURES without its end.
+        socket::send(client.front.socket(), &[1, 0, 0, 0, 1, 0], &[], Instant::now() + WAIT).unwrap();
+    }
+    checker.more(50);
+    server = manager.restart(&bench, server, &words);
+    checker.more(50);
+    for client in [&listens, &direct] {
+        socket::wait_closed(&client.front.socket(), WAIT).unwrap();
+    }
+    // One has a place to come to again; the other's session has ended with it.
+    let mut again = Client::connect(bench.path("s"), &Options::default()).unwrap();
+    again.read(0, &mut [0; 512]).unwrap();
+    drop(bench.create(&["device=partlabel:after"]));
+    server.says("its client was saying something; that connection is closed");
+    checker.stop();
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_server_with_other_words_lets_go_of_everything_and_says_so() {
+    let bench = Bench::new();
+    let manager = Manager::new(&bench, 100);
+    let (disk, svr, ctl) = (bench.disk(), bench.socket("svr"), bench.socket("ctl"));
+    let before = words(&disk, &svr, &[&ctl]);
+    let mut server = manager.start(&bench, &before);
+    let mut session = client(&bench, &["device=partlabel:attack"]);
+    session.read(0, &mut [0; 512]).unwrap();
+    server = manager.restart(&bench, server, &words(&disk, &svr, &[]));
+    socket::wait_closed(&session.front.socket(), WAIT).unwrap();
+    drop(bench.create(&["device=partlabel:attack"]));
+    server.says(
+        "what the server before left is let go of, and its sessions end: it was started with `ctl=unix:",
+    );
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_session_that_the_manager_has_no_room_for_is_refused_and_without_a_store_all_is_as_ever() {
+    let bench = Bench::new();
+    // The server itself, one session, and what tells that there was room.
+    let manager = Manager::new(&bench, 5);
+    let (disk, svr) = (bench.disk(), bench.socket("svr"));
+    let words = words(&disk, &svr, &[]);
+    let mut server = manager.start(&bench, &words);
+    let first = bench.create(&["device=partlabel:attack"]);
+    let (code, why) = bench.refused(&["device=partlabel:before"]);
+    assert!(code == 12 && why.contains("FileDescriptorStoreMax="), "{code} {why}");
+    drop(first);
+    // The server's own is one name.
+    wait_until("the first to be let go of", || manager.names().len() == 1);
+    let second = bench.create(&["device=partlabel:before"]);
+    drop(second);
+    assert_eq!(server.stop(), 0);
+    drop(manager);
+    std::fs::remove_file(bench.path("notify")).unwrap();
+    let none = Manager::new(&bench, 0);
+    let mut server = none.start(&bench, &words);
+    let mut session = client(&bench, &["device=partlabel:attack"]);
+    session.read(0, &mut [0; 512]).unwrap();
+    assert!(none.names().is_empty());
+    server = none.restart(&bench, server, &words);
+    socket::wait_closed(&session.front.socket(), WAIT).unwrap();
+    server.says("ready: ");
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn sessions_wait_as_long_as_the_server_before_may_still_do_something() {
+    let bench = Bench::new();
+    let manager = Manager::new(&bench, 100);
+    let (disk, svr) = (bench.disk(), bench.socket("svr"));
+    let words = words(&disk, &svr, &[]);
+    let mut before = manager.start(&bench, &words);
+    let mut session = client(&bench, &["device=partlabel:attack"]);
+    session.write(0, &[7; 4096]).unwrap();
+    // As one that cannot be reaped: it has all its descriptors still.
+    before.signal(Signal::STOP);
+    let mut server = manager.start(&bench, &words);
+    server.says("what the server before began there has not ended; its sessions wait");
+    server.says("1 of 1 sessions go on");
+    let reads = std::thread::spawn(move || {
+        let start = Instant::now();
+        let mut bytes = [0; 4096];
+        session.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [7; 4096]);
+        (session, start.elapsed())
+    });
+    // New ones wait, too.
+    let mut new = client(&bench, &["device=partlabel:before"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!reads.is_finished(), "it waits");
+    before.signal(Signal::KILL);
+    before.wait();
+    let (session, waited) = reads.join().unwrap();
+    assert!(waited >= Duration::from_millis(250), "{waited:?}");
+    new.read(0, &mut [0; 512]).unwrap();
+    server.says("nothing of the server before is under way any more");
+    drop(session);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_session_in_whose_turn_servers_crash_three_times_within_a_minute_ends_and_others_do_not() {
+    let bench = Bench::new();
+    let manager = Manager::new(&bench, 100);
+    let (disk, svr) = (bench.disk(), bench.socket("svr"));
+    let words = words(&disk, &svr, &[]);
+    let mut server = manager.start(&bench, &words);
+    let mut other = client(&bench, &["device=partlabel:before"]);
+    let mut busy = client(&bench, &["device=partlabel:attack", "name=poison"]);
+    let socket_of_it = busy.front.socket().try_clone_to_owned().unwrap();
+    // It is asked for as long as it answers; nobody waits for the end of this.
+    std::thread::spawn(move || while busy.write(0, &[1; 4096]).is_ok() {});
+    let mut crashes = 0;
+    while !server.said().contains("servers crashed 3 times within a minute in its turn") {
+        assert!(crashes < 100, "{}", server.said());
+        other.read(0, &mut [0; 512]).unwrap();
+        // As long as it is polled for more, it has turns.
+        std::thread::sleep(Duration::from_millis(50));
+        // As a watchdog ends it. Whoever's turn it is then, is in question.
+        server.signal(Signal::ABORT);
+        assert_ne!(server.wait(), 0);
+        crashes += 1;
+        server = manager.start(&bench, &words);
+        server.says("sessions go on");
+    }
+    println!("{crashes} crashes");
+    socket::wait_closed(&socket_of_it, WAIT).unwrap();
+    other.read(0, &mut [0; 512]).unwrap_or_else(|why| panic!("{why}: {}", server.said()));
+    drop(bench.create(&["device=partlabel:attack"]));
+    assert_eq!(server.stop(), 0);
+}
+
+/// A number that a variable says, for a longer run.
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap())
+}
+
+/// In the long form (doc/restarts.md): `NVME_DRV_KILLS=100 NVME_DRV_SESSIONS=16`.
+#[test]
+fn many_sessions_outlive_one_kill_after_the_other_at_any_moment() {
+    let bench = Bench::new();
+    let _tell = Tell(bench.path("log"));
+    let (kills, sessions) = (number("NVME_DRV_KILLS", 5), number("NVME_DRV_SESSIONS", 4));
+    let manager = Manager::new(&bench, 1000);
+    let svr = bench.socket("svr");
+    // Half of the disks lie in a file that is reached by io_uring, where there is one.
+    let file = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disks: Vec<String> = (0..sessions)
+        .map(|n| match n % 2 {
+            0 => format!("--cap=vbus=soft:mem:4M,serial=m{n}"),
+            _ => {
+                let path = file.path().join(format!("disk{n}"));
+                std::fs::write(&path, vec![0; 4 << 20]).unwrap();
+                format!("--cap=vbus=soft:{},serial=m{n}", path.display())
+            }
+        })
+        .collect();
+    let words: Vec<&str> = [svr.as_str()].into_iter().chain(disks.iter().map(String::as_str)).collect();
+    let mut server = manager.start(&bench, &words);
+    let checkers: Vec<Checker> = (0..sessions)
+        .map(|n| Checker::start(client(&bench, &[&format!("device=m{n}:n1"), &format!("name=vm{n}")]), 8))
+        .collect();
+    let mut seed = std::process::id();
+    for kill in 0..kills {
+        println!("kill {kill}: {:?}", manager.names().len());
+        checkers.iter().for_each(|checker| checker.more(5));
+        // Any moment, some of them before the next server has taken all up.
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        std::thread::sleep(Duration::from_micros(u64::from(seed >> 15)));
+        server = manager.restart(&bench, server, &words);
+        if kill % 3 == 2 {
+            std::thread::sleep(Duration::from_millis(u64::from(seed >> 25)));
+            server = manager.restart(&bench, server, &words);
+        }
+    }
+    checkers.iter().for_each(|checker| checker.more(20));
+    let seen: Vec<_> = checkers.into_iter().map(|checker| checker.stop().1).collect();
+    let longest = seen.iter().map(|seen| seen.longest).max().unwrap();
+    let requests: u64 = seen.iter().map(|seen| seen.requests).sum();
+    println!("{kills} kills, {sessions} sessions, {requests} requests; the longest took {longest:?}");
+    assert_eq!(server.stop(), 0);
+}

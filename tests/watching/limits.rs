@@ -1,0 +1,165 @@
+//! What a session may do a second, and that others do not notice.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nvme_client::{Client, Factory, Options};
+
+use crate::server::{Bench, Server, WAIT};
+use crate::{inventory, run, text};
+
+/// A client that reads as fast as it can, `len` bytes at a time, until it is told to stop.
+struct Reader {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Reader {
+    fn start(mut client: Client, len: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut data = vec![0; len];
+            while !told.load(Ordering::Relaxed) {
+                client.read(0, &mut data).unwrap();
+            }
+        });
+        Self { stop, thread }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+fn client(bench: &Bench, words: &[&str]) -> Client {
+    Client::from_fd(bench.create(words), &Options::default()).unwrap()
+}
+
+/// Requests and bytes a second, by session, over about so long; by the server's own clock. What a burst brings is over then.
+fn rates(bench: &Bench, over: Duration) -> Vec<(f64, f64)> {
+    thread::sleep(Duration::from_millis(300));
+    let before = inventory(bench);
+    thread::sleep(over);
+    let after = inventory(bench);
+    let seconds = (after.clock - before.clock) as f64 / 1e9;
+    let pairs = before.sessions.iter().zip(&after.sessions);
+    pairs
+        .map(|(b, a)| {
+            assert_eq!(a.id, b.id);
+            let requests = a.counters.requests.sum() - b.counters.requests.sum();
+            let bytes = a.counters.read_bytes - b.counters.read_bytes;
+            (requests as f64 / seconds, bytes as f64 / seconds)
+        })
+        .collect()
+}
+
+fn near(what: &str, is: f64, wanted: f64, part: f64) {
+    assert!((is - wanted).abs() <= wanted * part, "{what}: {is:.1}, not {wanted:.1} ± {:.0} %", part * 100.0);
+}
+
+fn serve(bench: &Bench, words: &[&str]) -> Server {
+    let (ctl, admin) = (bench.socket("ctl"), bench.socket("admin"));
+    let all: Vec<&str> = [ctl.as_str(), admin.as_str()].into_iter().chain(words.iter().copied()).collect();
+    bench.serve(&all)
+}
+
+/// Two seconds, and 5 %: a busy machine may stop the client for as long. `cargo xtask bench --limits` measures ten seconds and 2 %.
+const LONG: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_session_has_as_many_requests_a_second_as_it_may_and_others_as_many_as_they_like() {
+    let bench = Bench::new();
+    let _server = serve(&bench, &[]);
+    let limited = Reader::start(client(&bench, &["device=partlabel:attack", "iops=500"]), 4096);
+    let free = Reader::start(client(&bench, &["device=partlabel:bystander"]), 4096);
+    let [(limited_iops, _), (free_iops, _)] = rates(&bench, LONG)[..] else { panic!() };
+    near("limited", limited_iops, 500.0, 0.05);
+    assert!(free_iops > 5.0 * 500.0, "the other is not held back: {free_iops}");
+    let sessions = inventory(&bench).sessions;
+    assert_eq!((sessions[0].iops, sessions[1].iops), (Some(500), None));
+    let held = |at: usize| sessions[at].counters.held_seconds;
+    assert!(held(0) > 1.0 && held(1) == 0.0, "{} {}", held(0), held(1));
+    limited.stop();
+    free.stop();
+}
+
+#[test]
+fn a_session_has_as_many_bytes_a_second_as_it_may_however_long_its_requests_are() {
+    let bench = Bench::new();
+    let _server = serve(&bench, &[]);
+    for len in [4096, 128 << 10] {
+        let reader = Reader::start(client(&bench, &["device=partlabel:attack", "bytes=1M"]), len);
+        let [(_, bytes)] = rates(&bench, LONG)[..] else { panic!() };
+        // A request of 128 KiB is an eighth of a second's bytes, counted when it is taken.
+        near(&format!("{len} bytes each"), bytes, 1048576.0, if len > 4096 { 0.12 } else { 0.05 });
+        reader.stop();
+    }
+}
+
+#[test]
+fn limits_are_changed_while_a_session_works() {
+    let bench = Bench::new();
+    let server = serve(&bench, &[]);
+    let reader = Reader::start(client(&bench, &["device=partlabel:attack", "iops=1"]), 4096);
+    let id = inventory(&bench).sessions[0].id.to_string();
+    let limit = |words: &[&str]| {
+        let all: Vec<&str> = ["limit", &id].into_iter().chain(words.iter().copied()).collect();
+        run(&bench, &all)
+    };
+    // It waits for a second now, and not any longer.
+    let said = limit(&["iops=300"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    assert_eq!(text(&said.stdout).trim(), format!("{{\"session\":{id},\"iops\":300,\"bytes\":null}}"));
+    near("300", rates(&bench, LONG)[0].0, 300.0, 0.05);
+    assert!(limit(&["none"]).status.success());
+    assert!(rates(&bench, Duration::from_millis(300))[0].0 > 1500.0);
+    assert!(limit(&["bytes=400K"]).status.success());
+    near("400K", rates(&bench, LONG)[0].1, 409_600.0, 0.05);
+    server.says(&format!("limit {id} bytes=400K"));
+    for (words, status) in [(&["iops=0"][..], 2), (&["speed=1"], 2)] {
+        let refused = limit(words);
+        assert_eq!(refused.status.code(), Some(status), "{}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains("iops=N"), "{}", text(&refused.stderr));
+    }
+    let refused = run(&bench, &["limit", "4711", "none"]);
+    assert!(text(&refused.stderr).contains("there is no session 4711"), "{}", text(&refused.stderr));
+    reader.stop();
+}
+
+#[test]
+fn the_sessions_of_a_factory_have_what_it_may_together_on_whatever_workers() {
+    let bench = Bench::new();
+    let _server = serve(&bench, &["--workers=2"]);
+    let words = ["device=partlabel:attack", "device=partlabel:bystander", "sessions=2", "iops-all=600"];
+    let reply = bench.factory().request("factory", &words, None).unwrap();
+    let [factory, _lifetime] = <[OwnedFd; 2]>::try_from(reply.fds).unwrap();
+    let factory = Factory::from_fd(factory, WAIT);
+    let readers: Vec<Reader> = ["device=partlabel:attack", "device=partlabel:bystander"]
+        .into_iter()
+        .map(|word| {
+            let fd = factory.create(&[word], None).unwrap();
+            Reader::start(Client::from_fd(fd, &Options::default()).unwrap(), 4096)
+        })
+        .collect();
+    let both = rates(&bench, LONG);
+    near("both together", both.iter().map(|(iops, _)| iops).sum(), 600.0, 0.05);
+    assert!(both.iter().all(|(iops, _)| *iops > 100.0), "neither is starved: {both:?}");
+    readers.into_iter().for_each(Reader::stop);
+}
+
+#[test]
+fn a_session_that_is_held_back_ends_at_once() {
+    let bench = Bench::new();
+    let _server = serve(&bench, &[]);
+    let reader = Reader::start(client(&bench, &["device=partlabel:attack", "iops=1"]), 4096);
+    thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    reader.stop();
+    crate::server::wait_until("its end", || inventory(&bench).sessions.is_empty());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
