@@ -1,15 +1,19 @@
 //! What the operator asks of the running server.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nvme_client::{Client, Io, Options, Segment, Status, kind};
+use nvme_linux::inventory::Inventory;
 
 use crate::server::{Bench, wait_until};
 
 fn ctl(bench: &Bench, words: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-ctl"));
-    let done = command.env("NVME_DRV_ADMIN", bench.path("admin")).args(words).output().unwrap();
+    command.env("NVME_DRV_ADMIN", bench.path("admin")).env("NVME_DRV_CTL", bench.path("ctl"));
+    let done = command.args(words).output().unwrap();
     (done.status.code(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap())
 }
 
@@ -116,4 +120,47 @@ fn a_session_is_ended_by_its_number_and_how_much_is_said_changes() {
     assert_eq!(ctl(&bench, &["verbose", "4"]).0, Some(2));
     assert_eq!(server.stop(), 0);
     assert_eq!(ctl(&bench, &["end", "1"]).0, Some(4), "nobody is there");
+}
+
+/// Whoever partitioned a disk from outside has that known without a restart, with sessions or without.
+#[test]
+fn a_table_that_changed_outside_is_known_after_a_rescan_and_the_answer_says_what_there_is() {
+    let bench = Bench::new();
+    let mut server = bench.serve(&[&bench.socket("admin"), &bench.socket("ctl")]);
+    let mut client =
+        Client::from_fd(bench.create(&["device=partlabel:attack"]), &Options::default()).unwrap();
+    let partitions = || {
+        let listed = ctl(&bench, &["ls", "--json"]).1;
+        let inventory = Inventory::from_json(listed.as_bytes()).unwrap();
+        inventory.controllers[0].namespaces[0].partitions.len()
+    };
+    assert_eq!(partitions(), 4);
+    let whole = std::fs::metadata(bench.path("disk")).unwrap().len();
+    let disk = File::options().read(true).write(true).open(bench.path("disk")).unwrap();
+    // Both tables: at its begin, and at its end.
+    let tables = [(0, 34 * 512), (whole - 33 * 512, 33 * 512)].map(|(at, len)| {
+        let mut bytes = vec![0; len];
+        disk.read_exact_at(&mut bytes, at).unwrap();
+        disk.write_all_at(&vec![0; len], at).unwrap();
+        (at, bytes)
+    });
+    assert_eq!(partitions(), 4, "nobody looked");
+    let told = format!("[{{\"device\":\"SN 1:2:n1\",\"bytes\":{whole}}}]\n");
+    assert_eq!(ctl(&bench, &["rescan", "SN 1:2"]), (Some(0), told.clone()));
+    // What a session has stays as it is; what is nobody's is gone.
+    assert!(partitions() < 4);
+    client.write(0, &[7; 512]).unwrap();
+    assert!(bench.factory().create(&["device=partlabel:after"], None).is_err());
+    for (at, bytes) in tables {
+        disk.write_all_at(&bytes, at).unwrap();
+    }
+    assert_eq!(ctl(&bench, &["rescan"]), (Some(0), told));
+    assert_eq!(partitions(), 4);
+    drop(bench.create(&["device=partlabel:after"]));
+    client.read(0, &mut [0; 512]).unwrap();
+    for nobody in ["SN 1", "SN 1:2:3", "nobody"] {
+        let (status, said) = ctl(&bench, &["rescan", nobody]);
+        assert!(status == Some(3) && said.contains(&format!("`{nobody}`")), "{said}");
+    }
+    assert_eq!(server.stop(), 0);
 }

@@ -228,6 +228,12 @@ impl Machine {
         bytes
     }
 
+    /// The host changes what is on the disk below a namespace, of which its controller says nothing.
+    pub(crate) fn change_disk(&self, nsid: usize, at: u64, bytes: &[u8]) {
+        let path = self.dir.path().join(format!("disk{}", nsid - 1));
+        File::options().write(true).open(path).unwrap().write_all_at(bytes, at).unwrap();
+    }
+
     /// Lets `slow` disks do so many requests a second; 0: as many as they can.
     pub(crate) fn throttle(&mut self, requests: u32) {
         let limits = format!(r#"{{"iops-total":{requests}}}"#);

@@ -131,6 +131,29 @@ fn a_namespace_that_goes_is_lost_to_its_session_alone_and_can_be_had_again_when_
 }
 
 #[test]
+fn a_table_that_changed_without_a_word_is_read_when_the_operator_has_the_controller_looked_at() {
+    needs_qemu!();
+    let mut server = Server::new(&Shape::default(), Options::default(), GRACE);
+    let mut other = server.client(&["device=qtest 0:n2"]);
+    let word = &["device=qtest 0:n1:1"];
+    assert!(matches!(server.create(word), Err(CreateError::NoDevice(_))));
+    // One partition of Linux' kind, 2048 blocks from the 2048th.
+    let mut mbr = vec![0; 512];
+    mbr[446 + 4] = 0x83;
+    mbr[446 + 8..][..8].copy_from_slice(&[0, 8, 0, 0, 0, 8, 0, 0]);
+    mbr[510..].copy_from_slice(&[0x55, 0xaa]);
+    server.machine.change_disk(1, 0, &mbr);
+    server.ask_writes(&mut other, 8, 1);
+    server.control.look_again(0);
+    assert!(server.control.is_looking(0));
+    server.until("the end of the look", |server| !server.control.is_looking(0));
+    server.create(word).unwrap();
+    server.answered(&mut other, 8);
+    assert!((0..8).all(|slot| other.status(0, slot) == OK));
+    server.clean();
+}
+
+#[test]
 fn a_controller_that_is_unplugged_in_mid_io_costs_its_sessions_and_the_server_ends_in_order() {
     needs_qemu!();
     let mut server = Server::new(&slow(), Options::default(), GRACE);

@@ -132,6 +132,20 @@ impl Controller {
         self.namespaces.all()
     }
 
+    /// Looks at all namespaces again. Ends in [`ControllerEvent::NamespacesChanged`]. In nothing where it is not ready: it is looked
+    /// at when it is.
+    pub fn look_again(&mut self) {
+        if self.is_ready() {
+            self.begin_look();
+        }
+    }
+
+    /// Whether its namespaces are about to be others than [`namespaces`](Self::namespaces) says, or may be.
+    pub fn is_looking(&self) -> bool {
+        let told = |event: &ControllerEvent| matches!(event, ControllerEvent::NamespacesChanged);
+        !self.is_ready() || self.namespaces.is_looking() || self.events.iter().any(told)
+    }
+
     /// The number that its namespaces carry.
     pub fn index(&self) -> u16 {
         self.index

@@ -106,6 +106,11 @@ impl Namespaces {
         mem::take(&mut self.again)
     }
 
+    /// Whether a look is going on.
+    pub(super) fn is_looking(&self) -> bool {
+        self.listing.is_some()
+    }
+
     /// Forgets the look that is going on: the controller stops.
     pub(super) fn forget(&mut self) {
         self.listing = None;

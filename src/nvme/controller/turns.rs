@@ -240,7 +240,7 @@ impl Controller {
     }
 
     /// Looks at all namespaces; once more afterwards, when that is going on.
-    fn begin_look(&mut self) {
+    pub(super) fn begin_look(&mut self) {
         if let Some(next) = self.namespaces.begin(self.setup.rules()) {
             self.look(Ok(next));
         }

@@ -47,6 +47,19 @@ impl Control {
         self.rescan_others(controller);
     }
 
+    /// Looks again at what a controller has, as when it says that its namespaces changed; [`is_looking`](Self::is_looking) until that is
+    /// done. Nothing, where it is lost.
+    pub fn look_again(&mut self, controller: u16) {
+        let Some((unit, _)) = self.unit(controller) else { return };
+        unit.look_again();
+        self.more = true;
+    }
+
+    /// Whether a controller's namespaces or partition tables are being looked at.
+    pub fn is_looking(&self, controller: u16) -> bool {
+        self.units.get(usize::from(controller)).is_some_and(Unit::is_looking)
+    }
+
     /// What another controller shares with one that has lost it, or may have, can be had by that one now.
     pub(super) fn rescan_others(&mut self, controller: u16) {
         for unit in self.units.iter_mut().filter(|other| other.index() != controller) {

@@ -44,7 +44,10 @@ impl Failure {
         let hint = match errno {
             Errno::NODEV => "; `nvme-ctl ls` shows what there is",
             Errno::BUSY => "; `nvme-ctl ls` shows who has it. Readers may share: read-only",
-            Errno::AGAIN => "; devices are still being scanned: try again",
+            // Orders of the operator say themselves what is waited for.
+            Errno::AGAIN if !matches!(what, "drain" | "rescan") => {
+                "; devices are still being scanned: try again"
+            }
             Errno::CONNRESET => "; the server closed the connection: its log says why",
             _ => "",
         };

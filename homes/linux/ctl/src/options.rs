@@ -143,9 +143,11 @@ pub(crate) enum Command {
         #[arg(value_name = "WORD", required = true)]
         words: Vec<String>,
     },
-    /// Look again how large images are: those that grew are told to their sessions
+    /// Look again at controllers: their namespaces, how large images are, and partition tables
+    ///
+    /// Namespaces that grew are told to their sessions; what sessions have stays as it is.
     Rescan {
-        /// The serial number of one; without it, all
+        /// The serial number of one controller; without it, all
         #[arg(value_name = "SN")]
         serial: Option<String>,
     },

@@ -232,6 +232,16 @@ impl Unit {
         self.tables.read_again(namespace);
     }
 
+    /// Looks again at what it has: its namespaces, then their tables.
+    pub(super) fn look_again(&mut self) {
+        self.controller.look_again();
+    }
+
+    /// Whether what it has is being looked at, or will be.
+    pub(super) fn is_looking(&self) -> bool {
+        !self.is_down() && (self.controller.is_looking() || self.tables.are_read())
+    }
+
     /// Reads again what it shares and `has` does not know of. True: there is such a namespace.
     pub(super) fn read_shared(&mut self, has: impl Fn(Namespace) -> bool) -> bool {
         // Otherwise its namespaces are about to be looked at, or never again.

@@ -73,6 +73,11 @@ impl Tables {
         current == Some(namespace) || self.pending.contains(&namespace)
     }
 
+    /// Whether any is being read, or will be.
+    pub(super) fn are_read(&self) -> bool {
+        self.current.is_some() || !self.pending.is_empty()
+    }
+
     /// Reads nothing any more.
     pub(super) fn stop(&mut self) {
         self.current = None;

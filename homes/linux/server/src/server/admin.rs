@@ -1,4 +1,4 @@
-//! The operator's capability: whoever holds it may end sessions, drain devices and resume them, have images looked at again, let one go on after its write-back
+//! The operator's capability: whoever holds it may end sessions, drain devices and resume them, have controllers looked at again, let one go on after its write-back
 //! failed, change how much is said, and have the audit trail go on in another file.
 //!
 //! One datagram is one request, words separated by NUL; the reply is an `i32` (0 or a negative errno) and then JSON or a message.
@@ -134,8 +134,11 @@ impl Server {
                 return Ok(Some(answer));
             }
             ["verbose", steps] => set_verbosity(steps),
-            ["rescan"] => self.rescan_images(None, order.time),
-            ["rescan", serial] => self.rescan_images(Some(serial), order.time),
+            ["rescan", name @ ..] if name.len() <= 1 => {
+                self.rescan(order.operator, name.first().copied(), order.time)?;
+                self.done(order);
+                return Ok(None);
+            }
             ["resume"] => self.resume(None),
             ["resume", device] => self.resume(Some(device)),
             ["drain", device @ ..] if device.len() <= 1 => {
@@ -227,25 +230,13 @@ impl Server {
         }
     }
 
-    fn rescan_images(&mut self, serial: Option<&str>, time: Time) -> Result<String, Refusal> {
-        let mut items = Vec::new();
-        for Served { stored, handle } in self.named(serial)? {
-            let image = stored.image();
-            let bytes = image.rescan();
-            handle.rescan(1);
-            items.push(format!("{{\"device\":{},\"bytes\":{bytes}}}", quoted(image.serial())));
-        }
-        self.lose_images(time);
-        Ok(format!("[{}]", items.join(",")))
-    }
-
     /// Goes on with what was drained, and with images whose write-back failed.
     fn resume(&mut self, device: Option<&str>) -> Result<String, Refusal> {
         let drained = self.resume_drained(device);
         let images = self.named(device);
         let images = images.unwrap_or_default();
         let resumed = images.iter().filter(|served| served.stored.image().resume());
-        let items: Vec<String> = resumed.map(|served| quoted(served.stored.image().serial())).collect();
+        let items: Vec<String> = resumed.map(|served| quoted(served.stored.image().serial(), 1)).collect();
         // A device that is not there now may be one of an image that is.
         let released = drained.or_else(|why| if items.is_empty() { Err(why) } else { Ok(false) })?;
         if let Some(device) = device.filter(|_| !released && items.is_empty() && self.drains()) {
@@ -314,8 +305,8 @@ fn identity_of_trail(file: &OwnedFd) -> Result<String, String> {
     Ok(format!("{}:{}:{}", found.stx_dev_major, found.stx_dev_minor, found.stx_ino))
 }
 
-/// The namespace of an image as a JSON string. Serial numbers are printable ASCII.
-fn quoted(serial: &str) -> String {
+/// A namespace as a JSON string. Serial numbers are printable ASCII.
+pub(super) fn quoted(serial: &str, nsid: u32) -> String {
     let escaped = serial.replace('\\', "\\\\").replace('"', "\\\"");
-    format!("\"{escaped}:n1\"")
+    format!("\"{escaped}:n{nsid}\"")
 }

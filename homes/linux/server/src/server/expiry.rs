@@ -25,6 +25,7 @@ impl Server {
             self.watchdog.deadline(),
             self.record_deadline(),
             self.drain_deadline(),
+            self.rescan_deadline(),
             self.upgrades.deadline(),
         ];
         conns.chain(lanes).chain(waiting).chain(idle).chain(own.into_iter().flatten()).min()

@@ -293,6 +293,9 @@ impl Server {
         if !self.draining.is_empty() {
             return Err(Stays::Why("an operator waits until a device is drained".into()));
         }
+        if !self.rescans.is_empty() {
+            return Err(Stays::Why("an operator waits until controllers were looked at".into()));
+        }
         for waiting in core::mem::take(&mut self.waiting) {
             let why = "another server is taking over; ask again";
             if let Some(Watched::Caller(caller, ..)) = self.watched.get(&waiting.caller) {

@@ -22,6 +22,7 @@ mod listing;
 mod metrics;
 mod ready;
 mod records;
+mod rescan;
 mod sessions;
 mod slow;
 mod start;
@@ -57,6 +58,7 @@ pub(crate) use self::handover::Began;
 use self::handover::Upgrades;
 use self::kept::Unminted;
 use self::records::Unrecorded;
+use self::rescan::Rescan;
 pub(crate) use self::start::{Parts, StaticClient, StaticFactory};
 use self::waiting::{Waiting, refused};
 use self::watchdog::Watchdog;
@@ -113,6 +115,8 @@ pub(crate) struct Server {
     taking_up: BTreeSet<u32>,
     /// Operators who wait until a device is drained.
     draining: Vec<Draining>,
+    /// Operators who wait until controllers were looked at.
+    rescans: Vec<Rescan>,
     /// Which controllers are lost, as far as that was written down.
     lost: Vec<bool>,
     metrics: Option<OwnedFd>,
@@ -181,6 +185,7 @@ impl Server {
             self.tell_workers()?;
             self.unmask_pins();
             self.tell_drained(time);
+            self.tell_rescanned(time);
             self.expire(time);
             self.take_up_more(time);
             self.keep_changes();

@@ -98,6 +98,7 @@ impl Server {
             unkept: Vec::new(),
             taking_up: BTreeSet::new(),
             draining: Vec::new(),
+            rescans: Vec::new(),
             lost: Vec::new(),
             metrics: parts.metrics,
             trusted: Arc::new(parts.trusted),

@@ -1,0 +1,94 @@
+//! Controllers that the operator has looked at again: the answer comes once their namespaces and partition tables are known.
+
+use std::time::Duration;
+
+use nvme_core::server::control::ControllerState;
+use nvme_linux::factory::Refusal;
+use nvme_platform::Time;
+use nvme_policy::Errno;
+
+use super::Server;
+use super::admin::quoted;
+use super::waiting::refused;
+use crate::devices::Served;
+
+/// How long a look may take until the operator is told that it does.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A look whose operator waits.
+pub(super) struct Rescan {
+    operator: u64,
+    /// The controllers; with those that are images comes how large that is.
+    controllers: Vec<(u16, Option<u64>)>,
+    until: Time,
+}
+
+impl Server {
+    /// Looks again at controllers of that name: a serial number, or a device of one. At all, without a name. The answer comes later.
+    pub(super) fn rescan(&mut self, operator: u64, name: Option<&str>, time: Time) -> Result<(), Refusal> {
+        let mut controllers = Vec::new();
+        for (index, (_, controller, state)) in (0..).zip(self.control.controllers()) {
+            let rest = |name: &str| name.strip_prefix(controller.info().serial.as_str()).map(str::to_owned);
+            let is = name.is_none_or(|name| rest(name).is_some_and(|r| r.is_empty() || r.starts_with(":n")));
+            if is && state != ControllerState::Lost {
+                controllers.push((index, None));
+            }
+        }
+        if let Some(name) = name.filter(|_| controllers.is_empty()) {
+            return Err(refused(
+                Errno::NotFound,
+                &format!("no controller here has the serial number `{name}`"),
+            ));
+        }
+        for (index, bytes) in &mut controllers {
+            if let Some(Some(Served { stored, handle })) = self.images.get(usize::from(*index)) {
+                *bytes = Some(stored.image().rescan());
+                handle.rescan(1);
+            }
+        }
+        self.lose_images(time);
+        for (index, _) in &controllers {
+            self.control.look_again(*index);
+        }
+        self.rescans.push(Rescan { operator, controllers, until: time + PATIENCE });
+        Ok(())
+    }
+
+    /// Tells operators what was found.
+    pub(super) fn tell_rescanned(&mut self, time: Time) {
+        while let Some((at, looks)) = self.rescans.iter().enumerate().find_map(|(at, rescan)| {
+            let looks = rescan.controllers.iter().any(|(index, _)| self.control.is_looking(*index));
+            (!looks || time >= rescan.until).then_some((at, looks))
+        }) {
+            let Rescan { operator, controllers, .. } = self.rescans.swap_remove(at);
+            let why = "a controller has not answered yet, or is being reset: what it has is looked at when it is ready";
+            let answer = if looks { Err(refused(Errno::Again, why)) } else { Ok(self.found(&controllers)) };
+            self.answer_operator(operator, &answer);
+        }
+    }
+
+    /// What there is now, as JSON.
+    fn found(&self, controllers: &[(u16, Option<u64>)]) -> String {
+        let mut items = Vec::new();
+        for (index, bytes) in controllers {
+            let Some((_, controller, _)) = self.control.controllers().nth(usize::from(*index)) else {
+                continue;
+            };
+            let item = |nsid: u32, bytes: u64| {
+                format!("{{\"device\":{},\"bytes\":{bytes}}}", quoted(&controller.info().serial, nsid))
+            };
+            match bytes {
+                Some(bytes) => items.push(item(1, *bytes)),
+                None => items.extend(controller.namespaces().iter().map(|namespace| {
+                    let bytes = namespace.blocks() * namespace.block_size().bytes();
+                    item(namespace.namespace().nsid, bytes)
+                })),
+            }
+        }
+        format!("[{}]", items.join(","))
+    }
+
+    pub(super) fn rescan_deadline(&self) -> Option<Time> {
+        self.rescans.iter().map(|rescan| rescan.until).min()
+    }
+}
