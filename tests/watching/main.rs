@@ -10,6 +10,7 @@ mod disk;
 mod server;
 
 mod counters;
+mod errors;
 mod limits;
 mod listing;
 mod metrics;

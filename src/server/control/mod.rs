@@ -5,6 +5,7 @@
 //! * `catalogue`: what the controllers have becomes the catalogue.
 //! * `session`: a client asks for a session, registers memory, starts and stops queues, ends. `error`: or does not get what it asked for.
 //! * `adopt`: sessions of a server that was there before.
+//! * `complaints`: requests that controllers failed.
 //! * `drain`: sessions whose device is drained wait.
 //! * `assign`: which session is on which queue pair.
 //! * `limits`: how much sessions may do a second.
@@ -18,6 +19,7 @@ mod adopt;
 mod anomaly;
 mod assign;
 mod catalogue;
+mod complaints;
 mod drain;
 mod effects;
 mod error;
@@ -45,6 +47,7 @@ use nvme_session::queue::Laggards;
 
 pub use self::adopt::Adopted;
 pub use self::anomaly::{Anomalies, Anomaly};
+use self::complaints::Complaints;
 pub use self::drain::Drained;
 pub use self::error::SessionError;
 pub use self::job::RegionMemory;
@@ -146,6 +149,8 @@ pub struct Control {
     busy: Vec<bool>,
     /// Requests that took long.
     laggards: Arc<Laggards>,
+    /// Requests that failed.
+    complaints: Complaints,
     out: Outbox,
     events: VecDeque<Event>,
     scanned: bool,
@@ -179,6 +184,7 @@ impl Control {
             busy: alloc::vec![false; loads.len()],
             loads,
             laggards: Arc::default(),
+            complaints: Complaints::default(),
             out: Outbox::default(),
             events: VecDeque::new(),
             scanned: false,
@@ -300,6 +306,7 @@ impl Control {
             self.recover(controller, Input::Tick, now);
         }
         self.poll_shutdown(now);
+        self.tell_failed(now);
     }
 
     fn poll_units(&mut self, now: Time) {
@@ -330,7 +337,8 @@ impl Control {
         let units = self.units.iter().filter_map(Unit::next_deadline);
         let shutdown = self.shutdown.iter().filter(|s| !s.controllers_told).map(|s| s.until);
         let start = self.scan_until.filter(|_| !self.scanned);
-        units.chain(shutdown).chain(start).chain(self.quiet_deadline()).min()
+        let told = self.complaints.deadline();
+        units.chain(shutdown).chain(start).chain(self.quiet_deadline()).chain(told).min()
     }
 
     /// Takes a message of a worker.
@@ -356,7 +364,7 @@ impl Control {
             FromWorker::Held(session) => self.held(session),
             FromWorker::TableSet(session, generation) => self.table_set(session, generation),
             FromWorker::Expired(command) => self.expired(command, now),
-            FromWorker::Failed(mishap) => self.request_failed(&mishap),
+            FromWorker::Failed(mishap) => self.request_failed(&mishap, now),
             FromWorker::Stuck(command, stuck) => {
                 self.recover(command.pair.controller, Input::Stuck(command, stuck), now);
             }

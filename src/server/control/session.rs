@@ -10,7 +10,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use nvme_platform::{Time, debug, error, info};
+use nvme_platform::{Time, debug, info};
 use nvme_policy::{Extent, Grant, Policy, Rate};
 use nvme_session::blk::Offer;
 use nvme_session::dataspace::{Registry, RegistryConfig};
@@ -24,7 +24,6 @@ use super::super::message::{PairId, SessionKey, ToWorker};
 use super::error::SessionError;
 use super::job::MemoryJob;
 use super::{Anomaly, Control, Event};
-use crate::nvme::Mishap;
 
 pub(super) use self::places::Abroad;
 use self::places::QueueState;
@@ -403,25 +402,6 @@ impl Control {
         if *left == 0 {
             session.write_back_asked.pop_front();
             self.events.push_back(Event::WriteBackSet(key));
-        }
-    }
-
-    /// The operator is told of a request that failed: whose, where, and why.
-    pub(super) fn request_failed(&self, mishap: &Mishap) {
-        let Mishap { session: key, what, place, .. } = *mishap;
-        // What failed last may be told when the session has ended.
-        let minted = self.sessions.get(&SessionKey(key)).map(Session::minted);
-        let Some((minted, extent)) = minted.map(|minted| (minted, minted.grant().extent())) else { return };
-        let device = minted.device();
-        let first = extent.first() << extent.block_size().shift();
-        match place {
-            Some((at, bytes)) => {
-                let offset = at.saturating_sub(first);
-                error!(
-                    "session {key}: {device}: a {what} of {bytes} bytes at offset {offset} failed: {mishap}"
-                );
-            }
-            None => error!("session {key}: {device}: a {what} failed: {mishap}"),
         }
     }
 
