@@ -202,7 +202,7 @@ impl Chooser {
             19 if !off && b < 64 => Spoil::Vanish(a),
             20 if !off && b < 64 => Spoil::Remove(a),
             21 if !off => Spoil::Resize(b, c),
-            22 if !off => Spoil::Maps(a, 255),
+            22 if !off => Spoil::Maps(a, b % 4),
             23 if !off && b < 32 => Spoil::Unprovable(a),
             24 if !off && b < 64 => Spoil::Another(a),
             25 if !off => Spoil::Freeze(b),

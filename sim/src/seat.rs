@@ -284,6 +284,7 @@ impl World {
             Event::Lost(key) => {
                 let Some(at) = of(key) else { return };
                 self.seats[at].lost = true;
+                self.court().lose(key.0);
                 self.is_held_no_more(at, key);
                 self.seats[at].excuse();
                 let troubled = self.seats[at].device.is_some_and(|d| self.machines[d.controller].troubled);

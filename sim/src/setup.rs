@@ -77,17 +77,12 @@ const DECLINED: [u64; 6] = [
     nvme_testkit::feature::WRITE_ZEROES,
 ];
 
-/// Whether worlds with slow storage are among the random ones.
-const LEFT_IN: bool = false;
-
 impl Setup {
     /// By chance.
     pub(crate) fn random(random: &mut Random) -> Self {
         let seats = 2 + random.below(4);
         let faulty = random.chance(600);
-        // Drawn, so that seeds stay what they are, and left out for now (doc/simulator.md, "Open").
-        let _ = faulty && random.chance(250);
-        let shared = false;
+        let shared = faulty && random.chance(250);
         let hostile = random.chance(400);
         let seats = (0..seats).map(|_| {
             let all: &[&[&str]] = if shared && random.chance(500) { &SHARED } else { &WORDS };
@@ -115,8 +110,7 @@ impl Setup {
             sgl: random.chance(500),
             cache: random.chance(600),
             pairs: random.of(&[1, 2, 3, 8]),
-            // Drawn, and left out likewise.
-            slow: random.chance(250) & LEFT_IN,
+            slow: random.chance(250),
             shared,
             faulty,
         }

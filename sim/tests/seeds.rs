@@ -129,3 +129,35 @@ fn a_session_that_was_drained_when_its_device_was_lost_is_answered_whatever_is_r
         assert!(run.finding.is_none(), "{lost:?}: {}", run.finding.unwrap());
     }
 }
+
+/// Seed 7015635085264296: a disk that two controllers have was granted by the second when the first had gone. Who lost it had nothing in flight;
+/// whose commands nobody can see the end of keeps the blocks, by whatever way.
+#[test]
+fn a_shared_disk_is_granted_by_the_other_way_when_the_first_is_proven_quiet_and_not_before() {
+    let place = |words: &[&'static str]| Place {
+        words: words.to_vec(),
+        listens: false,
+        hostile: false,
+        sealed: false,
+        queues: 1,
+        declines: 0,
+    };
+    let seats = vec![place(&["device=d0:n3", "ds-max=4"]), place(&["device=d1:n3", "ds-max=4"])];
+    let setup = Setup { seats, faulty: true, shared: true, ..alone(&[]) };
+    for ends in [&[Spoil::Vanish(0)][..], &[Spoil::Remove(0)], &[Spoil::Unprovable(0), Spoil::Fatal(0)]] {
+        let mut steps = vec![
+            Step::Settle,
+            Step::Operate(Operation::Create(0)),
+            Step::Want(0, Wish::Connect),
+            Step::Chat(0),
+            Step::Ask { seat: 0, queue: 0, kind: Kind::Write, sector: 0, sectors: 7, layout: 0 },
+            Step::Kick(0, 0),
+            Step::Worker(0),
+        ];
+        steps.extend(ends.iter().map(|spoil| Step::Spoil(*spoil)));
+        steps.extend([Step::Control, Step::Operate(Operation::Create(1)), Step::Settle]);
+        steps.extend([Step::Operate(Operation::Create(1)), Step::Settle]);
+        let run = run_steps(&setup, &steps);
+        assert!(run.finding.is_none(), "{ends:?}: {}", run.finding.unwrap());
+    }
+}

@@ -3,7 +3,9 @@
 use nvme_core::server::control::{ControllerState, Event};
 use nvme_session::factory::CreateError;
 use nvme_soft::NamespaceConfig;
+use nvme_soft::faulty::{Action, Queue, When};
 
+use crate::device::Knobs;
 use crate::rescans::{
     CMIC, CNTLID, CONTROLLER, EUI64, MODEL, NAMESPACE, NMIC, SERIAL, SUBNQN, says, subsystem,
 };
@@ -92,4 +94,30 @@ fn drives_of_one_serial_number_are_refused_by_it_and_had_by_their_places() {
         "SAME:n1 names 2 devices; say which: pci:0000:00:00.0:n1, pci:0000:01:00.0:n1"
     );
     are_two(rig, "one serial number");
+}
+
+/// A write that is in flight on the first way may land as long as nothing proves the first controller quiet.
+#[test]
+fn what_may_still_be_written_by_one_way_is_not_given_out_by_the_other() {
+    for provable in [true, false] {
+        let mut rig = scanned(subsystem(vec![soft("d0"), soft("d1")], [9, 9]));
+        let mut a = rig.client(&["device=one:n1"]);
+        rig.start(&mut a).unwrap();
+        rig.inject(Queue::AnyIo, 0x01, When::Always, Action::Hang);
+        rig.ask_writes(&mut a, 0, 0..1, 1);
+        rig.pass_time(SECOND);
+        if !provable {
+            Knobs::set(&rig.knobs[0].cut_off_fails);
+        }
+        rig.faults(0).stick_ready(Some(true));
+        rig.handles[0].raise_fatal();
+        rig.until("the loss", |rig| rig.state(0) == ControllerState::Lost);
+        rig.pass_time(10 * SECOND);
+        assert_eq!(rig.control.session(a.key).is_none(), !provable, "it is closed where its memory is kept");
+        let second = rig.create(&["device=one:n1"]);
+        assert_eq!(second.is_ok(), provable, "{second:?}");
+        if !provable {
+            assert!(matches!(second, Err(CreateError::InUse { .. })), "{second:?}");
+        }
+    }
 }

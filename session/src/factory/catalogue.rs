@@ -16,7 +16,7 @@ pub use adopt::{AdoptedFactory, Placed, PlacedHolding, PlacedPartition};
 pub use delegate::{FactoryView, HeldDevice};
 pub use tree::{FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId};
 
-use super::device::{Device, NamespaceEntry, PartitionEntry, overlap};
+use super::device::{Device, NamespaceEntry, PartitionEntry, overlap, same_blocks};
 use super::error::CreateError;
 use super::identity::DiskIdentity;
 use super::tables::{Disks, Refused};
@@ -137,6 +137,17 @@ struct Live {
     whole: bool,
     /// Whether it can write what a scan reads.
     rewrites: bool,
+    /// What tells its namespace from others.
+    disk: DiskIdentity,
+    /// Its device is lost, and nothing of it is on the way there any more.
+    over: bool,
+}
+
+impl Live {
+    fn holder(&self) -> Holder {
+        let (session, reservation) = (Some(self.id), self.reservation);
+        Holder { session, reservation, extent: self.extent, access: self.access }
+    }
 }
 
 #[derive(Debug)]
@@ -161,6 +172,8 @@ pub struct Catalogue {
     config: CatalogueConfig,
     disks: Disks,
     live: Vec<Live>,
+    /// What ended, and nothing proves quiet.
+    kept: Vec<Live>,
     reserved: Vec<Reserved>,
     tree: Tree,
     scanned: bool,
@@ -174,6 +187,7 @@ impl Catalogue {
             config,
             disks: Disks::default(),
             live: Vec::new(),
+            kept: Vec::new(),
             reserved: Vec::new(),
             tree: Tree::default(),
             scanned: false,
@@ -277,6 +291,24 @@ impl Catalogue {
         Err(refused)
     }
 
+    /// The device of a session is lost, and nothing of it is on the way there any more: where another controller has the same
+    /// disk, it can be had there.
+    pub fn is_over(&mut self, id: SessionId) {
+        if let Some(live) = self.live.iter_mut().find(|live| live.id == id) {
+            live.over = true;
+            self.bind();
+        }
+    }
+
+    /// A session ends, and nothing proves that what was in flight is over: nobody else is given those blocks, whatever controller has them.
+    pub fn end_unproven(&mut self, id: SessionId) -> Ended {
+        if let Some(index) = self.live.iter().position(|live| live.id == id) {
+            let live = self.live.swap_remove(index);
+            self.kept.push(Live { reservation: None, ..live });
+        }
+        Ended { rescan: None }
+    }
+
     /// A session has ended, with everything that was in flight.
     pub fn end(&mut self, id: SessionId) -> Ended {
         let Some(index) = self.live.iter().position(|l| l.id == id) else { return Ended { rescan: None } };
@@ -319,7 +351,12 @@ impl Catalogue {
 
     /// Whoever holds or has reserved something that overlaps `extent`.
     pub fn holders(&self, extent: &Extent) -> impl Iterator<Item = Holder> {
-        self.claims().filter(move |h| overlap(&h.extent, extent))
+        let disk = self.disk_identity(extent.namespace());
+        let elsewhere = move |live: &&Live| {
+            !live.over && disk.is_some_and(|disk| live.disk.is(disk)) && same_blocks(&live.extent, extent)
+        };
+        let elsewhere = self.live.iter().chain(&self.kept).filter(elsewhere).map(Live::holder);
+        self.claims().filter(move |h| overlap(&h.extent, extent)).chain(elsewhere)
     }
 
     /// How many devices of a controller are reserved for static clients that are not there.
@@ -335,12 +372,7 @@ impl Catalogue {
 
     /// Live sessions, and reservations that have a device.
     fn claims(&self) -> impl Iterator<Item = Holder> {
-        let live = self.live.iter().map(|l| Holder {
-            session: Some(l.id),
-            reservation: l.reservation,
-            extent: l.extent,
-            access: l.access,
-        });
+        let live = self.live.iter().chain(&self.kept).map(Live::holder);
         let reserved = self.reserved.iter().enumerate().filter_map(|(i, r)| {
             let reservation = Some(ReservationId(i));
             let extent = r.extent?;
@@ -474,8 +506,8 @@ impl Catalogue {
         let reaches = disk.is_none_or(|d| reaches_table(&extent, d.entry.extent()));
         let rewrites = access == Access::ReadWrite && reaches;
         self.next += 1;
-        let (id, factory) = (minted.session, minted.factory);
-        self.live.push(Live { id, extent, access, reservation, factory, whole, rewrites });
+        let (id, factory, disk) = (minted.session, minted.factory, minted.disk_identity.clone());
+        self.live.push(Live { id, extent, access, reservation, factory, whole, rewrites, disk, over: false });
     }
 }
 

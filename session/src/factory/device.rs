@@ -252,8 +252,14 @@ fn another(id: &PartitionId) -> PartitionId {
 
 /// Whether the two places have a block in common. Where the size of a block changed in between nobody can tell.
 pub(super) fn overlap(a: &Extent, b: &Extent) -> bool {
+    a.namespace() == b.namespace() && same_blocks(a, b)
+}
+
+/// The same of two places that may have different ways to them.
+pub(super) fn same_blocks(a: &Extent, b: &Extent) -> bool {
     let size = |e: &Extent| -> BlockSize { e.block_size() };
-    a.namespace() == b.namespace() && (size(a) != size(b) || a.overlaps(b))
+    let begins_within = |a: &Extent, b: &Extent| a.first().wrapping_sub(b.first()) < b.blocks();
+    size(a) != size(b) || begins_within(a, b) || begins_within(b, a)
 }
 
 impl Disk {

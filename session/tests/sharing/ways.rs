@@ -5,7 +5,7 @@ use nvme_session::factory::{
     Catalogue, CatalogueConfig, DiskIdentity, Identifiers, NamespaceEntry, Refused, Subsystem,
 };
 
-use crate::rig::{A, B, LIMITS, NODEV, entry, errno, place, ro, rw, table_a, table_b, whole};
+use crate::rig::{A, B, BUSY, LIMITS, NODEV, entry, errno, part, place, ro, rw, table_a, table_b, whole};
 
 /// A namespace that two controllers of one subsystem may share.
 fn shared(ns: Namespace) -> NamespaceEntry {
@@ -38,9 +38,29 @@ fn a_namespace_that_two_controllers_share_is_had_by_one_of_them() {
         c.keep_namespaces(0, &[]);
         c.set_namespace(shared(B), table_b());
         assert_eq!(c.set_namespace(shared(A), table_a()), [by_another("SA:n1", "SB:n1")]);
+        // What the writer had in flight may be on its way still.
+        assert_eq!((errno(c.create(&ro("data"))), errno(c.create(&rw("SB:n1")))), (BUSY, BUSY));
+        c.is_over(writer.session());
         assert!(c.create(&rw("data")).is_ok());
         c.end(writer.session());
     }
+}
+
+#[test]
+fn what_is_not_proven_to_be_over_keeps_its_blocks_whatever_controller_has_them() {
+    let mut c = Catalogue::new(CatalogueConfig { sessions_max: 16 });
+    c.set_namespace(shared(A), table_a());
+    c.set_scanned();
+    let (home, reader) = (c.create(&rw("home")).unwrap(), c.create(&ro("root")).unwrap());
+    c.keep_namespaces(0, &[]);
+    c.set_namespace(shared(B), vec![part(B, 1, 1, "root", 100, 100), part(B, 2, 2, "home", 200, 100)]);
+    c.end_unproven(home.session());
+    c.end_unproven(reader.session());
+    assert_eq!(c.sessions(), 0);
+    assert_eq!((errno(c.create(&ro("home"))), errno(c.create(&ro("SB:n1")))), (BUSY, BUSY));
+    // A reader is in nobody's way who reads.
+    assert_eq!(errno(c.create(&rw("root"))), BUSY);
+    assert!(c.create(&ro("root")).is_ok());
 }
 
 #[test]

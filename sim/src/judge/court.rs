@@ -136,6 +136,8 @@ pub(crate) struct Court {
     pub(crate) held: BTreeSet<u64>,
     /// What sessions held that ended without a proof that nothing of them is with a device.
     kept: Vec<Holding>,
+    /// Sessions whose device is lost.
+    lost: BTreeSet<u64>,
 }
 
 impl Court {
@@ -187,11 +189,16 @@ impl Court {
     /// A session was minted, or holds more.
     pub(crate) fn grant(&mut self, key: u64, holding: Holding) {
         let others = self.holdings.iter().filter(|(other, _)| **other != key);
-        let clash = others
+        let clashes: Vec<u64> = others
             .filter(|(_, h)| h.overlaps(&holding) && (h.writes || holding.writes))
             .map(|(k, _)| *k)
-            .next();
-        if let Some(other) = clash {
+            .collect();
+        for other in clashes {
+            // Who has lost its device has nothing of it any more but what is on its way.
+            if self.lost.contains(&other) && !self.has_commands(other) {
+                self.holdings.remove(&other);
+                continue;
+            }
             self.find(Judge::Authority, || {
                 format!("session {key} overlaps session {other}, and one of them writes")
             });
@@ -203,6 +210,17 @@ impl Court {
             });
         }
         self.holdings.insert(key, holding);
+    }
+
+    /// A session has lost its device for good.
+    pub(crate) fn lose(&mut self, key: u64) {
+        self.lost.insert(key);
+    }
+
+    /// Whether a controller may still carry out a command of a session.
+    fn has_commands(&self, key: u64) -> bool {
+        let own = |f: &Flight| f.colour == Some(key);
+        self.buses.iter().any(|bus| !bus.off && bus.queues.values().any(|q| q.flights.iter().any(own)))
     }
 
     /// A session does nothing from now on.
@@ -223,8 +241,9 @@ impl Court {
     /// A session has ended: nothing of it may be with any controller, unless that is `kept` because nothing proves it quiet.
     pub(crate) fn end(&mut self, key: u64, kept: bool) {
         let holding = self.holdings.remove(&key);
+        self.lost.remove(&key);
         if kept {
-            self.kept.extend(holding);
+            self.kept.extend(holding.filter(|_| self.has_commands(key)));
             return;
         }
         for number in 0..self.buses.len() {

@@ -94,9 +94,12 @@ impl Control {
             self.carry_out(controller, Effect::End(queue));
         }
         self.lose_sessions(|s| s.controller() == controller);
-        if let Some((unit, _)) = self.unit(controller) {
-            unit.settle();
-        }
+        let Some((unit, _)) = self.unit(controller) else { return };
+        unit.settle();
+        let quiet = unit.is_quiet();
+        let lost = self.sessions.values().filter(|s| s.controller() == controller);
+        let over = lost.filter(|s| quiet || !s.has_pair()).map(|s| s.minted().session());
+        over.collect::<Vec<_>>().into_iter().for_each(|session| self.catalogue.is_over(session));
         self.catalogue.remove_controller(controller);
         self.rescan_others(controller);
         self.check_scanned();

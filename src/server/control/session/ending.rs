@@ -76,7 +76,8 @@ impl Control {
         let Some(session) = self.sessions.remove(&key) else {
             return self.out.anomaly(Anomaly::NoSession(key));
         };
-        if session.quarantined {
+        let kept = session.quarantined;
+        if kept {
             nvme_platform::error!("session {}: its memory is kept, for nothing proves it free", key.0);
             core::mem::forget(session.registry);
             if let Some(job) = session.job {
@@ -86,7 +87,8 @@ impl Control {
                 core::mem::forget(job);
             }
         }
-        let ended = self.catalogue.end(session.minted.session());
+        let id = session.minted.session();
+        let ended = if kept { self.catalogue.end_unproven(id) } else { self.catalogue.end(id) };
         if let Some(namespace) = ended.rescan {
             self.rescan(namespace);
         }

@@ -99,6 +99,11 @@ impl Session {
         self.pair == SessionPair::Has(pair) || self.abroad.iter().any(|abroad| abroad.pair == Ok(pair))
     }
 
+    /// Whether it uses any pair, so that something of it may be in flight.
+    pub(in super::super) fn has_pair(&self) -> bool {
+        matches!(self.pair, SessionPair::Has(_)) || self.abroad.iter().any(|abroad| abroad.pair.is_ok())
+    }
+
     /// Whether a queue of it is on that worker, or on its way there.
     pub(in super::super) fn needs(&self, worker: usize) -> bool {
         self.queues.values().any(|queue| queue.needs(worker))

@@ -295,6 +295,11 @@ impl Unit {
         self.quiet.is_some_and(|quiet| quiet.by() == QuietBy::CutOff)
     }
 
+    /// Whether it is proven that nothing of what it had goes on.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet.is_some()
+    }
+
     /// Takes the device off the bus, if that was not done; false when that cannot be seen.
     pub(super) fn cut_off(&mut self) -> bool {
         if !self.is_cut_off()
