@@ -135,8 +135,15 @@ impl Server {
         line.trim().to_owned()
     }
 
+    /// Sends a signal. With STOP all of its threads stand still afterwards.
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal).unwrap();
+        if signal == Signal::STOP {
+            let threads = || std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            let state =
+                |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat")).unwrap();
+            wait_until("the server stands still", || threads().all(|t| state(t.unwrap()).contains(") T ")));
+        }
     }
 
     /// Whether it has ended.

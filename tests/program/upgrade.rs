@@ -9,6 +9,7 @@ use nvme_client::message::protocol;
 use nvme_client::{Client, Factory, Options, socket};
 use nvme_linux::inventory::{Inventory, Session};
 use nvme_linux::socket::{Kind, ListenSpec};
+use rustix::process::Signal;
 
 use crate::checker::Checker;
 use crate::server::{Bench, Server, WAIT, wait_until};
@@ -208,7 +209,15 @@ fn until_the_last_step_a_server_goes_on_whatever_becomes_of_the_next() {
     say(&first, "take over\x002");
     assert!(hear(&first).starts_with("capabilities\0"));
     assert_eq!(hear(&hand(&bench)), "refused\0another program is taking over already");
+    // One that came while the first was there, and is looked at when that has hung up.
+    server.signal(Signal::STOP);
+    let second = hand(&bench);
+    say(&second, "take over\x002");
     drop(first);
+    server.signal(Signal::CONT);
+    let said = hear(&second);
+    assert!(said.starts_with("capabilities\0"), "{said}");
+    drop(second);
     assert_eq!(server.status_now(), None, "{}", server.said());
     server = upgrade(&bench, server, &[]);
     checker.more(50);

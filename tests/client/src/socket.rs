@@ -121,6 +121,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], deadli
 
 /// Receives what one call gives: up to `into.len()` bytes, and any descriptors. 0 bytes: the peer closed.
 pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8], deadline: Instant) -> Result<(usize, Vec<OwnedFd>)> {
+    let mut reset = false;
     loop {
         if !wait_for(socket, PollFlags::IN, deadline)? {
             return Err(Error::Deadline("answer"));
@@ -139,6 +140,8 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [u8], deadline: Instant) -> Re
                 return Ok((got.bytes, fds));
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => (),
+            // The peer hung up with something unread; what it said before comes behind this.
+            Err(rustix::io::Errno::CONNRESET) if !reset => reset = true,
             Err(rustix::io::Errno::CONNRESET) => return Err(Error::Closed),
             Err(errno) => return Err(errno.into()),
         }

@@ -55,8 +55,20 @@ const CONTROL: usize =
 struct Control([u8; CONTROL]);
 
 /// The same, and who sent them, where the socket says so ([`tell_senders`](super::tell_senders)) and the kernel knew it.
+///
+/// A peer that hangs up with something unread leaves an error (`CONNRESET`) in front of what it said last; that comes behind it.
 pub fn receive_from(
     socket: impl AsFd,
+    into: &mut [u8],
+) -> Result<(usize, Vec<OwnedFd>, Option<Peer>), ReceiveError> {
+    match receive_once(socket.as_fd(), into) {
+        Err(ReceiveError::Socket(Errno::CONNRESET)) => receive_once(socket.as_fd(), into),
+        received => received,
+    }
+}
+
+fn receive_once(
+    socket: BorrowedFd<'_>,
     into: &mut [u8],
 ) -> Result<(usize, Vec<OwnedFd>, Option<Peer>), ReceiveError> {
     let mut control = Control([0; CONTROL]);
@@ -69,7 +81,7 @@ pub fn receive_from(
     message.msg_controllen = CONTROL as _;
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: everything that the message points to is there and borrowed by nobody else, as long as it says.
-    let received = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
     let Ok(bytes) = usize::try_from(received) else {
         let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
         return Err(ReceiveError::Socket(Errno::from_raw_os_error(errno)));
@@ -137,6 +149,19 @@ mod tests {
             assert_eq!(receive_from(&ours, &mut bytes).unwrap().2.unwrap().pid as u32, std::process::id());
             drop((theirs, came));
             assert!(matches!(receive_from(&ours, &mut bytes), Ok((0, _, _))));
+        }
+    }
+
+    #[test]
+    fn the_last_words_of_a_peer_are_heard_though_it_did_not_hear_ours() {
+        for kind in [Kind::Stream, Kind::SeqPacket] {
+            let (ours, theirs) = pair(kind).unwrap();
+            send(&ours, b"may I", &[]).unwrap();
+            send(&theirs, b"no", &[]).unwrap();
+            drop(theirs);
+            let mut bytes = [0; 8];
+            assert_eq!(receive(&ours, &mut bytes).unwrap().0, 2);
+            assert_eq!(receive(&ours, &mut bytes).unwrap().0, 0);
         }
     }
 

@@ -106,14 +106,21 @@ impl Upgrades {
 
 impl Server {
     /// Somebody connects to `upgrade`.
-    pub(super) fn accept_successor(&mut self, time: Time) {
+    pub(super) fn accept_successor(&mut self, time: Time) -> Result<(), Fatal> {
         loop {
-            let Some(listener) = &self.upgrades.began.listener else { return };
+            let Some(listener) = &self.upgrades.began.listener else { return Ok(()) };
             let socket = match socket::accept(listener) {
                 Ok(Some(socket)) => socket,
-                Ok(None) => return,
-                Err(why) => return self.pause_accepting("upgrade", why, time),
+                Ok(None) => return Ok(()),
+                Err(why) => {
+                    self.pause_accepting("upgrade", why, time);
+                    return Ok(());
+                }
             };
+            // One that has hung up, unseen so far, is in nobody's way: each look takes a message of it, or its end.
+            while self.upgrades.successor.as_ref().is_some_and(|successor| successor.link.hung_up()) {
+                self.serve_successor(time)?;
+            }
             let peer = socket::peer(&socket);
             let who = shown(peer);
             let Ok(link) = Link::new(socket) else { continue };

@@ -109,7 +109,7 @@ impl Server {
             Some(Watched::Ctl) => self.accept_ctl(time),
             Some(Watched::Admin) => self.accept_admin(time),
             Some(Watched::Operator(_)) => self.serve_operator(token, time),
-            Some(Watched::Upgrade) => self.accept_successor(time),
+            Some(Watched::Upgrade) => self.accept_successor(time)?,
             Some(Watched::Successor) => self.serve_successor(time)?,
             Some(Watched::Gate) => self.gate_opened(time),
             Some(Watched::Metrics) => self.accept_scraper(time),

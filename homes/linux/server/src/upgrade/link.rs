@@ -122,6 +122,13 @@ impl Link {
         }
     }
 
+    /// Whether the other side hung up. What it said before may still be unread.
+    pub(crate) fn hung_up(&self) -> bool {
+        let mut look = [PollFd::new(&self.0, PollFlags::empty())];
+        let looked = poll(&mut look, Some(&Timespec::default()));
+        looked.is_ok() && look.iter().any(|seen| seen.revents().contains(PollFlags::HUP))
+    }
+
     /// Sends a message.
     pub(crate) fn send(&self, text: &str, files: &[BorrowedFd<'_>], until: Time) -> Result<(), Broken> {
         loop {
