@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use nvme_handover::{Capabilities, DOCUMENT_MAX, Document, KeptServer, KeptSession, State};
+use nvme_handover::{Capabilities, DOCUMENT_MAX, Document, KeptFactory, KeptServer, KeptSession, State};
 use nvme_linux::caps::{CapWord, Place, SoftSource, Spec};
 use nvme_linux::factory::{Request, WORDS_MAX};
 use nvme_policy::Policy;
@@ -88,4 +88,5 @@ pub fn handover(data: &[u8]) {
     read::<State>(bytes, count.into());
     read::<KeptServer>(bytes, count.into());
     read::<KeptSession>(bytes, count.into());
+    read::<KeptFactory>(bytes, count.into());
 }

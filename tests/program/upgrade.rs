@@ -182,7 +182,7 @@ fn until_the_last_step_a_server_goes_on_whatever_becomes_of_the_next() {
     for end in ["", "refused\0no", "nonsense"] {
         for steps in 0..4 {
             let hand = hand(&bench);
-            for step in ["take over\x002", "freeze"].into_iter().take(steps) {
+            for step in ["take over\x003", "freeze"].into_iter().take(steps) {
                 say(&hand, step);
                 let said = hear(&hand);
                 let expected = if step == "freeze" { "state\0" } else { "capabilities\0" };
@@ -202,11 +202,11 @@ fn until_the_last_step_a_server_goes_on_whatever_becomes_of_the_next() {
     // Another version.
     let other = hand(&bench);
     say(&other, "take over\x0099");
-    assert_eq!(hear(&other), "refused\0this server hands over documents of version 2 only");
+    assert_eq!(hear(&other), "refused\0this server hands over documents of version 3 only");
     drop(other);
     // A second one, while the first has not come to its end.
     let first = hand(&bench);
-    say(&first, "take over\x002");
+    say(&first, "take over\x003");
     assert!(hear(&first).starts_with("capabilities\0"));
     assert_eq!(hear(&hand(&bench)), "refused\0another program is taking over already");
     // One that came while the first was there, and is looked at when that has hung up.

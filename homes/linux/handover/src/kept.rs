@@ -1,11 +1,12 @@
-//! What is kept of a server in case it is killed, in parts: one document for each session, and one for the rest.
+//! What is kept of a server in case it is killed, in parts: one document for each session, one for each factory that a caller made, and one
+//! for the rest.
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Drained, Session};
+use crate::state::{Drained, Factory, Session};
 use crate::{Capability, Document, File};
 
-/// What is kept of a server beside its sessions.
+/// What is kept of a server beside its sessions and the factories that callers made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeptServer {
@@ -19,6 +20,8 @@ pub struct KeptServer {
     pub next_session: u64,
     /// The number of the next factory.
     pub next_factory: u64,
+    /// The operator's factories, without descriptors: those are among the capabilities.
+    pub factories: Vec<Factory>,
     /// What is drained: its sessions wait until it is resumed.
     pub drained: Vec<Drained>,
     /// Whose turn it was when servers crashed, the last ones.
@@ -43,7 +46,7 @@ pub struct Crash {
     pub session: u64,
     /// The static client whose it was.
     pub client: Option<String>,
-    /// The factory that minted it.
+    /// The factory right below the server's own that it was minted through; 0: none.
     pub factory: u64,
     /// Seconds since the machine started.
     pub at: u64,
@@ -59,6 +62,16 @@ pub struct KeptSession {
     pub session: Session,
 }
 
+/// What is kept of a factory that a caller made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptFactory {
+    /// Its place on the board.
+    pub slot: u32,
+    /// All of it.
+    pub factory: Factory,
+}
+
 impl Document for KeptServer {
     const KIND: &'static str = "server";
 
@@ -66,6 +79,7 @@ impl Document for KeptServer {
         let mut files: Vec<File> = self.capabilities.iter().map(|capability| capability.file).collect();
         files.push(self.board);
         files.extend(self.gates.iter().map(|gate| gate.file));
+        self.factories.iter().for_each(|factory| factory.name(&mut files));
         files
     }
 }
@@ -76,6 +90,16 @@ impl Document for KeptSession {
     fn files(&self) -> Vec<File> {
         let mut files = Vec::new();
         self.session.name(&mut files);
+        files
+    }
+}
+
+impl Document for KeptFactory {
+    const KIND: &'static str = "factory";
+
+    fn files(&self) -> Vec<File> {
+        let mut files = Vec::new();
+        self.factory.name(&mut files);
         files
     }
 }

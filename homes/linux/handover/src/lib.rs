@@ -4,7 +4,7 @@
 //! started with, and [`State`], what came of it. A document begins with a line that says its kind and its [`VERSION`]; one of another
 //! version is refused as a whole, and so is one with a field that is not known: what is not understood is not half taken over.
 //!
-//! What is kept in case it is killed ([`KeptServer`], [`KeptSession`]) is written likewise, part by part.
+//! What is kept in case it is killed ([`KeptServer`], [`KeptSession`], [`KeptFactory`]) is written likewise, part by part.
 //!
 //! Nothing here is believed for having been well formed. Whoever takes over builds everything anew by the rules that it would have been
 //! built by the first time, and refuses all of it when a part does not pass.
@@ -19,7 +19,7 @@ mod state;
 
 pub use document::{Capabilities, Capability, DOCUMENT_MAX, Document, FILES_MAX, Unreadable, VERSION};
 pub use file::File;
-pub use kept::{Crash, Gate, KeptServer, KeptSession};
+pub use kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession};
 pub use state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
     Lost, Machine, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,

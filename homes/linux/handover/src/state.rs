@@ -393,13 +393,19 @@ impl State {
     pub(crate) fn files(&self) -> Vec<File> {
         let mut files = Vec::new();
         for factory in &self.factories {
-            files.extend(factory.lifetime.iter().chain(&factory.listener).chain(&factory.connection));
+            factory.name(&mut files);
         }
         files.extend(self.callers.iter().map(|caller| caller.socket));
         for session in &self.sessions {
             session.name(&mut files);
         }
         files
+    }
+}
+
+impl Factory {
+    pub(crate) fn name(&self, files: &mut Vec<File>) {
+        files.extend(self.lifetime.iter().chain(&self.listener).chain(&self.connection));
     }
 }
 

@@ -26,6 +26,8 @@ const WAITING_MAX: usize = 8;
 const SESSION: usize = 4;
 /// A session's that is kept: both ends of its shelf, and journals of 256 rings.
 const KEPT: usize = 2 + QUEUES as usize / 16;
+/// A factory's that is kept: both ends of its shelf.
+const KEPT_FACTORY: usize = 2;
 /// Most that rings can use: kick, call and error each.
 const RINGS_MAX: usize = 3 * QUEUES as usize;
 /// The least that a session is of use with. A client may begin a message with as many descriptors, and stall.
@@ -89,7 +91,8 @@ impl Budget {
         let limit = getrlimit(Resource::Nofile).maximum.and_then(|n| usize::try_from(n).ok());
         let limit = limit.unwrap_or(usize::MAX);
         // Few sessions have so many rings: where descriptors are scarce, as many as may be had without harm.
-        let kept = if keeps { sessions.saturating_mul(KEPT).min(limit / 8) } else { 0 };
+        let kept = sessions.saturating_mul(KEPT).saturating_add(FACTORIES_MAX * KEPT_FACTORY);
+        let kept = if keeps { kept.min(limit / 8) } else { 0 };
         Self::new(limit.saturating_sub(held).saturating_sub(kept), sessions, clients, workers)
     }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kept::{Crash, Gate, KeptServer, KeptSession};
+use crate::kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession};
 use crate::state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
     Lost, Machine, Memory, Policy, Rate, Ring, Session,
@@ -128,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_kept_of_a_session_and_of_a_server_is_read(bytes: Vec<u8>, number: u64) {
+    fn what_is_kept_of_a_session_a_factory_and_a_server_is_read(bytes: Vec<u8>, number: u64) {
         let (mut state, _) = state(1, bytes, number);
         let (mut count, mut server) = (0, 3);
         let session = state.sessions.remove(0);
@@ -137,13 +137,20 @@ proptest! {
         let written = kept.write().unwrap();
         prop_assert_eq!(KeptSession::read(&written, count).unwrap(), kept);
         prop_assert!(KeptServer::read(&written, count).is_err() && State::read(&written, count).is_err());
+        let kept = KeptFactory { slot: 8, factory: factory(&mut 0) };
+        let (written, count) = (kept.write().unwrap(), kept.files().len());
+        prop_assert_eq!(KeptFactory::read(&written, count).unwrap(), kept);
+        prop_assert!(KeptFactory::read(&written, count + 1).is_err());
+        prop_assert!(KeptSession::read(&written, count).is_err());
         let capabilities = vec![Capability { name: "svr".into(), word: None, file: files(&mut server) }];
+        let of_the_operator = Factory { lifetime: None, listener: None, connection: None, ..factory(&mut 0) };
         let kept = KeptServer {
             capabilities,
             board: File(0),
             gates: vec![Gate { serial: Some("SN".into()), file: File(1) }, Gate { serial: None, file: File(2) }],
             next_session: number,
             next_factory: 1,
+            factories: vec![of_the_operator],
             drained: state.drained,
             crashes: vec![Crash { session: 1, client: None, factory: 0, at: number }],
         };

@@ -78,6 +78,11 @@ impl Shelf {
         [self.reader.as_fd(), self.writer.as_fd()]
     }
 
+    /// Both ends, to be closed by whoever may take the time that it takes to close what is there.
+    pub fn into_ends(self) -> impl Iterator<Item = OwnedFd> {
+        [Arc::into_inner(self.reader), Some(self.writer)].into_iter().flatten()
+    }
+
     /// Puts a new version there; the first descriptor is the document's. What is returned is of the version before.
     pub fn put(&mut self, files: &[BorrowedFd<'_>]) -> Result<Stale, Errno> {
         self.version += 1;

@@ -1,7 +1,7 @@
 //! Memory that is kept: what changes too often, or has to be said too soon, for a document.
 //!
-//! Plain stores, in the order in which they are made: those of a process that was killed are all there. Of each session it says whether it
-//! lives, and whether its document tells all; of each image, which error of a write-back is still to be said; of each thread, whose turn it is.
+//! Plain stores, in the order in which they are made: those of a process that was killed are all there. Of each session, and of each factory that a caller made, it
+//! says whether it lives, and whether its document tells all; of each image, which error of a write-back is still to be said; of each thread, whose turn it is.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -16,23 +16,25 @@ use crate::zeroes::made_of_zeroes;
 const IMAGES: usize = 256;
 /// Where threads begin.
 const THREADS: usize = 2 * IMAGES;
-/// Where sessions begin, at 16 bytes each: a number of 64 bits, and what is known of it.
+/// Where sessions and factories begin, at 16 bytes each: a number of 64 bits, and what is known of it.
 const SLOTS: usize = THREADS + PLACE * PLACES;
 const SLOT: usize = 16;
 const STATE: usize = 8;
-/// Sessions that have a place.
+/// Sessions and factories that have a place.
 const SESSIONS: usize = 4096;
 const LEN: usize = SLOTS + SLOT * SESSIONS;
 
-/// What is known of a session.
+/// What is known of a session, or of a factory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
     /// It is not, or has ended.
     Gone,
     /// Its document tells all.
     Told,
-    /// Its client may have said something that the document does not tell.
+    /// Its client may have said something that the document does not tell; something is being read from a factory's caller, or answered.
     Says,
+    /// A factory's caller has asked for something, and was not answered.
+    Asks,
 }
 
 impl State {
@@ -41,6 +43,7 @@ impl State {
             Self::Gone => 0,
             Self::Told => 1,
             Self::Says => 2,
+            Self::Asks => 3,
         }
     }
 }
@@ -104,6 +107,7 @@ impl Board {
         Some(match self.window.load16(at + STATE).ok()? {
             1 => State::Told,
             2 => State::Says,
+            3 => State::Asks,
             _ => State::Gone,
         })
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use nvme_handover::{Crash, Document, Drained, KeptServer, KeptSession};
+use nvme_handover::{Crash, Document, Drained, Factory, KeptFactory, KeptServer, KeptSession};
 use nvme_linux::caps::{CapWord, Inherited, NamedFd};
 use nvme_linux::keep::{Manager, Shelf};
 use nvme_linux::logger::SERVER;
 
-use super::{Board, Gate, PREFIX, server};
+use super::{Board, FACTORY, Gate, PREFIX, server};
 use crate::upgrade::{Given, read_sealed};
 
 /// What lies under one name.
@@ -34,12 +34,21 @@ impl Leavings {
     pub(crate) fn session(mut self) -> Result<(KeptSession, Given, Shelf), String> {
         self.read()
     }
+
+    /// A factory.
+    pub(crate) fn factory(mut self) -> Result<(KeptFactory, Given, Shelf), String> {
+        self.read()
+    }
 }
 
 /// All that the server before left.
 pub(crate) struct Found {
     /// The board, the server's own shelf, gates and crashes; until they are taken.
     own: Option<(Board, Shelf, Vec<Gate>, Vec<Crash>)>,
+    /// The operator's factories, as they were.
+    pub(crate) fixed: Vec<Factory>,
+    /// Those that callers made.
+    pub(crate) factories: Vec<Leavings>,
     pub(crate) sessions: Vec<Leavings>,
     pub(crate) next_session: u64,
     pub(crate) next_factory: u64,
@@ -89,8 +98,16 @@ impl Found {
         inherited: &mut Inherited,
         words: &[CapWord],
     ) -> Result<Self, String> {
-        let KeptServer { capabilities, board, gates, next_session, next_factory, drained, crashes } =
-            document;
+        let KeptServer {
+            capabilities,
+            board,
+            gates,
+            next_session,
+            next_factory,
+            factories: fixed,
+            drained,
+            crashes,
+        } = document;
         let board = Board::of(given.take(board)?).map_err(|why| why.to_string())?;
         let gate = |gate: nvme_handover::Gate| Ok(Gate { serial: gate.serial, end: given.take(gate.file)? });
         let gates = gates.into_iter().map(gate).collect::<Result<_, String>>()?;
@@ -113,8 +130,9 @@ impl Found {
             handed.push((capability.word, NamedFd { name: capability.name, fd }));
         }
         inherited.hand_over(handed);
-        let sessions = by_name.into_iter().map(|(name, ends)| Leavings { name, ends }).collect();
+        let left = by_name.into_iter().map(|(name, ends)| Leavings { name, ends });
+        let (factories, sessions) = left.partition(|leavings| leavings.name.starts_with(FACTORY));
         let own = Some((board, shelf, gates, crashes));
-        Ok(Self { own, sessions, next_session, next_factory, drained, had_upgrade })
+        Ok(Self { own, fixed, factories, sessions, next_session, next_factory, drained, had_upgrade })
     }
 }

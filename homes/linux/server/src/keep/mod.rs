@@ -1,6 +1,7 @@
 //! What is kept in case that the server is killed, so that the next one takes each session up where it was.
 //!
-//! The service manager keeps, under names, one shelf ([`nvme_linux::keep`]) for each session and one for the server. What changes is written
+//! The service manager keeps, under names, one shelf ([`nvme_linux::keep`]) for each session, one for each
+//! factory that a caller made, and one for the server. What changes is written
 //! there by control, after the fact; the board says meanwhile that there is more than the document tells. So a session is found as it was,
 //! or with a client that may have said something which nobody knows: that connection is closed.
 //!
@@ -24,6 +25,7 @@ use nvme_linux::keep::crash;
 use nvme_linux::keep::{Manager, NotKept, Shelf, Stale};
 use nvme_linux::logger::SERVER;
 use nvme_platform::Window;
+use nvme_session::factory::FactoryId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -38,6 +40,8 @@ use crate::upgrade::{Files, sealed};
 const ANSWERS: Duration = Duration::from_secs(1);
 /// What all names begin with that descriptors are kept under.
 pub(crate) const PREFIX: &str = "nvme-drv.";
+/// Likewise those of factories.
+const FACTORY: &str = "nvme-drv.factory.";
 
 /// The name that the server's own are kept under.
 fn server() -> String {
@@ -49,11 +53,31 @@ pub(crate) fn session(number: u64) -> String {
     format!("{PREFIX}session.{number}")
 }
 
-/// Where a session is kept.
+/// The name that a factory is kept under.
+pub(crate) fn factory(number: u64) -> String {
+    format!("{FACTORY}{number}")
+}
+
+/// Where a session, or a factory, is kept.
 pub(crate) struct Kept {
     pub(crate) shelf: Shelf,
     pub(crate) slot: u32,
-    pub(crate) number: u64,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+impl Kept {
+    /// Closes it. What lies on it is a client's.
+    pub(crate) fn dispose(self) {
+        dispose(self.shelf.into_ends());
+    }
+}
+
+/// Whether the other end of a socket or a pipe is closed.
+pub(crate) fn has_hung_up(end: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(&end, PollFlags::empty())];
+    let gone = PollFlags::HUP | PollFlags::ERR;
+    poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().intersects(gone)
 }
 
 /// Why something is not kept.
@@ -65,7 +89,7 @@ pub(crate) enum Unkept {
     System(#[from] Errno),
     #[error(transparent)]
     Manager(#[from] NotKept),
-    #[error("there is no room for more sessions that are kept")]
+    #[error("there is no room for more that is kept")]
     NoRoom,
 }
 
@@ -92,8 +116,7 @@ impl Gate {
 
     /// Whether it has hung up.
     pub(crate) fn is_open(&self) -> bool {
-        let mut fds = [PollFd::new(&self.end, PollFlags::empty())];
-        poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().contains(PollFlags::HUP)
+        has_hung_up(self.end.as_fd())
     }
 }
 
@@ -111,6 +134,8 @@ pub(crate) struct Keep {
     pub(crate) crashed: Vec<u64>,
     /// Seats that may be other than their documents say.
     pub(crate) touched: BTreeSet<u32>,
+    /// Factories that are other than their documents say.
+    pub(crate) factories: BTreeSet<FactoryId>,
     /// The server's own document is not as it should be.
     pub(crate) stale: bool,
     /// Where control says whose turn it is.
@@ -143,7 +168,8 @@ impl Beginning {
 
     /// There are controllers that the next server could not go on with.
     pub(crate) fn give_up(self, found: Option<Found>) {
-        let names = found.into_iter().flat_map(|found| found.sessions).map(|leavings| leavings.name.clone());
+        let left = found.into_iter().flat_map(|found| found.sessions.into_iter().chain(found.factories));
+        let names = left.map(|leavings| leavings.name.clone());
         for name in names.chain([server()]) {
             let _ = self.manager.let_go(&name, now() + PATIENCE);
         }
@@ -195,9 +221,20 @@ impl Beginning {
                 shelf
             }
         };
-        let touched = BTreeSet::new();
-        let stale = true;
-        Ok(Keep { keeper, board, shelf, own, before, crashes, crashed, touched, stale, turn, _alive: alive })
+        Ok(Keep {
+            keeper,
+            board,
+            shelf,
+            own,
+            before,
+            crashes,
+            crashed,
+            touched: BTreeSet::new(),
+            factories: BTreeSet::new(),
+            stale: true,
+            turn,
+            _alive: alive,
+        })
     }
 }
 
@@ -213,10 +250,10 @@ impl Keep {
         !self.before.iter().any(|gate| gate.serial.as_deref().is_none_or(|known| known == serial))
     }
 
-    /// Lets go of a session for good.
+    /// Lets go of a session, or of a factory, for good.
     pub(crate) fn forget(&mut self, kept: &Kept) {
         self.board.give_back(kept.slot);
-        self.keeper.let_go(session(kept.number));
+        self.keeper.let_go(kept.name.clone());
     }
 
     /// Lets go of what is the server's own, at its end.

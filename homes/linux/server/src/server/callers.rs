@@ -20,6 +20,7 @@ use super::waiting::{Asked, Call, WAITING_EACH, Waiting, refused};
 use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
 use crate::capability::Capability;
 use crate::hints::Told;
+use crate::keep::State;
 use crate::seat::{Conn, Phase, Seat, Source};
 
 /// How long a call waits for the scan to end.
@@ -93,6 +94,7 @@ impl Server {
         if self.is_held(token) {
             return;
         }
+        self.mark_caller(token, State::Says);
         let Some(Watched::Caller(caller, at, heard)) = self.watched.get_mut(&token) else { return };
         *heard = time;
         let at = *at;
@@ -100,6 +102,7 @@ impl Server {
         let received = caller.receive();
         // Who sent it, which may be another than the one before.
         let call = Call { token, at, peer: caller.peer() };
+        self.mark_caller(token, if matches!(received, Ok(None)) { State::Told } else { State::Asks });
         match received {
             Ok(None) => {}
             Ok(Some(Err(refusal))) => self.refuse(call, refusal, time),
@@ -124,6 +127,7 @@ impl Server {
     }
 
     pub(super) fn answer(&mut self, token: u64, reply: Result<Vec<OwnedFd>, Refusal>) {
+        self.mark_caller(token, State::Says);
         let Some(Watched::Caller(caller, ..)) = self.watched.get_mut(&token) else { return };
         let sent = match &reply {
             Ok(minted) => {
@@ -132,6 +136,7 @@ impl Server {
             }
             Err(refusal) => caller.reply(Err(refusal)),
         };
+        self.mark_caller(token, State::Told);
         if sent.is_err() {
             self.forget(token);
         }
@@ -205,8 +210,11 @@ impl Server {
             let refusal = refused(Errno::NoMemory, "the listing is longer than an answer can be");
             return self.refuse(call, refusal, time);
         }
+        self.mark_caller(call.token, State::Says);
         let Some(Watched::Caller(caller, ..)) = self.watched.get_mut(&call.token) else { return };
-        if caller.answer(&listing).is_err() {
+        let sent = caller.answer(&listing);
+        self.mark_caller(call.token, State::Told);
+        if sent.is_err() {
             self.forget(call.token);
         }
     }

@@ -16,11 +16,13 @@ use nvme_linux::socket::{self, Cookie, Kind, Peer};
 use nvme_platform::Time;
 use nvme_session::factory::{CreateError, FactoryId};
 use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
 
 use super::listing::listing;
 use super::{ACCEPTS_PER_TURN, Server, Watched};
 use crate::capability::Capability;
 use crate::hints::Told;
+use crate::keep::Kept;
 
 /// What the server has of an attenuated factory.
 pub(super) struct Post {
@@ -39,6 +41,8 @@ pub(super) struct Post {
     pub(super) listener: Option<OwnedFd>,
     /// Its one caller, in the connected form.
     pub(super) connection: Option<u64>,
+    /// Where it is kept in case that the server is killed.
+    pub(super) kept: Option<Kept>,
     /// Why it ends, and what is written down when it has.
     why: Option<String>,
     record: Option<Record>,
@@ -55,6 +59,7 @@ impl Post {
             absent: Vec::new(),
             listener: None,
             connection: None,
+            kept: None,
             why: None,
             record: None,
         }
@@ -212,6 +217,7 @@ impl Server {
         if let Some(listener) = post.listener.take() {
             let _ = self.epoll.remove(&listener);
             log::warn!(target: REFUSAL, "{}: its socket was shut down", post.name);
+            self.touch_factory(id);
         }
     }
 
@@ -227,6 +233,7 @@ impl Server {
         if catalogue.factory(id).is_none_or(|f| f.is_ended()) {
             return;
         }
+        let ending: Vec<FactoryId> = self.posts.keys().copied().filter(|at| below(*at)).collect();
         let callers: Vec<u64> = self
             .watched
             .iter()
@@ -240,7 +247,7 @@ impl Server {
         let name = self.posts.get(&id).map_or_else(String::new, |post| post.name.clone());
         log::info!(target: OPERATOR, "{name}: taken back; {} sessions end", seats.len());
         // From here on nothing is minted there. What is below it ends with it.
-        let ending: Vec<FactoryId> = self.posts.keys().copied().filter(|at| below(*at)).collect();
+        self.factories_will_be_gone(&ending);
         for at in ending {
             let record = self.of_factory(audit::Event::End, at);
             if let Some(post) = self.posts.get_mut(&at) {
@@ -263,9 +270,12 @@ impl Server {
 
     /// Nothing is left of it.
     pub(super) fn factory_ended(&mut self, id: FactoryId, time: Time) {
-        let Some(post) = self.posts.remove(&id) else { return };
+        let Some(mut post) = self.posts.remove(&id) else { return };
+        self.unkeep_post(&mut post);
+        // Its holder hears of it now, not when the service manager has let go of what it kept.
         if let Some(lifetime) = &post.lifetime {
             let _ = self.epoll.remove(lifetime);
+            let _ = shutdown(lifetime, Shutdown::Both);
         }
         if let Some(listener) = &post.listener {
             let _ = self.epoll.remove(listener);

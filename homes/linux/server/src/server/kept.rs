@@ -2,7 +2,9 @@
 //!
 //! Before anything is read from a client, the board says that its document may not tell all; it says the contrary once the document does, and
 //! not before what was asked is done and answered. A session that is minted is kept before anybody hears of it, and one that ends is gone
-//! on the board before that.
+//! on the board before that. `factories`: the same of those that callers made.
+
+mod factories;
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -54,13 +56,14 @@ impl Server {
         let shelf = Shelf::new()?;
         let ends = keep::copies(&shelf)?;
         let slot = keep.board.take(number).ok_or(Unkept::NoRoom)?;
-        seat.kept = Some(Kept { shelf, slot, number });
+        let name = keep::session(number);
+        seat.kept = Some(Kept { shelf, slot, name: name.clone() });
         keep.touched.insert(id);
         keep.board.set(slot, State::Says);
         keep.stale = true;
         self.keep_changes();
         let keep = self.keep.as_mut();
-        Ok(keep.map(|keep| keep.keeper.keep(keep::session(number), ends)))
+        Ok(keep.map(|keep| keep.keeper.keep(name, ends)))
     }
 
     pub(super) fn not_kept(&mut self, id: u32, why: &Unkept) {
@@ -97,6 +100,11 @@ impl Server {
                 keep.forget(&kept);
             }
         }
+        for post in self.posts.values_mut() {
+            if let Some(kept) = post.kept.take() {
+                keep.forget(&kept);
+            }
+        }
         keep.close();
     }
 
@@ -108,9 +116,14 @@ impl Server {
         fds: Vec<OwnedFd>,
         time: Time,
     ) -> Option<(Call, Minted, Vec<OwnedFd>)> {
-        let Minted::Session(key) = minted else { return Some((call, minted, fds)) };
-        let Some(id) = self.by_session.get(&key).copied() else { return Some((call, minted, fds)) };
-        match self.keep_seat(id) {
+        let ordered = match minted {
+            Minted::Session(key) => match self.by_session.get(&key).copied() {
+                Some(id) => self.keep_seat(id),
+                None => Ok(None),
+            },
+            Minted::Factory(id) => self.keep_post(id),
+        };
+        match ordered {
             Ok(None) => Some((call, minted, fds)),
             Ok(Some(ticket)) => {
                 if let Some(Watched::Caller(caller, ..)) = self.watched.get(&call.token) {
@@ -129,10 +142,13 @@ impl Server {
     }
 
     fn refuse_unkept(&mut self, call: Call, minted: Minted, why: &Unkept, time: Time) {
-        if let Minted::Session(key) = minted
-            && let Some(id) = self.by_session.get(&key).copied()
-        {
-            self.end(id, NOT_KEPT);
+        match minted {
+            Minted::Session(key) => {
+                if let Some(id) = self.by_session.get(&key).copied() {
+                    self.end(id, NOT_KEPT);
+                }
+            }
+            Minted::Factory(id) => self.take_back(id, NOT_KEPT),
         }
         self.refuse(call, refused(Errno::NoMemory, &format!("{NOT_KEPT}: {why}")), time);
     }
@@ -147,7 +163,7 @@ impl Server {
                 }
                 None => {
                     if let Err(why) = kept {
-                        log::warn!(target: SERVER, "a session or the server itself: {NOT_KEPT}: {why}");
+                        log::warn!(target: SERVER, "a session, a factory or the server itself: {NOT_KEPT}: {why}");
                     }
                 }
             }
@@ -183,6 +199,11 @@ impl Server {
                     keep.stale = true;
                     log::debug!("what is kept of the server is as it was: {why}");
                 }
+            }
+        }
+        for id in core::mem::take(&mut keep.factories) {
+            if let Err(why) = self.write_post(id) {
+                log::warn!(target: OPERATOR, "{}: {NOT_KEPT}: {why}", self.post_name(id));
             }
         }
         for id in core::mem::take(&mut keep.touched) {
@@ -247,6 +268,7 @@ impl Server {
             gates,
             next_session: catalogue.next_session(),
             next_factory: catalogue.next_factory(),
+            factories: self.fixed_factories(),
             drained: self.control.drained().iter().map(|drained| self.drained_state(drained)).collect(),
             crashes: crashes.clone(),
         };

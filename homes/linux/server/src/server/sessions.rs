@@ -216,6 +216,7 @@ impl Server {
             // What was absent is looked for when all goes on.
             Event::Scanned | Event::CatalogueChanged if self.upgrades.frozen => {}
             Event::Scanned => {
+                self.touch_factories();
                 self.start_static(true, time);
                 self.look_at_factories(true);
                 self.say_ready();
@@ -223,6 +224,7 @@ impl Server {
                 self.notifier.ready();
             }
             Event::CatalogueChanged => {
+                self.touch_factories();
                 if self.control.scanned() {
                     self.start_static(false, time);
                     self.look_at_factories(false);

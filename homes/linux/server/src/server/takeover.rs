@@ -206,13 +206,13 @@ impl Server {
         whole.part(first, blocks).map(Drained::Blocks)
     }
 
-    fn factory_of(&self, number: u64) -> Result<FactoryId, String> {
+    pub(super) fn factory_of(&self, number: u64) -> Result<FactoryId, String> {
         let found = self.control.catalogue().factory_numbered(number);
         found.ok_or_else(|| format!("there is no factory {number}"))
     }
 
     /// A factory goes on here.
-    fn adopt_factory(
+    pub(super) fn adopt_factory(
         &mut self,
         factory: handover::Factory,
         given: &mut Given,

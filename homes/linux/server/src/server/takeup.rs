@@ -2,7 +2,9 @@
 //!
 //! It is an upgrade whose old half is dead, so nobody says no: each session goes on by itself, or ends by itself, with a line. What the dead
 //! one had begun may still land, in an image or in a client's memory, until its gates have hung up: sessions of such an image wait for that, and
-//! others do not.
+//! others do not. `factories`: those of callers.
+
+mod factories;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -37,7 +39,7 @@ impl Server {
     /// Takes up what was left.
     pub(crate) fn take_up(&mut self, found: Found) -> Result<(), Fatal> {
         let start = now();
-        let Found { sessions, next_session, next_factory, drained, .. } = found;
+        let Found { fixed, factories, sessions, next_session, next_factory, drained, .. } = found;
         self.upgrades.frozen = true;
         let own = self.own_events()?;
         while !self.control.scanned() && now() < start + SCANS {
@@ -51,18 +53,21 @@ impl Server {
             }
         }
         let time = now();
+        self.begin();
+        let known = self.take_up_factories(fixed, factories, time);
         let count = sessions.len();
         let kept: Vec<(String, Session)> =
             sessions.into_iter().filter_map(|leavings| self.read_session(leavings)).collect();
         self.count_crashes(&kept);
-        let taken: Vec<u32> =
-            kept.into_iter().filter_map(|(name, kept)| self.take_up_session(name, kept, time)).collect();
+        let taken =
+            kept.into_iter().filter_map(|(name, kept)| self.take_up_session(name, kept, &known, time));
+        let taken: Vec<u32> = taken.collect();
         self.control.catalogue_mut().begin_at(next_session);
         self.control.catalogue_mut().begin_factories_at(next_factory);
         if let Some(keep) = &mut self.keep {
             keep.board.settle();
-            keep.stale = true;
         }
+        self.touch_factories();
         // The next one has to wait for this one's gates, too, before anything can land.
         self.keep_changes();
         self.taking_up = taken.iter().copied().collect::<BTreeSet<u32>>();
@@ -73,7 +78,6 @@ impl Server {
             (time - start).as_millis()
         );
         self.upgrades.frozen = false;
-        self.begin();
         self.control_event(Event::Scanned, time);
         self.take_up_more(time);
         Ok(())
@@ -136,33 +140,48 @@ impl Server {
         }
     }
 
+    /// The factory right below the server's own that a session was minted through; 0: none.
+    fn top_of(&self, session: &handover::Session) -> u64 {
+        self.factory_of(session.factory).map_or(0, |id| self.control.catalogue().top_of(id).number())
+    }
+
     /// Remembers in whose turns servers crashed within a minute.
     fn count_crashes(&mut self, kept: &[(String, Session)]) {
-        let Some(keep) = &mut self.keep else { return };
+        let crashed = self.keep.as_mut().map(|keep| core::mem::take(&mut keep.crashed)).unwrap_or_default();
+        let mut crashes = Vec::new();
         let at = now().as_nanos() / 1_000_000_000;
-        for number in core::mem::take(&mut keep.crashed) {
+        for number in crashed {
             let found = kept.iter().map(|(_, (document, ..))| &document.session).find(|s| s.number == number);
             let Some(session) = found else { continue };
             log::warn!(target: SERVER, "the server before crashed in the turn of session {number}");
-            let (client, factory) = (session.client.clone(), session.factory);
-            keep.crashes.push(Crash { session: number, client, factory, at });
+            let (client, factory) = (session.client.clone(), self.top_of(session));
+            crashes.push(Crash { session: number, client, factory, at });
         }
+        let Some(keep) = &mut self.keep else { return };
+        keep.crashes.extend(crashes);
         keep.crashes.retain(|crash| crash.at + A_WHILE >= at && crash.at <= at);
     }
 
-    /// Whether the server has crashed in a session's turns, or in those of its factory's sessions, as often as is enough.
+    /// Whether the server has crashed in a session's turns, or in those of all that its top factory minted, as often as is enough.
     fn is_poison(&self, session: &handover::Session) -> bool {
         let Some(keep) = &self.keep else { return false };
+        let top = self.top_of(session);
         let own = |crash: &&Crash| {
             crash.session == session.number
                 || crash.client.is_some() && crash.client == session.client
-                || crash.factory != 0 && crash.factory == session.factory
+                || crash.factory != 0 && crash.factory == top
         };
         keep.crashes.iter().filter(own).count() >= ENOUGH
     }
 
     /// A session goes on, or ends. Its seat.
-    fn take_up_session(&mut self, name: String, kept: Session, time: Time) -> Option<u32> {
+    fn take_up_session(
+        &mut self,
+        name: String,
+        kept: Session,
+        known: &BTreeSet<u64>,
+        time: Time,
+    ) -> Option<u32> {
         let ended = |why: &str| log::warn!(target: OPERATOR, "{name}: it ends: {why}");
         let (document, mut given, shelf) = kept;
         let KeptSession { slot, mut session } = document;
@@ -182,7 +201,7 @@ impl Server {
                 seat.barred = true;
             }
             if let Some(keep) = &mut self.keep {
-                keep.forget(&Kept { shelf, slot, number });
+                keep.forget(&Kept { shelf, slot, name });
             }
             return None;
         }
@@ -195,9 +214,13 @@ impl Server {
                 dispose([socket]);
             }
         }
-        let result = self.adopt(session, &mut given, true, time);
+        let result = if known.contains(&session.factory) {
+            self.adopt(session, &mut given, true, time)
+        } else {
+            Err(format!("factory {} has not gone on", session.factory))
+        };
         let key = SessionKey(number);
-        let kept = Kept { shelf, slot, number };
+        let kept = Kept { shelf, slot, name: name.clone() };
         match result {
             Ok(id) => {
                 if let Some(seat) = self.seats.get_mut(&id) {

@@ -40,7 +40,11 @@ impl Server {
         })
     }
 
-    fn factory_state<'a>(&'a self, factory: FactoryView<'a>, files: &mut Files<'a>) -> handover::Factory {
+    pub(in super::super) fn factory_state<'a>(
+        &'a self,
+        factory: FactoryView<'a>,
+        files: &mut Files<'a>,
+    ) -> handover::Factory {
         let id = factory.id();
         let post = self.posts.get(&id);
         let mine = |(_, whose): &(_, &Minted)| **whose == Minted::Factory(id);
