@@ -367,6 +367,48 @@ fn one_factory_cannot_take_all_the_room_there_is() {
     assert_eq!((0..20).filter(|_| create(&mut c, SERVER, words).is_ok()).count(), 16);
 }
 
+/// One tenant takes what it can while there is nobody else. Who is given a factory afterwards finds a share in what is left.
+#[test]
+fn who_comes_later_has_a_share_of_what_is_left() {
+    let words = "device=root read-only";
+    let mut c = catalogue_of(16);
+    let f = delegate(&mut c, SERVER, words).unwrap();
+    let taken = std::iter::from_fn(|| create(&mut c, f, words).ok()).count();
+    assert_eq!(taken, 12);
+    let [g, h] = [(); 2].map(|()| delegate(&mut c, SERVER, words).unwrap());
+    assert_eq!(errno(create(&mut c, f, words)), NOMEM, "it has more than its share");
+    let sessions = [g, h, SERVER, g].map(|at| create(&mut c, at, words).unwrap());
+    // Now there is no room at all, and whoever leaves makes some for those that have less than their share.
+    for at in [f, g, h, SERVER] {
+        assert_eq!(errno(create(&mut c, at, words)), NOMEM);
+    }
+    c.end(sessions[0].session());
+    assert_eq!(errno(create(&mut c, f, words)), NOMEM);
+    assert!(create(&mut c, h, words).is_ok());
+}
+
+/// What its maker was allowed is no business of who has a part of it.
+#[test]
+fn a_quota_above_is_not_told_to_those_below() {
+    let mut c = catalogue();
+    let words = "device=root read-only";
+    let f = delegate(&mut c, SERVER, &format!("{words} sessions=3 factories=3")).unwrap();
+    let g = delegate(&mut c, f, &format!("{words} factories=2")).unwrap();
+    let h = delegate(&mut c, f, words).unwrap();
+    (0..3).for_each(|_| drop(create(&mut c, h, words).unwrap()));
+    delegate(&mut c, f, words).unwrap();
+    let says = |why: CreateError| {
+        assert_eq!(why.errno().number(), NOMEM, "{why}");
+        why.to_string()
+    };
+    for text in [says(create(&mut c, g, words).unwrap_err()), says(delegate(&mut c, g, words).unwrap_err())] {
+        assert!(text.contains("above") && !text.contains(|c: char| c.is_ascii_digit()), "{text}");
+    }
+    for text in [says(create(&mut c, f, words).unwrap_err()), says(delegate(&mut c, f, words).unwrap_err())] {
+        assert!(text.contains("3 at most"), "{text}");
+    }
+}
+
 #[test]
 fn a_policy_that_was_admitted_carries_all_that_was_said() {
     let mut c = catalogue();

@@ -7,6 +7,7 @@ use core::fmt;
 
 use nvme_policy::{DeviceName, Errno, Refusal};
 
+use super::catalogue::FactoryId;
 use super::device::Protection;
 
 /// Most candidates that a message lists.
@@ -58,8 +59,10 @@ pub enum CreateError {
     UsedUp {
         /// Sessions or factories.
         what: &'static str,
-        /// How many that is.
-        allowed: u64,
+        /// Which factory allows no more.
+        above: FactoryId,
+        /// How many that is; `None` where another was asked than that one.
+        allowed: Option<u64>,
     },
     /// Factories cannot stand that deep.
     TooDeep {
@@ -124,8 +127,11 @@ impl fmt::Display for CreateError {
             Self::NotReserved => f.write_str("no such static client"),
             Self::Words(refusal) => refusal.fmt(f),
             Self::NotHeld => f.write_str("device: not held by this factory"),
-            Self::UsedUp { what, allowed } => {
+            Self::UsedUp { what, allowed: Some(allowed), .. } => {
                 write!(f, "no more {what} through this factory ({allowed} at most)")
+            }
+            Self::UsedUp { what, allowed: None, .. } => {
+                write!(f, "no more {what} through this factory: one above it allows no more")
             }
             Self::TooDeep { allowed } => write!(f, "factories stand {allowed} deep at most"),
             Self::NoRoomForFactory { allowed } => write!(f, "too many factories ({allowed} at most)"),

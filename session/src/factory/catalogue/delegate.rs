@@ -1,6 +1,7 @@
 //! Authority divided: factories that hold a part of what there is, what is minted through them, and how it is taken back.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -139,7 +140,7 @@ impl Catalogue {
             let below =
                 self.tree.iter().filter(|f| f.id != above.id && self.tree.is_below(f.id, above.id)).count();
             if below as u64 >= above.ceiling.factories() {
-                return Err(CreateError::UsedUp { what: "factories", allowed: above.ceiling.factories() });
+                return Err(used_up("factories", above.id, parent, above.ceiling.factories()));
             }
         }
         let mut holdings: Vec<Holding> = Vec::new();
@@ -190,6 +191,12 @@ impl Catalogue {
         self.tree.get(id).map(|factory| FactoryView { catalogue: self, factory })
     }
 
+    /// The sessions that have a part of what that name means there.
+    pub fn in_the_way(&self, at: FactoryId, name: &DeviceName) -> Vec<SessionId> {
+        let Ok((device, _)) = self.resolve_at(at, name) else { return Vec::new() };
+        self.holders(&device.extent()).filter_map(|holder| holder.session).collect()
+    }
+
     /// Whether a factory is `above`, or stands below it.
     pub fn is_below(&self, id: FactoryId, above: FactoryId) -> bool {
         self.tree.is_below(id, above)
@@ -216,30 +223,46 @@ impl Catalogue {
         self.live.iter().filter(|l| l.reservation.is_none() && self.tree.is_below(l.factory, id)).count()
     }
 
-    /// Whether one session more may be minted there: neither over what a factory above it allows, nor out of the share that is kept for
-    /// each other one right below the server's own, and for the server's own.
-    pub(super) fn has_room(&self, factory: FactoryId) -> Result<(), CreateError> {
-        for above in self.tree.upwards(factory) {
-            let allowed = above.ceiling.sessions().unwrap_or(u64::MAX);
-            if self.sessions_below(above.id) as u64 >= allowed {
-                return Err(CreateError::UsedUp { what: "sessions", allowed });
+    /// How many sessions each factory has below it, but those of static clients. The server's own: those that it minted itself.
+    fn counted(&self) -> BTreeMap<FactoryId, u64> {
+        let mut counted = BTreeMap::new();
+        for live in self.live.iter().filter(|l| l.reservation.is_none()) {
+            let own = Some(live.factory).filter(|factory| *factory == FactoryId::SERVER);
+            for above in self.tree.upwards(live.factory).map(|f| f.id).chain(own) {
+                *counted.entry(above).or_default() += 1;
             }
         }
-        let allowed = self.config.sessions_max;
-        let room = allowed.saturating_sub(self.reserved.len());
-        let own = self.tree.top(factory);
+        counted
+    }
+
+    /// Whether one session more may be minted there: neither over what a factory above it allows, nor out of the share that is kept for
+    /// each other one right below the server's own, and for the server's own. Its own share a factory has as long as there is room at all,
+    /// though others had taken more before it was made.
+    pub(super) fn has_room(&self, factory: FactoryId) -> Result<(), CreateError> {
+        let counted = self.counted();
+        let used = |at: FactoryId| counted.get(&at).copied().unwrap_or(0);
+        for above in self.tree.upwards(factory) {
+            let Some(allowed) = above.ceiling.sessions().filter(|allowed| used(above.id) >= *allowed) else {
+                continue;
+            };
+            return Err(used_up("sessions", above.id, factory, allowed));
+        }
+        let room = self.config.sessions_max.saturating_sub(self.reserved.len()) as u64;
         let mut tops: Vec<(FactoryId, u64)> = alloc::vec![(FactoryId::SERVER, u64::MAX)];
         let made = self.tree.iter().filter(|f| f.parent == FactoryId::SERVER && !f.ended);
         tops.extend(made.map(|f| (f.id, f.ceiling.sessions().unwrap_or(u64::MAX))));
-        let share = room / (2 * tops.len());
-        let dynamic = self.live.iter().filter(|l| l.reservation.is_none());
-        let used = |top: FactoryId| dynamic.clone().filter(|l| self.tree.top(l.factory) == top).count();
-        let kept = tops.iter().filter(|(top, _)| *top != own).map(|(top, most)| {
-            let share = usize::try_from(*most).unwrap_or(usize::MAX).min(share);
-            share.saturating_sub(used(*top))
-        });
-        let taken = dynamic.clone().count().saturating_add(kept.sum());
-        if taken >= room { Err(CreateError::NoRoom { allowed }) } else { Ok(()) }
+        let share = room / (2 * tops.len() as u64);
+        let own = self.tree.top(factory);
+        let kept = tops.iter().filter(|(top, _)| *top != own);
+        let kept = kept.map(|(top, most)| share.min(*most).saturating_sub(used(*top)));
+        let kept = if used(own) < share { 0 } else { kept.sum() };
+        let tops = self.tree.iter().filter(|f| f.parent == FactoryId::SERVER).map(|f| used(f.id));
+        let taken = tops.sum::<u64>() + used(FactoryId::SERVER);
+        if taken + kept >= room {
+            Err(CreateError::NoRoom { allowed: self.config.sessions_max })
+        } else {
+            Ok(())
+        }
     }
 
     /// The one device of that name among what a factory holds, and what it is held by.
@@ -416,6 +439,11 @@ fn was_called(holding: &Holding, name: &DeviceName) -> bool {
         label: part.partition.label.as_str(),
     });
     name.matches(&Identity { serial: &home.serial, place: home.place, nsid: home.nsid, partition })
+}
+
+/// What `above` allows is there already; whoever holds another factory is not told how much that is.
+fn used_up(what: &'static str, above: FactoryId, asked: FactoryId, allowed: u64) -> CreateError {
+    CreateError::UsedUp { what, above, allowed: Some(allowed).filter(|_| above == asked) }
 }
 
 fn refused(refusal: Refusal) -> CreateError {

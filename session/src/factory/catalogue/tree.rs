@@ -69,7 +69,7 @@ pub(super) struct Factory {
     pub(super) ended: bool,
 }
 
-/// All of them but the server's own, makers before what they made.
+/// All of them but the server's own, by number: so makers stand before what they made.
 #[derive(Debug)]
 pub(super) struct Tree {
     factories: Vec<Factory>,
@@ -92,7 +92,8 @@ impl Tree {
     }
 
     pub(super) fn get(&self, id: FactoryId) -> Option<&Factory> {
-        self.factories.iter().find(|f| f.id == id)
+        let at = self.factories.binary_search_by_key(&id, |f| f.id).ok()?;
+        self.factories.get(at)
     }
 
     pub(super) fn at(&self, index: usize) -> Option<&Factory> {
@@ -128,7 +129,8 @@ impl Tree {
     ) -> FactoryId {
         let id = FactoryId(self.next);
         let depth = self.get(parent).map_or(0, |f| f.depth) + 1;
-        self.factories.push(Factory { id, parent, depth, ceiling, tag, holdings, ended: false });
+        let at = self.factories.partition_point(|f| f.id < id);
+        self.factories.insert(at, Factory { id, parent, depth, ceiling, tag, holdings, ended: false });
         self.next += 1;
         id
     }

@@ -81,8 +81,8 @@ impl Catalogue {
             factory.holdings = holdings;
             factory.id
         } else {
-            // Its maker is here, and gives as much.
-            if self.ceiling(parent)?.meet(&ceiling) != ceiling {
+            // Its maker is here, was there before it, and gives as much.
+            if number <= parent.number() || self.ceiling(parent)?.meet(&ceiling) != ceiling {
                 return Err(CreateError::NotHeld);
             }
             let depth = self.tree.get(parent).map_or(0, |f| f.depth) + 1;
