@@ -49,9 +49,14 @@ fn meanwhile(flood: impl Fn() + Sync, work: impl FnOnce()) {
 fn a_tenant_s_flood_hides_nobody_s_lines_and_fills_no_log() {
     attack(|rig| {
         let words = |name| [READ[0], READ[1], name];
-        let (loud, quiet) = (tenant(rig, &words("name=loud")), tenant(rig, &words("name=quiet")));
+        let may_delegate = [READ[0], READ[1], "name=loud", "factories=1"];
+        let (loud, quiet) = (tenant(rig, &may_delegate), tenant(rig, &words("name=quiet")));
         let begun = Instant::now();
         let flood = || {
+            // A factory that it makes has no more lines of its own.
+            if let Ok(below) = delegate(&loud.factory, &words("name=loud")) {
+                assert_eq!(below.factory.ask(&["device=partlabel:after"], None).unwrap().code, EACCES);
+            }
             drop(loud.factory.create(&READ, None).unwrap());
             assert_eq!(loud.factory.ask(&["device=partlabel:after"], None).unwrap().code, EACCES);
             let _ = delegate(&loud.factory, &["device=partlabel:after"]).err().unwrap();
@@ -75,6 +80,20 @@ fn a_tenant_s_flood_hides_nobody_s_lines_and_fills_no_log() {
         assert!(about("\"loud\"") <= seconds * 24 + 4, "{} lines in {seconds} s", about("\"loud\""));
         assert!(about("more lines were not shown") <= seconds * 2, "{said:#?}");
         drop((loud, quiet));
+        free(rig);
+    });
+}
+
+/// Its name is text between quotes, and stays there.
+#[test]
+fn what_a_tenant_calls_itself_does_not_pass_for_the_server_s_words() {
+    attack(|rig| {
+        let tenant = tenant(rig, &[READ[0], READ[1], "name=x\": ended; factory 9 \"y\\"]);
+        assert_eq!(tenant.factory.ask(&["device=partlabel:after"], None).unwrap().code, EACCES);
+        drop(tenant.factory.create(&READ, None).unwrap());
+        rig.says("factory 1 \"x\\\": ended; factory 9 \\\"y\\\\\" (");
+        assert!(!rig.said().iter().any(|line| line.contains("\"x\": ended")), "{:#?}", rig.said());
+        drop(tenant);
         free(rig);
     });
 }

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use crate::server::{Bench, Server, WAIT, wait_until};
 use crate::storage::{Loop, MIB, Mount, able, client, divide, run, session, sparse, vbus};
 
+const ENOMEM: i32 = -12;
 const EBUSY: i32 = -16;
 const ENODEV: i32 = -19;
 
@@ -127,6 +128,38 @@ fn calls_of_one_tenant_that_wait_are_bounded_and_another_s_wait_and_are_granted_
     assert_eq!(quiet.factory.receive().unwrap().code, EBUSY);
     assert_eq!(code(&quiet.factory, &["device=a:n1:2", "read-only"]), 0);
     drop((loud, quiet, lifetimes, callers, replies));
+    wait_until("the device", || svr.ask(&["device=a:n1:1"], None).unwrap().code == 0);
+    assert_eq!(server.stop(), 0);
+}
+
+/// Somebody's session drains for as long as its storage hangs: whoever is refused what somebody else has is told so at once, and does not
+/// learn by how long that takes that anybody ends.
+#[test]
+fn a_refusal_does_not_wait_for_another_tenant_s_end() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let (frozen, mut server) = Frozen::serve(&bench, &["-q"]);
+    let mut leaves = session(&bench, &["device=a:n1:1"]);
+    leaves.write(0, &[1; 4096]).unwrap();
+    let svr = bench.factory();
+    let quiet = delegate(&svr, &["device=a:n1:2", "device=a:n1:3", "sessions=1"]).unwrap();
+    let other = delegate(&svr, &["device=a:n1:2"]).unwrap();
+    let held = quiet.factory.create(&["device=a:n1:2"], None).unwrap();
+    frozen.freeze(true);
+    offer(&mut leaves);
+    std::thread::sleep(Duration::from_millis(300));
+    drop(leaves);
+    let began = Instant::now();
+    assert_eq!(code(&other.factory, &["device=a:n1:2"]), EBUSY);
+    assert_eq!(code(&quiet.factory, &["device=a:n1:3"]), ENOMEM);
+    assert_eq!(code(&svr, &["device=a:n1:2", "read-only"]), EBUSY);
+    let took = began.elapsed();
+    // A call that waits has 5 s.
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    frozen.freeze(false);
+    drop((held, quiet, other));
     wait_until("the device", || svr.ask(&["device=a:n1:1"], None).unwrap().code == 0);
     assert_eq!(server.stop(), 0);
 }

@@ -1,18 +1,18 @@
 //! Events of the audit trail, one by one: limits, memory, static clients, starts and stops.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use nvme_audit::{Event, Line, Record};
 use nvme_client::message::RegionWords;
-use nvme_client::{Client, Memory, Options, memfd};
+use nvme_client::{Client, Factory, Memory, Options, memfd};
 use rustix::process::Signal;
 
 use crate::audit::{audit, ctl, events, read, wait_for};
 use crate::disk;
-use crate::server::{Bench, wait_until};
+use crate::server::{Bench, WAIT, wait_until};
 
 fn of(lines: &[Line], event: Event) -> Vec<Record> {
     lines.iter().map(|line| line.record.clone()).filter(|record| record.event == event).collect()
@@ -151,6 +151,49 @@ fn memory_that_is_registered_or_refused_is_written_down_and_a_flood_of_it_is_cou
             "{record:?}"
         );
     }
+}
+
+/// Refused again and again, through factories that it makes for that: one tenant's refusals are written, and the rest is counted.
+#[test]
+fn a_tenant_has_no_more_refusals_written_for_making_factories() {
+    let bench = Bench::new();
+    let word = audit(&bench, "");
+    let mut server = bench.serve(&["-q", &word]);
+    let svr = bench.factory();
+    let delegate = |at: &Factory, words: &[&str]| {
+        let reply = at.request("factory", words, None).unwrap();
+        let [factory, lifetime] = <[OwnedFd; 2]>::try_from(reply.fds).unwrap();
+        (Factory::from_fd(factory, WAIT), lifetime)
+    };
+    let (loud, _held) = delegate(&svr, &["device=attack", "factories=1"]);
+    let (quiet, _too) = delegate(&svr, &["device=after"]);
+    for _ in 0..20 {
+        let (below, lifetime) = delegate(&loud, &["device=attack"]);
+        for _ in 0..40 {
+            assert!(below.create(&["device=after"], None).is_err());
+        }
+        drop(lifetime);
+        // Its end is known when its maker may make the next.
+        wait_until("its end", || loud.list().is_ok_and(|listing| !listing.contains("\"parent\":1")));
+    }
+    assert!(quiet.create(&["device=attack"], None).is_err());
+    assert_eq!(server.stop(), 0);
+    let lines = read(&bench.path("audit")).1;
+    let (written, counted): (Vec<_>, Vec<_>) =
+        of(&lines, Event::Refusal).into_iter().partition(|r| r.count.is_none());
+    let of_quiet = written.iter().filter(|record| record.factory == Some(2)).count();
+    let of_loud = written.len() - of_quiet;
+    let rest = counted.iter().map(|record| record.count.unwrap()).sum::<u64>();
+    // One more in 10 s.
+    assert!((32..50).contains(&of_loud) && of_quiet == 1, "{of_loud} {of_quiet}");
+    assert_eq!(of_loud as u64 + rest, 800);
+    assert!(counted.iter().all(|record| record.factory == Some(1)), "{counted:?}");
+    let made = |event| of(&lines, event).iter().filter(|r| r.session.is_none()).count();
+    assert_eq!(
+        (made(Event::Delegation), made(Event::End)),
+        (22, 22),
+        "what is made and ends is written all the same"
+    );
 }
 
 /// Its device appears when the trail cannot be written: nobody is served there until it can.

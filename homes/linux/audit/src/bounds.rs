@@ -1,17 +1,18 @@
 //! How much of what callers and clients can cause is written one by one; the rest is counted.
 //!
-//! Whoever asks for what he cannot have, again and again, must neither fill the file nor hide in it what others do. So each factory
+//! Whoever asks for what he cannot have, again and again, must neither fill the file nor hide in it what others do. So each tenant
 //! has so many at once ([`BURST`], [`BURST_DATASPACES`]), then one in a while, and how many were not written is said in a record
-//! of its own, at most once in [`COUNTED`].
+//! of its own, at most once in [`COUNTED`]. A tenant is a factory right below the server's own, with all that was made of it: with a bound
+//! for each factory, whoever may make factories would have all of it anew with each.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::record::{Event, Record};
 
-/// Refusals of one factory that are written at once, and refused dataspaces.
+/// Refusals of one tenant that are written at once, and refused dataspaces.
 pub const BURST: u32 = 32;
-/// Registered dataspaces of one factory's sessions that are.
+/// Registered dataspaces of one tenant's sessions that are.
 pub const BURST_DATASPACES: u32 = 512;
 /// Then there is one more in so long.
 const EVERY: Duration = Duration::from_secs(10);
@@ -54,11 +55,11 @@ fn event(kind: u8) -> Event {
 }
 
 impl Bounds {
-    /// Whether one more of a factory's is written; otherwise it is counted. What is not bounded always is.
-    pub fn allow(&mut self, factory: u64, event: Event, now: Duration) -> bool {
+    /// Whether one more of a tenant's is written; otherwise it is counted. What is not bounded always is.
+    pub fn allow(&mut self, tenant: u64, event: Event, now: Duration) -> bool {
         let Some((kind, burst, every)) = kind(event) else { return true };
         let new = Bound { left: burst, since: now, counted: 0, said: now };
-        let bound = self.of.entry((factory, kind)).or_insert(new);
+        let bound = self.of.entry((tenant, kind)).or_insert(new);
         let grown = now.saturating_sub(bound.since).as_nanos() / every.as_nanos().max(1);
         let grown = u32::try_from(grown).unwrap_or(u32::MAX);
         bound.left = bound.left.saturating_add(grown).min(burst);

@@ -1,7 +1,7 @@
 //! The audit trail as the server keeps it: who was given what, who was refused, what ended and why.
 //!
 //! A thread writes it ([`Trail`]), and says by the bell what became of records that somebody waits for. What callers and clients
-//! can cause as often as they like is bounded for each factory ([`Bounds`]).
+//! can cause as often as they like is bounded for each tenant ([`Bounds`]).
 
 use std::fs::File;
 use std::io;
@@ -66,9 +66,9 @@ impl Audit {
         Ok(Self { trail, required, bounds, failed: None, head_every, next_head: None })
     }
 
-    /// Writes something down, soon.
-    pub(crate) fn note(&mut self, record: Record, time: Time) {
-        if self.bounds.allow(record.factory.unwrap_or(0), record.event, since_zero(time)) {
+    /// Writes something down, soon. `tenant`: the factory right below the server's own that it came of; 0 for the server's own.
+    pub(crate) fn note(&mut self, record: Record, tenant: u64, time: Time) {
+        if self.bounds.allow(tenant, record.event, since_zero(time)) {
             self.trail.note(record);
         }
     }
@@ -122,7 +122,7 @@ impl Audit {
         }
     }
 
-    /// A factory has ended: nothing is counted for it any more.
+    /// A factory has ended: nothing is counted for it any more, where it was a tenant's first.
     pub(crate) fn forget(&mut self, factory: u64, time: Time) {
         for count in self.bounds.forget(factory, since_zero(time)) {
             self.trail.note(count);
@@ -265,7 +265,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(1));
             }
         };
-        audit.note(Record::of(Event::Start), start);
+        audit.note(Record::of(Event::Start), 0, start);
         written(&audit, 1);
         let second = Duration::from_secs(1);
         assert_eq!(said(&mut audit, HOUR - second), None);
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!((first, audit.deadline()), (audit.head(), Some(start + HOUR + HOUR)));
         assert_eq!(said(&mut audit, HOUR + second), None);
         // However late it is looked at, it is said once, and then an hour later.
-        audit.note(Record::of(Event::Stop), start);
+        audit.note(Record::of(Event::Stop), 0, start);
         written(&audit, 2);
         let second_head = said(&mut audit, 5 * HOUR).unwrap();
         assert!(second_head != first && second_head == audit.head());

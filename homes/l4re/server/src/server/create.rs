@@ -9,7 +9,7 @@ use nvme_core::server::message::SessionKey;
 use nvme_l4re::kernel::{Cap, HandOut, L4Error};
 use nvme_platform::Time;
 use nvme_policy::{Ceiling, Errno, Policy, SessionRequest};
-use nvme_session::factory::{CreateError, FactoryId};
+use nvme_session::factory::{CreateError, FactoryId, SessionId};
 
 use super::Server;
 use super::calls::{Fresh, Outcome};
@@ -84,18 +84,14 @@ impl<K: Kernel, O: Output> Server<K, O> {
             },
             Err(why) => why,
         };
-        let leaving = self.anybody_leaves();
-        let wait = match refused {
+        let wait = match &refused {
             // A table is read again.
             NotCreated::Control(CreateError::Scanning) => self.control.scanned(),
             // Whoever gave a session up and asks for its device again need not know how long it drains.
-            NotCreated::Control(
-                CreateError::InUse { .. }
-                | CreateError::NoDevice(_)
-                | CreateError::NoRoom { .. }
-                | CreateError::UsedUp { .. },
-            )
-            | NotCreated::Slots => leaving,
+            NotCreated::Control(CreateError::InUse { .. }) => self.leaves_the_way(at, asked),
+            NotCreated::Control(CreateError::UsedUp { above, .. }) => self.leaves_below(*above),
+            NotCreated::Control(CreateError::NoDevice(_)) => at == FactoryId::SERVER && self.anybody_leaves(),
+            NotCreated::Control(CreateError::NoRoom { .. }) | NotCreated::Slots => self.anybody_leaves(),
             NotCreated::Control(_) => false,
         };
         if wait && now - since < PATIENCE {
@@ -104,6 +100,16 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let name = self.post_name(at).to_string();
         self.refuse_at(at, now, format_args!("{name}: create refused: {refused}"));
         Outcome::Reply(refusal(code(refused.errno())))
+    }
+
+    /// Whether a session that has a part of the device is about to end.
+    fn leaves_the_way(&self, at: FactoryId, asked: &SessionRequest) -> bool {
+        let others = self.control.catalogue().in_the_way(at, asked.device());
+        let leaves = |other: &SessionId| {
+            let key = Some(SessionKey(other.number()));
+            self.sessions.iter().any(|(_, session)| session.ending && session.key == key)
+        };
+        others.iter().any(leaves)
     }
 
     fn control_creates(&mut self, at: FactoryId, asked: &SessionRequest) -> Result<SessionKey, NotCreated> {

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use nvme_l4re::kernel::{Cap, HandOut, L4Error};
 use nvme_platform::Time;
-use nvme_policy::{Dataspaces, FactoryRequest, Trusted};
+use nvme_policy::{Dataspaces, FactoryRequest, Shown, Tag, Trusted};
 use nvme_session::factory::{CreateError, FactoryId};
 use slab::Slab;
 
@@ -33,7 +33,7 @@ pub(super) struct Post {
     served: bool,
     /// It was taken back, and what was minted through it goes.
     ending: bool,
-    /// The lines that its callers and their sessions may cause.
+    /// The lines that its callers and their sessions may cause, and those of what it made: where it stands right below the server's own.
     budget: Budget,
 }
 
@@ -80,10 +80,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
         self.posts.iter().find(|(_, post)| post.id == at).map_or("svr", |(_, post)| &post.name)
     }
 
-    /// Says that a caller of a factory, or a session that was minted through it, was refused something. No factory's callers can keep
-    /// lines about another's back.
+    /// Says that a caller of a factory, or a session that was minted through it, was refused something. No tenant's callers can keep
+    /// lines about another's back, nor have more lines by making factories.
     pub(super) fn refuse_at(&mut self, at: FactoryId, now: Time, line: core::fmt::Arguments<'_>) {
-        let post = self.posts.iter_mut().find(|(_, post)| post.id == at);
+        let tenant = self.control.catalogue().top_of(at);
+        let post = self.posts.iter_mut().find(|(_, post)| post.id == tenant);
         match post {
             Some((_, post)) => self.lines.refuse_of(&mut post.budget, now, line),
             None => self.lines.refuse(now, line),
@@ -110,7 +111,8 @@ impl<K: Kernel, O: Output> Server<K, O> {
         let refused = match self.control.delegate(at, asked) {
             Ok(id) => {
                 let room = self.has_slots(1) && self.kernel.has_reserve();
-                let tag = asked.tag().map_or_else(String::new, |tag| format!(" \"{tag}\""));
+                let shown = |tag: &Tag| format!(" {}", Shown::new(tag.as_str().as_bytes()));
+                let tag = asked.tag().map_or_else(String::new, shown);
                 let name = format!("factory {}{tag}", id.number());
                 let made = if room { self.add_post(id, name, None) } else { None };
                 let Some((post, gate)) = made else {
@@ -125,11 +127,11 @@ impl<K: Kernel, O: Output> Server<K, O> {
             }
             Err(why) => why,
         };
-        let wait = match refused {
+        let wait = match &refused {
             CreateError::Scanning => self.control.scanned(),
-            CreateError::NoDevice(_) | CreateError::UsedUp { .. } | CreateError::NoRoomForFactory { .. } => {
-                self.anybody_leaves()
-            }
+            CreateError::NoDevice(_) => at == FactoryId::SERVER && self.anybody_leaves(),
+            CreateError::UsedUp { above, .. } => self.leaves_below(*above),
+            CreateError::NoRoomForFactory { .. } => self.anybody_leaves(),
             _ => false,
         };
         if wait && now - since < PATIENCE {
@@ -143,6 +145,13 @@ impl<K: Kernel, O: Output> Server<K, O> {
     /// Whether something goes, so that there is more soon.
     pub(super) fn anybody_leaves(&self) -> bool {
         self.sessions.iter().any(|(_, s)| s.ending) || self.posts.iter().any(|(_, post)| post.ending)
+    }
+
+    /// The same of what came of a factory. Of others' ends a caller is not to learn by how long it waits.
+    pub(super) fn leaves_below(&self, above: FactoryId) -> bool {
+        let below = |at: FactoryId| self.control.catalogue().is_below(at, above);
+        self.sessions.iter().any(|(_, s)| s.ending && below(s.factory))
+            || self.posts.iter().any(|(_, post)| post.ending && below(post.id))
     }
 
     /// Says what a factory holds.

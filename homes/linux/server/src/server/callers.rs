@@ -13,7 +13,7 @@ use nvme_linux::socket::{self, Cookie, Kind};
 use nvme_linux::vhost::Connection;
 use nvme_platform::Time;
 use nvme_policy::{Dataspaces, Errno, FactoryRequest, Policy, SessionRequest, Shown, Trusted};
-use nvme_session::factory::{CreateError, FactoryId};
+use nvme_session::factory::{CreateError, FactoryId, SessionId};
 
 use super::records::Minted;
 use super::waiting::{Asked, Call, WAITING_EACH, Waiting, refused};
@@ -178,15 +178,7 @@ impl Server {
                 let patience = match why {
                     CreateError::Scanning => Some(SCAN_WAIT),
                     // Whoever closed a session and asks for its device again need not know how long it drains.
-                    // (And a whole disk's names are those of its table once that was read again.)
-                    CreateError::InUse { .. }
-                    | CreateError::NoDevice(_)
-                    | CreateError::NoRoom { .. }
-                    | CreateError::UsedUp { .. }
-                        if self.someone_leaves() =>
-                    {
-                        Some(LEAVE_WAIT)
-                    }
+                    _ if self.is_about_to_change(call.at, &asked, &why) => Some(LEAVE_WAIT),
                     _ => None,
                 };
                 let refusal = refused(why.errno(), &Told(&why).to_string());
@@ -200,6 +192,35 @@ impl Server {
                     None => self.refuse(call, refusal, time),
                 }
             }
+        }
+    }
+
+    /// Whether it may be had soon, since a session that stands in its way is about to end. Of others' ends, which are none of the caller's
+    /// business, it is not to learn by how long it waits.
+    fn is_about_to_change(&mut self, at: FactoryId, asked: &Asked, why: &CreateError) -> bool {
+        // A whole disk's names are those of its table once that was read again.
+        let matters = match why {
+            CreateError::InUse { .. } | CreateError::UsedUp { .. } | CreateError::NoRoom { .. } => true,
+            CreateError::NoDevice(_) => at == FactoryId::SERVER,
+            _ => false,
+        };
+        if !matters || !self.someone_leaves() {
+            return false;
+        }
+        let catalogue = self.control.catalogue();
+        let leaves = |session: SessionId| {
+            let seat = self.by_session.get(&SessionKey(session.number())).and_then(|id| self.seats.get(id));
+            seat.is_some_and(|seat| seat.phase == Phase::Ending)
+        };
+        match (why, asked) {
+            (CreateError::InUse { .. }, Asked::Session(asked)) => {
+                catalogue.in_the_way(at, asked.device()).into_iter().any(leaves)
+            }
+            (CreateError::UsedUp { above, .. }, _) => self
+                .seats
+                .values()
+                .any(|seat| seat.phase == Phase::Ending && catalogue.is_below(seat.factory, *above)),
+            _ => true,
         }
     }
 

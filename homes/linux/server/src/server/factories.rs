@@ -14,6 +14,7 @@ use nvme_linux::factory::{Caller, Listing};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Cookie, Kind, Peer};
 use nvme_platform::Time;
+use nvme_policy::Shown;
 use nvme_session::factory::{CreateError, FactoryId};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
@@ -160,7 +161,8 @@ impl Server {
 
     pub(super) fn factory_name(&self, id: FactoryId) -> String {
         let tag = self.control.catalogue().factory(id).and_then(|f| f.tag().cloned());
-        let tag = tag.map_or_else(String::new, |tag| format!(" \"{tag}\""));
+        // In quotes, and a quote in it escaped: what its holder says of itself cannot pass for what the server says.
+        let tag = tag.map_or_else(String::new, |tag| format!(" {}", Shown::new(tag.as_str().as_bytes())));
         format!("factory {}{tag}", id.number())
     }
 

@@ -47,8 +47,11 @@ const UNWRITTEN: &str = "the audit trail cannot be written, and nothing is grant
 impl Server {
     /// Writes something down, where there is a trail.
     pub(super) fn note(&mut self, record: Record, time: Time) {
+        let factory = record.factory.unwrap_or(0);
+        let post = self.posts.iter().find(|(id, _)| id.number() == factory);
+        let tenant = post.map_or(factory, |(_, post)| post.tenant);
         if let Some(audit) = self.audit.as_mut().filter(|_| !self.upgrades.taking) {
-            audit.note(record, time);
+            audit.note(record, tenant, time);
         }
     }
 
