@@ -58,8 +58,30 @@ fn rates(bench: &Bench, over: Duration) -> Vec<(f64, f64)> {
         .collect()
 }
 
-fn near(what: &str, is: f64, wanted: f64, part: f64) {
-    assert!((is - wanted).abs() <= wanted * part, "{what}: {is:.1}, not {wanted:.1} ± {:.0} %", part * 100.0);
+/// What a burst is of the time that is measured.
+const BURST: f64 = 0.05;
+
+/// Waits until what `of` says of the rates is as near to that as it should be, and says all of them. Never is it more, but for a burst.
+///
+/// A machine that has other things to do may stop the client, or the server, for longer than a burst makes up for: then it is measured again.
+fn settles(
+    bench: &Bench,
+    what: &str,
+    wanted: f64,
+    part: f64,
+    of: impl Fn(&[(f64, f64)]) -> f64,
+) -> Vec<(f64, f64)> {
+    let deadline = Instant::now() + 3 * WAIT;
+    loop {
+        let all = rates(bench, LONG);
+        let is = of(&all);
+        assert!(is <= wanted * (1.0 + part + BURST), "{what}: {is:.1}, more than {wanted:.1}");
+        if (is - wanted).abs() <= wanted * part {
+            return all;
+        }
+        let off = part * 100.0;
+        assert!(Instant::now() < deadline, "{what}: {is:.1}, not {wanted:.1} ± {off:.0} %");
+    }
 }
 
 fn serve(bench: &Bench, words: &[&str]) -> Server {
@@ -68,7 +90,7 @@ fn serve(bench: &Bench, words: &[&str]) -> Server {
     bench.serve(&all)
 }
 
-/// Two seconds, and 5 %: a busy machine may stop the client for as long. `cargo xtask bench --limits` measures ten seconds and 2 %.
+/// Two seconds, and 5 %. `cargo xtask bench --limits` measures ten seconds and 2 %.
 const LONG: Duration = Duration::from_secs(2);
 
 #[test]
@@ -77,9 +99,8 @@ fn a_session_has_as_many_requests_a_second_as_it_may_and_others_as_many_as_they_
     let _server = serve(&bench, &[]);
     let limited = Reader::start(client(&bench, &["device=partlabel:attack", "iops=500"]), 4096);
     let free = Reader::start(client(&bench, &["device=partlabel:bystander"]), 4096);
-    let [(limited_iops, _), (free_iops, _)] = rates(&bench, LONG)[..] else { panic!() };
-    near("limited", limited_iops, 500.0, 0.05);
-    assert!(free_iops > 5.0 * 500.0, "the other is not held back: {free_iops}");
+    let both = settles(&bench, "limited", 500.0, 0.05, |all| all[0].0);
+    assert!(both[1].0 > 5.0 * 500.0, "the other is not held back: {both:?}");
     let sessions = inventory(&bench).sessions;
     assert_eq!((sessions[0].iops, sessions[1].iops), (Some(500), None));
     let held = |at: usize| sessions[at].counters.held_seconds;
@@ -94,9 +115,9 @@ fn a_session_has_as_many_bytes_a_second_as_it_may_however_long_its_requests_are(
     let _server = serve(&bench, &[]);
     for len in [4096, 128 << 10] {
         let reader = Reader::start(client(&bench, &["device=partlabel:attack", "bytes=1M"]), len);
-        let [(_, bytes)] = rates(&bench, LONG)[..] else { panic!() };
         // A request of 128 KiB is an eighth of a second's bytes, counted when it is taken.
-        near(&format!("{len} bytes each"), bytes, 1048576.0, if len > 4096 { 0.12 } else { 0.05 });
+        let part = if len > 4096 { 0.12 } else { 0.05 };
+        settles(&bench, &format!("{len} bytes each"), 1048576.0, part, |all| all[0].1);
         reader.stop();
     }
 }
@@ -115,11 +136,11 @@ fn limits_are_changed_while_a_session_works() {
     let said = limit(&["iops=300"]);
     assert!(said.status.success(), "{}", text(&said.stderr));
     assert_eq!(text(&said.stdout).trim(), format!("{{\"session\":{id},\"iops\":300,\"bytes\":null}}"));
-    near("300", rates(&bench, LONG)[0].0, 300.0, 0.05);
+    settles(&bench, "300", 300.0, 0.05, |all| all[0].0);
     assert!(limit(&["none"]).status.success());
     assert!(rates(&bench, Duration::from_millis(300))[0].0 > 1500.0);
     assert!(limit(&["bytes=400K"]).status.success());
-    near("400K", rates(&bench, LONG)[0].1, 409_600.0, 0.05);
+    settles(&bench, "400K", 409_600.0, 0.05, |all| all[0].1);
     server.says(&format!("limit {id} bytes=400K"));
     for (words, status) in [(&["iops=0"][..], 2), (&["speed=1"], 2)] {
         let refused = limit(words);
@@ -146,8 +167,7 @@ fn the_sessions_of_a_factory_have_what_it_may_together_on_whatever_workers() {
             Reader::start(Client::from_fd(fd, &Options::default()).unwrap(), 4096)
         })
         .collect();
-    let both = rates(&bench, LONG);
-    near("both together", both.iter().map(|(iops, _)| iops).sum(), 600.0, 0.05);
+    let both = settles(&bench, "both together", 600.0, 0.05, |all| all.iter().map(|(iops, _)| iops).sum());
     assert!(both.iter().all(|(iops, _)| *iops > 100.0), "neither is starved: {both:?}");
     readers.into_iter().for_each(Reader::stop);
 }
