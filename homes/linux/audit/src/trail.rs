@@ -1,6 +1,6 @@
 //! A file of records that is written by a thread of its own: whoever has something to say waits for no storage.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +15,8 @@ use super::verify::resume;
 const WAITING_MAX: usize = 4096;
 /// Of these, refusals, and what clients do to dataspaces: whoever asks for what he cannot have does not push out grants and ends.
 const REFUSALS_MAX: usize = 1024;
+/// Of these, one tenant's: where storage hangs, whoever mints and closes without end does not push out what others are given.
+const TENANT_MAX: usize = 1024;
 
 /// A record that somebody waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -30,6 +32,8 @@ struct Item {
 struct State {
     waiting: VecDeque<Item>,
     refusals: usize,
+    /// How many of each tenant's wait.
+    tenants: BTreeMap<u64, usize>,
     /// Records that were not taken, or not written.
     lost: u64,
     /// What became of those that somebody waits for.
@@ -86,6 +90,7 @@ impl Trail {
         let state = State {
             waiting: VecDeque::new(),
             refusals: 0,
+            tenants: BTreeMap::new(),
             lost: 0,
             answers: Vec::new(),
             next: 0,
@@ -104,24 +109,30 @@ impl Trail {
         Ok(Self { shared })
     }
 
-    /// Writes something down, soon. What there is no room for is counted.
-    pub fn note(&self, record: Record) {
-        self.put(record, false);
+    /// Writes something down, soon. What there is no room for is counted. `tenant`: on whose behalf, by a number; 0: on nobody's in particular,
+    /// who has no bound of his own.
+    pub fn note(&self, tenant: u64, record: Record) {
+        self.put(tenant, record, false);
     }
 
     /// The same; [`answers`](Self::answers) says what became of it. `None`: it was not taken.
-    pub fn wait_for(&self, record: Record) -> Option<Ticket> {
-        self.put(record, true)
+    pub fn wait_for(&self, tenant: u64, record: Record) -> Option<Ticket> {
+        self.put(tenant, record, true)
     }
 
-    fn put(&self, record: Record, wanted: bool) -> Option<Ticket> {
+    fn put(&self, tenant: u64, record: Record, wanted: bool) -> Option<Ticket> {
         let mut state = self.shared.lock();
         let refusal = matches!(record.event, Event::Refusal | Event::DataspaceRefused | Event::Dataspace);
-        if state.waiting.len() >= WAITING_MAX || refusal && state.refusals >= REFUSALS_MAX {
+        let of_tenant = state.tenants.get(&tenant).copied().unwrap_or(0);
+        if state.waiting.len() >= WAITING_MAX
+            || refusal && state.refusals >= REFUSALS_MAX
+            || tenant != 0 && of_tenant >= TENANT_MAX
+        {
             state.lost = state.lost.saturating_add(1);
             return None;
         }
         state.refusals += usize::from(refusal);
+        state.tenants.insert(tenant, of_tenant + 1);
         let ticket = wanted.then(|| Ticket(state.next));
         state.next += 1;
         state.waiting.push_back(Item { record, time: SystemTime::now(), ticket });
@@ -204,6 +215,7 @@ impl Writer {
             }
             let items = std::mem::take(&mut state.waiting);
             state.refusals = 0;
+            state.tenants.clear();
             let lost = std::mem::take(&mut state.lost);
             let other = state.other.take();
             let closing = state.closing;

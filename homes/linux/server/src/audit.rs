@@ -69,17 +69,17 @@ impl Audit {
     /// Writes something down, soon. `tenant`: the factory right below the server's own that it came of; 0 for the server's own.
     pub(crate) fn note(&mut self, record: Record, tenant: u64, time: Time) {
         if self.bounds.allow(tenant, record.event, since_zero(time)) {
-            self.trail.note(record);
+            self.trail.note(tenant, record);
         }
     }
 
     /// The same for a grant.
-    pub(crate) fn grant(&mut self, record: Record) -> Noted {
+    pub(crate) fn grant(&mut self, record: Record, tenant: u64) -> Noted {
         if !self.required {
-            self.trail.note(record);
+            self.trail.note(tenant, record);
             return Noted::Done;
         }
-        self.trail.wait_for(record).map_or(Noted::Lost, Noted::Waits)
+        self.trail.wait_for(tenant, record).map_or(Noted::Lost, Noted::Waits)
     }
 
     /// Goes on in another file.
@@ -111,7 +111,7 @@ impl Audit {
     /// Says what is to be said now and then. The head, where that was said.
     pub(crate) fn tick(&mut self, time: Time) -> Option<Head> {
         for count in self.bounds.due(since_zero(time)) {
-            self.trail.note(count);
+            self.trail.note(0, count);
         }
         match self.next_head {
             Some(at) if time < at => None,
@@ -125,7 +125,7 @@ impl Audit {
     /// A factory has ended: nothing is counted for it any more, where it was a tenant's first.
     pub(crate) fn forget(&mut self, factory: u64, time: Time) {
         for count in self.bounds.forget(factory, since_zero(time)) {
-            self.trail.note(count);
+            self.trail.note(0, count);
         }
     }
 
@@ -148,7 +148,7 @@ impl Audit {
     /// it is not, and must be.
     pub(crate) fn rest(&mut self, time: Time) -> Option<Head> {
         for count in self.bounds.all(since_zero(time)) {
-            self.trail.note(count);
+            self.trail.note(0, count);
         }
         if self.trail.settle(PATIENCE) || !self.required { Some(self.trail.head()) } else { None }
     }
@@ -169,7 +169,7 @@ impl Audit {
     /// The server has ended: what there is left is written, if storage takes it in time.
     pub(crate) fn close(mut self, time: Time) {
         for count in self.bounds.all(since_zero(time)) {
-            self.trail.note(count);
+            self.trail.note(0, count);
         }
         if !self.trail.close(PATIENCE) {
             log::error!("audit: the last records could not be written");

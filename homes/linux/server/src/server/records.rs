@@ -109,8 +109,8 @@ impl Server {
 
     /// Likewise; not before it is written down, where that is required.
     pub(super) fn hand_out_kept(&mut self, call: Call, minted: Minted, fds: Vec<OwnedFd>, time: Time) {
-        let record = self.granted(minted, call.peer);
-        match self.audit.as_mut().map_or(Noted::Done, |audit| audit.grant(record)) {
+        let (record, tenant) = (self.granted(minted, call.peer), self.tenant_of(call.at));
+        match self.audit.as_mut().map_or(Noted::Done, |audit| audit.grant(record, tenant)) {
             Noted::Done => self.answer(call.token, Ok(fds)),
             Noted::Waits(ticket) => {
                 if let Some(Watched::Caller(caller, ..)) = self.watched.get(&call.token) {
@@ -132,7 +132,7 @@ impl Server {
     /// A static client's session is there. Whether its clients may come now.
     pub(super) fn note_static(&mut self, id: u32, key: SessionKey, time: Time) -> bool {
         let record = self.granted(Minted::Session(key), None);
-        match self.audit.as_mut().map_or(Noted::Done, |audit| audit.grant(record)) {
+        match self.audit.as_mut().map_or(Noted::Done, |audit| audit.grant(record, 0)) {
             Noted::Done => true,
             Noted::Waits(ticket) => {
                 self.wait_for(ticket, Unwritten::Static(id), time);

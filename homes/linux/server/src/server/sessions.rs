@@ -1,6 +1,6 @@
 //! The sessions' side: their clients come and go, and control says what became of what they asked.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::SystemTime;
 
 use nvme_audit as audit;
@@ -173,17 +173,24 @@ impl Server {
 
     /// Whether a session is about to end, those included whose client has just gone.
     pub(super) fn someone_leaves(&mut self) -> bool {
-        let gone = |seat: &Seat| {
-            let socket = match (&seat.lifetime, &seat.conn) {
-                (Some(lifetime), _) => lifetime.as_fd(),
-                (None, Some(conn)) if matches!(seat.source, Source::Connection) => conn.connection.as_fd(),
-                _ => return false,
-            };
-            let mut fds = [PollFd::new(&socket, PollFlags::empty())];
-            poll(&mut fds, Some(&Timespec::default())).is_ok()
-                && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
-        };
-        let gone: Vec<u32> = self.seats.iter().filter(|(_, s)| gone(s)).map(|(id, _)| *id).collect();
+        let sockets: Vec<(u32, BorrowedFd<'_>)> = self
+            .seats
+            .iter()
+            .filter_map(|(id, seat)| match (&seat.lifetime, &seat.conn) {
+                (Some(lifetime), _) => Some((*id, lifetime.as_fd())),
+                (None, Some(conn)) if matches!(seat.source, Source::Connection) => {
+                    Some((*id, conn.connection.as_fd()))
+                }
+                _ => None,
+            })
+            .collect();
+        let fds = sockets.iter().map(|(_, socket)| PollFd::from_borrowed_fd(*socket, PollFlags::empty()));
+        let mut fds: Vec<PollFd<'_>> = fds.collect();
+        // One call for all of them: this is asked for each call that waits, whenever one ends.
+        let _none = poll(&mut fds, Some(&Timespec::default()));
+        let hung_up = |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::HUP | PollFlags::ERR);
+        let gone = sockets.iter().zip(&fds).filter(|(_, fd)| hung_up(fd)).map(|((id, _), _)| *id);
+        let gone: Vec<u32> = gone.collect();
         for id in gone {
             self.end(id, CLOSED);
         }
