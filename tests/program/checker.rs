@@ -103,6 +103,11 @@ impl Checker {
         Self { stop, requests, thread }
     }
 
+    /// How many requests have ended.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many requests more have ended.
     pub(crate) fn more(&self, count: u64) {
         let until = self.requests.load(Ordering::Relaxed) + count;

@@ -8,7 +8,7 @@ use nvme_linux::socket::{Kind, ListenSpec};
 use rustix::process::Signal;
 
 use crate::checker::Checker;
-use crate::manager::{Manager, client};
+use crate::manager::{Manager, RESTART, client, said_all};
 use crate::server::{Bench, WAIT, wait_until};
 
 /// Says what the last server said, where a test fails.
@@ -74,6 +74,7 @@ fn what_listens_and_what_is_static_goes_on_and_what_had_ended_has() {
     let ended = client(&bench, &["device=partlabel:before"]);
     drop(ended);
     drop(bench.create(&["device=partlabel:before"]));
+    wait_until("what had ended to be let go of", || manager.names().len() == 3);
     for _ in 0..2 {
         checker.more(50);
         server = manager.restart(&bench, server, &words);
@@ -111,6 +112,10 @@ fn a_client_in_mid_message_loses_its_connection_and_others_do_not() {
     for client in [&listens, &direct] {
         // GET_FEATURES without its end.
         socket::send(client.front.socket(), &[1, 0, 0, 0, 1, 0], &[], Instant::now() + WAIT).unwrap();
+    }
+    // Whoever answers this has read what came before.
+    for _ in 0..2 {
+        bench.refused(&["device=partlabel:attack"]);
     }
     checker.more(50);
     server = manager.restart(&bench, server, &words);
@@ -239,6 +244,112 @@ fn a_session_in_whose_turn_servers_crash_three_times_within_a_minute_ends_and_ot
     socket::wait_closed(&socket_of_it, WAIT).unwrap();
     other.read(0, &mut [0; 512]).unwrap_or_else(|why| panic!("{why}: {}", server.said()));
     drop(bench.create(&["device=partlabel:attack"]));
+    assert_eq!(server.stop(), 0);
+}
+
+/// What can be taken over from, over the disk, with a static client.
+fn upgradable(bench: &Bench) -> Vec<String> {
+    let sockets = ["svr", "cl1", "upgrade"].map(|name| bench.socket(name));
+    let fixed = "--client cl1 --device partlabel:after --readonly".split_whitespace().map(str::to_owned);
+    [bench.disk()].into_iter().chain(sockets).chain(fixed).collect()
+}
+
+#[test]
+fn after_an_upgrade_a_kill_is_survived_as_before() {
+    let bench = Bench::new();
+    let _tell = Tell(bench.path("log"));
+    let manager = Manager::new(&bench, 100);
+    let words = upgradable(&bench);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut server = manager.start(&bench, &words);
+    let checker = Checker::start(client(&bench, &["device=partlabel:attack", "name=vm"]), 8);
+    let mut fixed = Client::connect(bench.path("cl1"), &Options::default()).unwrap();
+    fixed.read(0, &mut [0; 512]).unwrap();
+    let made = bench.factory().request("factory", &["device=partlabel:before"], None).unwrap();
+    let [factory, _lifetime] = <[OwnedFd; 2]>::try_from(made.fds).unwrap();
+    let factory = nvme_client::Factory::from_fd(factory, WAIT);
+    let mut below = said_all(factory.create(&["device=partlabel:before"], None).unwrap());
+    let ends = client(&bench, &["device=partlabel:bystander"]);
+    let before = manager.names();
+    server = manager.upgrade(&bench, server, &words);
+    assert_eq!(manager.names(), before, "the store is never without what it kept");
+    checker.more(50);
+    // What ends here, and what begins, does so in the store as well.
+    drop(ends);
+    let mut begins = client(&bench, &["device=partlabel:bystander"]);
+    let listing = factory.list().unwrap();
+    wait_until("what ended to be let go of", || manager.names().len() == before.len());
+    for upgrades in [0, 2, 1] {
+        for _ in 0..upgrades {
+            checker.more(50);
+            server = manager.upgrade(&bench, server, &words);
+        }
+        checker.more(50);
+        server = manager.restart(&bench, server, &words);
+        server.says("4 of 4 sessions go on");
+        checker.more(50);
+        for client in [&mut fixed, &mut below, &mut begins] {
+            client.read(0, &mut [0; 512]).unwrap();
+        }
+        assert_eq!(factory.list().unwrap(), listing);
+    }
+    let (client, seen) = checker.stop();
+    println!("{seen:?}");
+    drop(client);
+    drop(bench.create(&["device=partlabel:attack"]));
+    assert_eq!(server.stop(), 0);
+    assert!(manager.names().is_empty(), "{:?}", manager.names());
+}
+
+/// In a longer run: `NVME_DRV_KILLS=100`.
+#[test]
+fn whoever_dies_while_one_server_takes_over_from_another_sessions_go_on() {
+    let bench = Bench::new();
+    let _tell = Tell(bench.path("log"));
+    let manager = Manager::new(&bench, 100);
+    let words = upgradable(&bench);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut server = manager.start(&bench, &words);
+    let checker = Checker::start(client(&bench, &["device=partlabel:attack"]), 8);
+    let mut seed = std::process::id();
+    let mut ends = [0; 4];
+    for turn in 0..number("NVME_DRV_KILLS", 8) {
+        checker.more(20);
+        let mut next = manager.next(&bench, &words);
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        // Some 30 ms, in which it starts and takes over; more where the machine is busy.
+        std::thread::sleep(Duration::from_micros(u64::from(seed >> 17)));
+        let (dies, other) = if turn % 2 == 0 { (&mut next, &mut server) } else { (&mut server, &mut next) };
+        dies.signal(Signal::KILL);
+        dies.wait();
+        if turn % 2 == 1 {
+            // The main process may have been another by then; a manager ends all that are left.
+            other.signal(Signal::KILL);
+            other.wait();
+            ends[0] += 1;
+        } else {
+            let requests = checker.requests();
+            wait_until("the server before to go on, or to end", || {
+                other.status_now().is_some() || checker.requests() > requests + 20
+            });
+            match other.status_now() {
+                None => {
+                    ends[1] += 1;
+                    continue;
+                }
+                // The manager knows of the next one, or restarts what has failed.
+                Some(0) => ends[2] += 1,
+                Some(1) => ends[3] += 1,
+                Some(status) => panic!("{status}"),
+            }
+        }
+        std::thread::sleep(RESTART);
+        server = manager.start(&bench, &words);
+    }
+    let [both, goes_on, told, failed] = ends;
+    println!("both died {both}, the one before went on {goes_on}, had told {told}, failed {failed}");
+    checker.more(20);
+    println!("{:?}", checker.stop().1);
     assert_eq!(server.stop(), 0);
 }
 

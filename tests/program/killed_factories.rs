@@ -52,6 +52,7 @@ fn factories_of_callers_outlive_their_server_with_all_below_them() {
     drop(its_lifetime);
     socket::wait_closed(&of_it.front.socket(), WAIT).unwrap();
     let listing = tenant.list().unwrap();
+    wait_until("what had ended to be let go of", || manager.names().len() == 5);
     for _ in 0..2 {
         checker.more(50);
         server = manager.restart(&bench, server, &words);

@@ -7,7 +7,7 @@ use crate::File;
 use crate::state::State;
 
 /// The version of both documents: another one whenever a field comes, goes, or changes its meaning.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Most bytes of a document.
 pub const DOCUMENT_MAX: usize = 16 << 20;
 /// Most descriptors that go with one.
@@ -92,6 +92,20 @@ pub trait Document: Serialize + DeserializeOwned {
 pub struct Capabilities {
     /// In the order in which the server has them.
     pub capabilities: Vec<Capability>,
+    /// Its service manager, which is the next one's.
+    pub manager: Option<Manager>,
+}
+
+/// How a service manager is told everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manager {
+    /// The socket.
+    pub socket: File,
+    /// How often it wants to hear that all goes round, in nanoseconds, if it does.
+    pub feed: Option<u64>,
+    /// It keeps what outlives a server that is killed.
+    pub keeps: bool,
 }
 
 /// One capability.
@@ -110,7 +124,8 @@ impl Document for Capabilities {
     const KIND: &'static str = "capabilities";
 
     fn files(&self) -> Vec<File> {
-        self.capabilities.iter().map(|capability| capability.file).collect()
+        let own = self.capabilities.iter().map(|capability| capability.file);
+        own.chain(self.manager.map(|manager| manager.socket)).collect()
     }
 }
 

@@ -52,6 +52,61 @@ pub struct Crash {
     pub at: u64,
 }
 
+/// Where all that is kept lies, for a server that takes over and goes on writing there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// The board of the server before: the next one has its own, from when it writes its first document.
+    pub board: File,
+    /// The server's own shelf.
+    pub own: Shelf,
+    /// What has to hang up before images are as they will stay: of the server before, and of those before that.
+    pub gates: Vec<Gate>,
+    /// Whose turn it was when servers crashed, the last ones.
+    pub crashes: Vec<Crash>,
+    /// The sessions that are kept.
+    pub sessions: Vec<Shelved>,
+    /// The factories that are kept.
+    pub factories: Vec<Shelved>,
+}
+
+/// A shelf on which nothing is that is stale.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shelf {
+    /// The end that is read from.
+    pub reader: File,
+    /// The end that is written to.
+    pub writer: File,
+    /// The number of the last version.
+    pub version: u64,
+    /// Messages there.
+    pub messages: u32,
+}
+
+/// What is kept of one of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shelved {
+    /// Its number.
+    pub number: u64,
+    /// Its place on the board.
+    pub slot: u32,
+    /// Its document tells all.
+    pub told: bool,
+    /// Where that lies.
+    pub shelf: Shelf,
+}
+
+impl Store {
+    pub(crate) fn name(&self, files: &mut Vec<File>) {
+        files.push(self.board);
+        files.extend(self.gates.iter().map(|gate| gate.file));
+        let shelves = self.sessions.iter().chain(&self.factories).map(|shelved| shelved.shelf);
+        files.extend(shelves.chain([self.own]).flat_map(|shelf| [shelf.reader, shelf.writer]));
+    }
+}
+
 /// What is kept of a session.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

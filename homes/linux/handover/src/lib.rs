@@ -17,9 +17,11 @@ mod file;
 mod kept;
 mod state;
 
-pub use document::{Capabilities, Capability, DOCUMENT_MAX, Document, FILES_MAX, Unreadable, VERSION};
+pub use document::{
+    Capabilities, Capability, DOCUMENT_MAX, Document, FILES_MAX, Manager, Unreadable, VERSION,
+};
 pub use file::File;
-pub use kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession};
+pub use kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession, Shelf, Shelved, Store};
 pub use state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
     Lost, Machine, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::File;
+use crate::kept::Store;
 
 /// All that a server has.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -24,6 +25,8 @@ pub struct State {
     pub lost: Vec<Lost>,
     /// What is drained: its sessions wait until it is resumed.
     pub drained: Vec<Drained>,
+    /// Where it keeps what outlives a server that is killed, if it does.
+    pub store: Option<Store>,
 }
 
 /// Something that is drained.
@@ -399,6 +402,7 @@ impl State {
         for session in &self.sessions {
             session.name(&mut files);
         }
+        self.store.iter().for_each(|store| store.name(&mut files));
         files
     }
 }

@@ -70,7 +70,7 @@ use crate::failure::Failure;
 use crate::hints::Told;
 use crate::keep::{Beginning, Found};
 use crate::server::{Began, Parts, Server, StaticClient, StaticFactory};
-use crate::upgrade::Predecessor;
+use crate::upgrade::{Managed, Predecessor};
 
 /// What this home has besides the common options.
 const DIALECT: Dialect = Dialect {
@@ -187,11 +187,10 @@ fn run(
         Some(found) if found.had_upgrade => None,
         _ => Predecessor::find(&inheritance.words).map_err(|why| Failure::Failed(why.into()))?,
     };
-    let keep = manager.filter(|_| before.is_none()).and_then(|m| Beginning::of(m, found.as_mut()));
-    if let Some(before) = &before {
-        let handed = before.capabilities(&mut inheritance.inherited, &mut inheritance.words);
-        handed.map_err(|why| Failure::Failed(why.into()))?;
-    }
+    let keep = match &before {
+        None => manager.and_then(|manager| Beginning::of(manager, found.as_mut())),
+        Some(before) => take_capabilities(before, &mut inheritance)?,
+    };
     let started = start(options, inheritance, one_disk, before.as_ref(), (keep, found));
     if let (Some(before), Err(why)) = (&before, &started) {
         before.refuse(&why.to_string());
@@ -202,6 +201,23 @@ fn run(
     log::logger().flush();
     log::info!(target: SERVER, "stopped");
     Ok(())
+}
+
+/// Takes what the running server was started with. What is kept goes on where it is, if anything is.
+fn take_capabilities(
+    before: &Predecessor,
+    inheritance: &mut Inheritance,
+) -> Result<Option<Beginning>, Failure> {
+    let handed = before.capabilities(&mut inheritance.inherited, &mut inheritance.words);
+    let Some(Managed { notifier, keeps }) = handed.map_err(|why| Failure::Failed(why.into()))? else {
+        return Ok(None);
+    };
+    let manager = notifier.manager().filter(|_| keeps);
+    if inheritance.notifier.socket().is_none() {
+        inheritance.notifier = notifier;
+    }
+    let keep = manager.map(Beginning::behind).transpose();
+    keep.map_err(|why| Failure::Failed(format!("what is kept cannot be kept on: {why}").into()))
 }
 
 /// All that is done before anything is served. `before`: the server that this one takes over from, once all is there. `keep`, `found`: what is

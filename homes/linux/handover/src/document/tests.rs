@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession};
+use crate::kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession, Shelf, Shelved, Store};
 use crate::state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
     Lost, Machine, Memory, Policy, Rate, Ring, Session,
@@ -108,8 +108,29 @@ fn state(sessions: u64, bytes: Vec<u8>, number: u64) -> (State, usize) {
     let lost = vec![Lost { serial: "SN 1:2".into(), errno: 5 }];
     let drained = vec![Drained { serial: Some("SN".into()), blocks: Some((1, number, 2)) }];
     let (next_session, callers) = (number, vec![caller]);
-    let state =
-        State { next_session, next_factory: 1, head: None, factories, sessions, callers, lost, drained };
+    let mut shelf =
+        || Shelf { reader: files(&mut count), writer: files(&mut count), version: number, messages: 1 };
+    let (own, kept) = (shelf(), [shelf(), shelf()]);
+    let [sessions_of, factories_of] = kept.map(|shelf| vec![Shelved { number, slot: 1, told: true, shelf }]);
+    let store = Some(Store {
+        board: files(&mut count),
+        own,
+        gates: vec![Gate { serial: None, file: files(&mut count) }],
+        crashes: Vec::new(),
+        sessions: sessions_of,
+        factories: factories_of,
+    });
+    let state = State {
+        next_session,
+        next_factory: 1,
+        head: None,
+        factories,
+        sessions,
+        callers,
+        lost,
+        drained,
+        store,
+    };
     (state, count as usize)
 }
 
@@ -195,7 +216,8 @@ fn another_version_another_kind_and_a_field_that_is_not_known_are_refused() {
 fn a_descriptor_is_named_once() {
     let capability = |file| Capability { name: "svr".into(), word: None, file: File(file) };
     let of = |files: &[u32]| {
-        let document = Capabilities { capabilities: files.iter().map(|f| capability(*f)).collect() };
+        let document =
+            Capabilities { capabilities: files.iter().map(|f| capability(*f)).collect(), manager: None };
         Capabilities::read(&document.write().unwrap(), 2)
     };
     assert!(of(&[0, 1]).is_ok() && of(&[1, 0]).is_ok());

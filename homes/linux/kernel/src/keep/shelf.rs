@@ -8,6 +8,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
@@ -43,6 +44,8 @@ pub struct Shelf {
     version: u64,
     /// Messages that are there, or will be once what is stale is taken out.
     messages: usize,
+    /// Messages that are stale, and there still.
+    stale: Arc<AtomicUsize>,
 }
 
 /// Messages of former versions. To be dropped by whoever may take the time that it takes to close what is in them.
@@ -50,6 +53,7 @@ pub struct Shelf {
 pub struct Stale {
     reader: Arc<OwnedFd>,
     messages: usize,
+    stale: Arc<AtomicUsize>,
 }
 
 impl Drop for Stale {
@@ -60,9 +64,11 @@ impl Drop for Stale {
             let flags = RecvFlags::DONTWAIT;
             let mut into = [IoSliceMut::new(&mut bytes)];
             if recvmsg(&*self.reader, &mut into, &mut RecvAncillaryBuffer::default(), flags).is_err() {
-                return;
+                break;
             }
         }
+        // Behind taking them out: who sees none may hand the shelf on.
+        self.stale.fetch_sub(self.messages, Ordering::Release);
     }
 }
 
@@ -70,7 +76,22 @@ impl Shelf {
     /// An empty one.
     pub fn new() -> Result<Self, Errno> {
         let (writer, reader) = pair(Kind::SeqPacket)?;
-        Ok(Self { reader: Arc::new(reader), writer, version: 0, messages: 0 })
+        Ok(Self::of(reader, writer, 0, 0))
+    }
+
+    fn of(reader: OwnedFd, writer: OwnedFd, version: u64, messages: usize) -> Self {
+        Self { reader: Arc::new(reader), writer, version, messages, stale: Arc::default() }
+    }
+
+    /// One that another process has left, which writes there no more: both ends in their order, and what [`at`](Self::at) said there.
+    pub fn go_on([reader, writer]: [OwnedFd; 2], (version, messages): (u64, u32)) -> Self {
+        Self::of(reader, writer, version, messages as usize)
+    }
+
+    /// The number of its last version, and how many messages that is. `None`: something stale is there still.
+    pub fn at(&self) -> Option<(u64, u32)> {
+        let clean = self.stale.load(Ordering::Acquire) == 0;
+        clean.then_some((self.version, self.messages as u32))
     }
 
     /// What a manager has to keep of it.
@@ -105,7 +126,8 @@ impl Shelf {
             self.messages += 1;
         }
         self.messages -= before;
-        Ok(Stale { reader: Arc::clone(&self.reader), messages: before })
+        self.stale.fetch_add(before, Ordering::Relaxed);
+        Ok(Stale { reader: Arc::clone(&self.reader), messages: before, stale: Arc::clone(&self.stale) })
     }
 
     /// From both ends, in any order, as a manager kept them: the last version that is whole.
@@ -135,7 +157,7 @@ impl Shelf {
                 dispose(came);
             }
         }
-        let shelf = Self { reader: Arc::new(reader), writer, version: last, messages: count };
+        let shelf = Self::of(reader, writer, last, count);
         Ok((shelf, files.ok_or(Unreadable::Partial)?))
     }
 }
@@ -285,6 +307,22 @@ mod tests {
         assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Err(Errno::AGAIN));
         drop(shelf.put(&[document.as_fd()]).unwrap());
         assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0));
+    }
+
+    #[test]
+    fn another_process_goes_on_with_one_on_which_nothing_is_stale() {
+        let mut shelf = Shelf::new().unwrap();
+        let (one, two) = (memfd("one"), memfd("two"));
+        let stale = (shelf.put(&[one.as_fd()]).unwrap(), shelf.put(&[two.as_fd()]).unwrap());
+        assert_eq!(shelf.at(), None);
+        drop(stale);
+        let at = shelf.at().unwrap();
+        assert_eq!(at, (2, 1));
+        let mut next = Shelf::go_on(ends(&shelf, false), at);
+        drop(shelf);
+        assert_eq!(found(&next), ["two"]);
+        drop(next.put(&[one.as_fd()]).unwrap());
+        assert_eq!((found(&next), next.at()), (vec!["one".to_owned()], Some((3, 1))));
     }
 
     #[test]

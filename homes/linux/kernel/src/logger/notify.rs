@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "reads and changes the environment at start")]
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -46,6 +47,16 @@ impl Notifier {
         }
         socket.set_nonblocking(true)?;
         Ok(Self { socket: Some(socket), feed: None })
+    }
+
+    /// Over a socket that another process is done with, and that the manager hears this one by as well.
+    pub fn over(socket: OwnedFd, feed: Option<Duration>) -> Self {
+        Self { socket: Some(socket.into()), feed }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
     }
 
     /// How often the manager's watchdog wants to be fed ([`alive`](Self::alive)), if it does.

@@ -112,6 +112,21 @@ impl Board {
         })
     }
 
+    /// The place that a session had on the board of the server before. `false`: it is another's.
+    pub(crate) fn take_at(&mut self, slot: u32, number: u64, state: State) -> bool {
+        let used = usize::try_from(slot).ok().and_then(|slot| self.used.get_mut(slot));
+        let Some((used, at)) = used.filter(|used| !**used).zip(Self::at(slot)) else { return false };
+        *used = true;
+        let _ = self.window.write_value(at, &number.to_le());
+        self.set(slot, state);
+        true
+    }
+
+    /// Whether a session's document tells all.
+    pub(crate) fn is_told(&self, slot: u32) -> bool {
+        Self::at(slot).and_then(|at| self.window.load16(at + STATE).ok()) == Some(State::Told.number())
+    }
+
     /// Nobody has it any more.
     pub(crate) fn give_back(&mut self, slot: u32) {
         self.set(slot, State::Gone);
@@ -134,6 +149,12 @@ impl Board {
                 self.set(slot, State::Gone);
             }
         }
+    }
+
+    /// Nobody has a place, and all say so.
+    pub(crate) fn clear(&mut self) {
+        self.used.fill(false);
+        self.settle();
     }
 
     /// Where a thread says whose turn it is.
@@ -195,6 +216,11 @@ mod tests {
 
     #[test]
     fn other_memory_is_no_board() {
+        let mut board = Board::new().unwrap();
+        assert!(board.take_at(7, 3, State::Told) && !board.take_at(7, 4, State::Told));
+        assert!(!board.take_at(SESSIONS as u32, 5, State::Told), "there is no such place");
+        assert!(board.take_at(8, 4, State::Says));
+        assert_eq!((board.is_told(7), board.is_told(8)), (true, false));
         let short = made_of_zeroes("short", 100).unwrap();
         assert!(matches!(Board::of(short), Err(NoBoard::Memory(_))));
     }

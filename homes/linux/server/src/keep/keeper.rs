@@ -9,6 +9,7 @@ use std::time::Duration;
 use nvme_linux::events::{Doorbell, now};
 use nvme_linux::keep::{Manager, NotKept};
 use nvme_linux::logger::SERVER;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long the manager may take to say that it keeps something; and to hear anything at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -16,6 +17,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 enum Order {
     Keep(u64, String, [OwnedFd; 2]),
     LetGo(String),
+    /// What comes behind waits until something is said there, or nobody is there any more.
+    Behind(OwnedFd),
     /// Everything before it is done.
     Last(Sender<()>),
 }
@@ -56,11 +59,21 @@ impl Keeper {
         self.answers.try_recv().ok()
     }
 
-    /// Waits until all is said, at start or at the end, when there is nothing else to do.
-    pub(crate) fn wait(&self) {
+    /// The manager does not listen to this process before somebody has told it to, and says so there.
+    pub(crate) fn wait_behind(&self, link: OwnedFd) {
+        let _ = self.orders.send(Order::Behind(link));
+    }
+
+    /// Something comes there once all is said.
+    pub(crate) fn last(&self) -> Receiver<()> {
         let (done, is_done) = channel();
         let _ = self.orders.send(Order::Last(done));
-        let _ = is_done.recv_timeout(PATIENCE * 2);
+        is_done
+    }
+
+    /// Waits until all is said, at start or at the end, when there is nothing else to do.
+    pub(crate) fn wait(&self) {
+        let _ = self.last().recv_timeout(PATIENCE * 2);
     }
 }
 
@@ -87,6 +100,10 @@ fn work(
                 if let Err(why) = manager.let_go(&name, until) {
                     log::warn!(target: SERVER, "{name}: {why}");
                 }
+            }
+            Order::Behind(link) => {
+                let left = Timespec::try_from(PATIENCE).unwrap_or_default();
+                let _ = poll(&mut [PollFd::new(&link, PollFlags::IN)], Some(&left));
             }
             Order::Last(done) => drop(done.send(())),
         }

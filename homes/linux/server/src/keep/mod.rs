@@ -154,6 +154,8 @@ pub(crate) struct Beginning {
     crashes: Vec<Crash>,
     crashed: Vec<u64>,
     alive: OwnedFd,
+    /// Another server keeps everything until this one takes over.
+    takes_over: bool,
 }
 
 impl Beginning {
@@ -164,6 +166,11 @@ impl Beginning {
         }
         let begun = Self::new(manager, found);
         begun.inspect_err(|why| log::warn!(target: SERVER, "nothing is kept: {why}")).ok()
+    }
+
+    /// Begins as one that takes over from a server which keeps everything: the manager is not told anything until then.
+    pub(crate) fn behind(manager: Manager) -> Result<Self, String> {
+        Self::new(manager, None).map(|begun| Self { takes_over: true, ..begun })
     }
 
     /// There are controllers that the next server could not go on with.
@@ -183,7 +190,17 @@ impl Beginning {
             None => (Board::new().map_err(|why| text(&why))?, None, Vec::new(), Vec::new()),
         };
         let before = before.into_iter().filter(|gate| !gate.is_open()).collect();
-        Ok(Self { manager, board, shelf, own: vec![process], before, crashes, crashed: Vec::new(), alive })
+        Ok(Self {
+            manager,
+            board,
+            shelf,
+            own: vec![process],
+            before,
+            crashes,
+            crashed: Vec::new(),
+            alive,
+            takes_over: false,
+        })
     }
 
     /// A gate for an image that rings reach: the end that they hold.
@@ -207,7 +224,7 @@ impl Beginning {
 
     /// Starts the thread, before the sandbox is closed.
     pub(crate) fn start(self, bell: &Arc<Doorbell>) -> std::io::Result<Keep> {
-        let Self { manager, board, shelf, own, before, crashes, crashed, alive } = self;
+        let Self { manager, board, shelf, own, before, crashes, crashed, alive, takes_over } = self;
         let turn = Turns::of(&board).control();
         if let Some(turn) = &turn {
             turn.take();
@@ -217,7 +234,9 @@ impl Beginning {
             Some(shelf) => shelf,
             None => {
                 let shelf = Shelf::new()?;
-                keeper.keep(server(), copies(&shelf)?);
+                if !takes_over {
+                    keeper.keep(server(), copies(&shelf)?);
+                }
                 shelf
             }
         };

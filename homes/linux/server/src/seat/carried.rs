@@ -12,6 +12,7 @@ use nvme_handover::File;
 use nvme_linux::dispose::ClientFd;
 use nvme_linux::socket::Peer;
 use nvme_linux::vhost::{Connection, Region, RegionFile, Reply, Talk, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::fcntl_dupfd_cloexec;
 
 use super::{Conn, Seat};
@@ -76,6 +77,19 @@ impl Seat {
         let asks =
             self.conn.as_ref().is_some_and(|conn| conn.pending.is_some() || conn.connection.talk().is_none());
         self.at_lane == 0 && !asks
+    }
+
+    /// Whether its client, where it has one, has nothing to say: nothing of it lies here, or in its socket, and nothing is on its way there.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let Some(conn) = &self.conn else { return true };
+        let Some((talk, partial, attached)) = conn.connection.talk() else { return false };
+        let here =
+            !talk.input.is_empty() || !talk.output.is_empty() || !partial.is_empty() || attached.is_some();
+        // It is to be told of news; or its time begins again.
+        let awaited = conn.connection.channel().1 || conn.is_silent();
+        let socket = conn.socket();
+        let mut look = [PollFd::new(&socket, PollFlags::IN)];
+        !here && !awaited && matches!(poll(&mut look, Some(&Timespec::default())), Ok(0))
     }
 
     /// Its client as another server takes it over. `None`: there is none, or what it asked for is under way.

@@ -8,9 +8,10 @@
 mod state;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
-use nvme_handover::{Capabilities, Capability};
+use nvme_handover::{Capabilities, Capability, Manager};
 use nvme_linux::dispose::dispose;
 use nvme_linux::events::{Epoll, Events, Interest, now};
 use nvme_linux::logger::{REFUSAL, SERVER};
@@ -66,6 +67,23 @@ pub(super) struct Successor {
     step: Step,
 }
 
+/// The next server, which has everything.
+pub(super) struct Gone {
+    pub(super) pid: i32,
+    link: Link,
+}
+
+impl Gone {
+    /// Whether it runs. Where it has died before the service manager knew of it, this server has failed: whoever is started next finds everything.
+    pub(super) fn goes_on(&self) -> Result<(), Fatal> {
+        if self.link.hung_up() {
+            Err(std::io::Error::other("the next server died as it took over").into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// What has to do with another server.
 pub(super) struct Upgrades {
     pub(super) began: Began,
@@ -75,7 +93,7 @@ pub(super) struct Upgrades {
     /// Nothing is this server's yet: what happens is not written down.
     pub(super) taking: bool,
     /// Who has it all by now.
-    pub(super) gone: Option<i32>,
+    pub(super) gone: Option<Gone>,
 }
 
 /// Why this server goes on.
@@ -204,7 +222,12 @@ impl Server {
         log::info!(target: SERVER, "upgrade{who}: it is told what this server was started with");
         let mut files = Files::default();
         let capabilities = self.capabilities_with(&mut files)?;
-        Ok(successor.link.send_document(&Capabilities { capabilities }, &files, time + LINK)?)
+        let feed = self.notifier.feed().map(|feed| u64::try_from(feed.as_nanos()).unwrap_or(u64::MAX));
+        let keeps = self.keep.is_some();
+        let socket = self.notifier.socket();
+        let manager = socket.map(|socket| Manager { socket: files.add(socket), feed, keeps });
+        let document = Capabilities { capabilities, manager };
+        Ok(successor.link.send_document(&document, &files, time + LINK)?)
     }
 
     /// What this server was started with.
@@ -253,8 +276,10 @@ impl Server {
         let who = shown(successor.peer);
         log::info!(target: SERVER, "upgrade{who}: it takes over; sessions stand still");
         self.upgrades.frozen = true;
-        let handed =
-            self.stand_still(start + DRAINS).and_then(|()| self.give(&successor.link, start + STANDS_STILL));
+        let handed = self
+            .stand_still(start + DRAINS)
+            .and_then(|()| self.settle_store(start + DRAINS))
+            .and_then(|()| self.give(&successor.link, start + STANDS_STILL));
         match handed {
             Ok(()) => {
                 let took = (now() - start).as_millis();
@@ -262,8 +287,10 @@ impl Server {
                 if let Some(peer) = successor.peer {
                     self.notifier.main_pid(peer.pid);
                 }
-                self.upgrades.gone = Some(successor.peer.map_or(0, |peer| peer.pid));
-                self.unkeep_all();
+                // From here on the service manager listens to it.
+                let _ = successor.link.send("main", &[], now() + LINK);
+                let pid = successor.peer.map_or(0, |peer| peer.pid);
+                self.upgrades.gone = Some(Gone { pid, link: successor.link });
                 return Ok(());
             }
             Err(Stays::Fatal(fatal)) => return Err(fatal),
@@ -282,7 +309,7 @@ impl Server {
         let seats: Vec<u32> = self.seats.keys().copied().collect();
         for id in seats {
             self.lend(id, time, |seat, lent| seat.unpause(lent));
-            self.serve(id, time);
+            self.serve_again(id, time);
             self.admit(id, time);
         }
         if self.control.scanned() {
@@ -327,6 +354,22 @@ impl Server {
             }
             self.turn(&own, until, &self.in_flight())?;
         }
+    }
+
+    /// Has all that is kept tell all, and nothing else lie there, since another server goes on writing it.
+    fn settle_store(&mut self, until: Time) -> Result<(), Stays> {
+        let own = self.own_events()?;
+        let said = self.keep.as_ref().map(|keep| keep.keeper.last());
+        while self.keep.is_some() {
+            self.keep_changes();
+            let is_said =
+                said.as_ref().is_none_or(|said| !matches!(said.try_recv(), Err(TryRecvError::Empty)));
+            if self.store_is_settled() && is_said {
+                break;
+            }
+            self.turn(&own, until, "what is kept is still being written")?;
+        }
+        Ok(())
     }
 
     fn in_flight(&self) -> String {

@@ -2,9 +2,11 @@
 //!
 //! Before anything is read from a client, the board says that its document may not tell all; it says the contrary once the document does, and
 //! not before what was asked is done and answered. A session that is minted is kept before anybody hears of it, and one that ends is gone
-//! on the board before that. `factories`: the same of those that callers made.
+//! on the board before that. `factories`: the same of those that callers made. `handed`:
+//! all of it is handed over.
 
 mod factories;
+mod handed;
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -37,14 +39,24 @@ const NOT_KEPT: &str = "it cannot be kept in case that the server is killed";
 impl Server {
     /// Something of a session may change from here on.
     pub(super) fn touch(&mut self, id: u32) {
+        self.mark(id, false);
+    }
+
+    /// Something is read from a session's client from here on, or its connection closed.
+    pub(super) fn will_read(&mut self, id: u32) {
+        self.mark(id, true);
+    }
+
+    fn mark(&mut self, id: u32, reads: bool) {
         let Some(keep) = &mut self.keep else { return };
         // As long as it is being taken up nothing is read from its client, and what the server before left is all that there is.
         let goes_on = |seat: &&Seat| seat.phase != Phase::Ending && !seat.is_going_on();
         let goes_on = self.seats.get(&id).filter(goes_on);
-        if let Some(kept) = goes_on.and_then(|seat| seat.kept.as_ref())
-            && keep.touched.insert(id)
-        {
-            keep.board.set(kept.slot, State::Says);
+        if let Some(kept) = goes_on.and_then(|seat| seat.kept.as_ref()) {
+            keep.touched.insert(id);
+            if reads {
+                keep.board.set(kept.slot, State::Says);
+            }
         }
     }
 
@@ -90,22 +102,6 @@ impl Server {
         let Some(kept) = seat.kept.take() else { return };
         keep.forget(&kept);
         seat.lane.put(move || drop(kept));
-    }
-
-    /// All of it is another server's, which was not killed.
-    pub(super) fn unkeep_all(&mut self) {
-        let Some(mut keep) = self.keep.take() else { return };
-        for seat in self.seats.values_mut() {
-            if let Some(kept) = seat.kept.take() {
-                keep.forget(&kept);
-            }
-        }
-        for post in self.posts.values_mut() {
-            if let Some(kept) = post.kept.take() {
-                keep.forget(&kept);
-            }
-        }
-        keep.close();
     }
 
     /// Has what was minted kept. What is returned need not be waited for.

@@ -218,13 +218,18 @@ impl Server {
             for event in events.iter() {
                 self.speak_of_token(event.token);
                 self.event(event.token, event.hangup, time)?;
+                if self.upgrades.gone.is_some() {
+                    // What else there is to hear is the next server's.
+                    break;
+                }
             }
             logger::speak_of(0);
-            if let Some(pid) = self.upgrades.gone {
-                log::info!(target: SERVER, "pid {pid} goes on with all that was here");
+            if let Some(gone) = &self.upgrades.gone {
+                let goes_on = gone.goes_on();
+                log::info!(target: SERVER, "pid {} goes on with all that was here", gone.pid);
                 // Callers are told of the end of their connection when it is dropped here, and it does not end.
                 core::mem::forget(self);
-                return Ok(());
+                return goes_on;
             }
         }
     }

@@ -58,6 +58,7 @@ impl Server {
         if self.upgrades.frozen || self.seats.get(&id).is_some_and(Seat::is_going_on) {
             return;
         }
+        self.will_read(id);
         let lost = dispose::lost_here();
         let result = self.lend(id, time, |seat, lent| seat.serve(lent));
         match result {
@@ -82,6 +83,15 @@ impl Server {
             self.end(id, &Over::Unclosable.to_string());
         }
         self.breathe();
+    }
+
+    /// Serves a client after all stood still. Of one that has nothing to say nothing is read: its document tells all as before.
+    pub(super) fn serve_again(&mut self, id: u32, time: Time) {
+        if self.seats.get(&id).is_some_and(Seat::is_quiet) {
+            self.watch_conn(id);
+        } else {
+            self.serve(id, time);
+        }
     }
 
     pub(super) fn watch_conn(&mut self, id: u32) {
@@ -116,7 +126,7 @@ impl Server {
     }
 
     pub(super) fn disconnect(&mut self, id: u32, over: &Over) {
-        self.touch(id);
+        self.will_read(id);
         let Some(seat) = self.seats.get_mut(&id) else { return };
         let Some(conn) = seat.conn.take() else { return };
         self.leave |= seat.last;

@@ -26,6 +26,7 @@ use super::{Server, Watched};
 use crate::capability::Capability;
 use crate::failure::Failure;
 use crate::hints::Told;
+use crate::keep::Board;
 use crate::seat::{Phase, Seat, Source, Waiter, peer_of};
 use crate::upgrade::{
     Given, Predecessor, Wording, ceiling_of, holding_of, placed_of, policy_of, rate_of, tag_of,
@@ -42,8 +43,9 @@ impl Server {
         if let Err(why) = &built {
             from.refuse(&why.to_string());
         }
-        built?;
+        let board = built?;
         from.take_over().map_err(|why| Failure::Failed(why.into()))?;
+        self.go_on_keeping(board.as_ref(), from.link());
         // From here on all of it is this server's.
         let time = now();
         (self.upgrades.frozen, self.upgrades.taking) = (false, false);
@@ -57,7 +59,8 @@ impl Server {
         Ok(())
     }
 
-    fn build(&mut self, from: &Predecessor, until: Time) -> Result<(), Failure> {
+    /// All that the other server has. The board of what it keeps, if it does.
+    fn build(&mut self, from: &Predecessor, until: Time) -> Result<Option<Board>, Failure> {
         (self.upgrades.frozen, self.upgrades.taking) = (true, true);
         let (state, mut given) = from.state().map_err(|why| Failure::Failed(why.into()))?;
         let own = self.own_events()?;
@@ -65,8 +68,17 @@ impl Server {
             self.wait(&own, until, "its controllers are not scanned in time")?;
         }
         let time = now();
-        let handover::State { next_session, next_factory, head, factories, sessions, callers, lost, drained } =
-            state;
+        let handover::State {
+            next_session,
+            next_factory,
+            head,
+            factories,
+            sessions,
+            callers,
+            lost,
+            drained,
+            store,
+        } = state;
         if let (Some(audit), Some(head)) = (&mut self.audit, head) {
             audit.go_on_behind(&head).map_err(Failure::asked)?;
         }
@@ -99,7 +111,7 @@ impl Server {
         while !self.taken_up()? {
             self.wait(&own, until, "clients' memory is not mapped in time")?;
         }
-        Ok(())
+        self.adopt_store(store, &mut given).map_err(Failure::asked)
     }
 
     fn wait(&mut self, own: &Epoll, until: Time, late: &str) -> Result<(), Failure> {

@@ -213,6 +213,13 @@ impl Server {
                 let _ = shutdown(&socket, Shutdown::Both);
                 dispose([socket]);
             }
+        } else if state == Some(State::Says) {
+            // One of those that waited may have been let in, and heard.
+            for socket in core::mem::take(&mut session.waiting).into_iter().flat_map(|file| given.take(file))
+            {
+                let _ = shutdown(&socket, Shutdown::Both);
+                dispose([socket]);
+            }
         }
         let result = if known.contains(&session.factory) {
             self.adopt(session, &mut given, true, time)
@@ -256,7 +263,7 @@ impl Server {
                         seat.unpause(lent);
                     });
                     log::info!(target: OPERATOR, "{name}: goes on");
-                    self.serve(id, time);
+                    self.serve_again(id, time);
                     self.admit(id, time);
                 }
                 Some(Ok(_)) => drop(self.taking_up.insert(id)),

@@ -1,11 +1,13 @@
 //! The next server's side, until it has its capabilities.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nvme_handover::{Capabilities, Capability, State};
+use nvme_handover::{Capabilities, Capability, Manager, State};
 use nvme_linux::caps::{CapWord, Inherited, NamedFd, Place, Spec};
 use nvme_linux::events::now;
+use nvme_linux::logger::Notifier;
 use nvme_linux::socket;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -22,6 +24,13 @@ pub(crate) struct Predecessor {
     link: Link,
     /// Its process.
     pub(crate) pid: i32,
+}
+
+/// The service manager of the server that runs.
+pub(crate) struct Managed {
+    pub(crate) notifier: Notifier,
+    /// It keeps what outlives a server that is killed.
+    pub(crate) keeps: bool,
 }
 
 /// It does not.
@@ -55,7 +64,7 @@ impl Predecessor {
         &self,
         inherited: &mut Inherited,
         words: &mut Vec<CapWord>,
-    ) -> Result<(), NotTakenOver> {
+    ) -> Result<Option<Managed>, NotTakenOver> {
         let (document, mut given) = self.link.receive_document::<Capabilities>(now() + PATIENCE)?;
         let mut handed = Vec::new();
         for Capability { name, word, file } in document.capabilities {
@@ -67,7 +76,11 @@ impl Predecessor {
             handed.push((word, NamedFd { name, fd }));
         }
         inherited.hand_over(handed);
-        Ok(())
+        let managed = document.manager.map(|Manager { socket, feed, keeps }| {
+            let socket = given.take(socket).map_err(Broken::Refused)?;
+            Ok(Managed { notifier: Notifier::over(socket, feed.map(Duration::from_nanos)), keeps })
+        });
+        managed.transpose()
     }
 
     /// Has it stop, and say all that it has.
@@ -80,6 +93,11 @@ impl Predecessor {
     pub(crate) fn take_over(&self) -> Result<(), NotTakenOver> {
         self.link.send("ready", &[], now() + PATIENCE)?;
         Ok(self.link.expect("go", now() + PATIENCE)?)
+    }
+
+    /// Where it says that the service manager was told of this process.
+    pub(crate) fn link(&self) -> BorrowedFd<'_> {
+        self.link.as_fd()
     }
 
     /// It goes on by itself.

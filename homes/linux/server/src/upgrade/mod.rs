@@ -10,6 +10,7 @@
 //!  (builds it anew)
 //!  ready                    ───►
 //!            ◄───  go               the last step: it has ended
+//!            ◄───  main             the service manager was told of the next one's process
 //! ```
 //!
 //! Either side may say `refused` with a reason in place of the next step, or hang up: the running server goes on then as if nothing had been.
@@ -21,7 +22,7 @@ mod asks;
 mod link;
 mod words;
 
-pub(crate) use asks::Predecessor;
+pub(crate) use asks::{Managed, Predecessor};
 pub(crate) use link::{Broken, Files, Given, Link, greeting, read_sealed, sealed};
 pub(crate) use words::{
     Wording, ceiling, ceiling_of, holding, holding_of, placed, placed_of, policy, policy_of, rate, rate_of,

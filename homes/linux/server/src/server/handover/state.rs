@@ -37,6 +37,7 @@ impl Server {
             callers: self.callers_state(files),
             lost: self.images.iter().flatten().filter_map(lost).collect(),
             drained: self.control.drained().iter().map(|drained| self.drained_state(drained)).collect(),
+            store: self.store_state(files)?,
         })
     }
 
