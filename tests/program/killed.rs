@@ -226,7 +226,7 @@ fn a_session_in_whose_turn_servers_crash_three_times_within_a_minute_ends_and_ot
     let mut busy = client(&bench, &["device=partlabel:attack", "name=poison"]);
     let socket_of_it = busy.front.socket().try_clone_to_owned().unwrap();
     // It is asked for as long as it answers; nobody waits for the end of this.
-    std::thread::spawn(move || while busy.write(0, &[1; 4096]).is_ok() {});
+    std::thread::spawn(move || while busy.write(0, &[1; 1 << 20]).is_ok() {});
     let mut crashes = 0;
     while !server.said().contains("servers crashed 3 times within a minute in its turn") {
         assert!(crashes < 100, "{}", server.said());

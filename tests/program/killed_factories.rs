@@ -225,7 +225,7 @@ fn crashes_in_turns_of_one_tenant_s_sessions_are_counted_by_the_factory_at_the_t
     let sockets = sessions.each_ref().map(|client| client.front.socket().try_clone_to_owned().unwrap());
     for mut busy in sessions {
         // It is asked for as long as it answers; nobody waits for the end of this.
-        std::thread::spawn(move || while busy.write(0, &[1; 4096]).is_ok() {});
+        std::thread::spawn(move || while busy.write(0, &[1; 1 << 20]).is_ok() {});
     }
     let mut crashes = 0;
     while !server.said().contains("servers crashed 3 times within a minute in its turn") {

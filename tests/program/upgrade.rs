@@ -146,6 +146,11 @@ fn all_that_a_server_has_goes_on_in_the_next() {
     assert!(!server.said().contains("anomal"), "{}", server.said());
 }
 
+/// To close it is not enough: programs that other tests start may hold copies of it for a moment.
+fn hang_up(hand: &OwnedFd) {
+    rustix::net::shutdown(hand, rustix::net::Shutdown::Both).unwrap();
+}
+
 /// A hand that says what the next server would.
 fn hand(bench: &Bench) -> OwnedFd {
     let deadline = Instant::now() + WAIT;
@@ -195,7 +200,7 @@ fn until_the_last_step_a_server_goes_on_whatever_becomes_of_the_next() {
             if steps < 3 {
                 say(&hand, if end.is_empty() { "x" } else { end });
             }
-            drop(hand);
+            hang_up(&hand);
             checker.more(50);
         }
     }
@@ -213,12 +218,11 @@ fn until_the_last_step_a_server_goes_on_whatever_becomes_of_the_next() {
     server.signal(Signal::STOP);
     let second = hand(&bench);
     say(&second, "take over\x004");
-    // Programs that other tests start may hold copies of it for a moment.
-    rustix::net::shutdown(&first, rustix::net::Shutdown::Both).unwrap();
+    hang_up(&first);
     server.signal(Signal::CONT);
     let said = hear(&second);
     assert!(said.starts_with("capabilities\0"), "{said}");
-    drop(second);
+    hang_up(&second);
     assert_eq!(server.status_now(), None, "{}", server.said());
     server = upgrade(&bench, server, &[]);
     checker.more(50);
