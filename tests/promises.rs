@@ -113,3 +113,56 @@ fn every_promise_names_what_holds_it() {
         );
     }
 }
+
+/// The judges of the simulator, as `sim` names them.
+fn judges() -> Vec<String> {
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("sim/src/judge/mod.rs")).unwrap();
+    let body = text.split("pub enum Judge {").nth(1).unwrap().split('}').next().unwrap();
+    let names = body.lines().filter_map(|line| line.trim().strip_suffix(','));
+    names.map(str::to_lowercase).collect()
+}
+
+/// What is wrong with the third column of a promise about memory or disks: a judge of the simulator, or `none` with the reason.
+fn unjudged(page: &str, judges: &[String]) -> Vec<String> {
+    let (mut is_judged, mut wrong) = (false, Vec::new());
+    for (number, line) in page.lines().enumerate() {
+        if let Some(section) = line.strip_prefix("## ") {
+            is_judged = matches!(section, "Disks" | "Memory");
+        }
+        let row = line.strip_prefix("| ").and_then(|row| row.strip_suffix(" |"));
+        let Some(row) = row.filter(|row| is_judged && !row.starts_with("---")) else { continue };
+        let judge = row.split(" | ").nth(2).unwrap_or_default();
+        let named: Vec<&str> = words(judge).collect();
+        let known = |name: &&str| judges.iter().any(|judge| judge == name);
+        let is_header = judge == "judge of the simulator";
+        let has_reason = judge.strip_prefix("none").is_some_and(|why| why.len() > 10);
+        if !is_header && !(named.iter().all(known) && (!named.is_empty() || has_reason)) {
+            wrong.push(format!("line {}: {judge:?}", number + 1));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_promise_of_memory_and_disks_names_a_judge_of_the_simulator_or_why_there_is_none() {
+    let judges = judges();
+    assert_eq!(judges, ["colour", "model", "life", "authority", "itself"]);
+    let wrong = unjudged(PAGE, &judges);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // The page about the simulator says of each what it holds.
+    let page = include_str!("../doc/simulator.md");
+    assert!(judges.iter().all(|judge| page.contains(&format!("\n| {judge} | "))), "{judges:?}");
+}
+
+#[test]
+fn a_judge_that_does_not_exist_or_none_without_a_reason_is_found_out() {
+    let judges = judges();
+    let row = |judge: &str| format!("## Memory\n\n| x | `y` |{judge}\n## Rings\n\n| x | `y` |\n");
+    for good in [" `colour` |", " `model`, `life` |", " none: it is one thread |"] {
+        assert_eq!(unjudged(&row(good), &judges), Vec::<String>::new(), "{good}");
+    }
+    for wrong in [" `colours` |", " none |", " colour |", "", " `colour`, `taste` |"] {
+        assert_eq!(unjudged(&row(wrong), &judges).len(), 1, "{wrong}");
+    }
+}
