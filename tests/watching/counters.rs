@@ -1,13 +1,15 @@
 //! What sessions did, counted.
 
 use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
-use nvme_client::{Client, Options};
+use nvme_client::{Client, Io, Options, Segment, Status, kind};
 use nvme_linux::inventory::{ByKind, Counters};
 
 use crate::server::{Bench, wait_until};
-use crate::{inventory, metrics, run, text};
+use crate::{inventory, metrics, nvme_ctl, run, text};
 
 /// The only session's counters, once as many requests were answered.
 fn counters(bench: &Bench, requests: u64) -> Counters {
@@ -139,4 +141,71 @@ fn stat_shows_what_is_done_a_second() {
     drop(asks.join().unwrap());
     let asleep = inventory(&bench).workers[0].asleep_seconds;
     assert!(asleep > 0.1, "it slept between requests: {asleep}");
+}
+
+/// Requests that are not as most are: in two buffers, or at an odd address that no PRP can say.
+#[test]
+fn requests_of_an_unusual_form_and_those_whose_data_is_copied_are_counted_as_such() {
+    let bench = Bench::new();
+    let _server = bench.serve(&[&bench.socket("ctl"), "--nosgl"]);
+    let mut client =
+        Client::from_fd(bench.create(&["device=partlabel:attack"]), &Options::default()).unwrap();
+    let mut read = |segments: &[(u64, u32)]| {
+        let at = client.scratch;
+        let segments: Vec<Segment> =
+            segments.iter().map(|(offset, len)| Segment { addr: at + offset, len: *len }).collect();
+        let io = Io { kind: kind::IN, sector: 0, segments: &segments, to_device: false };
+        assert_eq!(client.request(0, io).unwrap().status, Status::Ok);
+    };
+    let forms = |counters: &Counters| (counters.slow_path, counters.bounced);
+    let before = counters(&bench, 0);
+    read(&[(0, 4096)]);
+    let usual = counters(&bench, before.requests.sum() + 1);
+    assert_eq!(forms(&usual), forms(&before));
+    read(&[(0, 512), (8192, 512)]);
+    let unusual = counters(&bench, before.requests.sum() + 2);
+    assert_eq!(unusual.slow_path, before.slow_path + 1);
+    read(&[(1, 512)]);
+    let copied = counters(&bench, before.requests.sum() + 3);
+    assert_eq!(copied.bounced, unusual.bounced + 1, "{copied:?}");
+}
+
+#[test]
+fn a_worker_that_sleeps_counts_as_asleep_whenever_somebody_looks() {
+    let bench = Bench::new();
+    let server = bench.serve(&[&bench.socket("ctl")]);
+    server.says("ready");
+    let asleep = || {
+        let inventory = inventory(&bench);
+        (inventory.workers[0].asleep_seconds, inventory.clock as f64 / 1e9)
+    };
+    // It has nothing to do, and nothing wakes it.
+    wait_until("sleep", || asleep().0 > 0.0);
+    let (before, then) = asleep();
+    std::thread::sleep(Duration::from_millis(400));
+    let (after, now) = asleep();
+    assert!(after - before > 0.8 * (now - then), "{} of {} s", after - before, now - then);
+}
+
+#[test]
+fn stat_goes_on_until_the_server_is_gone() {
+    let bench = Bench::new();
+    let mut server = bench.serve(&[&bench.socket("ctl")]);
+    let session = bench.create(&["device=partlabel:attack"]);
+    let mut stat = nvme_ctl(&bench, &["stat", "--json", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(stat.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let report: serde_json::Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert_eq!(report["sessions"][0]["device"], "SN 1:2:n1:2", "{report}");
+        assert!(report["seconds"].as_f64().unwrap() >= 1.0, "{report}");
+    }
+    drop(session);
+    assert_eq!(server.stop(), 0);
+    let output = stat.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(4));
+    assert!(text(&output.stderr).contains("cannot connect"), "{}", text(&output.stderr));
 }

@@ -1,6 +1,7 @@
 //! A worker thread: the core's worker role, its messages, and what it sleeps on.
 
 mod apart;
+mod times;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,7 @@ use nvme_platform::Time;
 
 pub(crate) use self::apart::{Apart, DESCRIPTORS as APART_DESCRIPTORS, count as apart_count};
 use self::apart::{Given, Home, Moved};
+use self::times::{Shown, Times};
 use crate::devices::AllInterrupts;
 use crate::frames;
 use crate::keep::{Place, Turns};
@@ -98,19 +100,7 @@ pub(crate) struct Handle {
     unsent: RefCell<VecDeque<Message>>,
     news: Receiver<News>,
     pulses: Pulses,
-}
-
-/// How long a worker did something, and how long it slept, in nanoseconds. It alone writes.
-#[derive(Default)]
-struct Times {
-    busy: AtomicU64,
-    asleep: AtomicU64,
-}
-
-/// Adds to what only this thread writes.
-fn add(to: &AtomicU64, time: Duration) {
-    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    to.store(to.load(Ordering::Relaxed).wrapping_add(nanos), Ordering::Relaxed);
+    shown: Shown,
 }
 
 /// The thread is gone: the server cannot go on.
@@ -148,7 +138,7 @@ impl Handle {
             .spawn(move || thread.start(ring, place, &ready))?;
         // The ring is enabled by the thread that uses it, and before the sandbox closes.
         is_ready.recv().map_err(|_| io::Error::other("a worker did not start"))??;
-        Ok(Self { messages, unsent: RefCell::default(), news, pulses })
+        Ok(Self { messages, unsent: RefCell::default(), news, pulses, shown: Shown::default() })
     }
 
     /// Sends a message, or keeps it until there is room. Control waits for no worker.
@@ -188,10 +178,9 @@ impl Handle {
         Duration::from_nanos(self.pulses.longest_unseen.load(Ordering::Relaxed))
     }
 
-    /// How long it did something, and how long it slept.
+    /// How long it did something, and how long it slept until now.
     pub(crate) fn times(&self) -> (Duration, Duration) {
-        let nanos = |of: &AtomicU64| Duration::from_nanos(of.load(Ordering::Relaxed));
-        (nanos(&self.pulses.times.busy), nanos(&self.pulses.times.asleep))
+        self.pulses.times.read(now(), &self.shown)
     }
 
     /// Whether it goes round.
@@ -326,7 +315,7 @@ impl Thread {
             self.pulses.longest_wait.store(longest, Ordering::Relaxed);
             if worked {
                 last_work = time;
-                add(&self.pulses.times.busy, time - began);
+                self.pulses.times.worked(time - began);
             }
             // Others may have been kicked meanwhile, whatever keeps this thread awake.
             let looked = time - last_look >= LOOK_EVERY;
@@ -352,13 +341,14 @@ impl Thread {
             let longest = if self.has_nothing() { SLEEP_VACANT } else { SLEEP_MAX };
             let sleep = pass.wake.map_or(longest, |t| (t - time).min(longest));
             self.pulses.pulse.store(rounds.wrapping_add(1), Ordering::Relaxed);
+            self.pulses.times.sleeps(time);
             self.wait(&mut events, Some(sleep), time);
             self.bell.disarm();
             station::disarm();
             let begin = time;
             time = now();
             clock.slept(time - begin);
-            add(&self.pulses.times.asleep, time - begin);
+            self.pulses.times.woke(time);
             last_look = time;
             polling.slept(time - last_work, time);
         }

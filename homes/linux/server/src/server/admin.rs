@@ -240,7 +240,9 @@ impl Server {
         // A device that is not there now may be one of an image that is.
         let released = drained.or_else(|why| if items.is_empty() { Err(why) } else { Ok(false) })?;
         if let Some(device) = device.filter(|_| !released && items.is_empty() && self.drains()) {
-            let why = format!("{device} was not drained by this name, but with something else: resume that");
+            let why = format!(
+                "{device} was not drained, or not by this name: resume what was, or all without a name"
+            );
             return Err(refused(Errno::NotFound, &why));
         }
         let drained = if released { ",\"drained\":true" } else { "" };

@@ -28,17 +28,18 @@ impl Server {
     pub(super) fn rescan(&mut self, operator: u64, name: Option<&str>, time: Time) -> Result<(), Refusal> {
         let mut controllers = Vec::new();
         for (index, (_, controller, state)) in (0..).zip(self.control.controllers()) {
-            let rest = |name: &str| name.strip_prefix(controller.info().serial.as_str()).map(str::to_owned);
-            let is = name.is_none_or(|name| rest(name).is_some_and(|r| r.is_empty() || r.starts_with(":n")));
+            let serial = controller.info().serial.as_str();
+            let is_one = |rest: &str| {
+                let nsid = rest.strip_prefix(":n").and_then(|rest| rest.split(':').next()?.parse().ok());
+                rest.is_empty() || controller.namespaces().iter().any(|n| Some(n.namespace().nsid) == nsid)
+            };
+            let is = name.is_none_or(|name| name.strip_prefix(serial).is_some_and(is_one));
             if is && state != ControllerState::Lost {
                 controllers.push((index, None));
             }
         }
         if let Some(name) = name.filter(|_| controllers.is_empty()) {
-            return Err(refused(
-                Errno::NotFound,
-                &format!("no controller here has the serial number `{name}`"),
-            ));
+            return Err(refused(Errno::NotFound, &format!("no controller has the serial number `{name}`")));
         }
         for (index, bytes) in &mut controllers {
             if let Some(Some(Served { stored, handle })) = self.images.get(usize::from(*index)) {
