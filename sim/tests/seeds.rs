@@ -161,3 +161,42 @@ fn a_shared_disk_is_granted_by_the_other_way_when_the_first_is_proven_quiet_and_
         assert!(run.finding.is_none(), "{ends:?}: {}", run.finding.unwrap());
     }
 }
+
+/// Seed 7015709183743861: storage had a request of one session under way when its controller vanished, and the memory of another, which had
+/// nothing in flight, was kept for ever.
+#[test]
+fn what_storage_has_under_way_keeps_no_memory_of_others_when_the_controller_vanishes() {
+    let place = |words: &[&'static str], queues, sealed| Place {
+        words: words.to_vec(),
+        listens: true,
+        hostile: false,
+        sealed,
+        queues,
+        declines: 0,
+    };
+    let seats = vec![
+        place(&["device=d0:n1:1", "read-only", "ds-max=4"], 3, false),
+        place(&["device=d0:n2", "read-only", "ds-max=4"], 1, true),
+    ];
+    let setup = Setup { seats, slow: true, mqes: 63, mdts: 8, pairs: 2, ..alone(&[]) };
+    let (mint, meet) =
+        (|n| Step::Operate(Operation::Create(n)), |n| [Step::Want(n, Wish::Connect), Step::Chat(n)]);
+    let mut steps = vec![Step::Settle, mint(0)];
+    steps.extend(meet(0));
+    steps.push(mint(1));
+    steps.extend(meet(1));
+    steps.push(Step::Want(0, Wish::Vanish));
+    steps.push(Step::Ask { seat: 1, queue: 0, kind: Kind::Read, sector: 0, sectors: 0, layout: 0 });
+    steps.extend([Step::Deliver(0); 4]);
+    steps.extend([
+        Step::Worker(0),
+        Step::Hear(0),
+        Step::Hear(0),
+        Step::Deliver(0),
+        Step::Worker(0),
+        Step::Hear(0),
+    ]);
+    steps.extend([Step::Control, Step::Engine(0, 1), Step::Spoil(Spoil::Vanish(0))]);
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}

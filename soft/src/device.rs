@@ -158,14 +158,16 @@ impl Bus for SoftDevice {
 
     #[expect(clippy::disallowed_methods, reason = "its map is empty and its queues are gone")]
     fn cut_off(&mut self) -> Result<CutOff, DeviceError> {
-        let unmapped = self.chip.change(|world| {
-            world.mastering = false;
-            core::mem::take(&mut world.space)
-        });
+        self.chip.change(|world| world.mastering = false);
+        self.settle().map_err(|_| DeviceError::Failed)?;
+        // Storage has no power switch: what is under way there goes on. What it does not reach can be unmapped all the same.
+        if !self.chip.quiet() {
+            return Err(DeviceError::Failed);
+        }
+        let unmapped = self.chip.change(|world| core::mem::take(&mut world.space));
         drop(unmapped);
         self.settle().map_err(|_| DeviceError::Failed)?;
-        // Storage has no power switch: what is under way there goes on.
-        if self.chip.quiet() { Ok(CutOff::seen()) } else { Err(DeviceError::Failed) }
+        Ok(CutOff::seen())
     }
 }
 
