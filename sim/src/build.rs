@@ -166,6 +166,7 @@ impl World {
             engine: apart.then(|| soft.engine()),
             knobs: Arc::clone(&knobs),
             troubled: false,
+            unbelieved: false,
             gone: false,
             another: false,
             again: None,

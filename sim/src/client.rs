@@ -245,13 +245,15 @@ impl World {
     fn stopped_at(&mut self, at: usize, queue: u8, base: u16) {
         self.reap(at, queue);
         let hostile = self.seats[at].place.hostile;
+        let kept = self.keeps && self.is_troubled(at);
         let Some(driver) = &mut self.seats[at].driver else { return };
         let state = &mut driver.queues[usize::from(queue)];
         state.base = base;
         state.running = false;
         let waits = state.avail.wrapping_sub(base);
         let there = state.slots.iter().flatten().count();
-        let broken = state.broken || hostile;
+        // What cannot be proven quiet is never answered, and its session is closed.
+        let broken = state.broken || hostile || kept;
         if !broken && usize::from(waits) != there && state.ring.used_index().is_ok_and(|used| used != base) {
             self.find(Judge::Life, || {
                 format!("queue {queue} of seat {at} stopped at {base} with {there} requests unanswered, {waits} not taken")

@@ -25,6 +25,10 @@ impl World {
             }
             Spoil::Forge(at, which) => {
                 let at = number(at);
+                // What was over with a completion that the driver did not believe is not over for it: to forge that one is to answer.
+                if self.machines[at].unbelieved {
+                    return false;
+                }
                 let stale = self.court().buses[at].stale.clone();
                 let Some((queue, cid)) = stale.get(usize::from(which) % 16).copied() else { return false };
                 self.trouble(at);
@@ -154,6 +158,7 @@ impl World {
             12 => Action::Head(u16::from(much) * 257),
             _ => Action::Forge(stale),
         };
+        self.machines[at].unbelieved |= matches!(kind % 14, 9..=12);
         let when = match much % 3 {
             0 => When::First(1 + u64::from(much % 5)),
             1 => When::Nth(1 + u64::from(much % 7)),

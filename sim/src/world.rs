@@ -50,6 +50,8 @@ pub(crate) struct Machine {
     pub(crate) knobs: Arc<Mutex<Knobs>>,
     /// Something of it was made to fail: its requests may fail, and take their time.
     pub(crate) troubled: bool,
+    /// It completes commands in ways that the driver does not believe.
+    pub(crate) unbelieved: bool,
     /// It was taken away for good, or what it does cannot be proven.
     pub(crate) gone: bool,
     /// It says that it is another.

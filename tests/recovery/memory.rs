@@ -219,6 +219,29 @@ fn a_table_that_cannot_be_mapped_leaves_nothing_of_what_was_new() {
     }
 }
 
+/// Its client is told that the change failed, and goes on with what it had.
+#[test]
+fn a_table_that_cannot_be_mapped_takes_nothing_away_that_was_there() {
+    let mut rig = Rig::new(1);
+    let (mut a, _window) = two_regions(&mut rig);
+    let first = (region(GUEST, LEN, a.key.0), a.memory.clone());
+    let third = (region(SECOND_AT << 1, 1 << 20, 78), heap(1 << 20).unwrap());
+    let before = rig.control.session(a.key).unwrap().registry().table();
+    *rig.knobs[0].maps_left.lock().unwrap() = Some(0);
+    let result = rig.replace(&a, vec![first, third]);
+    assert_eq!(result, Err(SessionError::Dma(DmaError::NoMemory)));
+    let after = rig.control.session(a.key).unwrap().registry().table();
+    let places = |table: &nvme_session::memory::MemoryTable| {
+        table.regions().iter().map(|r| (r.guest, r.slot, r.iova)).collect::<Vec<_>>()
+    };
+    assert_eq!((places(&after).len(), places(&after)), (2, places(&before)));
+    rig.serves(&mut a, 0, 1);
+    // It is the worker's table, too, and what is there can go later.
+    rig.change(&a, &MemoryChange::Remove(SECOND_AT, SECOND_AT, 1 << 20), |_| None).unwrap();
+    assert_eq!(rig.knobs[0].reach(), (1, LEN));
+    rig.serves(&mut a, 0, 2);
+}
+
 #[test]
 fn a_home_that_has_no_view_of_a_region_leaves_nothing_of_what_was_new() {
     let mut rig = Rig::new(1);

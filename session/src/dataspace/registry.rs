@@ -121,6 +121,20 @@ impl Registry {
         leave(entry)
     }
 
+    /// Puts a region that was taken out of the table, and is not drained, back into it: the change that took it out came to nothing.
+    pub fn restore(&mut self, slot: u16) -> Result<(), RegistryError> {
+        self.revision += 1;
+        let entry = self.entries.iter_mut().find(|e| e.slot == slot).ok_or(RegistryError::NotRegistered)?;
+        match core::mem::replace(&mut entry.state, State::Mapping) {
+            State::Leaving(window, iova) => entry.state = State::Live(window, iova),
+            other => {
+                entry.state = other;
+                return Err(RegistryError::Busy);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes everything out of the table: the slots, which are to be drained. What is being mapped is left alone.
     pub fn remove_all(&mut self) -> Vec<u16> {
         self.revision += 1;

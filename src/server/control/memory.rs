@@ -164,7 +164,12 @@ impl Control {
         for mapping in job.map.drain(..) {
             session.registry.abandon(mapping.slot);
         }
-        // All of it, or nothing of what is new. No table had it, so it is drained at once.
+        // All of it, or nothing: what was to go stays. What is new was in no table, so it is drained at once.
+        for slot in core::mem::take(&mut job.removed) {
+            if session.registry.restore(slot).is_err() {
+                self.out.anomaly(Anomaly::NoRegion(key, slot));
+            }
+        }
         for slot in job.added.drain(..) {
             match session.registry.withdraw(slot) {
                 Ok(()) => job.removed.push(slot),
