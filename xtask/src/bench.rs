@@ -9,6 +9,7 @@ mod factories;
 mod limits;
 mod neighbours;
 mod places;
+mod scale;
 mod storage;
 mod vm;
 
@@ -46,19 +47,21 @@ struct Plan {
     factories: bool,
     /// Limits alone.
     limits: bool,
+    /// Much of everything alone.
+    scale: bool,
     /// A server of before, to compare with.
     before: Option<PathBuf>,
 }
 
 const HELP: &str =
     "cargo xtask bench [--rounds N] [--seconds S] [--idle S] [--server PROGRAM] [--no-callgrind]
-                  [--storage] [--factories] [--limits] [--before PROGRAM]
+                  [--storage] [--factories] [--limits] [--scale] [--before PROGRAM]
 cargo xtask bench --vm [--rounds N] [--seconds S]
 cargo xtask bench --neighbours [--seconds S] [--depths N,…] [--server PROGRAM] [NEIGHBOUR…]
   Builds in release mode and measures. Needs qemu-storage-daemon (apt-get install qemu-system-common) for the
   comparison, valgrind and binutils for the instructions; what is missing is named and left out. With --storage
   only images are measured (fio for the device alone; root for loop devices and file systems), with --factories sessions that are
-  created and closed, with --limits how near a session comes to what it may do and what that costs (--seconds 10), and with --before an older server beside
+  created and closed, with --limits how near a session comes to what it may do and what that costs (--seconds 10), with --scale many sessions, regions and partitions, and with --before an older server beside
   this one, round by round. With --vm it runs on VFIO, in a virtual machine, and all that is needed must be there (.ci/install-packages).
   With --neighbours it measures what a client loses beside others that cost the server much.";
 
@@ -87,7 +90,7 @@ fn scratch() -> Result<PathBuf> {
 
 fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
     let (mut rounds, mut seconds, mut idle, mut server, mut callgrind) = (3, 1.0, 10.0, None, true);
-    let (mut storage, mut factories, mut limits, mut before) = (false, false, false, None);
+    let (mut storage, mut factories, mut limits, mut scale, mut before) = (false, false, false, false, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value\n{HELP}"));
@@ -100,6 +103,7 @@ fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
             "--storage" => storage = true,
             "--factories" => factories = true,
             "--limits" => limits = true,
+            "--scale" => scale = true,
             "--before" => before = Some(PathBuf::from(value()?)),
             "--help" => {
                 println!("{HELP}");
@@ -128,6 +132,7 @@ fn plan(args: &[String], dir: &Path) -> Result<Option<Plan>> {
         storage,
         factories,
         limits,
+        scale,
         before,
     }))
 }
@@ -299,6 +304,10 @@ fn all(plan: &Plan) -> Result<()> {
     if plan.factories {
         println!("{TARGETS}");
         return factories::rows(plan);
+    }
+    if plan.scale {
+        println!("{TARGETS}");
+        return scale::rows(plan);
     }
     if plan.limits {
         return limits::table(plan);

@@ -40,7 +40,9 @@ impl fmt::Display for Told<'_, SessionError> {
 impl fmt::Display for Told<'_, CreateError> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hint = match self.0 {
-            CreateError::NoRoom { .. } => "; raise --sessions-max",
+            CreateError::NoRoom { .. } => {
+                "; raise --sessions-max, or the hard limit of RLIMIT_NOFILE if the line at start names it"
+            }
             _ => "",
         };
         write!(f, "{}{hint}", self.0)
@@ -67,7 +69,10 @@ mod tests {
         let lock = SessionError::Dma(DmaError::LockLimit { need: 4097, allowed: 4096 });
         assert!(Told(&lock).to_string().starts_with("RLIMIT_MEMLOCK is too small: 4097 bytes are needed"));
         let full = Told(&CreateError::NoRoom { allowed: 16 }).to_string();
-        assert_eq!(full, "too many sessions (16 at most); raise --sessions-max");
+        assert!(
+            full.starts_with("too many sessions (16 at most); raise --sessions-max, or the hard limit"),
+            "{full}"
+        );
     }
 
     #[test]
