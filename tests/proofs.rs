@@ -162,6 +162,18 @@ fn a_forged_proof_an_alias_of_it_and_unsafe_code_in_a_wrong_module_fail_the_chec
     assert!(said.contains("usage of an `unsafe` block"), "{said}");
 }
 
+/// What is minted through a factory is what its ceiling admitted. Elsewhere a policy is made from values in two places: what another server
+/// had minted, which is held against its factory; and the one disk of a back-end program, which has no factory.
+#[test]
+fn a_policy_is_made_under_a_ceiling_and_where_else_is_listed() {
+    assert_eq!(places("Ok(Policy {"), ["policy/src/ceiling.rs×1"]);
+    assert_eq!(
+        places("Policy::new("),
+        ["homes/linux/server/src/backend.rs×1", "homes/linux/server/src/upgrade/words.rs×1"]
+    );
+    assert_eq!(places("self.ceiling(factory)?.holds(policy)"), ["session/src/factory/catalogue/adopt.rs×1"]);
+}
+
 /// Within their crates proofs are made by struct literals, which privacy keeps in their own module.
 #[test]
 fn each_proof_is_made_in_one_place() {

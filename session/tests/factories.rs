@@ -6,8 +6,8 @@ use nvme_policy::{
     SessionRequest, Trusted,
 };
 use nvme_session::factory::{
-    Catalogue, CatalogueConfig, CreateError, FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId, HeldDevice, Minted,
-    NamespaceEntry, PartitionEntry, Protection, SessionId,
+    AdoptedFactory, Catalogue, CatalogueConfig, CreateError, FACTORIES_MAX, FACTORY_DEPTH_MAX, FactoryId,
+    HeldDevice, Minted, NamespaceEntry, PartitionEntry, Protection, SessionId,
 };
 use nvme_session::operation::Limits;
 use proptest::prelude::*;
@@ -385,6 +385,45 @@ fn who_comes_later_has_a_share_of_what_is_left() {
     c.end(sessions[0].session());
     assert_eq!(errno(create(&mut c, f, words)), NOMEM);
     assert!(create(&mut c, h, words).is_ok());
+}
+
+/// What a tenant took while it was alone is his after an upgrade as well, though others have a share of their own by now.
+#[test]
+fn the_next_server_goes_on_with_all_sessions_whatever_is_kept_for_others() {
+    let words = "device=root read-only";
+    let mut c = catalogue_of(16);
+    let f = delegate(&mut c, SERVER, words).unwrap();
+    let taken: Vec<Minted> = std::iter::from_fn(|| create(&mut c, f, words).ok()).collect();
+    assert_eq!(taken.len(), 12);
+    for _ in 0..2 {
+        delegate(&mut c, SERVER, words).unwrap();
+    }
+    let mut next = catalogue_of(16);
+    for view in c.factories() {
+        let adopted = AdoptedFactory {
+            number: view.id().number(),
+            parent: view.parent(),
+            ceiling: *view.ceiling(),
+            tag: view.tag().cloned(),
+            holdings: c.holdings(view.id()),
+        };
+        next.adopt_factory(adopted).unwrap();
+    }
+    let adopt = |next: &mut Catalogue, m: &Minted, number: u64| {
+        let at = c.placed(m.session()).unwrap();
+        next.adopt(number, m.policy(), next.factory_numbered(f.number()).unwrap(), &at, false)
+    };
+    for minted in &taken {
+        let again = adopt(&mut next, minted, minted.session().number()).unwrap();
+        assert_eq!(place(&again), place(minted));
+    }
+    // It is given no more by that.
+    let f = next.factory_numbered(f.number()).unwrap();
+    assert_eq!(errno(create(&mut next, f, words)), NOMEM);
+    for number in 100..104 {
+        adopt(&mut next, &taken[0], number).unwrap();
+    }
+    assert_eq!(errno(adopt(&mut next, &taken[0], 104)), NOMEM, "there is no room at all");
 }
 
 /// What its maker was allowed is no business of who has a part of it.

@@ -73,7 +73,8 @@ impl Draft {
     }
 }
 
-/// What a session may have if nobody is in the way. Only a [`Ceiling`](crate::Ceiling) makes one, and none above itself.
+/// What a session may have if nobody is in the way. Of what is asked for only a [`Ceiling`](crate::Ceiling) makes one, and none above itself;
+/// what was minted already is held against one ([`holds`](crate::Ceiling::holds)).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
     pub(crate) device: DeviceName,

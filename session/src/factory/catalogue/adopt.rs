@@ -131,7 +131,7 @@ impl Catalogue {
         }
         let reservation = if fixed { Some(self.reservation_of(policy)?) } else { None };
         if !fixed {
-            self.has_room(factory)?;
+            self.has_room_again(factory)?;
         }
         if !self.ceiling(factory)?.holds(policy) {
             return Err(CreateError::NotHeld);

@@ -235,18 +235,33 @@ impl Catalogue {
         counted
     }
 
+    /// Whether there is room for one that was minted already, by another server: what is kept for others is not taken from who has it.
+    pub(super) fn has_room_again(&self, factory: FactoryId) -> Result<(), CreateError> {
+        self.is_allowed(factory, &self.counted())?;
+        let allowed = self.config.sessions_max;
+        let dynamic = self.live.iter().filter(|l| l.reservation.is_none()).count();
+        let is_room = dynamic < allowed.saturating_sub(self.reserved.len());
+        if is_room { Ok(()) } else { Err(CreateError::NoRoom { allowed }) }
+    }
+
+    /// Whether each factory above allows one session more.
+    fn is_allowed(&self, factory: FactoryId, counted: &BTreeMap<FactoryId, u64>) -> Result<(), CreateError> {
+        for above in self.tree.upwards(factory) {
+            let Some(allowed) = above.ceiling.sessions() else { continue };
+            if counted.get(&above.id).copied().unwrap_or(0) >= allowed {
+                return Err(used_up("sessions", above.id, factory, allowed));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether one session more may be minted there: neither over what a factory above it allows, nor out of the share that is kept for
     /// each other one right below the server's own, and for the server's own. Its own share a factory has as long as there is room at all,
     /// though others had taken more before it was made.
     pub(super) fn has_room(&self, factory: FactoryId) -> Result<(), CreateError> {
         let counted = self.counted();
+        self.is_allowed(factory, &counted)?;
         let used = |at: FactoryId| counted.get(&at).copied().unwrap_or(0);
-        for above in self.tree.upwards(factory) {
-            let Some(allowed) = above.ceiling.sessions().filter(|allowed| used(above.id) >= *allowed) else {
-                continue;
-            };
-            return Err(used_up("sessions", above.id, factory, allowed));
-        }
         let room = self.config.sessions_max.saturating_sub(self.reserved.len()) as u64;
         let mut tops: Vec<(FactoryId, u64)> = alloc::vec![(FactoryId::SERVER, u64::MAX)];
         let made = self.tree.iter().filter(|f| f.parent == FactoryId::SERVER && !f.ended);
