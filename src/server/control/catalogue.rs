@@ -141,6 +141,16 @@ impl Control {
         self.start_serving();
     }
 
+    /// Has the others served, where all that is not scanned yet is held up by what somebody else may still change there
+    /// ([`set_unsettled`](Self::set_unsettled)).
+    pub fn serve_without_unsettled(&mut self) {
+        let held = |at: u16| self.unsettled.contains(&at);
+        let others = (0..).zip(&self.units).any(|(at, unit)| unit.is_starting() && !held(at));
+        if !self.scanned && !others {
+            self.start_serving();
+        }
+    }
+
     fn start_serving(&mut self) {
         self.scanned = true;
         self.catalogue.set_scanned();

@@ -2,16 +2,17 @@
 #![expect(unsafe_code, reason = "asks the kernel what its safe wrappers do not")]
 
 use std::fs;
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    FileType, Mode, OFlags, SeekFrom, Stat, fcntl_getfl, fstat, fstatfs, fstatvfs, ioctl_blksszget, major,
-    minor, seek,
+    Advice, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fcntl_getfl, fstat, fstatfs, fstatvfs,
+    ioctl_blksszget, major, minor, seek,
 };
-use rustix::io::{Errno, pread};
+use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
 use crate::memory::{Lock, lock_file, proc_path};
 
@@ -202,10 +203,29 @@ fn discards(stat: &Stat) -> bool {
     })
 }
 
+/// How long storage may take to give the first bytes. They are only looked at for a warning.
+const FIRST: Duration = Duration::from_millis(100);
+
+/// The first bytes, unless they take long: what a server before began may hold the storage up.
+fn read_first(file: BorrowedFd<'_>, first: &mut [u8]) -> Option<usize> {
+    let until = Instant::now() + FIRST;
+    let _ = fadvise(file, 0, None, Advice::WillNeed);
+    loop {
+        match preadv2(file, &mut [IoSliceMut::new(first)], 0, ReadWriteFlags::NOWAIT) {
+            Ok(count) => return Some(count),
+            Err(Errno::AGAIN | Errno::INTR) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return pread(file, first, 0).ok(),
+            Err(_) => return None,
+        }
+    }
+}
+
 /// What the first bytes say.
 fn format(file: BorrowedFd<'_>) -> Option<&'static str> {
     let mut first = [0; 21];
-    let count = pread(file, &mut first, 0).ok()?;
+    let count = read_first(file, &mut first)?;
     let first = first.get(..count)?;
     let known: [(&[u8], &str); 6] = [
         (b"QFI\xfb", "qcow2"),

@@ -146,6 +146,7 @@ impl Server {
     fn grant(&mut self, call: Call, mut request: Request, asked: Asked, time: Time) {
         speak_of(self.tenant_of(call.at));
         self.look_at_images(time);
+        self.take_up_late(time);
         let minted = match &asked {
             Asked::List => return self.show(call, time),
             Asked::Session(asked) => self.control.create_at(call.at, asked).map(Minted::Session),

@@ -385,7 +385,12 @@ impl Server {
             .values()
             .all(|seat| seat.rests() && matches!(seat.phase, Phase::Absent | Phase::Free | Phase::Connected));
         let ending = self.control.catalogue().factories().any(|factory| factory.is_ended());
-        seats && !ending && self.unrecorded.is_empty() && self.unkept.is_empty() && self.taking_up.is_empty()
+        seats
+            && !ending
+            && self.unrecorded.is_empty()
+            && self.unkept.is_empty()
+            && self.taking_up.is_empty()
+            && self.late.is_none()
     }
 
     /// What is heard while everything stands still: workers, lanes, the audit trail.

@@ -60,6 +60,7 @@ use self::kept::Unminted;
 use self::records::Unrecorded;
 use self::rescan::Rescan;
 pub(crate) use self::start::{Parts, StaticClient, StaticFactory};
+use self::takeup::Late;
 use self::waiting::{Waiting, refused};
 use self::watchdog::Watchdog;
 use self::watched::Watched;
@@ -113,6 +114,8 @@ pub(crate) struct Server {
     unkept: Vec<Unminted>,
     /// Seats that are being taken up from a server that was killed.
     taking_up: BTreeSet<u32>,
+    /// What a server left that was killed, and that waits for a controller.
+    late: Option<Late>,
     /// Operators who wait until a device is drained.
     draining: Vec<Draining>,
     /// Operators who wait until controllers were looked at.
@@ -248,6 +251,7 @@ impl Server {
         for waiting in core::mem::take(&mut self.waiting) {
             self.answer(waiting.caller, Err(refused(Errno::Again, STOPS)));
         }
+        self.end_late();
         let factories: Vec<FactoryId> = self.posts.keys().copied().collect();
         for id in factories {
             self.take_back(id, STOPS);

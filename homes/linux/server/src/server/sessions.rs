@@ -364,9 +364,15 @@ impl Server {
 
     /// Starts static clients whose device is there.
     pub(super) fn start_static(&mut self, first: bool, time: Time) {
+        self.take_up_late(time);
         let absent: Vec<u32> =
             self.seats.iter().filter(|(_, s)| s.phase == Phase::Absent).map(|(id, _)| *id).collect();
-        for id in absent {
+        // Of one that goes on later, nothing begins anew.
+        let absent = absent.into_iter().filter(|id| {
+            let client = self.seats.get(id).and_then(|seat| seat.cap.as_deref());
+            !self.is_late_client(client)
+        });
+        for id in absent.collect::<Vec<u32>>() {
             let Some(seat) = self.seats.get_mut(&id) else { continue };
             match self.control.create(&seat.policy, true) {
                 Ok(key) => {

@@ -97,6 +97,7 @@ impl Server {
             keep: parts.keep,
             unkept: Vec::new(),
             taking_up: BTreeSet::new(),
+            late: None,
             draining: Vec::new(),
             rescans: Vec::new(),
             lost: Vec::new(),

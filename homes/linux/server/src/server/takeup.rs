@@ -2,9 +2,10 @@
 //!
 //! It is an upgrade whose old half is dead, so nobody says no: each session goes on by itself, or ends by itself, with a line. What the dead
 //! one had begun may still land, in an image or in a client's memory, until its gates have hung up: sessions of such an image wait for that, and
-//! others do not. `factories`: those of callers.
+//! others do not. `factories`: those of callers. `late`: what waits for a controller that is not scanned.
 
 mod factories;
+mod late;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,22 +19,32 @@ use nvme_linux::events::{Interest, now};
 use nvme_linux::keep::Shelf;
 use nvme_linux::logger::{OPERATOR, SERVER};
 use nvme_platform::Time;
+use nvme_session::factory::FactoryId;
 use rustix::net::{Shutdown, shutdown};
 
+pub(super) use self::late::Late;
 use super::{Server, Watched};
 use crate::fatal::Fatal;
 use crate::keep::{Found, Kept, Leavings, State};
 use crate::seat::{Over, Seat};
 use crate::upgrade::Given;
 
-/// A session's document, with what it names, and where it lies.
-type Session = (KeptSession, Given, Shelf);
+/// A session that was left: its document, with what it names, and where it lies.
+pub(super) struct LeftSession {
+    name: String,
+    state: State,
+    document: KeptSession,
+    given: Given,
+    shelf: Shelf,
+}
 
 /// How many crashes are enough to end whose turn it was, and in how many seconds.
 const ENOUGH: usize = 3;
 const A_WHILE: u64 = 60;
 /// How long controllers may take to be scanned until sessions are taken up without.
 const SCANS: Duration = Duration::from_secs(60);
+/// How long it is waited for those that are held up, before the others' sessions go on.
+const HELD_UP: Duration = Duration::from_millis(100);
 
 impl Server {
     /// Takes up what was left.
@@ -41,10 +52,7 @@ impl Server {
         let start = now();
         let Found { fixed, factories, sessions, next_session, next_factory, drained, .. } = found;
         self.upgrades.frozen = true;
-        let own = self.own_events()?;
-        while !self.control.scanned() && now() < start + SCANS {
-            self.turn_still(&own, start + SCANS)?;
-        }
+        self.scan_what_can_be(start)?;
         self.wait_for_gates();
         for drained in drained {
             match self.drained_of_state(&drained) {
@@ -54,27 +62,31 @@ impl Server {
         }
         let time = now();
         self.begin();
-        let known = self.take_up_factories(fixed, factories, time);
+        let mut known = BTreeSet::from([FactoryId::SERVER.number()]);
+        let mut late = BTreeSet::new();
+        let late_fixed = self.take_up_fixed(fixed, &mut known, &mut late, time);
+        let factories = self.read_factories(factories);
         let count = sessions.len();
-        let kept: Vec<(String, Session)> =
+        let sessions: Vec<LeftSession> =
             sessions.into_iter().filter_map(|leavings| self.read_session(leavings)).collect();
-        self.count_crashes(&kept);
-        let taken =
-            kept.into_iter().filter_map(|(name, kept)| self.take_up_session(name, kept, &known, time));
-        let taken: Vec<u32> = taken.collect();
-        self.control.catalogue_mut().begin_at(next_session);
-        self.control.catalogue_mut().begin_factories_at(next_factory);
         if let Some(keep) = &mut self.keep {
+            // What nobody has claimed by now has ended.
             keep.board.settle();
         }
+        self.control.catalogue_mut().begin_at(next_session);
+        self.control.catalogue_mut().begin_factories_at(next_factory);
+        let factories = self.take_up_factories(factories, &mut known, &mut late, time);
+        self.count_crashes(&sessions);
+        let sessions = self.take_up_sessions(sessions, &late, &known, time);
+        let late = sessions.len();
+        self.wait_with(Late { known, fixed: late_fixed, factories, sessions });
         self.touch_factories();
         // The next one has to wait for this one's gates, too, before anything can land.
         self.keep_changes();
-        self.taking_up = taken.iter().copied().collect::<BTreeSet<u32>>();
         log::warn!(
             target: SERVER,
             "the server before was killed: {} of {count} sessions go on after {} ms",
-            taken.len(),
+            self.taking_up.len() + late,
             (time - start).as_millis()
         );
         self.upgrades.frozen = false;
@@ -83,15 +95,50 @@ impl Server {
         Ok(())
     }
 
+    /// Waits until all controllers are scanned, but for those whose storage may be held up by what the server before began there.
+    fn scan_what_can_be(&mut self, start: Time) -> Result<(), Fatal> {
+        let own = self.own_events()?;
+        self.settle_images();
+        while !self.control.scanned() && now() < start + SCANS {
+            self.turn_still(&own, start + SCANS)?;
+            self.settle_images();
+            if now() >= start + HELD_UP {
+                self.control.serve_without_unsettled();
+            }
+        }
+        let time = now();
+        while let Some(event) = self.control.take_event() {
+            self.control_event(event, time);
+        }
+        Ok(())
+    }
+
+    /// Forgets the gates that have opened, and holds the sessions of images whose have not. Those for which that is another than before.
+    fn settle_images(&mut self) -> Vec<(String, bool)> {
+        let Some(keep) = &mut self.keep else { return Vec::new() };
+        for gate in keep.before.extract_if(.., |gate| gate.is_open()) {
+            let _ = self.epoll.remove(&gate.end);
+            keep.stale = true;
+        }
+        let mut changed = Vec::new();
+        for (at, served) in (0..).zip(&self.images) {
+            let Some(served) = served else { continue };
+            let serial = served.stored.image().serial();
+            let quiet = keep.is_quiet(serial);
+            if self.control.set_unsettled(at, !quiet) {
+                changed.push((serial.to_owned(), quiet));
+            }
+        }
+        changed
+    }
+
     /// Sessions of images wait where something of a server before may still land.
     fn wait_for_gates(&mut self) {
+        self.settle_images();
         let Some(keep) = &self.keep else { return };
-        let serials = self.control.controllers().map(|(_, controller, _)| controller.info().serial.as_str());
-        let busy: Vec<(u16, String)> =
-            (0..).zip(serials.map(str::to_owned)).filter(|(_, serial)| !keep.is_quiet(serial)).collect();
-        for (at, serial) in busy {
+        let serials = self.images.iter().flatten().map(|served| served.stored.image().serial());
+        for serial in serials.filter(|serial| !keep.is_quiet(serial)) {
             log::warn!(target: OPERATOR, "{serial}: what the server before began there has not ended; its sessions wait");
-            self.control.set_unsettled(at, true);
         }
         for at in 0..keep.before.len() {
             let token = self.next_token;
@@ -105,33 +152,30 @@ impl Server {
 
     /// Something that a server before had begun has ended.
     pub(super) fn gate_opened(&mut self, time: Time) {
-        let Some(keep) = &mut self.keep else { return };
-        for gate in keep.before.extract_if(.., |gate| gate.is_open()) {
-            let _ = self.epoll.remove(&gate.end);
-            keep.stale = true;
-        }
-        let serials = self.control.controllers().map(|(_, controller, _)| controller.info().serial.as_str());
-        let quiet: Vec<(u16, String)> =
-            (0..).zip(serials.map(str::to_owned)).filter(|(_, serial)| keep.is_quiet(serial)).collect();
-        for (at, serial) in quiet {
-            if self.control.set_unsettled(at, false) {
-                log::info!(target: OPERATOR, "{serial}: nothing of the server before is under way any more");
-            }
+        for (serial, _) in self.settle_images().into_iter().filter(|(_, quiet)| *quiet) {
+            log::info!(target: OPERATOR, "{serial}: nothing of the server before is under way any more");
         }
         self.take_up_more(time);
     }
 
-    /// What was kept of a session.
-    fn read_session(&self, leavings: Leavings) -> Option<(String, Session)> {
+    /// What was kept of a session. Its place is claimed, if it lives.
+    fn read_session(&mut self, leavings: Leavings) -> Option<LeftSession> {
         let name = leavings.name.clone();
         match leavings.session() {
-            Ok(session) => Some((name, session)),
+            Ok((document, given, shelf)) => {
+                let (slot, number) = (document.slot, document.session.number);
+                let state = self.keep.as_mut().and_then(|keep| keep.board.take_again(slot, number));
+                match state {
+                    None | Some(State::Gone) => self.let_go(name),
+                    Some(state) => return Some(LeftSession { name, state, document, given, shelf }),
+                }
+            }
             Err(why) => {
                 log::warn!(target: OPERATOR, "{name}: it ends: {why}");
                 self.let_go(name);
-                None
             }
         }
+        None
     }
 
     fn let_go(&self, name: String) {
@@ -146,12 +190,12 @@ impl Server {
     }
 
     /// Remembers in whose turns servers crashed within a minute.
-    fn count_crashes(&mut self, kept: &[(String, Session)]) {
+    fn count_crashes(&mut self, kept: &[LeftSession]) {
         let crashed = self.keep.as_mut().map(|keep| core::mem::take(&mut keep.crashed)).unwrap_or_default();
         let mut crashes = Vec::new();
         let at = now().as_nanos() / 1_000_000_000;
         for number in crashed {
-            let found = kept.iter().map(|(_, (document, ..))| &document.session).find(|s| s.number == number);
+            let found = kept.iter().map(|left| &left.document.session).find(|s| s.number == number);
             let Some(session) = found else { continue };
             log::warn!(target: SERVER, "the server before crashed in the turn of session {number}");
             let (client, factory) = (session.client.clone(), self.top_of(session));
@@ -174,23 +218,32 @@ impl Server {
         keep.crashes.iter().filter(own).count() >= ENOUGH
     }
 
-    /// A session goes on, or ends. Its seat.
-    fn take_up_session(
+    /// Sessions go on, or end; those are returned for which it is too early. `late`: factories for which it is.
+    fn take_up_sessions(
         &mut self,
-        name: String,
-        kept: Session,
+        left: Vec<LeftSession>,
+        late: &BTreeSet<u64>,
         known: &BTreeSet<u64>,
         time: Time,
-    ) -> Option<u32> {
+    ) -> Vec<LeftSession> {
+        let mut later = Vec::new();
+        for left in left {
+            let session = &left.document.session;
+            if late.contains(&session.factory) || self.is_awaited(&session.device.serial) {
+                later.push(left);
+            } else if let Some(id) = self.take_up_session(left, known, time) {
+                self.taking_up.insert(id);
+            }
+        }
+        later
+    }
+
+    /// A session goes on, or ends. Its seat.
+    fn take_up_session(&mut self, left: LeftSession, known: &BTreeSet<u64>, time: Time) -> Option<u32> {
+        let LeftSession { name, state, document, mut given, shelf } = left;
         let ended = |why: &str| log::warn!(target: OPERATOR, "{name}: it ends: {why}");
-        let (document, mut given, shelf) = kept;
         let KeptSession { slot, mut session } = document;
         let number = session.number;
-        let state = self.keep.as_mut().and_then(|keep| keep.board.take_again(slot, number));
-        if matches!(state, None | Some(State::Gone)) {
-            self.let_go(name);
-            return None;
-        }
         if self.is_poison(&session) {
             log::error!(
                 "{name}: it ends: servers crashed {ENOUGH} times within a minute in its turn, or in turns of its factory's"
@@ -205,7 +258,7 @@ impl Server {
             }
             return None;
         }
-        if state == Some(State::Says)
+        if state == State::Says
             && let Some(connection) = session.connection.take()
         {
             log::warn!(target: OPERATOR, "{name}: its client was saying something; that connection is closed");
@@ -213,7 +266,7 @@ impl Server {
                 let _ = shutdown(&socket, Shutdown::Both);
                 dispose([socket]);
             }
-        } else if state == Some(State::Says) {
+        } else if state == State::Says {
             // One of those that waited may have been let in, and heard.
             for socket in core::mem::take(&mut session.waiting).into_iter().flat_map(|file| given.take(file))
             {
@@ -252,6 +305,7 @@ impl Server {
 
     /// Does what is still to be done of what clients had asked for, and lets those go on that have all of it.
     pub(super) fn take_up_more(&mut self, time: Time) {
+        self.take_up_late(time);
         for id in core::mem::take(&mut self.taking_up) {
             let Some(seat) = self.seats.get(&id) else { continue };
             let name = seat.name.clone();

@@ -22,27 +22,61 @@ use super::super::{CLOSED, Server, Watched};
 use crate::keep::{Kept, Leavings, State, has_hung_up};
 use crate::upgrade::Given;
 
+/// A factory that was left: its document, with what it names, and where it lies.
+pub(in super::super) struct LeftFactory {
+    pub(super) name: String,
+    state: State,
+    pub(super) document: KeptFactory,
+    given: Given,
+    pub(super) shelf: Shelf,
+}
+
 impl Server {
-    /// Takes up the factories: the operator's, which are here by their words, and those of callers. The numbers of those that go on.
-    pub(super) fn take_up_factories(
+    /// Whether what a factory holds is still to be scanned.
+    fn is_late(&self, factory: &handover::Factory) -> bool {
+        let mut devices = factory.holdings.iter().filter_map(|held| held.device.as_ref());
+        devices.any(|device| self.is_awaited(&device.serial))
+    }
+
+    /// Takes up the operator's factories, which are here by their words; those are returned for which it is too early. `known`, `late`: the
+    /// numbers of those that go on, and of those.
+    pub(super) fn take_up_fixed(
         &mut self,
         fixed: Vec<handover::Factory>,
-        left: Vec<Leavings>,
+        known: &mut BTreeSet<u64>,
+        late: &mut BTreeSet<u64>,
         time: Time,
-    ) -> BTreeSet<u64> {
-        let mut known = BTreeSet::from([FactoryId::SERVER.number()]);
+    ) -> Vec<handover::Factory> {
+        let mut later = Vec::new();
         for factory in fixed {
             let number = factory.number;
+            if self.is_late(&factory) {
+                late.insert(number);
+                later.push(factory);
+                continue;
+            }
             match self.adopt_factory(factory, &mut Given::from(Vec::new()), time) {
                 Ok(()) => drop(known.insert(number)),
                 Err(why) => log::warn!(target: OPERATOR, "factory {number}: what is below it ends: {why}"),
             }
         }
-        let mut kept: Vec<(String, (KeptFactory, Given, Shelf))> = Vec::new();
+        later
+    }
+
+    /// What was kept of callers' factories, makers before what they made. The place of each that lives is claimed.
+    pub(super) fn read_factories(&mut self, left: Vec<Leavings>) -> Vec<LeftFactory> {
+        let mut factories: Vec<LeftFactory> = Vec::new();
         for leavings in left {
             let name = leavings.name.clone();
             match leavings.factory() {
-                Ok(factory) => kept.push((name, factory)),
+                Ok((document, given, shelf)) => {
+                    let (slot, number) = (document.slot, document.factory.number);
+                    let state = self.keep.as_mut().and_then(|keep| keep.board.take_again(slot, number));
+                    match state {
+                        None | Some(State::Gone) => self.let_go(name),
+                        Some(state) => factories.push(LeftFactory { name, state, document, given, shelf }),
+                    }
+                }
                 Err(why) => {
                     log::warn!(target: OPERATOR, "{name}: it ends with all below it: {why}");
                     self.let_go(name);
@@ -50,25 +84,39 @@ impl Server {
             }
         }
         // No number is used twice, so that of a maker is lower.
-        kept.sort_by_key(|(_, (document, ..))| document.factory.number);
-        for (name, (document, given, shelf)) in kept {
-            let KeptFactory { slot, factory } = document;
+        factories.sort_by_key(|left| left.document.factory.number);
+        factories
+    }
+
+    /// Factories go on, or end; those are returned for which it is too early. `known`, `late`: as above.
+    pub(super) fn take_up_factories(
+        &mut self,
+        left: Vec<LeftFactory>,
+        known: &mut BTreeSet<u64>,
+        late: &mut BTreeSet<u64>,
+        time: Time,
+    ) -> Vec<LeftFactory> {
+        let mut later: Vec<LeftFactory> = Vec::new();
+        for left in left {
+            let factory = &left.document.factory;
+            if late.contains(&factory.parent) || self.is_late(factory) {
+                late.insert(factory.number);
+                later.push(left);
+                continue;
+            }
+            let LeftFactory { name, state, document: KeptFactory { slot, factory }, given, shelf } = left;
             let number = factory.number;
-            let state = self.keep.as_mut().and_then(|keep| keep.board.take_again(slot, number));
             let kept = Kept { shelf, slot, name };
-            let adopted = match state {
-                None | Some(State::Gone) => Err(None),
-                // The operator's are here already.
-                Some(_) if factory.capability.is_some() || self.factory_of(number).is_ok() => {
-                    Err(Some("it is another's here".to_owned()))
-                }
-                Some(_) if !known.contains(&factory.parent) => {
-                    Err(Some(format!("factory {} has not gone on", factory.parent)))
-                }
-                Some(state) => self.take_up_factory(factory, given, time).map(|id| (id, state)).map_err(Some),
+            // The operator's are here already.
+            let adopted = if factory.capability.is_some() || self.factory_of(number).is_ok() {
+                Err("it is another's here".to_owned())
+            } else if !known.contains(&factory.parent) {
+                Err(format!("factory {} has not gone on", factory.parent))
+            } else {
+                self.take_up_factory(factory, given, time)
             };
             match adopted {
-                Ok((id, state)) => {
+                Ok(id) => {
                     if let Some(post) = self.posts.get_mut(&id) {
                         post.kept = Some(kept);
                     }
@@ -77,10 +125,10 @@ impl Server {
                         Err(why) => self.take_back(id, &why),
                     }
                 }
-                Err(why) => self.factory_not_taken_up(number, kept, state.is_none(), why, time),
+                Err(why) => self.factory_not_taken_up(number, kept, why, time),
             }
         }
-        known
+        later
     }
 
     /// One of them goes on.
@@ -125,23 +173,13 @@ impl Server {
         }
     }
 
-    /// One of them does not go on. `others`: its place is another's.
-    fn factory_not_taken_up(
-        &mut self,
-        number: u64,
-        kept: Kept,
-        others: bool,
-        why: Option<String>,
-        time: Time,
-    ) {
-        if let Some(why) = why {
-            log::warn!(target: OPERATOR, "{}: it ends with all below it: {why}", kept.name);
-            let record = Record { factory: Some(number), ..Record::of(audit::Event::End) };
-            self.note(Record { why: Some(why), ..record }, time);
-        }
-        match &mut self.keep {
-            Some(keep) if !others => keep.forget(&kept),
-            _ => self.let_go(kept.name.clone()),
+    /// One of them does not go on.
+    fn factory_not_taken_up(&mut self, number: u64, kept: Kept, why: String, time: Time) {
+        log::warn!(target: OPERATOR, "{}: it ends with all below it: {why}", kept.name);
+        let record = Record { factory: Some(number), ..Record::of(audit::Event::End) };
+        self.note(Record { why: Some(why), ..record }, time);
+        if let Some(keep) = &mut self.keep {
+            keep.forget(&kept);
         }
         kept.dispose();
     }
