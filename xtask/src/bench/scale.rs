@@ -16,6 +16,8 @@ use super::{Plan, Result, target_row};
 const SESSIONS: usize = 256;
 const BUSY: usize = 16;
 const QUEUES: u16 = 8;
+/// Entries of each.
+const SIZE: u16 = 64;
 /// Requests in flight in each busy session.
 const DEPTH: u64 = 8;
 /// Regions of each of two sessions.
@@ -114,7 +116,7 @@ fn sessions(plan: &Plan) -> Result<()> {
     let server = Server::start(plan, &socket, &["mem:32M".into()])?;
     let factory = Factory::connect_retry(&socket, WAIT)?;
     let regions = vec![(GUEST, FIRST)];
-    let options = Options { queues: QUEUES, queue_size: 64, seg_max: 8, regions, ..Options::default() };
+    let options = Options { queues: QUEUES, queue_size: SIZE, seg_max: 8, regions, ..Options::default() };
     let mut busy = (0..BUSY).map(|_| client(&factory, &options)).collect::<Result<Vec<_>>>()?;
     let at = busy.first().map_or(0, |client| client.scratch);
     let page = move |number: u64| at + number % 16 * 4096;
@@ -138,7 +140,22 @@ fn sessions(plan: &Plan) -> Result<()> {
     target_row(&format!("{BUSY} busy of {all} sessions, of {BUSY} alone"), ratio, KEEPS, true, "×");
     // The first round has the memory made; what was given back is had again later.
     let first = kib.first().copied().unwrap_or(f64::NAN);
-    target_row(&format!("RssAnon of an idle session with {QUEUES} queues"), first, IDLE_KIB, false, "KiB");
+    println!("| RssAnon of an idle session with {QUEUES} queues of {SIZE} | {first:.1} KiB | | |");
+    Ok(())
+}
+
+/// What an idle session costs that has one queue, in a server that had no other before.
+fn idle(plan: &Plan) -> Result<()> {
+    let socket = plan.dir.join("idle");
+    let server = Server::start(plan, &socket, &["mem:32M".into()])?;
+    let factory = Factory::connect_retry(&socket, WAIT)?;
+    let options =
+        Options { regions: vec![(GUEST, FIRST)], queue_size: SIZE, seg_max: 8, ..Options::default() };
+    let _first = client(&factory, &options)?;
+    let before = server.anonymous()?;
+    let many = (0..BUSY * 8).map(|_| client(&factory, &options)).collect::<Result<Vec<_>>>()?;
+    let each = (server.anonymous()? - before) / many.len() as f64;
+    target_row(&format!("RssAnon of an idle session with a queue of {SIZE}"), each, IDLE_KIB, false, "KiB");
     Ok(())
 }
 
@@ -227,6 +244,7 @@ pub(super) fn rows(plan: &Plan) -> Result<()> {
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
     }
     sessions(plan)?;
+    idle(plan)?;
     regions(plan)?;
     start(plan)
 }
