@@ -16,8 +16,10 @@ const TAKE: u32 = 32;
 /// The same where the controller runs on this worker, and a doorbell costs nothing. Few, so that a driver that offers many
 /// hears of the first while the others are still worked on: the two overlap instead of waiting for each other.
 const TAKE_HERE: u32 = 8;
-/// The same where as many are offered: a driver with so many to offer has more to do meanwhile than to wait.
+/// The same where as many as [`MANY`] are offered: the driver has more to do meanwhile than to wait.
 const TAKE_MORE: u32 = 2 * TAKE_HERE;
+/// With fewer, a driver that sleeps is woken for the first of them while the rest is worked on.
+const MANY: u32 = 64;
 /// Most units spent on one session before the clock is read, as many virtqueues as it may have.
 const TURN: u32 = 4 * TAKE;
 /// The same where the controller runs here, while nobody else has work: ten microseconds.
@@ -60,7 +62,7 @@ impl Pair {
     /// Most units for it at once from one virtqueue that offers so many.
     #[inline]
     fn most(&self, offered: u16) -> u32 {
-        match (self.queues.runs_here(), u32::from(offered) >= TAKE_MORE) {
+        match (self.queues.runs_here(), u32::from(offered) >= MANY) {
             (false, _) => TAKE,
             (true, false) => TAKE_HERE,
             (true, true) => TAKE_MORE,
