@@ -200,3 +200,59 @@ fn what_storage_has_under_way_keeps_no_memory_of_others_when_the_controller_vani
     let run = run_steps(&setup, &steps);
     assert!(run.finding.is_none(), "{}", run.finding.unwrap());
 }
+
+/// Seeds 7015635841444316 and 7015720022408248: a completion that belonged to no command filled the completion queue of a pair without any, and the
+/// engine of the software controller went round for ever.
+#[test]
+fn a_full_completion_queue_is_no_work_where_nothing_is_to_be_completed() {
+    let place = |words: &[&'static str], queues, hostile| Place {
+        words: words.to_vec(),
+        listens: hostile,
+        hostile,
+        sealed: false,
+        queues,
+        declines: 0,
+    };
+    let read = |queue, sector, sectors, layout| Step::Ask {
+        seat: 1,
+        queue,
+        kind: Kind::Read,
+        sector,
+        sectors,
+        layout,
+    };
+    let seats = vec![
+        place(&["device=d0:n1", "ds-max=4"], 2, false),
+        place(&["device=d1:n2", "read-only", "ds-max=4"], 2, true),
+    ];
+    let setup = Setup {
+        seats,
+        apart: [true, true],
+        mqes: 1,
+        mdts: 1,
+        slow: true,
+        faulty: true,
+        pairs: 8,
+        ..alone(&[])
+    };
+    // Some of these are of queues that have nothing in flight.
+    for forged in 0..16 {
+        let steps = [
+            Step::Settle,
+            Step::Operate(Operation::Create(0)),
+            Step::Want(0, Wish::Connect),
+            Step::Operate(Operation::Create(1)),
+            Step::Want(1, Wish::Connect),
+            Step::Chat(1),
+            read(0, 24, 18, 17),
+            Step::Settle,
+            read(1, 175, 0, 0),
+            Step::Spoil(Spoil::Freeze(175)),
+            Step::Kick(1, 1),
+            Step::Spoil(Spoil::Forge(1, forged)),
+            Step::Settle,
+        ];
+        let run = run_steps(&setup, &steps);
+        assert!(run.finding.is_none(), "{forged}: {}", run.finding.unwrap());
+    }
+}

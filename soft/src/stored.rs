@@ -199,7 +199,8 @@ impl Batch<'_> {
                 return Some(now);
             }
         }
-        Some(now)
+        // A full completion queue is no work by itself: its doorbell wakes whoever has some.
+        if self.room() || self.pending() { Some(now) } else { faulty::next_due(held) }
     }
 
     /// Takes what came back, as far as its completions fit.
