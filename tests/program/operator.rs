@@ -83,6 +83,11 @@ fn sessions_of_a_device_that_is_drained_wait_until_it_is_resumed_and_nothing_fai
         assert_eq!(ctl(&bench, &["resume", nobody]).0, Some(3), "{nobody}");
     }
     assert_eq!(ctl(&bench, &["drain", "a", "b"]).0, Some(2));
+    // What a terminal would take for more than words does not come back.
+    for verb in ["drain", "resume", "rescan"] {
+        let (status, said) = ctl(&bench, &[verb, "SN 1:2:n1\u{1b}[31m"]);
+        assert!(matches!(status, Some(2 | 3)) && !said.contains('\u{1b}'), "{verb}: {said:?}");
+    }
     // And the server stops, drained or not.
     let mut held = client("attack");
     assert_eq!(ctl(&bench, &["drain"]).0, Some(0));

@@ -170,8 +170,11 @@ impl Server {
 
     /// Ends a session. A static client's begins anew, for whoever connects next.
     fn end_by_number(&mut self, id: &str, order: &Order<'_>) -> Result<String, Refusal> {
-        let number: u64 =
-            id.parse().map_err(|_| refused(Errno::Invalid, &format!("`{id}` is no session's number")))?;
+        let wrong = |_| {
+            let shown = Shown::new(id.as_bytes());
+            refused(Errno::Invalid, &format!("`{}` is no session's number", shown.as_str()))
+        };
+        let number: u64 = id.parse().map_err(wrong)?;
         let seat = self.by_session.get(&SessionKey(number)).copied();
         let seat = seat.filter(|id| self.seats.get(id).is_some_and(|seat| seat.phase != Phase::Ending));
         let seat = seat.ok_or_else(|| refused(Errno::NotFound, &format!("there is no session {number}")))?;
@@ -224,7 +227,9 @@ impl Server {
         let found: Vec<Served> = self.images.iter().flatten().filter(is).cloned().collect();
         match name {
             Some(name) if found.is_empty() => {
-                Err(refused(Errno::NotFound, &format!("no image has the serial number `{name}`")))
+                let shown = Shown::new(name.as_bytes());
+                let why = format!("no image has the serial number `{}`", shown.as_str());
+                Err(refused(Errno::NotFound, &why))
             }
             _ => Ok(found),
         }
@@ -280,11 +285,10 @@ impl Server {
 
 /// How much is said from now on: as with so many `-v`.
 fn set_verbosity(steps: &str) -> Result<String, Refusal> {
-    let steps: u8 = steps
-        .parse()
-        .ok()
-        .filter(|steps| *steps <= 3)
-        .ok_or_else(|| refused(Errno::Invalid, &format!("`{steps}`: verbose takes 0 to 3")))?;
+    let steps: u8 = steps.parse().ok().filter(|steps| *steps <= 3).ok_or_else(|| {
+        let shown = Shown::new(steps.as_bytes());
+        refused(Errno::Invalid, &format!("`{}`: verbose takes 0 to 3", shown.as_str()))
+    })?;
     logger::set_verbosity(Verbosity::from_steps(steps));
     Ok(format!("{{\"verbose\":{steps}}}"))
 }

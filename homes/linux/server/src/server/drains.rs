@@ -5,7 +5,7 @@ use nvme_core::server::message::SessionKey;
 use nvme_linux::factory::Refusal;
 use nvme_linux::logger::OPERATOR;
 use nvme_platform::Time;
-use nvme_policy::{DeviceName, Errno};
+use nvme_policy::{DeviceName, Errno, Shown};
 
 use std::time::Duration;
 
@@ -29,19 +29,20 @@ impl Server {
     /// What a word means: a controller by its serial number, or a device; everything, without one.
     fn drained_of(&self, word: Option<&str>) -> Result<Drained, Refusal> {
         let Some(word) = word else { return Ok(Drained::All) };
+        // What comes back may be printed by a terminal.
+        let shown = Shown::new(word.as_bytes());
         let serials = self.control.controllers().map(|(_, controller, _)| controller.info().serial.as_str());
         let mut found = (0..).zip(serials).filter(|(_, serial)| *serial == word).map(|(index, _)| index);
         match (found.next(), found.next()) {
             (Some(controller), None) => return Ok(Drained::Controller(controller)),
             (Some(_), Some(_)) => {
-                let why =
-                    format!("{word}: two controllers have this serial number; name a device by its place");
-                return Err(refused(Errno::Invalid, &why));
+                let why = "two controllers have this serial number; name a device by its place";
+                return Err(refused(Errno::Invalid, &format!("{}: {why}", shown.as_str())));
             }
             (None, _) => {}
         }
-        let name =
-            DeviceName::parse(word).map_err(|why| refused(Errno::Invalid, &format!("{word}: {why}")))?;
+        let wrong = |why| refused(Errno::Invalid, &format!("{}: {why}", shown.as_str()));
+        let name = DeviceName::parse(word).map_err(wrong)?;
         let blocks = self.control.catalogue().find(&name);
         blocks.map(Drained::Blocks).map_err(|why| refused(Errno::NotFound, &Told(&why).to_string()))
     }

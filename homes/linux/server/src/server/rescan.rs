@@ -5,7 +5,7 @@ use std::time::Duration;
 use nvme_core::server::control::ControllerState;
 use nvme_linux::factory::Refusal;
 use nvme_platform::Time;
-use nvme_policy::Errno;
+use nvme_policy::{Errno, Shown};
 
 use super::Server;
 use super::admin::quoted;
@@ -39,7 +39,9 @@ impl Server {
             }
         }
         if let Some(name) = name.filter(|_| controllers.is_empty()) {
-            return Err(refused(Errno::NotFound, &format!("no controller has the serial number `{name}`")));
+            let shown = Shown::new(name.as_bytes());
+            let why = format!("no controller has the serial number `{}`", shown.as_str());
+            return Err(refused(Errno::NotFound, &why));
         }
         for (index, bytes) in &mut controllers {
             if let Some(Some(Served { stored, handle })) = self.images.get(usize::from(*index)) {
