@@ -234,11 +234,14 @@ impl World {
     /// A queue is broken. An honest driver's is not, but when its rings are gone or its device is.
     pub(crate) fn queue_broken(&mut self, at: usize, queue: u16, why: Broken) {
         let seat = &mut self.seats[at];
+        // Of a ring that was broken its driver knows no more where to go on: what it does there until a reset is its own fault.
+        let mut before = false;
         if let Some(state) = seat.driver.as_mut().and_then(|d| d.queues.get_mut(usize::from(queue))) {
-            state.broken = true;
+            before = std::mem::replace(&mut state.broken, true);
             state.running = false;
         }
-        let mut excused = seat.place.hostile || matches!(why, Broken::RingsGone | Broken::DeviceLost);
+        let mut excused =
+            before || seat.place.hostile || matches!(why, Broken::RingsGone | Broken::DeviceLost);
         if let (Broken::NoStatus, Some(driver)) = (why, &seat.driver) {
             // It took the memory back that its status lies in.
             let gone = |asked: &Asked| driver.memory[asked.header.0].share != Share::In;
