@@ -1,6 +1,7 @@
 //! What the kernel says of an image: file or block device, how large, how it wants to be read, and who else has it.
 #![expect(unsafe_code, reason = "asks the kernel what its safe wrappers do not")]
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -276,32 +277,58 @@ fn loop_over(stat: &Stat) -> Option<String> {
     })
 }
 
-/// Another process that has the file or device open for writing: as far as this one may see.
-fn writer(stat: &Stat) -> Option<String> {
-    let own = std::process::id().to_string();
-    for process in fs::read_dir("/proc").ok()?.take(PROCESSES_MAX).flatten() {
-        let pid = process.file_name().to_string_lossy().into_owned();
-        if pid == own || !pid.bytes().all(|b| b.is_ascii_digit()) {
-            continue;
-        }
-        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
-        for descriptor in descriptors.flatten() {
-            let number = descriptor.file_name().to_string_lossy().into_owned();
-            if is_same(stat, &format!("/proc/{pid}/fd/{number}"))
-                && writes(&format!("/proc/{pid}/fdinfo/{number}"))
-            {
-                let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                return Some(format!("process {pid} ({})", name.trim()));
-            }
-        }
-    }
-    None
+/// A file of a file system that another process has open.
+struct Open {
+    stat: Stat,
+    pid: String,
+    number: String,
 }
 
-fn is_same(stat: &Stat, link: &str) -> bool {
-    // What is no file of a file system is not asked about.
-    let path = fs::read_link(link).is_ok_and(|target| target.is_absolute() || target.starts_with("/"));
-    path && rustix::fs::stat(link).is_ok_and(|other| is_one(stat, &other))
+thread_local! {
+    /// What others have open, where many files are asked about at once.
+    static OTHERS: RefCell<Option<Vec<Open>>> = const { RefCell::new(None) };
+}
+
+/// Opens many images: what other processes have open is looked up once for all of them. With 64 images that is most of a start.
+pub fn all_at_once<R>(open: impl FnOnce() -> R) -> R {
+    OTHERS.set(Some(others().collect()));
+    let opened = open();
+    OTHERS.set(None);
+    opened
+}
+
+/// What other processes have open, as far as this one may see.
+fn others() -> impl Iterator<Item = Open> {
+    let own = std::process::id().to_string();
+    let processes = fs::read_dir("/proc").into_iter().flat_map(|all| all.take(PROCESSES_MAX)).flatten();
+    let pids = processes.map(|process| process.file_name().to_string_lossy().into_owned());
+    pids.filter(move |pid| *pid != own && pid.bytes().all(|b| b.is_ascii_digit())).flat_map(|pid| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        descriptors.filter_map(move |descriptor| {
+            let number = descriptor.file_name().to_string_lossy().into_owned();
+            let link = format!("/proc/{pid}/fd/{number}");
+            // What is no file of a file system is not asked about.
+            fs::read_link(&link).ok().filter(|target| target.is_absolute())?;
+            let stat = rustix::fs::stat(&link).ok()?;
+            Some(Open { stat, pid: pid.clone(), number })
+        })
+    })
+}
+
+/// Another process that has the file or device open for writing: as far as this one may see.
+fn writer(stat: &Stat) -> Option<String> {
+    let find = |open: &Open| {
+        let Open { stat: other, pid, number } = open;
+        if !is_one(stat, other) || !writes(&format!("/proc/{pid}/fdinfo/{number}")) {
+            return None;
+        }
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        Some(format!("process {pid} ({})", name.trim()))
+    };
+    OTHERS.with_borrow(|known| match known {
+        Some(known) => known.iter().find_map(find),
+        None => others().find_map(|open| find(&open)),
+    })
 }
 
 /// Whether both are one file, or nodes of one device.
