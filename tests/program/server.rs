@@ -140,9 +140,12 @@ impl Server {
         self.process.signal(signal).unwrap();
         if signal == Signal::STOP {
             let threads = || std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-            let state =
-                |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat")).unwrap();
-            wait_until("the server stands still", || threads().all(|t| state(t.unwrap()).contains(") T ")));
+            // One that has ended meanwhile is none.
+            let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+                let state = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
+                state.map_or(true, |state| state.contains(") T "))
+            };
+            wait_until("the server stands still", || threads().all(stopped));
         }
     }
 

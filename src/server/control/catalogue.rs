@@ -151,6 +151,12 @@ impl Control {
         }
     }
 
+    /// Whether others are served while a controller is held up.
+    pub fn waits_for_unsettled(&self) -> bool {
+        self.scanned
+            && (0..).zip(&self.units).any(|(at, unit)| unit.is_starting() && self.unsettled.contains(&at))
+    }
+
     fn start_serving(&mut self) {
         self.scanned = true;
         self.catalogue.set_scanned();

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::io::IoSliceMut;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
@@ -210,7 +211,7 @@ const FIRST: Duration = Duration::from_millis(100);
 /// The first bytes, unless they take long: what a server before began may hold the storage up.
 fn read_first(file: BorrowedFd<'_>, first: &mut [u8]) -> Option<usize> {
     let until = Instant::now() + FIRST;
-    let _ = fadvise(file, 0, None, Advice::WillNeed);
+    let _ = fadvise(file, 0, NonZeroU64::new(4096), Advice::WillNeed);
     loop {
         match preadv2(file, &mut [IoSliceMut::new(first)], 0, ReadWriteFlags::NOWAIT) {
             Ok(count) => return Some(count),

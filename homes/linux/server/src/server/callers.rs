@@ -176,6 +176,10 @@ impl Server {
                 }
             },
             Err(why) => {
+                // It may be on the one that is not scanned. Of what is there and not held the answer is the same.
+                let unknown = matches!(why, CreateError::NoDevice(_) | CreateError::NotHeld);
+                let held_up = unknown && self.control.waits_for_unsettled();
+                let why = if held_up { CreateError::Scanning } else { why };
                 let patience = match why {
                     CreateError::Scanning => Some(SCAN_WAIT),
                     // Whoever closed a session and asks for its device again need not know how long it drains.
@@ -221,6 +225,13 @@ impl Server {
                 .seats
                 .values()
                 .any(|seat| seat.phase == Phase::Ending && catalogue.is_below(seat.factory, *above)),
+            // What others give back is not this tenant's share.
+            (CreateError::NoRoom { .. }, _) if at != FactoryId::SERVER => {
+                let own = self.tenant_of(at);
+                self.seats
+                    .values()
+                    .any(|seat| seat.phase == Phase::Ending && self.tenant_of(seat.factory) == own)
+            }
             _ => true,
         }
     }

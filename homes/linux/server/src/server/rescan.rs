@@ -26,6 +26,9 @@ pub(super) struct Rescan {
 impl Server {
     /// Looks again at controllers of that name: a serial number, or a device of one. At all, without a name. The answer comes later.
     pub(super) fn rescan(&mut self, operator: u64, name: Option<&str>, time: Time) -> Result<(), Refusal> {
+        if self.rescans.iter().any(|rescan| rescan.operator == operator) {
+            return Err(refused(Errno::Again, "the last look has not been answered yet"));
+        }
         let mut controllers = Vec::new();
         for (index, (_, controller, state)) in (0..).zip(self.control.controllers()) {
             let serial = controller.info().serial.as_str();

@@ -210,7 +210,10 @@ impl Server {
         let Some(serial) = &drained.serial else { return Some(Drained::All) };
         let serials = self.control.controllers().map(|(_, controller, _)| controller.info().serial.as_str());
         let mut found = (0..).zip(serials).filter(|(_, known)| known == serial).map(|(at, _)| at);
-        let (Some(at), None) = (found.next(), found.next()) else { return None };
+        let (Some(at), None) = (found.next(), found.next()) else {
+            // Of one that does not say yet what it is, all stays drained.
+            return self.awaited(serial).map(Drained::Controller);
+        };
         let Some((nsid, first, blocks)) = drained.blocks else { return Some(Drained::Controller(at)) };
         let place = Namespace { controller: at, nsid };
         let mut devices = self.control.catalogue().devices();

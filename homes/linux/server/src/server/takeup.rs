@@ -52,7 +52,14 @@ impl Server {
         let start = now();
         let Found { fixed, factories, sessions, next_session, next_factory, drained, .. } = found;
         self.upgrades.frozen = true;
-        self.scan_what_can_be(start)?;
+        let factories = self.read_factories(factories);
+        // A factory's sessions may be on other devices than the one that is held up, and what is drained stays so: then all wait for all.
+        self.scan_what_can_be(start, |server| {
+            let mut all = fixed.iter().chain(factories.iter().map(|left| &left.document.factory));
+            let serials = drained.iter().filter_map(|drained| drained.serial.as_deref());
+            all.any(|factory| server.is_late(factory))
+                || serials.into_iter().any(|serial| server.is_awaited(serial))
+        })?;
         self.wait_for_gates();
         for drained in drained {
             match self.drained_of_state(&drained) {
@@ -65,7 +72,6 @@ impl Server {
         let mut known = BTreeSet::from([FactoryId::SERVER.number()]);
         let mut late = BTreeSet::new();
         let late_fixed = self.take_up_fixed(fixed, &mut known, &mut late, time);
-        let factories = self.read_factories(factories);
         let count = sessions.len();
         let sessions: Vec<LeftSession> =
             sessions.into_iter().filter_map(|leavings| self.read_session(leavings)).collect();
@@ -96,13 +102,14 @@ impl Server {
     }
 
     /// Waits until all controllers are scanned, but for those whose storage may be held up by what the server before began there.
-    fn scan_what_can_be(&mut self, start: Time) -> Result<(), Fatal> {
+    /// Not without these either, while all wait `together`.
+    fn scan_what_can_be(&mut self, start: Time, together: impl Fn(&Self) -> bool) -> Result<(), Fatal> {
         let own = self.own_events()?;
         self.settle_images();
         while !self.control.scanned() && now() < start + SCANS {
             self.turn_still(&own, start + SCANS)?;
             self.settle_images();
-            if now() >= start + HELD_UP {
+            if now() >= start + HELD_UP && !together(self) {
                 self.control.serve_without_unsettled();
             }
         }

@@ -58,7 +58,9 @@ impl Times {
 /// The nanoseconds that such a word says.
 fn slept(word: u64, now: Time) -> u64 {
     let since = if word & GOES_ON == 0 { 0 } else { now.as_nanos() << 1 };
-    (word & !GOES_ON).wrapping_add(since) >> 1
+    // It went to sleep after the clock was read.
+    let twice = (word & !GOES_ON).wrapping_add(since) as i64;
+    (twice >> 1).max(0) as u64
 }
 
 #[cfg(test)]
@@ -75,6 +77,7 @@ mod tests {
         let read = |now| times.read(at(now), &shown).1.as_secs();
         assert_eq!(read(5), 0);
         times.sleeps(at(10));
+        assert_eq!(read(9), 0);
         assert_eq!((read(10), read(70), read(100)), (0, 60, 90));
         times.woke(at(110));
         assert_eq!((read(110), read(200)), (100, 100));

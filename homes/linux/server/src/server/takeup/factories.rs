@@ -33,7 +33,7 @@ pub(in super::super) struct LeftFactory {
 
 impl Server {
     /// Whether what a factory holds is still to be scanned.
-    fn is_late(&self, factory: &handover::Factory) -> bool {
+    pub(super) fn is_late(&self, factory: &handover::Factory) -> bool {
         let mut devices = factory.holdings.iter().filter_map(|held| held.device.as_ref());
         devices.any(|device| self.is_awaited(&device.serial))
     }

@@ -26,13 +26,18 @@ pub(in super::super) struct Late {
 impl Server {
     /// Whether a controller is still to be scanned.
     pub(super) fn is_awaited(&self, serial: &str) -> bool {
+        self.awaited(serial).is_some()
+    }
+
+    /// The controller that is still to be scanned, by its image's serial number.
+    pub(in super::super) fn awaited(&self, serial: &str) -> Option<u16> {
         let starting = self
             .control
             .controllers()
             .map(|(_, _, state)| matches!(state, ControllerState::Starting | ControllerState::Scanning));
-        let served = self.images.iter().zip(starting);
-        let mut served = served.filter_map(|(served, starting)| Some((served.as_ref()?, starting)));
-        served.any(|(served, starting)| starting && served.stored.image().serial() == serial)
+        let served = (0..).zip(&self.images).zip(starting).filter(|(_, starting)| *starting);
+        let mut served = served.filter_map(|((at, served), _)| Some((at, served.as_ref()?)));
+        served.find(|(_, served)| served.stored.image().serial() == serial).map(|(at, _)| at)
     }
 
     /// Takes up what waited for a controller that is scanned by now.
