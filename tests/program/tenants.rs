@@ -209,8 +209,8 @@ fn a_static_client_and_a_tenant_register_the_dataspaces_that_they_were_given() {
     words.extend([c.as_str(), &d, &t]);
     let mut server = bench.serve(&words);
     let connected = |name: &str| {
-        wait_until("its socket", || bench.path(name).exists());
-        socket::connect_stream(&bench.path(name)).unwrap()
+        // It is there a moment before anybody listens.
+        socket::connect_retry(&bench.path(name), WAIT).unwrap()
     };
     assert_eq!(memory.taken_by(connected("c")), [1]);
     assert_eq!(memory.taken_by(connected("d")), [0], "a file is trusted by all of its names");
