@@ -3,9 +3,11 @@
 //! An identifier is a slot and a sequence number: slots are used again, identifiers are not before the sequence
 //! wraps. So a completion that is stale, repeated or made up finds nothing, as a rule, and can never index outside.
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::mem;
 
+/// How many slots there are at first. When all are taken there are twice as many: so memory is asked for a few times in all.
+const FIRST: u16 = 16;
 /// No slot.
 const NONE: u16 = u16::MAX;
 
@@ -22,7 +24,9 @@ struct Slot<T> {
 /// In-flight commands, at most as many as it was made for.
 #[derive(Debug)]
 pub(super) struct InFlight<T> {
-    slots: Box<[Slot<T>]>,
+    /// Those that were needed so far, and some more: a pair that idles, or has few commands at a time, has memory for few.
+    slots: Vec<Slot<T>>,
+    max: u16,
     /// The slot that was free last.
     free: u16,
     count: usize,
@@ -61,9 +65,23 @@ impl<T> InFlight<T> {
         // Wide enough for `max` itself, so that no slot is all ones: the identifier FFFFh, which means "no particular
         // command" in the error log (Base 5.16.1.2), is never given.
         let slot_bits = u16::BITS - max.leading_zeros();
-        let next = |slot| if slot + 1 < max { slot + 1 } else { NONE };
-        let slots = (0..max).map(|slot| Slot { cid: slot, next: next(slot), command: None }).collect();
-        Self { slots, free: 0, count: 0, slot_mask: (1 << slot_bits) - 1 }
+        let mut table =
+            Self { slots: Vec::new(), max, free: NONE, count: 0, slot_mask: (1 << slot_bits) - 1 };
+        table.grow();
+        table
+    }
+
+    /// Makes some more slots, when none is free and there may be more.
+    fn grow(&mut self) {
+        let first = self.slots.len() as u16;
+        if self.free != NONE || first >= self.max {
+            return;
+        }
+        let end = (2 * first).max(FIRST).min(self.max);
+        let next = |slot| if slot + 1 < end { slot + 1 } else { NONE };
+        self.slots.reserve_exact(usize::from(end - first));
+        self.slots.extend((first..end).map(|slot| Slot { cid: slot, next: next(slot), command: None }));
+        self.free = first;
     }
 
     #[inline]
@@ -71,20 +89,28 @@ impl<T> InFlight<T> {
         self.count
     }
 
+    /// How many slots may have a command.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// The slot that the next command takes; below the most that there can be. `None` when full.
     #[inline(always)]
-    pub(super) fn next_slot(&self) -> Option<usize> {
+    pub(super) fn next_slot(&mut self) -> Option<usize> {
+        self.grow();
         (self.free != NONE).then_some(usize::from(self.free))
     }
 
     /// The slot and the identifier that [`put`](Self::put) takes next. `None` when full.
     #[inline(always)]
-    pub(super) fn next(&self) -> Option<(usize, u16)> {
+    pub(super) fn next(&mut self) -> Option<(usize, u16)> {
+        self.grow();
         let slot = usize::from(self.free);
         self.slots.get(slot).map(|free| (slot, free.cid))
     }
 
-    /// The place that the next command takes. `None` when full.
+    /// The place that the next command takes. `None` when full, or when there must be more slots first, which
+    /// [`next`](Self::next) sees to.
     #[inline(always)]
     pub(super) fn vacant(&mut self) -> Option<Vacant<'_, T>> {
         let Self { slots, free, count, .. } = self;
@@ -94,6 +120,7 @@ impl<T> InFlight<T> {
     /// Keeps a command under the identifier that [`next`](Self::next) just gave.
     #[inline(always)]
     pub(super) fn put(&mut self, command: T) {
+        self.grow();
         if let Some(vacant) = self.vacant() {
             vacant.put(command);
         }
@@ -179,6 +206,7 @@ mod tests {
         ) {
             let mut table = InFlight::new(max);
             let mut model: alloc::collections::BTreeMap<u16, usize> = Default::default();
+            let mut most = 0;
             for (i, (add, pick)) in steps.into_iter().enumerate() {
                 if add {
                     let slot = table.next_slot();
@@ -199,6 +227,8 @@ mod tests {
                     prop_assert_eq!(table.take(cid), model.remove(&cid));
                 }
                 prop_assert_eq!(table.len(), model.len());
+                most = most.max(model.len());
+                prop_assert!(table.slots() <= usize::from(FIRST).max(2 * most));
             }
         }
     }

@@ -1,7 +1,6 @@
 //! A command in flight, and what came of it so far.
 
-use alloc::boxed::Box;
-use alloc::vec;
+use alloc::vec::Vec;
 
 use nvme_platform::Time;
 use nvme_session::queue::Request;
@@ -99,7 +98,10 @@ impl Past {
 /// The past of commands that failed, by slot, and the time when those are issued again that wait.
 #[derive(Debug)]
 pub(super) struct Pasts {
-    pub(super) slots: Box<[(Past, Time)]>,
+    /// Of those slots that had a past so far, and of those before them.
+    kept: Vec<(Past, Time)>,
+    /// How many there may be.
+    most: usize,
     /// How many wait.
     pub(super) parked: u16,
 }
@@ -107,17 +109,16 @@ pub(super) struct Pasts {
 impl Pasts {
     /// For so many slots.
     pub(super) fn new(slots: u16) -> Self {
-        let none = (Past::none(None), Time::from_nanos(0));
-        Self { slots: vec![none; usize::from(slots)].into_boxed_slice(), parked: 0 }
+        Self { kept: Vec::new(), most: usize::from(slots), parked: 0 }
     }
 
     /// The past of the command in this slot.
     pub(super) fn of(&self, slot: usize, standing: Standing) -> Past {
-        match (standing, self.slots.get(slot)) {
+        match (standing, self.kept.get(slot)) {
             (Standing::Direct, _) => Past::none(None),
             (Standing::Bounced(chunk), _) => Past::none(Some(chunk)),
             (Standing::Repeated | Standing::Parked, Some((past, _))) => *past,
-            // There is one for each slot.
+            // Whoever stands so was kept.
             (Standing::Repeated | Standing::Parked, None) => {
                 Past { tries: retry::TRIES, late: Late::Again, chunk: None }
             }
@@ -125,14 +126,17 @@ impl Pasts {
     }
 
     pub(super) fn keep(&mut self, slot: usize, past: Past, at: Time) {
-        if let Some(kept) = self.slots.get_mut(slot) {
+        if self.kept.len() <= slot && slot < self.most {
+            self.kept.resize(slot + 1, (Past::none(None), Time::from_nanos(0)));
+        }
+        if let Some(kept) = self.kept.get_mut(slot) {
             *kept = (past, at);
         }
     }
 
     /// When the command in this slot is issued again, or else is late.
     pub(super) fn next(&self, slot: usize, issued: &Issued) -> Time {
-        match self.slots.get(slot) {
+        match self.kept.get(slot) {
             Some((_, at)) if issued.standing == Standing::Parked => *at,
             _ => issued.deadline,
         }

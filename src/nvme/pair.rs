@@ -345,7 +345,7 @@ impl QueuePair {
     }
 
     /// The slot and the identifier of the next command, when one can be issued.
-    fn next_command(&self) -> Option<(usize, u16)> {
+    fn next_command(&mut self) -> Option<(usize, u16)> {
         if self.state == State::Stopped { None } else { self.flight.next() }
     }
 

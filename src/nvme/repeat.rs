@@ -119,7 +119,7 @@ impl QueuePair {
             return false;
         }
         let mut any = false;
-        for slot in 0..self.pasts.slots.len() {
+        for slot in 0..self.flight.slots() {
             let due = |pair: &Self, issued: &Issued| pair.pasts.next(slot, issued) <= now;
             let Some((issued, past)) = self.unpark(slot, due) else { continue };
             any = true;
@@ -140,7 +140,7 @@ impl QueuePair {
         if self.pasts.parked == 0 {
             return;
         }
-        for slot in 0..self.pasts.slots.len() {
+        for slot in 0..self.flight.slots() {
             let unwanted = |_: &Self, issued: &Issued| !clients.wants(issued.request.tag());
             if let Some((issued, past)) = self.unpark(slot, unwanted) {
                 self.fail(issued, past, quiet::completed());

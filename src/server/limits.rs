@@ -14,7 +14,7 @@ use nvme_policy::limits::Rate;
 
 /// For how many requests' time a virtqueue waits longer than it must: then several are taken at once, and not one for each time that a worker
 /// wakes, which costs more than a request does.
-const TOGETHER: u64 = 4;
+const TOGETHER: u64 = 8;
 /// How long that is at least, and at most, in nanoseconds. What was not used meanwhile is not lost: it is far less than a burst.
 const LONGER: core::ops::RangeInclusive<u64> = 1_000_000..=10_000_000;
 /// A second, in nanoseconds.
@@ -191,7 +191,7 @@ mod tests {
         for (a_second, size, least) in [
             (100.0, 4096, 2.0),
             (244.0, 4096, 3.0),
-            (2000.0, 512, 4.9),
+            (2000.0, 512, 8.9),
             (20_000.0, 4096, 4.9),
             (200_000.0, 512, 100.0),
         ] {

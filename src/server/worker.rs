@@ -24,6 +24,7 @@ mod shares;
 mod split;
 mod submit;
 mod turns;
+mod waits;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -44,6 +45,7 @@ use self::roster::{Activity, Duty, Roster};
 use self::shares::{OVERRUN, nanos, since};
 pub use self::split::Split;
 use self::submit::submit;
+pub use self::waits::Waits;
 use super::message::{FromWorker, PairId, Pass, QueueKey, SessionKey, StuckCommand};
 use crate::nvme::{Came, Clients, QueuePair};
 
@@ -103,8 +105,7 @@ pub struct Worker {
     looked: bool,
     /// Sessions whose memory held it up, and for how long, in nanoseconds.
     overran: Vec<(SessionKey, u64)>,
-    /// The longest time from seeing a kick to taking what it was for.
-    longest_wait: Duration,
+    waits: Waits,
     /// Where it says whose turn it is, in case that the server crashes in it.
     turn_of: Option<Window>,
 }
@@ -133,7 +134,7 @@ impl Worker {
             closely: 0,
             looked: false,
             overran: Vec::new(),
-            longest_wait: Duration::ZERO,
+            waits: Waits::default(),
             turn_of: None,
         }
     }
@@ -202,9 +203,9 @@ impl Worker {
         }
     }
 
-    /// The longest time that ever passed from seeing a kick to taking what it was for.
-    pub fn longest_wait(&self) -> Duration {
-        self.longest_wait
+    /// How long kicks waited so far.
+    pub fn waits(&self) -> Waits {
+        self.waits
     }
 
     /// Before a token is given to another virtqueue, or when it need not wait any more.

@@ -269,7 +269,7 @@ fn who_is_held_back_has_turns_again_soon_and_at_once_when_nobody_else_has_work()
         }
         assert_eq!(passes == 1, !others, "{passes} passes beside others: {others}");
         assert!(!others || other.time() > MS, "others have what it owes: {:?}", other.time());
-        let longest = rig.workers[0].longest_wait();
+        let longest = rig.workers[0].waits().longest;
         assert!(longest < 10 * MS && (longest > MS) == others, "{longest:?}");
     }
 }

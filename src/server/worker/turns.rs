@@ -307,6 +307,9 @@ impl Worker {
         let faults = self.faults;
         let lost = nanos(self.preempted(clock)).min(took);
         let own = took - lost;
+        if own > OVERRUN {
+            self.waits.was_long(now);
+        }
         // Others were looked at as well since then: it may have been the memory of one of these. The next time that is known.
         let others = core::mem::take(&mut self.looked);
         if own > OVERRUN && self.faults != faults && others {
@@ -375,7 +378,7 @@ impl Worker {
             return 0;
         }
         if let Some(kicked) = queue.kicked.take() {
-            self.longest_wait = self.longest_wait.max(now - kicked);
+            self.waits.took(kicked, now);
         }
         queue.virtqueue.set_time(now);
         let most = turn.allows(pair.most(queue.virtqueue.offered()));

@@ -218,8 +218,9 @@ fn measure(plan: &Plan, path: &Path, load: Load, ours: bool) -> Result<Figures> 
         ]);
         command.args(["--blockdev", &node, "--export", &export]);
     }
-    // A server that was killed keeps its image until its last request has landed: for a moment nobody else can have it.
-    let deadline = Instant::now() + Duration::from_secs(5);
+    // A server that was killed keeps its image until its last request has landed: for a moment nobody else can have it. Whoever is
+    // refused is waited for by its client for 10 s.
+    let deadline = Instant::now() + Duration::from_secs(35);
     loop {
         let output = command.stdin(Stdio::null()).stderr(Stdio::piped()).output()?;
         if output.status.success() {

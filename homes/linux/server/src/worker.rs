@@ -1,12 +1,13 @@
 //! A worker thread: the core's worker role, its messages, and what it sleeps on.
 
 mod apart;
+mod pulses;
 mod times;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -25,7 +26,8 @@ use nvme_platform::Time;
 
 pub(crate) use self::apart::{Apart, DESCRIPTORS as APART_DESCRIPTORS, count as apart_count};
 use self::apart::{Given, Home, Moved};
-use self::times::{Shown, Times};
+use self::pulses::Pulses;
+use self::times::Shown;
 use crate::devices::AllInterrupts;
 use crate::frames;
 use crate::keep::{Place, Turns};
@@ -78,18 +80,6 @@ pub(crate) enum News {
     KickTaken(QueueKey),
     /// A session's memory held the worker up for so long. Whether it has a thread of its own from now on.
     HeldUp(SessionKey, Duration, bool),
-}
-
-/// What others see of a worker while it works.
-#[derive(Clone, Default)]
-struct Pulses {
-    /// The longest time from seeing a kick to taking what it was for, in nanoseconds.
-    longest_wait: Arc<AtomicU64>,
-    /// How long it went round since it last looked for kicks, at most, before the round in which it looked again.
-    longest_unseen: Arc<AtomicU64>,
-    /// How often it went round, twice; odd while it sleeps.
-    pulse: Arc<AtomicU64>,
-    times: Arc<Times>,
 }
 
 /// Control's end of a worker.
@@ -168,9 +158,10 @@ impl Handle {
         !self.unsent.borrow().is_empty()
     }
 
-    /// The longest time that ever passed from the worker's seeing a kick to taking what it was for.
-    pub(crate) fn longest_wait(&self) -> Duration {
-        Duration::from_nanos(self.pulses.longest_wait.load(Ordering::Relaxed))
+    /// How long kicks ever waited from the worker's seeing them to taking what they were for: at most; at most, but for what long turns held
+    /// up; and how many of these there were.
+    pub(crate) fn waits(&self) -> (Duration, Duration, u64) {
+        self.pulses.waits()
     }
 
     /// How long kicks ever went unseen while the worker was awake, without the round in which they were seen.
@@ -311,8 +302,7 @@ impl Thread {
             let worked = station::turn() || pass.worked;
             time = now();
             self.worker.took(turned, time);
-            let longest = u64::try_from(self.worker.longest_wait().as_nanos()).unwrap_or(u64::MAX);
-            self.pulses.longest_wait.store(longest, Ordering::Relaxed);
+            self.pulses.waited(&self.worker.waits());
             if worked {
                 last_work = time;
                 self.pulses.times.worked(time - began);

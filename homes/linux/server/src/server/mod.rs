@@ -200,9 +200,10 @@ impl Server {
                     keep.close();
                 }
                 for (index, worker) in self.workers.iter().enumerate() {
-                    let longest = worker.longest_wait().as_micros();
+                    let (longest, otherwise, long) = worker.waits();
+                    let (longest, otherwise) = (longest.as_micros(), otherwise.as_micros());
                     let unseen = worker.longest_unseen().as_micros();
-                    log::info!(target: SERVER, "worker {index}: no kick waited longer than {longest} µs, nor was unseen for longer than {unseen} µs and a round");
+                    log::info!(target: SERVER, "worker {index}: no kick waited longer than {longest} µs, nor was unseen for longer than {unseen} µs and a round; but for what {long} long turns held up {otherwise} µs");
                 }
                 return Ok(());
             }

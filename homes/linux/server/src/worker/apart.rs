@@ -18,7 +18,8 @@ use nvme_linux::events::{Doorbell, Epoll, Interest, SendError, Sender, channel};
 use nvme_platform::Time;
 
 use super::Turns;
-use super::{BELL, MESSAGES, Message, News, Pulses, Thread};
+use super::pulses::Pulses;
+use super::{BELL, MESSAGES, Message, News, Thread};
 use crate::devices::AllInterrupts;
 
 /// Threads for sessions of factories.
