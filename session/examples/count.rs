@@ -1,8 +1,10 @@
-//! One 4 KiB read after the other through a virtqueue, for counting instructions:
-//! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT [JOURNAL]]]`.
-//! JOURNAL 1: what is in flight is kept, as with `INFLIGHT_SHMFD`.
+//! 4 KiB reads through a virtqueue, one after the other or in batches, for counting instructions:
+//! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT [JOURNAL [BATCH]]]]`.
+//! JOURNAL 1: what is in flight is kept, as with `INFLIGHT_SHMFD`; 2: and one request of the first batch is overtaken. BATCH: so many
+//! requests are taken before the first of them is answered; with 2 the last that was taken is answered first.
 #![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
+use std::collections::VecDeque;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -12,18 +14,22 @@ use nvme_policy::{Access, BlockSize, Extent, Grant, Namespace};
 use nvme_session::blk::features;
 use nvme_session::memory::{MemoryTable, Quiet, QuietBy, Region, Spares};
 use nvme_session::operation::{Limits, Outcome};
-use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, RingAddresses};
+use nvme_session::queue::{AddressSpace, BlkQueue, Direction, Next, QueueConfig, Request, RingAddresses};
 use nvme_session::virtqueue::journal_len;
 use nvme_testkit::{Desc, Ring, desc_flag};
 
 const REGION: u64 = 0x10000;
 const ROUNDS: u16 = 1000;
 
-/// A request, from the available ring to the used ring.
+/// Requests, from the available ring to the used ring.
 #[inline(never)]
-fn serve(queue: &mut BlkQueue, spares: &mut Spares) -> bool {
-    let Next::Request(request) = queue.next(spares) else { return false };
-    queue.complete(black_box(request).end(Outcome::Done, Quiet::seen(QuietBy::Completed)), spares);
+fn serve(queue: &mut BlkQueue, spares: &mut Spares, batch: &mut VecDeque<Request>, overtake: bool) -> bool {
+    while let Next::Request(request) = queue.next(spares) {
+        batch.push_back(black_box(request));
+    }
+    while let Some(request) = if overtake { batch.pop_back() } else { batch.pop_front() } {
+        queue.complete(request.end(Outcome::Done, Quiet::seen(QuietBy::Completed)), spares);
+    }
     queue.publish()
 }
 
@@ -61,26 +67,36 @@ fn main() {
         write_back: true,
     };
     let mut queue = BlkQueue::new(config, table.clone()).expect("a queue");
-    if words.next() == Some(1) {
+    let (journal, batch) = (words.next().unwrap_or(0), words.next().unwrap_or(1));
+    if journal > 0 {
         queue.keep(heap(journal_len(256)).expect("memory")).expect("a journal");
     }
     let mut spares = Spares::new();
     let ring = Ring::within(&ram, 256, [0, 0x1000, 0x2000]).expect("inside");
-    // An indirect table looks as the ring's own does.
-    let at = if indirect == 1 { 0x3000 } else { 0 };
-    let table = Ring::within(&ram, 3, [at, 0x1000, 0x2000]).expect("inside");
-    if indirect == 1 {
-        ring.set_desc(0, Desc { addr: 0x3000, len: 48, flags: desc_flag::INDIRECT, next: 0 })
-            .expect("inside");
+    // Each request of a batch has a table of its own.
+    let each = |i: u64| if indirect == 1 { 0x3000 + i * 64 } else { 0 };
+    let mut requests = VecDeque::with_capacity(256);
+    let mut avail: u16 = 0;
+    for round in 0..ROUNDS {
+        for i in 0..batch {
+            // The data goes from region to region.
+            let data = (u64::from(round) * 7 % count) * 2 * REGION + 0x8000;
+            let write = desc_flag::WRITE;
+            let chain = [(0x7000, 16, 0), (data, 4096, write), (0x7010, 1, write)];
+            let head = if indirect == 1 { i } else { 3 * i } as u16;
+            if indirect == 1 {
+                let at = each(i) as usize;
+                let table = Ring::within(&ram, 3, [at, 0x1000, 0x2000]).expect("inside");
+                table.chain(0, &chain).expect("inside");
+                let whole = Desc { addr: each(i), len: 48, flags: desc_flag::INDIRECT, next: 0 };
+                ring.set_desc(head, whole).expect("inside");
+            } else {
+                ring.chain(head, &chain).expect("inside");
+            }
+            ring.offer(&mut avail, head).expect("inside");
+        }
+        black_box(serve(&mut queue, &mut spares, &mut requests, journal == 2));
     }
-    for round in 1..=ROUNDS {
-        // The data goes from region to region.
-        let data = (u64::from(round) * 7 % count) * 2 * REGION + 0x8000;
-        let write = desc_flag::WRITE;
-        table.chain(0, &[(0x4000, 16, 0), (data, 4096, write), (0x4010, 1, write)]).expect("inside");
-        ring.set_avail_index(round).expect("inside");
-        black_box(serve(&mut queue, &mut spares));
-    }
-    assert_eq!(ram.load16(0x2002), Ok(ROUNDS));
+    assert_eq!(ram.load16(0x2002), Ok(avail));
     assert_eq!(queue.bytes_held(), 0);
 }

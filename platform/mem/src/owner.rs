@@ -3,18 +3,62 @@
 use alloc::boxed::Box;
 use core::any::Any;
 use core::fmt;
+#[cfg(debug_assertions)]
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The owner of mapped memory. Dropping the last reference to it drops `resource`, which unmaps.
 pub struct Owner {
     failed: AtomicBool,
+    /// So many stores are made still ([`limit`](Self::limit)).
+    #[cfg(debug_assertions)]
+    left: AtomicU32,
     resource: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Owner {
     /// Wraps whatever unmaps the memory when it is dropped.
     pub fn new(resource: Box<dyn Any + Send + Sync>) -> Self {
-        Self { failed: AtomicBool::new(false), resource: Some(resource) }
+        Self {
+            failed: AtomicBool::new(false),
+            #[cfg(debug_assertions)]
+            left: AtomicU32::new(u32::MAX),
+            resource: Some(resource),
+        }
+    }
+
+    /// For tests, and only in builds that assert: so many stores of ours are made from now on, and none afterwards, as if this process had
+    /// ended there. [`u32::MAX`]: all. A copy counts as one, what is copied from window to window not at all.
+    #[cfg(debug_assertions)]
+    pub fn limit(&self, stores: u32) {
+        self.left.store(stores, Ordering::SeqCst);
+    }
+
+    /// How many are left.
+    #[cfg(debug_assertions)]
+    pub fn left(&self) -> u32 {
+        self.left.load(Ordering::SeqCst)
+    }
+
+    /// Whether the store that comes now is not to be made.
+    #[cfg(debug_assertions)]
+    pub(crate) fn is_spent(&self) -> bool {
+        match self.left() {
+            0 => true,
+            u32::MAX => false,
+            left => {
+                self.limit(left - 1);
+                false
+            }
+        }
+    }
+
+    /// Whether the store that comes now is not to be made: never, in other builds.
+    #[cfg(not(debug_assertions))]
+    #[expect(clippy::unused_self, reason = "as in builds that assert")]
+    #[inline(always)]
+    pub(crate) const fn is_spent(&self) -> bool {
+        false
     }
 
     /// Says that the memory behind this owner vanished and reads as something else now (zeroes, as a rule).

@@ -5,7 +5,7 @@ use alloc::alloc::{Layout, handle_alloc_error};
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -77,14 +77,19 @@ impl<T: FromBytes + IntoBytes + Immutable> Table<T> {
     #[inline(always)]
     pub fn write(&self, index: u32, item: T) -> Result<(), OutOfBounds> {
         let at = self.at(index)?;
-        // SAFETY: M1, M2, and aligned. M4: others may read meanwhile.
-        unsafe { at.write(item) };
+        if !self.window.owner().is_spent() {
+            // SAFETY: M1, M2, and aligned. M4: others may read meanwhile.
+            unsafe { at.write(item) };
+        }
         Ok(())
     }
 
     /// Writes the item that `index` comes to in a ring of a power of two of them.
     #[inline(always)]
     pub fn write_around(&self, index: u32, item: T) {
+        if self.window.owner().is_spent() {
+            return;
+        }
         // SAFETY: M1, M2, and aligned. M4: others may read meanwhile.
         unsafe { self.around(index).write(item) };
     }
@@ -97,6 +102,28 @@ impl Table<u16> {
         let at = self.around(index).cast::<AtomicU16>();
         // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
         u16::from_le(unsafe { at.as_ref() }.load(Ordering::Acquire))
+    }
+
+    /// Stores the little-endian word that `index` comes to in a ring of a power of two of them; what we wrote before is visible to whoever
+    /// acquires it.
+    #[inline(always)]
+    pub fn store_around(&self, index: u32, word: u16) {
+        if self.window.owner().is_spent() {
+            return;
+        }
+        let at = self.around(index).cast::<AtomicU16>();
+        // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
+        unsafe { at.as_ref() }.store(word.to_le(), Ordering::Release);
+    }
+}
+
+impl Table<[u32; 2]> {
+    /// Loads the first word of the item that `index` comes to in a ring of a power of two of them.
+    #[inline(always)]
+    pub fn load_first_around(&self, index: u32) -> u32 {
+        let at = self.around(index).cast::<AtomicU32>();
+        // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
+        u32::from_le(unsafe { at.as_ref() }.load(Ordering::Relaxed))
     }
 }
 
@@ -161,9 +188,44 @@ impl Table<[u64; 2]> {
     #[inline(always)]
     pub fn store_entry(&self, index: u32, [one, two]: [u64; 2]) -> Result<(), OutOfBounds> {
         let [first, second] = self.halves(index)?;
-        first.store(one.to_le(), Ordering::Relaxed);
-        second.store(two.to_le(), Ordering::Release);
+        if !self.window.owner().is_spent() {
+            first.store(one.to_le(), Ordering::Relaxed);
+        }
+        if !self.window.owner().is_spent() {
+            second.store(two.to_le(), Ordering::Release);
+        }
         Ok(())
+    }
+
+    /// Stores the entry that `index` comes to in a ring of a power of two of them, its first half last: who finds that, if the process ends
+    /// between the two, finds the other as well.
+    #[inline(always)]
+    pub fn store_backwards_around(&self, index: u32, [one, two]: [u64; 2]) {
+        let first = self.around(index).cast::<AtomicU64>();
+        // SAFETY: M2: an item has two words.
+        let second = unsafe { first.add(1) };
+        if !self.window.owner().is_spent() {
+            // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
+            unsafe { second.as_ref() }.store(two.to_le(), Ordering::Relaxed);
+        }
+        if !self.window.owner().is_spent() {
+            // SAFETY: as for the second.
+            unsafe { first.as_ref() }.store(one.to_le(), Ordering::Release);
+        }
+    }
+
+    /// Stores one of the four words of 16 bits that are the first half of the entry that `index` comes to in a ring of a power of two of
+    /// them. What we wrote before is visible to whoever acquires it.
+    #[inline(always)]
+    pub fn store_quarter_around<const QUARTER: usize>(&self, index: u32, word: u16) {
+        const { assert!(QUARTER < 4) };
+        if self.window.owner().is_spent() {
+            return;
+        }
+        // SAFETY: M2: half an item is four of these.
+        let at = unsafe { self.around(index).cast::<AtomicU16>().add(QUARTER) };
+        // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
+        unsafe { at.as_ref() }.store(word.to_le(), Ordering::Release);
     }
 }
 
@@ -214,6 +276,21 @@ mod tests {
             odd.write_around(at, 9);
         }
         assert_eq!([0, 2, 4, 6].map(|at| w.load16(at)), [Ok(9), Ok(0), Ok(9), Ok(0)]);
+    }
+
+    #[test]
+    fn parts_of_entries_go_around_as_well() {
+        let w = heap(64).unwrap();
+        let table = Table::<[u64; 2]>::new(&w, 16, 2).unwrap();
+        table.store_backwards_around(3, [1, 2]);
+        table.store_quarter_around::<3>(5, 0xabcd);
+        assert_eq!((table.read(0), table.read(1)), (Ok([0; 2]), Ok([0xabcd << 48 | 1, 2])));
+        table.store_quarter_around::<0>(1, 0);
+        assert_eq!((w.load_entry(0), w.load_entry(32)), (Ok([0; 2]), Ok([0xabcd << 48, 2])));
+        assert_eq!(w.load_entry(48), Ok([0; 2]));
+        Table::<u16>::new(&w, 48, 4).unwrap().store_around(6, 9);
+        assert_eq!(Table::<[u32; 2]>::new(&w, 48, 2).unwrap().load_first_around(2), 0);
+        assert_eq!((w.load16(52), w.load_entry(0)), (Ok(9), Ok([0; 2])));
     }
 
     #[test]

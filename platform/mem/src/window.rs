@@ -129,6 +129,9 @@ impl Window {
     #[inline]
     pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), OutOfBounds> {
         let into = self.at(offset, from.len())?;
+        if self.owner.is_spent() {
+            return Ok(());
+        }
         // SAFETY: M1, M2; M3: `from` is a reference, so the two cannot overlap. M4: others may read meanwhile.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), from.len()) };
         Ok(())
@@ -137,6 +140,9 @@ impl Window {
     /// Sets `len` bytes to `byte`.
     pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<(), OutOfBounds> {
         let into = self.at(offset, len)?;
+        if self.owner.is_spent() {
+            return Ok(());
+        }
         // SAFETY: M1, M2. M4: others may read meanwhile.
         unsafe { ptr::write_bytes(into.as_ptr(), byte, len) };
         Ok(())
@@ -222,7 +228,10 @@ impl Window {
     /// Stores a little-endian 16-bit word; what we wrote before it is visible to whoever acquires it.
     #[inline]
     pub fn store16(&self, offset: usize, value: u16) -> Result<(), OutOfBounds> {
-        self.atomic16(offset)?.store(value.to_le(), Ordering::Release);
+        let word = self.atomic16(offset)?;
+        if !self.owner.is_spent() {
+            word.store(value.to_le(), Ordering::Release);
+        }
         Ok(())
     }
 
@@ -235,7 +244,10 @@ impl Window {
     /// As [`Window::store16`], for 32 bits.
     #[inline]
     pub fn store32(&self, offset: usize, value: u32) -> Result<(), OutOfBounds> {
-        self.atomic32(offset)?.store(value.to_le(), Ordering::Release);
+        let word = self.atomic32(offset)?;
+        if !self.owner.is_spent() {
+            word.store(value.to_le(), Ordering::Release);
+        }
         Ok(())
     }
 

@@ -52,6 +52,7 @@ impl BlkQueue {
             if !self.tally.joins(stamp) {
                 self.ended_otherwise(tag, stamp, Outcome::Done, bytes.into(), now);
             }
+            self.keep_after(tag);
             return self.answer(tag.head(), status, Status::Ok, data);
         }
         self.part_of_one_ended(tag, bytes, now);
@@ -84,6 +85,7 @@ impl BlkQueue {
                     self.counts.refused(stamp.asked(), outcome == Outcome::Unsupported);
                     0
                 };
+                self.keep_after(tag);
                 self.answer(tag.head(), status, outcome.into(), data);
                 None
             }
@@ -103,6 +105,7 @@ impl BlkQueue {
             Err(_) => {
                 if let Left::Answer(_, status, _, stamp) = self.flights.end(tag, Outcome::Failed, 0) {
                     self.counts.refused(stamp.asked(), false);
+                    self.keep_after(tag);
                     self.answer(tag.head(), status, Status::IoErr, 0);
                 }
                 None
@@ -143,9 +146,6 @@ impl BlkQueue {
         if self.broken.is_none() {
             // `data` left room for the status byte: it is less than `u32::MAX`, see `Flow`.
             self.ring.give(head, data.wrapping_add(1));
-            if let Some(journal) = &mut self.journal {
-                journal.answered(head);
-            }
         }
     }
 

@@ -148,6 +148,22 @@ impl Flights {
         take
     }
 
+    /// Whether the one that has just ended was the one that was taken first of all that were in flight, if all before it were as well.
+    #[inline(always)]
+    pub(super) fn was_first(&self, take: Take) -> bool {
+        take == Take::new(take.head(), self.ended.wrapping_sub(1))
+    }
+
+    /// What a request would be that is taken now.
+    pub(super) fn would_be(&self, head: u16) -> Take {
+        Take::new(head, self.before)
+    }
+
+    /// Which requests there are, by head.
+    pub(super) fn takes(&self) -> impl Iterator<Item = Take> + use<'_> {
+        self.by_head.iter().flatten().map(|flight| flight.take)
+    }
+
     /// What is known of a request that is in flight, or was a moment ago.
     pub(super) fn course(&self, tag: Tag) -> Course {
         let course = self.courses.get(usize::from(tag.head())).copied().unwrap_or_default();

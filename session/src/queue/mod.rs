@@ -11,6 +11,7 @@
 //! * `request`: a [`Request`] on its way, and [`Ended`] on its way back.
 //! * `counting`: what it did, counted (`counts`: as control reads it, `tally`: its own side). `laggards`: requests that took long.
 //! * `flight`: which requests are under way, of how many operations each.
+//! * `keep`: what is in flight is kept for whoever serves the queue next.
 //!
 //! What ends the queue and what fails one request: the *structure* of the ring ([`Broken`]) ends the queue. A request
 //! whose status byte can be written is answered, whatever else is wrong with it: `IOERR` for a header, a buffer, a
@@ -30,6 +31,7 @@ mod end;
 pub mod fake;
 mod fault;
 mod flight;
+mod keep;
 mod laggards;
 mod other;
 mod parts;
@@ -38,7 +40,6 @@ mod slow;
 mod take;
 mod tally;
 
-use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::mem;
@@ -61,7 +62,7 @@ use crate::blk::features;
 pub use crate::memory::Spares;
 use crate::memory::{Account, DmaRange, MemoryTable, Windows};
 pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
-use crate::virtqueue::{Found, Journal, Ring, indirect_shape};
+use crate::virtqueue::{Keeping, Ring, indirect_shape};
 
 /// What a queue has to do next.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ pub struct BlkQueue {
     /// Requests in flight that are to be submitted before anything new.
     ready: VecDeque<Request>,
     /// Where what is in flight is kept for whoever serves the queue next.
-    journal: Option<Box<Journal>>,
+    journal: Keeping,
     /// Heads that were in flight when the last one who served the queue died.
     again: VecDeque<u16>,
     /// What came back though this queue does not wait for it.
@@ -155,7 +156,7 @@ impl BlkQueue {
             stopped: Why::Idle,
             walked: 0,
             ready: VecDeque::new(),
-            journal: None,
+            journal: Keeping::Nothing,
             again: VecDeque::new(),
             strays: 0,
             tally: Tally::default(),
@@ -168,23 +169,6 @@ impl BlkQueue {
             durable: !config.write_back || !has(features::FLUSH),
             config,
         })
-    }
-
-    /// Keeps what is in flight in a journal of [`journal_len`](crate::virtqueue::journal_len) bytes, and takes first what was in flight
-    /// when it was used last. To be called before the first is taken.
-    pub fn keep(&mut self, journal: Window) -> Result<(), RingError> {
-        let (journal, Found { heads, next_avail }) =
-            Journal::open(journal, self.config.size, self.ring.used())?;
-        if let Some(next_avail) = next_avail {
-            self.ring.start_at(next_avail);
-        }
-        if !heads.is_empty() {
-            debug!("{} requests were in flight, and are issued again", heads.len());
-            self.state = State::Again;
-        }
-        self.again = heads.into();
-        self.journal = Some(Box::new(journal));
-        Ok(())
     }
 
     /// From now on its requests say that they are this queue's. To be called before the first is taken.
@@ -308,20 +292,10 @@ impl BlkQueue {
     /// Publishes the used entries. True: the driver wants to be told.
     #[inline]
     pub fn publish(&mut self) -> bool {
-        let told = self.broken.is_none() && self.ring.publish();
-        if self.journal.is_some() {
-            self.publish_journal();
+        if self.broken.is_some() {
+            return false;
         }
-        told
-    }
-
-    #[inline(never)]
-    fn publish_journal(&mut self) {
-        let (used, Some(journal)) = (self.ring.used(), &mut self.journal) else { return };
-        journal.published(used);
-        if journal.is_gone() {
-            self.broken.get_or_insert(Broken::MemoryGone);
-        }
+        if matches!(self.journal, Keeping::Entries(_)) { self.publish_entries() } else { self.ring.publish() }
     }
 
     /// Asks for kicks. True: there is something to do already, nobody will kick for it.

@@ -58,6 +58,11 @@ impl Take {
     pub(super) fn head(self) -> u16 {
         self.0 as u16
     }
+
+    /// How many there were before.
+    pub(super) fn before(self) -> u64 {
+        self.0 >> 16
+    }
 }
 
 impl Tag {

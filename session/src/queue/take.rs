@@ -16,7 +16,7 @@ use super::tally::Tally;
 use super::{BlkQueue, Direction, Here, Next, Onward, Request};
 use crate::blk::request::{HEADER, Header, Kind, Status};
 use crate::memory::{Account, Lists, Pinned, Ranges, Spares};
-use crate::virtqueue::{Broken, Buffer, Descriptor, Read, Three};
+use crate::virtqueue::{Broken, Buffer, Descriptor, Keeping, Read, Three};
 
 /// Does what is done seldom, out of the way of what is done often.
 #[cold]
@@ -48,7 +48,7 @@ impl BlkQueue {
             Some(false) => return Err(aside(|| self.stop(Why::Fail(Broken::HeadInFlight)))),
             None => return Err(aside(|| self.stop(Why::Fail(Broken::HeadOutOfRange)))),
         }
-        if let Some(journal) = &mut self.journal {
+        if let Keeping::Entries(journal) = &mut self.journal {
             journal.taken(head);
         }
         self.take_head(head, then)
@@ -222,6 +222,9 @@ impl BlkQueue {
             self.counts.refused(asked, status == Status::Unsupported);
         }
         trace!("request {} is answered at once: status {}", head, status as u8);
+        if self.flights.count() > 0 {
+            self.keep_order(self.flights.would_be(head));
+        }
         self.answer(head, at, status, data);
         Next::Again
     }

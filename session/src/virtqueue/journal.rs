@@ -5,18 +5,32 @@
 //! index and one bit for each descriptor; what cannot be is refused, and what can be makes a client ask its own requests once more.
 //! Requests that are found in flight are taken, decided and mediated as new ones are.
 //!
-//! Whoever serves the queue may die between any two stores; the stores of a process that died are all there, in their order.
-//! * Taken: `counter`, then `inflight`. Before the second the request counts as not taken, and is taken again from the ring: the next
-//!   index to take follows from the used index and from how many are in flight.
-//! * Answered: the head is linked into the list of its batch (`next`, `last_batch_head`), then the used index of the ring moves, then
-//!   the batch's `inflight` go, then `used_idx` follows. Dead before the ring's index moved, the request is in flight: it is done
-//!   again, and its driver was told nothing. Dead after that, `used_idx` is not the ring's, and says how many heads of the list are to be
+//! As long as requests are answered in the order in which they were taken, nothing of them is entered: the ring itself says all. Its used index
+//! tells how many were answered, what follows in the available ring was not, and a journal without entries says just that: it is taken
+//! again from there. With the first that overtakes another everything that its driver was told nothing of is entered, and from then on each
+//! that is taken ([`Keeping`]).
+//!
+//! Whoever serves the queue may die between any two stores; the stores of a process that died are all there, in their order. The entries
+//! that count, and the answers that the driver was told, are together the first of the available ring, always; so the next index to take
+//! follows from the used index and from how many are entered.
+//! * The first that overtakes: `used_idx` becomes the ring's, so that the list of an old batch says nothing any more. Then the entries are made,
+//!   in the order of the available ring: what was answered since the used index moved, then what is in flight. Dead before the last of
+//!   them, those that were not entered are taken from the ring.
+//! * Taken: `counter`, then `inflight`. Before the second the request counts as not taken, and is taken again from the ring.
+//! * Answered: the heads of the batch are linked into a list (`next`, `last_batch_head`), then the used index of the ring moves, then
+//!   the batch's `inflight` go, then `used_idx` follows. Dead before the ring's index moved, the requests are in flight: they are done
+//!   again, and their driver was told nothing. Dead after that, `used_idx` is not the ring's, and says how many heads of the list are to be
 //!   cleared still.
+//!
+//! The heads of a batch are read from the used ring, where they were just written. A client that changes them there has other entries of its
+//! journal cleared than those that were answered, and is as well off as if it had done so itself.
 
+use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
+use core::mem;
 
-use nvme_platform::Window;
+use nvme_platform::{OutOfBounds, Table, Window};
 
 use super::RingError;
 
@@ -26,11 +40,10 @@ const DESC_NUM: usize = 10;
 const LAST_BATCH_HEAD: usize = 12;
 const USED_IDX: usize = 14;
 const HEAD: usize = 16;
-/// One descriptor's state: `inflight` (8 bits) at 0, `next` (16 bits), `counter` (64 bits).
+/// One descriptor's state: `inflight` (8 bits), `next` (16 bits), and behind them `counter` (64 bits).
 const ENTRY: usize = 16;
 const INFLIGHT: usize = 0;
 const NEXT: usize = 6;
-const COUNTER: usize = 8;
 /// The only version.
 const VERSION_1: u16 = 1;
 
@@ -54,54 +67,88 @@ pub(crate) struct Found {
     pub(crate) next_avail: Option<u16>,
 }
 
+/// Whether and how a queue keeps what is in flight.
+#[derive(Default)]
+pub(crate) enum Keeping {
+    /// Not.
+    #[default]
+    Nothing,
+    /// In the ring's own order: no entry is made as long as nothing is overtaken.
+    InOrder(Box<Journal>),
+    /// With an entry for each request.
+    Entries(Box<Journal>),
+}
+
 /// The journal of one queue.
 pub(crate) struct Journal {
-    window: Window,
+    /// The words of the header.
+    header: Table<u16>,
+    /// For each head two words: `inflight` and `next`, and `counter`.
+    entries: Table<[u64; 2]>,
     size: u16,
-    /// How many requests were taken.
+    /// How many requests were entered.
     counter: u64,
     /// What `last_batch_head` is.
     last: u16,
-    /// Heads that were answered since the used index moved.
-    batch: Vec<u16>,
+    /// How many were answered since the first was entered.
+    answered: u32,
+    /// Room for all heads, to put them in order.
+    room: Vec<(u64, u16)>,
 }
+
+/// So many times the queue's size are answered before it is tried again whether they come in order. To find out that they do not costs a
+/// look at each head.
+const PATIENCE: u32 = 16;
 
 impl Journal {
     /// Opens a journal for a queue of `size` descriptors whose ring's used index is `used`, and says what was in flight. `window` has
-    /// [`journal_len`] bytes.
-    pub(crate) fn open(window: Window, size: u16, used: u16) -> Result<(Self, Found), RingError> {
-        let read = |at| window.load16(at).map_err(|_| RingError::Journal);
-        let (version, descriptors, last, before) =
-            (read(VERSION)?, read(DESC_NUM)?, read(LAST_BATCH_HEAD)?, read(USED_IDX)?);
-        let mut journal = Self { size, counter: 0, last, batch: Vec::with_capacity(size.into()), window };
+    /// [`journal_len`] bytes, at a multiple of eight.
+    pub(crate) fn open(window: &Window, size: u16, used: u16) -> Result<(Keeping, Found), RingError> {
+        let tables = || {
+            let entries = Table::new(window, HEAD, size.into())?;
+            Ok((Table::new(window, 0, HEAD as u32 / 2)?, entries))
+        };
+        let (header, entries) = tables().map_err(|_: OutOfBounds| RingError::Journal)?;
+        let room = Vec::with_capacity(size.into());
+        let mut journal = Self { header, entries, size, counter: 0, last: 0, answered: 0, room };
+        let [version, descriptors, last, before] = [VERSION, DESC_NUM, LAST_BATCH_HEAD, USED_IDX]
+            .map(|at| journal.header.load_around(at as u32 / 2));
         let fresh = version == 0;
         if !fresh && (version != VERSION_1 || descriptors != size || last >= size) {
             return Err(RingError::Journal);
         }
         let mut heads = Vec::new();
         if fresh {
-            journal.last = 0;
-            journal.put(LAST_BATCH_HEAD, 0)?;
-            journal.put(DESC_NUM, size)?;
-            for head in 0..size {
-                journal.put(Self::entry(head) + INFLIGHT, 0)?;
-            }
+            journal.put(LAST_BATCH_HEAD, 0);
+            journal.put(DESC_NUM, size);
+            (0..size).for_each(|head| journal.clear(head));
         } else {
+            journal.last = last;
             journal.settle(used, before)?;
             heads = journal.in_flight()?;
         }
-        journal.put(USED_IDX, used)?;
-        journal.put(VERSION, VERSION_1)?;
+        journal.put(USED_IDX, used);
+        journal.put(VERSION, VERSION_1);
         let next_avail = (!fresh).then(|| used.wrapping_add(heads.len() as u16));
-        Ok((journal, Found { heads, next_avail }))
+        let journal = Box::new(journal);
+        let keeping = if heads.is_empty() { Keeping::InOrder(journal) } else { Keeping::Entries(journal) };
+        Ok((keeping, Found { heads, next_avail }))
     }
 
-    fn entry(head: u16) -> usize {
-        HEAD + ENTRY * usize::from(head)
+    /// Writes a word of the header.
+    #[inline(always)]
+    fn put(&self, at: usize, value: u16) {
+        self.header.store_around(at as u32 / 2, value);
     }
 
-    fn put(&self, at: usize, value: u16) -> Result<(), RingError> {
-        self.window.store16(at, value).map_err(|_| RingError::Journal)
+    #[inline(always)]
+    fn clear(&self, head: u16) {
+        self.entries.store_quarter_around::<{ INFLIGHT / 2 }>(head.into(), 0);
+    }
+
+    fn read(&self, head: u16) -> Result<[u64; 2], RingError> {
+        let [first, counter] = self.entries.read(head.into()).map_err(|_| RingError::Journal)?;
+        Ok([u64::from_le(first), u64::from_le(counter)])
     }
 
     /// Clears what the last batch left: so many heads as the ring's used index is ahead. One that is ahead by more than there are
@@ -109,16 +156,17 @@ impl Journal {
     fn settle(&self, used: u16, before: u16) -> Result<(), RingError> {
         let behind = used.wrapping_sub(before);
         if behind > self.size {
-            return (0..self.size).try_for_each(|head| self.put(Self::entry(head) + INFLIGHT, 0));
+            (0..self.size).for_each(|head| self.clear(head));
+            return Ok(());
         }
         let mut head = self.last;
         for _ in 0..behind {
-            self.put(Self::entry(head) + INFLIGHT, 0)?;
-            let next = self.window.load16(Self::entry(head) + NEXT).map_err(|_| RingError::Journal)?;
-            if next >= self.size {
+            self.clear(head);
+            let [first, _] = self.read(head)?;
+            head = (first >> (8 * NEXT)) as u16;
+            if head >= self.size {
                 return Err(RingError::Journal);
             }
-            head = next;
         }
         Ok(())
     }
@@ -127,11 +175,9 @@ impl Journal {
     fn in_flight(&mut self) -> Result<Vec<u16>, RingError> {
         let mut found = Vec::new();
         for head in 0..self.size {
-            let at = Self::entry(head);
-            let state = self.window.load16(at + INFLIGHT).map_err(|_| RingError::Journal)?;
-            if state & 0xff != 0 {
-                let counter: u64 = self.window.read_value(at + COUNTER).map_err(|_| RingError::Journal)?;
-                found.push((u64::from_le(counter), head));
+            let [first, counter] = self.read(head)?;
+            if first & 0xff != 0 {
+                found.push((counter, head));
             }
         }
         // Two of one number were not written by anybody who keeps to the rules; any order will do.
@@ -140,42 +186,65 @@ impl Journal {
         Ok(found.into_iter().map(|(_, head)| head).collect())
     }
 
+    /// From now on there are entries. `used` is the ring's index; `answered` are the heads that were answered since it moved, in the order in
+    /// which they were taken; `in_flight` are all others, in any order, each with a number that tells theirs.
+    #[cold]
+    pub(crate) fn enter(
+        &mut self,
+        used: u16,
+        answered: impl Iterator<Item = u16>,
+        in_flight: impl Iterator<Item = (u64, u16)>,
+    ) {
+        self.put(USED_IDX, used);
+        (self.counter, self.answered) = (0, 0);
+        answered.for_each(|head| self.taken(head));
+        let mut room = mem::take(&mut self.room);
+        room.clear();
+        // There is room for each head once, and each is in flight once.
+        room.extend(in_flight.take(self.size.into()));
+        room.sort_unstable();
+        room.iter().for_each(|(_, head)| self.taken(*head));
+        self.room = room;
+    }
+
     /// The head was taken from the ring. It is a descriptor of the queue.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn taken(&mut self, head: u16) {
-        let at = Self::entry(head);
-        // In bounds: the window is as long as the queue needs.
-        let _ = self.window.write_value(at + COUNTER, &self.counter.to_le());
-        let _ = self.window.store16(at + INFLIGHT, 1);
+        // Nobody is led by what `next` was: a head that is taken is in no batch any more.
+        self.entries.store_backwards_around(head.into(), [1, self.counter]);
         self.counter = self.counter.wrapping_add(1);
     }
 
-    /// The head has its used entry, which its driver does not see yet.
-    #[inline]
-    pub(crate) fn answered(&mut self, head: u16) {
-        let _ = self.window.store16(Self::entry(head) + NEXT, self.last);
-        let _ = self.window.store16(LAST_BATCH_HEAD, head);
-        self.last = head;
-        // There is room for as many as can be in flight.
-        if self.batch.len() < self.batch.capacity() {
-            self.batch.push(head);
+    /// These heads have their used entries, which their driver does not see yet.
+    #[inline(always)]
+    pub(crate) fn answered(&mut self, heads: impl Iterator<Item = u16>) {
+        let mut last = self.last;
+        for head in heads {
+            self.entries.store_quarter_around::<{ NEXT / 2 }>(head.into(), last);
+            last = head;
         }
+        self.put(LAST_BATCH_HEAD, last);
+        self.last = last;
     }
 
-    /// The ring's used index is this now.
-    #[inline]
-    pub(crate) fn published(&mut self, used: u16) {
-        if self.batch.is_empty() {
-            return;
+    /// The driver sees those used entries, up to this index.
+    #[inline(always)]
+    pub(crate) fn published(&mut self, heads: impl Iterator<Item = u16>, used: u16) {
+        for head in heads {
+            self.clear(head);
+            self.answered = self.answered.saturating_add(1);
         }
-        for head in self.batch.drain(..) {
-            let _ = self.window.store16(Self::entry(head) + INFLIGHT, 0);
-        }
-        let _ = self.window.store16(USED_IDX, used);
+        self.put(USED_IDX, used);
+    }
+
+    /// Whether so many were answered since the first was entered that it is time to try without. To be asked when nothing is in flight: then
+    /// there is no entry.
+    pub(crate) fn is_time(&self) -> bool {
+        self.answered >= PATIENCE * u32::from(self.size)
     }
 
     /// Whether its memory vanished.
     pub(crate) fn is_gone(&self) -> bool {
-        self.window.failed()
+        self.entries.failed()
     }
 }

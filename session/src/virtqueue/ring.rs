@@ -220,6 +220,29 @@ impl Ring {
         self.next_used = self.next_used.wrapping_add(1);
     }
 
+    /// Whether there are used entries that the driver does not see yet.
+    #[inline(always)]
+    pub(crate) fn is_to_publish(&self) -> bool {
+        self.published != self.next_used
+    }
+
+    /// The heads in the used entries that the driver does not see yet, as they are there: the client may have changed them. All are
+    /// descriptors of the queue.
+    #[inline(always)]
+    pub(crate) fn unpublished(&self) -> impl Iterator<Item = u16> + use<'_> {
+        self.given(self.published, self.next_used)
+    }
+
+    /// The heads in the used entries from one index to another.
+    #[inline(always)]
+    pub(crate) fn given(&self, from: u16, to: u16) -> impl Iterator<Item = u16> + use<'_> {
+        let mask = self.size - 1;
+        (0..to.wrapping_sub(from)).map(move |i| {
+            let at = from.wrapping_add(i);
+            self.rings.given.load_first_around(at.into()) as u16 & mask
+        })
+    }
+
     /// Publishes the used entries, and says whether the driver wants to be told.
     #[inline]
     pub fn publish(&mut self) -> bool {

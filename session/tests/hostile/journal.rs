@@ -30,7 +30,7 @@ fn driver(journal: &Window) -> Driver {
 
 /// Another server serves the queue from here on. It is told to start at `base`, which is wrong: as front-ends that rebuild their ring
 /// do, it is the index of the driver's next request.
-fn die(d: &mut Driver, journal: &Window) -> Result<(), RingError> {
+pub(crate) fn die(d: &mut Driver, journal: &Window) -> Result<(), RingError> {
     let mut config = config();
     config.next_avail = d.avail;
     let mut queue = BlkQueue::new(config, d.table.clone())?;
@@ -105,7 +105,9 @@ fn a_batch_that_its_driver_saw_is_cleared_wherever_its_server_died() {
         for head in [12, 0, 6, 3, 9] {
             read(&mut d, head);
         }
-        let taken: Vec<_> = (0..5).map(|_| d.taken()).collect();
+        let mut taken: Vec<_> = (0..5).map(|_| d.taken()).collect();
+        // One overtakes another.
+        taken.swap(1, 3);
         let batch: Vec<u16> = taken.iter().map(|r| r.tag().head()).collect();
         for request in taken {
             assert!(d.complete(request, Outcome::Done).is_none());
@@ -123,18 +125,70 @@ fn a_batch_that_its_driver_saw_is_cleared_wherever_its_server_died() {
 }
 
 #[test]
-fn a_request_that_was_not_entered_is_taken_from_the_ring() {
+fn what_is_answered_in_its_order_is_not_entered_and_what_is_overtaken_is() {
     let journal = journal();
     let mut d = driver(&journal);
-    for head in [0, 3] {
+    let entered = |journal: &Window| {
+        let heads = [0, 3, 6, 9, 12].into_iter();
+        heads.filter(|head| journal.load16(inflight(*head)) != Ok(0)).collect::<Vec<_>>()
+    };
+    let mut before = vec![0; journal.len()];
+    journal.read(0, &mut before).unwrap();
+    for _ in 0..100 {
+        for head in [3, 0, 6] {
+            read(&mut d, head);
+        }
+        for taken in [d.taken(), d.taken(), d.taken()] {
+            assert!(d.complete(taken, Outcome::Done).is_none());
+        }
+        assert_eq!(d.used().len(), 3);
+    }
+    let mut after = vec![1; journal.len()];
+    journal.read(0, &mut after).unwrap();
+    assert_eq!(before, after);
+    for head in [3, 0, 6, 9] {
         read(&mut d, head);
     }
-    let _first = d.taken();
-    let second = d.taken().tag().head();
-    // Between taking the second and entering it.
-    journal.store16(inflight(second), 0).unwrap();
+    let mut taken: Vec<_> = (0..4).map(|_| d.taken()).collect();
+    assert!(d.complete(taken.remove(0), Outcome::Done).is_none());
+    assert_eq!(entered(&journal), []);
+    // The one that was answered is entered as well: its driver was told nothing.
+    assert!(d.complete(taken.remove(1), Outcome::Done).is_none());
+    assert_eq!(entered(&journal), [0, 3, 6, 9]);
+    assert_eq!(d.used().len(), 2);
+    assert_eq!(entered(&journal), [0, 9]);
+    read(&mut d, 12);
+    taken.push(d.taken());
+    assert_eq!(entered(&journal), [0, 9, 12]);
+    for request in taken {
+        assert!(d.complete(request, Outcome::Done).is_none());
+    }
+    assert_eq!(d.used().len(), 3);
+    // After a while without it is tried again.
+    for round in 0..300 {
+        read(&mut d, 6);
+        let request = d.taken();
+        assert_eq!(!entered(&journal).is_empty(), round < 16 * SIZE - 5, "{round}");
+        assert!(d.complete(request, Outcome::Done).is_none());
+        assert_eq!(d.used(), [(6, 513)]);
+    }
+}
+
+#[test]
+fn what_is_answered_in_a_broken_ring_is_taken_again_whatever_its_order() {
+    let journal = journal();
+    let mut d = driver(&journal);
+    for head in [0, 3, 6] {
+        read(&mut d, head);
+    }
+    let [first, second, third] = [d.taken(), d.taken(), d.taken()];
+    d.queue.break_off(Broken::HoldsUp);
+    for request in [first, third, second] {
+        assert!(d.complete(request, Outcome::Done).is_none());
+    }
+    assert_eq!(d.used(), []);
     die(&mut d, &journal).unwrap();
-    assert_eq!(served(&mut d), [0, 3]);
+    assert_eq!(served(&mut d), [0, 3, 6]);
 }
 
 #[test]
@@ -189,6 +243,11 @@ fn a_head_that_is_in_flight_twice_breaks_the_queue() {
     let mut d = driver(&journal);
     read(&mut d, 3);
     let _never = d.taken();
+    // It is entered once it is overtaken.
+    read(&mut d, 0);
+    let other = d.taken();
+    assert!(d.complete(other, Outcome::Done).is_none());
+    assert_eq!(d.used().len(), 1);
     die(&mut d, &journal).unwrap();
     // Not answered yet, it is made available again.
     read(&mut d, 3);

@@ -7,6 +7,8 @@ mod driver;
 mod durability;
 mod forms;
 mod journal;
+#[cfg(debug_assertions)]
+mod mortal;
 mod notify;
 mod parts;
 mod requests;

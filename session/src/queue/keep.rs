@@ -1,0 +1,84 @@
+//! What is in flight is kept, for whoever serves the queue next.
+
+use core::mem;
+
+use nvme_platform::{Window, debug};
+
+use super::request::{Tag, Take};
+use super::{BlkQueue, RingError, State};
+use crate::virtqueue::{Broken, Found, Journal, Keeping};
+
+impl BlkQueue {
+    /// Keeps what is in flight in a journal of [`journal_len`](crate::virtqueue::journal_len) bytes, and takes first what was in flight
+    /// when it was used last. To be called before the first is taken.
+    pub fn keep(&mut self, journal: Window) -> Result<(), RingError> {
+        let (journal, Found { heads, next_avail }) =
+            Journal::open(&journal, self.config.size, self.ring.used())?;
+        if let Some(next_avail) = next_avail {
+            self.ring.start_at(next_avail);
+        }
+        if !heads.is_empty() {
+            debug!("{} requests were in flight, and are issued again", heads.len());
+            self.state = State::Again;
+        }
+        self.again = heads.into();
+        self.journal = journal;
+        Ok(())
+    }
+
+    /// A request that was taken from the ring is answered next. In a journal without entries it is to be the first of those that are not.
+    #[inline(always)]
+    pub(super) fn keep_after(&mut self, tag: Tag) {
+        if matches!(self.journal, Keeping::InOrder(_)) && !self.flights.was_first(tag.take()) {
+            self.keep_order(tag.take());
+        }
+    }
+
+    /// This one is answered before others that were taken earlier: from now on the journal has entries, for all whose driver was told
+    /// nothing.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_order(&mut self, take: Take) {
+        // What ends in a broken ring is answered no more: all of it is taken from there again.
+        if self.broken.is_some() {
+            return;
+        }
+        self.journal = match mem::take(&mut self.journal) {
+            Keeping::InOrder(mut journal) => {
+                let all = self.flights.takes().chain([take]).map(|take| (take.before(), take.head()));
+                journal.enter(self.ring.used(), self.ring.unpublished(), all);
+                Keeping::Entries(journal)
+            }
+            as_it_is => as_it_is,
+        };
+    }
+
+    /// Publishes used entries of requests that are entered.
+    #[inline(never)]
+    pub(super) fn publish_entries(&mut self) -> bool {
+        let Keeping::Entries(journal) = &mut self.journal else { return self.ring.publish() };
+        if !self.ring.is_to_publish() {
+            return false;
+        }
+        let before = self.ring.used();
+        journal.answered(self.ring.unpublished());
+        let told = self.ring.publish();
+        let used = self.ring.used();
+        journal.published(self.ring.given(before, used), used);
+        if journal.is_gone() {
+            self.broken.get_or_insert(Broken::MemoryGone);
+        } else if self.flights.count() == 0 && self.again.is_empty() && journal.is_time() {
+            self.keep_without();
+        }
+        told
+    }
+
+    /// Nothing is in flight, and nothing is entered.
+    #[cold]
+    fn keep_without(&mut self) {
+        self.journal = match mem::take(&mut self.journal) {
+            Keeping::Entries(journal) => Keeping::InOrder(journal),
+            as_it_is => as_it_is,
+        };
+    }
+}
