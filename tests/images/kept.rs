@@ -1,14 +1,22 @@
 //! A server is killed over storage that hangs, where a service manager keeps what sessions need: who waits for what the dead one began, and who
 //! does not.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nvme_client::{Io, Segment, Status, kind};
 use rustix::process::Signal;
 
 use crate::manager::{Manager, client};
-use crate::server::Bench;
+use crate::server::{Bench, wait_until};
 use crate::storage::{Loop, MIB, Mount, able, sparse, vbus};
+
+/// How many writes a block device has begun.
+fn in_flight(device: &Path) -> u64 {
+    let name = device.file_name().unwrap();
+    let counts = std::fs::read_to_string(Path::new("/sys/block").join(name).join("inflight")).unwrap();
+    counts.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
 
 #[test]
 fn sessions_of_an_image_wait_until_the_dead_server_s_ring_is_gone_and_others_do_not() {
@@ -47,7 +55,7 @@ fn sessions_of_an_image_wait_until_the_dead_server_s_ring_is_gone_and_others_do_
     queue.submit(Io { kind: kind::OUT, sector: 8, segments: &segments, to_device: true }, 1).unwrap();
     queue.publish().unwrap();
     queue.kick().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    wait_until("the kernel has the write", || in_flight(&image.0) > 0);
     server.signal(Signal::KILL);
     // It is reaped, and its write has not landed.
     server.wait();

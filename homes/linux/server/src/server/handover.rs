@@ -32,6 +32,8 @@ const PREPARES: Duration = Duration::from_secs(30);
 const STANDS_STILL: Duration = Duration::from_secs(10);
 /// How long what is in flight may take to end.
 const DRAINS: Duration = Duration::from_secs(5);
+/// Sessions wait for an image.
+const HELD_UP: &str = "sessions wait until what a killed server began in their image has ended";
 /// How soon it is looked again whether all stands still, where nothing tells of it.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -324,6 +326,9 @@ impl Server {
         if !self.control.scanned() {
             return Err(Stays::Why("controllers are still being scanned".into()));
         }
+        if self.late.is_some() {
+            return Err(Stays::Why(HELD_UP.into()));
+        }
         if !self.draining.is_empty() {
             return Err(Stays::Why("an operator waits until a device is drained".into()));
         }
@@ -340,7 +345,9 @@ impl Server {
         // Whatever is asked of this server now waits where it is.
         let own = self.own_events()?;
         while !self.rests() {
-            self.turn(&own, until, "what clients asked for is still under way")?;
+            let late =
+                if self.waits_for_the_dead() { HELD_UP } else { "what clients asked for is still under way" };
+            self.turn(&own, until, late)?;
         }
         let seats: Vec<u32> = self.seats.keys().copied().collect();
         loop {

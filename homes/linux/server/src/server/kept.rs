@@ -198,8 +198,11 @@ impl Server {
             }
         }
         for id in core::mem::take(&mut keep.factories) {
-            if let Err(why) = self.write_post(id) {
-                log::warn!(target: OPERATOR, "{}: {NOT_KEPT}: {why}", self.post_name(id));
+            match self.write_post(id) {
+                Ok(()) => {}
+                // What is stale is on its way out.
+                Err(Unkept::System(rustix::io::Errno::AGAIN)) => drop(keep.factories.insert(id)),
+                Err(why) => log::warn!(target: OPERATOR, "{}: {NOT_KEPT}: {why}", self.post_name(id)),
             }
         }
         for id in core::mem::take(&mut keep.touched) {

@@ -105,10 +105,10 @@ impl Server {
     /// Not without these either, while all wait `together`.
     fn scan_what_can_be(&mut self, start: Time, together: impl Fn(&Self) -> bool) -> Result<(), Fatal> {
         let own = self.own_events()?;
-        self.settle_images();
+        self.settle_images(true);
         while !self.control.scanned() && now() < start + SCANS {
             self.turn_still(&own, start + SCANS)?;
-            self.settle_images();
+            self.settle_images(true);
             if now() >= start + HELD_UP && !together(self) {
                 self.control.serve_without_unsettled();
             }
@@ -120,8 +120,9 @@ impl Server {
         Ok(())
     }
 
-    /// Forgets the gates that have opened, and holds the sessions of images whose have not. Those for which that is another than before.
-    fn settle_images(&mut self) -> Vec<(String, bool)> {
+    /// Forgets the gates that have opened, and lets the sessions of their images go on. `hold`: those of images whose have not are held. Those
+    /// for which that is another than before.
+    fn settle_images(&mut self, hold: bool) -> Vec<(String, bool)> {
         let Some(keep) = &mut self.keep else { return Vec::new() };
         for gate in keep.before.extract_if(.., |gate| gate.is_open()) {
             let _ = self.epoll.remove(&gate.end);
@@ -132,7 +133,7 @@ impl Server {
             let Some(served) = served else { continue };
             let serial = served.stored.image().serial();
             let quiet = keep.is_quiet(serial);
-            if self.control.set_unsettled(at, !quiet) {
+            if (quiet || hold) && self.control.set_unsettled(at, !quiet) {
                 changed.push((serial.to_owned(), quiet));
             }
         }
@@ -141,13 +142,18 @@ impl Server {
 
     /// Sessions of images wait where something of a server before may still land.
     fn wait_for_gates(&mut self) {
-        self.settle_images();
+        self.settle_images(true);
         let Some(keep) = &self.keep else { return };
         let serials = self.images.iter().flatten().map(|served| served.stored.image().serial());
         for serial in serials.filter(|serial| !keep.is_quiet(serial)) {
             log::warn!(target: OPERATOR, "{serial}: what the server before began there has not ended; its sessions wait");
         }
-        for at in 0..keep.before.len() {
+        self.watch_gates();
+    }
+
+    /// Hears of each gate that opens.
+    pub(super) fn watch_gates(&mut self) {
+        for at in 0..self.keep.as_ref().map_or(0, |keep| keep.before.len()) {
             let token = self.next_token;
             let Some(gate) = self.keep.as_ref().and_then(|keep| keep.before.get(at)) else { return };
             if let Err(why) = self.epoll.add(&gate.end, token, Interest::Hangup) {
@@ -157,9 +163,15 @@ impl Server {
         }
     }
 
+    /// Whether a session waits for something that a server before had begun.
+    pub(super) fn waits_for_the_dead(&self) -> bool {
+        let mut keys = self.taking_up.iter().filter_map(|id| self.seats.get(id)?.key);
+        self.late.is_some() || keys.any(|key| self.control.is_unsettled(key))
+    }
+
     /// Something that a server before had begun has ended.
     pub(super) fn gate_opened(&mut self, time: Time) {
-        for (serial, _) in self.settle_images().into_iter().filter(|(_, quiet)| *quiet) {
+        for (serial, _) in self.settle_images(false).into_iter().filter(|(_, quiet)| *quiet) {
             log::info!(target: OPERATOR, "{serial}: nothing of the server before is under way any more");
         }
         self.take_up_more(time);

@@ -131,6 +131,7 @@ impl Server {
         }
         keep.stale = false;
         self.keep = Some(keep);
+        self.watch_gates();
         self.keep_the_rest();
     }
 
