@@ -10,12 +10,13 @@
 //! * [`image`]: an [`Image`], with what is known of it. `stored`: which engine a request goes to; the software controller sees that as
 //!   [`Storage`](nvme_soft::Storage).
 //! * `task`: one request as the calls it takes, with what follows from each answer. The same for both engines.
-//! * `ring`, `helpers`: who makes the calls. `window`: who needs none.
+//! * `ring` with its `entries`, `helpers`: who makes the calls. `window`: who needs none.
 //! * `pinned`: client memory that a ring knows as fixed buffers, where the operator wants that.
 //! * `durable`: flushes, one at a time for each image; one that fails is remembered.
 //! * [`station`]: a thread's place in all this: its ring, and the bell that wakes it.
 
 mod durable;
+mod entries;
 pub mod facts;
 mod helpers;
 mod image;

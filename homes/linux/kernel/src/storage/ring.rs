@@ -8,15 +8,15 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode, register::Restriction, squeue};
 use nvme_soft::{Begun, Failure, Job, Request};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::durable::{Flush, Joined};
+use super::entries::{entry, is_apart};
 use super::image::Image;
 use super::pinned::{Pinned, UPDATE};
-use super::task::{Call, Next, Task, errno};
+use super::task::{Next, Task, errno};
 use crate::events::Doorbell;
 
 /// What one image may have under way on one ring. All of it may block: one that is stuck takes no more than this.
@@ -25,6 +25,10 @@ pub(super) const CAP: u32 = 64;
 const WORKERS_SPARE: u32 = 16;
 /// Entries of the submission queue: more of them go out in more calls.
 const ENTRIES: u32 = 128;
+/// So many small requests are not kept waiting for more: the device begins with them meanwhile.
+const EAGER: u32 = 8;
+/// What is small: bytes. With larger ones a device has enough to do, and does more of them in one go.
+const SMALL: u64 = 16 << 10;
 /// Most requests under way on one ring.
 const SLOTS_MAX: u32 = 4096;
 /// IORING_ENTER_GETEVENTS of io_uring(7).
@@ -33,9 +37,6 @@ const GETEVENTS: u32 = 1;
 const FIXED_FILE: u8 = 1;
 /// IOSQE_ASYNC.
 const ASYNC: u8 = 1 << 4;
-/// What goes through the page cache is copied by whoever submits it. More than this is copied by a thread of the kernel's: the worker
-/// has others to serve.
-const COPIED_HERE: u64 = 16 << 10;
 
 /// Why there is no ring.
 #[derive(Debug, thiserror::Error)]
@@ -201,6 +202,7 @@ impl OneSeed {
             counts: vec![0; images],
             pinned: pins.then(Pinned::default),
             pending: 0,
+            small: 0,
             came: Vec::with_capacity(slots as usize * 2),
         })
     }
@@ -223,8 +225,9 @@ pub(super) struct Ring {
     counts: Vec<u32>,
     /// Client memory that the ring knows, where some image wants that.
     pinned: Option<Pinned>,
-    /// Entries that the kernel was not told of.
+    /// Entries that the kernel was not told of, and how many of these are small.
     pending: u32,
+    small: u32,
     came: Vec<(u64, i32)>,
 }
 
@@ -272,17 +275,29 @@ impl Ring {
         let Some(task) = self.slots.get(at as usize).and_then(|s| s.task.as_ref()) else { return };
         let entry = entry(task).user_data(at.into());
         let entry = if is_apart(task) { entry.flags(squeue::Flags::ASYNC) } else { entry };
+        // What the entry points to belongs to the task, which stays in its slot until the call has ended; the list of pieces is copied
+        // when it is submitted.
+        let small = task.bytes() <= SMALL;
+        if !self.queue(&entry, small) {
+            // The kernel takes nothing now: it answers nothing either, so this one has not been tried.
+            self.came.push((at.into(), -libc::EAGAIN));
+        }
+    }
+
+    /// Puts an entry there, and tells the kernel when there are several. False: there is no room, and the kernel makes none.
+    fn queue(&mut self, entry: &squeue::Entry, small: bool) -> bool {
         loop {
-            // SAFETY: what the entry points to belongs to the task, which stays in its slot until the call has ended; the list
-            // of pieces is copied when it is submitted.
-            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+            // SAFETY: the one caller sees to it that what the entry points to stays until its call has ended.
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 self.pending += 1;
-                return;
+                self.small += u32::from(small);
+                if self.small >= EAGER {
+                    self.enter();
+                }
+                return true;
             }
             if self.enter() == 0 {
-                // The kernel takes nothing now: it answers nothing either, so this one has not been tried.
-                self.came.push((at.into(), -libc::EAGAIN));
-                return;
+                return false;
             }
         }
     }
@@ -294,6 +309,7 @@ impl Ring {
         let taken = unsafe { self.ring.submitter().enter(self.pending, 0, GETEVENTS, none) };
         let taken = u32::try_from(taken.unwrap_or(0)).unwrap_or(0).min(self.pending);
         self.pending -= taken;
+        self.small = self.small.min(self.pending);
         taken
     }
 
@@ -380,46 +396,6 @@ impl Ring {
     }
 }
 
-/// Whether a task's call would keep the worker for long, and goes to a thread of the kernel's at once.
-fn is_apart(task: &Task) -> bool {
-    let moves = matches!(task.call(), Call::Read { .. } | Call::Write { .. });
-    moves && task.image.copies() && task.pieces.iter().map(|p| p.iov_len as u64).sum::<u64>() > COPIED_HERE
-}
-
-fn entry(task: &Task) -> squeue::Entry {
-    let file = Fixed(u32::try_from(task.image.index()).unwrap_or(u32::MAX));
-    let first = task.pieces.first();
-    let one = first.map_or((std::ptr::null_mut(), 0), |p| (p.iov_base.cast::<u8>(), p.iov_len as u32));
-    match (task.call(), task.fixed) {
-        (Call::Read { offset, .. }, Some(buffer)) => {
-            opcode::ReadFixed::new(file, one.0, one.1, buffer).offset(offset).build()
-        }
-        (Call::Write { offset, .. }, Some(buffer)) => {
-            opcode::WriteFixed::new(file, one.0, one.1, buffer).offset(offset).build()
-        }
-        (call, _) => plain(task, file, one, call),
-    }
-}
-
-fn plain(task: &Task, file: Fixed, one: (*mut u8, u32), call: Call) -> squeue::Entry {
-    match call {
-        Call::Read { offset, pieces: 1 } => opcode::Read::new(file, one.0, one.1).offset(offset).build(),
-        Call::Write { offset, pieces: 1 } => opcode::Write::new(file, one.0, one.1).offset(offset).build(),
-        Call::Read { offset, pieces } => {
-            opcode::Readv::new(file, task.pieces.as_ptr(), pieces).offset(offset).build()
-        }
-        Call::Write { offset, pieces } => {
-            opcode::Writev::new(file, task.pieces.as_ptr(), pieces).offset(offset).build()
-        }
-        // A helper makes it; here the kernel would refuse it.
-        Call::Discard { .. } => opcode::Nop::new().build(),
-        Call::Sync => opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build(),
-        Call::Allocate { mode, offset, len } => {
-            opcode::Fallocate::new(file, len).offset(offset).mode(mode.bits().cast_signed()).build()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
@@ -427,7 +403,7 @@ mod tests {
     use io_uring::types::{Fd, Fixed};
     use io_uring::{opcode, squeue};
 
-    use super::{Arc, GETEVENTS, Ring, Rings, bell, seed};
+    use super::{Arc, EAGER, GETEVENTS, Ring, Rings, bell, seed};
 
     /// What the kernel answers to one entry.
     fn answer(ring: &mut Ring, entry: &squeue::Entry) -> i32 {
@@ -467,6 +443,24 @@ mod tests {
         assert_eq!(more.unwrap_err().raw_os_error(), Some(libc::EACCES));
         assert_eq!(answer(&mut ring, &opcode::ReadFixed::new(Fixed(0), at, 512, 0).build()), -libc::EACCES);
         assert_eq!(update(&ring, at), Some(libc::EACCES), "it learns of no memory");
+    }
+
+    #[test]
+    fn several_requests_are_begun_before_the_rest_of_a_batch_is_there() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let Ok(seed) = seed(&[file.as_raw_fd()], 1, false, &Arc::new(bell().unwrap())) else { return };
+        let mut ring = seed.enable().unwrap();
+        let mut bytes = [1_u8; 512];
+        let read = opcode::Read::new(Fixed(0), bytes.as_mut_ptr(), 512).build();
+        for count in 1..=2 * EAGER + 3 {
+            // The bytes outlive the ring.
+            assert!(ring.queue(&read, true));
+            assert_eq!(ring.pending, count % EAGER, "the kernel has the others");
+        }
+        ring.turn();
+        (0..2 * EAGER).for_each(|_| assert!(ring.queue(&read, false)));
+        assert_eq!(ring.pending, 2 * EAGER, "large ones go out together");
     }
 
     /// Tells the ring of memory; the error's number.

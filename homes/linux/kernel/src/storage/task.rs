@@ -242,6 +242,11 @@ impl Task {
         Next::Call
     }
 
+    /// How much memory its call reads or writes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.iov_len as u64).sum()
+    }
+
     /// Takes bytes that are done off the pieces.
     fn skip(&mut self, count: usize) {
         let mut count = count;
