@@ -7,7 +7,7 @@
 //! Nothing names the socket for longer than a moment. It is bound in a new folder that only this user can enter, opened
 //! once as a mere place (`O_PATH`), and unlinked, before anybody listens. Its place is the client side: whoever
 //! holds that descriptor can connect, through `/proc/self/fd`, and nobody else. The listening end goes to the program and
-//! is not kept: when the program ends, a connection is refused instead of waiting for ever.
+//! is kept only as long as the program may be started again (`keep`): when it has ended, a connection is refused instead of waiting for ever.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -39,8 +39,9 @@ struct Served {
 pub(crate) struct Ends {
     /// The listening socket, for the program.
     pub(crate) server: OwnedFd,
-    place: OwnedFd,
-    kind: SocketType,
+    /// Where clients connect.
+    pub(crate) place: OwnedFd,
+    pub(crate) kind: SocketType,
 }
 
 /// Makes a socket that listens, and its place.
@@ -66,7 +67,7 @@ pub(crate) fn make(factory: bool) -> Result<Ends, Failure> {
 }
 
 /// Where sockets can be bound: the path must be short.
-fn runtime_folder() -> PathBuf {
+pub(crate) fn runtime_folder() -> PathBuf {
     std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|folder| folder.is_absolute() && folder.as_os_str().len() < 64 && folder.is_dir())
@@ -86,8 +87,8 @@ impl Channel {
     }
 
     /// Remembers who serves it.
-    pub(crate) fn serve(&mut self, ends: Ends, by: &Arc<Program>) {
-        self.served = Some(Served { place: ends.place, kind: ends.kind, by: Arc::downgrade(by) });
+    pub(crate) fn serve(&mut self, place: OwnedFd, kind: SocketType, by: &Arc<Program>) {
+        self.served = Some(Served { place, kind, by: Arc::downgrade(by) });
     }
 
     /// Connects to whoever serves it; the server need not have accepted yet.

@@ -1,14 +1,15 @@
 //! Starting a program with its capabilities.
 
 use std::cell::RefCell;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use mlua::{AnyUserData, Function, Lua, Table, Value};
-use nvme_linux::spawn::Spawn;
+use nvme_linux::spawn::{FIRST, Process, Spawn};
 use nvme_linux::standard::complain;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -81,6 +82,48 @@ enum Output {
     Inherited,
     /// Line by line, under a tag.
     Tagged(Vec<String>),
+}
+
+/// All that a program is started with, once or again.
+pub(crate) struct Start {
+    path: PathBuf,
+    /// Its argument 0.
+    name: String,
+    words: Vec<String>,
+    environment: Vec<(OsString, OsString)>,
+    fds: Vec<(String, OwnedFd)>,
+    standard: [Option<OwnedFd>; 3],
+}
+
+impl Start {
+    /// How many descriptors it is given by name.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.fds.len()
+    }
+
+    /// Starts it, with what is kept for it, and where it says so. It dies with the thread that calls this.
+    pub(crate) fn spawn(&self, kept: &[(String, OwnedFd)], notify: Option<&str>) -> std::io::Result<Process> {
+        let mut spawn = Spawn::new(&self.path, OsStr::new(&self.name))?;
+        for (name, fd) in self.fds.iter().chain(kept) {
+            spawn.fd(name, fd.as_fd())?;
+        }
+        for word in &self.words {
+            spawn.arg(OsStr::new(word))?;
+        }
+        for (name, value) in &self.environment {
+            spawn.env(name, value)?;
+        }
+        if let Some(path) = notify {
+            spawn.env(OsStr::new("NOTIFY_SOCKET"), OsStr::new(path))?;
+        }
+        for (number, file) in (0..).zip(&self.standard) {
+            if let Some(file) = file {
+                spawn.standard(number, file.as_fd());
+            }
+        }
+        spawn.die_with_parent();
+        spawn.start()
+    }
 }
 
 /// What the server opens itself: names and SPECs.
@@ -156,42 +199,46 @@ impl Request {
 
         let failed =
             |error: std::io::Error| Failure::io(format_args!("{program} ({})", path.display()), &error);
-        let mut spawn = Spawn::new(&path, OsStr::new(program)).map_err(failed)?;
-        let mut numbers = Vec::new();
-        let serving_fds = serving.iter().map(|one| (&one.name, one.ends.server.as_fd()));
-        for (name, fd) in handed.iter().map(|one| (&one.name, one.fd.as_fd())).chain(serving_fds) {
-            numbers.push((name.clone(), spawn.fd(name, fd).map_err(failed)?));
+        let mut fds: Vec<(String, OwnedFd)> = handed.into_iter().map(|one| (one.name, one.fd)).collect();
+        let mut served = Vec::new();
+        for Serving { channel, ends: Ends { server, place, kind }, name } in serving {
+            fds.push((name, server));
+            served.push((channel, place, kind));
         }
+        let numbers: Vec<(String, i32)> = fds.iter().map(|(name, _)| name.clone()).zip(FIRST..).collect();
+        let mut words = Vec::new();
         for (name, spec) in specs {
-            spawn.arg(OsStr::new("--cap")).map_err(failed)?;
-            spawn.arg(OsStr::new(&format!("{name}={spec}"))).map_err(failed)?;
+            words.extend(["--cap".to_owned(), format!("{name}={spec}")]);
         }
         for word in self.line.iter().skip(1) {
-            let word = words::substitute(word, &numbers, words::base(program))?;
-            spawn.arg(OsStr::new(&word)).map_err(failed)?;
+            words.push(words::substitute(word, &numbers, words::base(program))?);
         }
-        self.set_environment(&mut spawn).map_err(failed)?;
-
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| Failure::io("/dev/null", &errno.into()))?;
         let pipes = self.pipes(program)?;
-        if !self.stdin {
-            spawn.standard(0, null.as_fd());
-        }
-        for (number, (_, write, _)) in (1..).zip(&pipes) {
-            spawn.standard(number, write.as_fd());
-        }
-        spawn.die_with_parent();
-        let process = spawn.start().map_err(failed)?;
-        let running = loader.supervisor.add(words::base(program), process);
+        let mut standard = [(!self.stdin).then_some(null), None, None];
+        let mut copies = Vec::new();
         for (number, (read, write, tag)) in (1..).zip(pipes) {
-            drop(write);
-            let copy = output::copy(read, tag, number == 2).map_err(failed)?;
+            if let Some(place) = standard.get_mut(number) {
+                *place = Some(write);
+            }
+            copies.push((read, tag, number == 2));
+        }
+        let name = program.clone();
+        let start = Start { path: path.clone(), name, words, environment: self.environment(), fds, standard };
+        let name = words::base(program);
+        let running = if is_server(program) {
+            crate::keep::start(start, name, &loader.supervisor).map_err(failed)?
+        } else {
+            loader.supervisor.add(name, start.spawn(&[], None).map_err(failed)?)
+        };
+        for (read, tag, is_error) in copies {
+            let copy = output::copy(read, tag, is_error).map_err(failed)?;
             loader.copies.borrow_mut().push(copy);
         }
-        for Serving { channel, ends, .. } in serving {
+        for (channel, place, kind) in served {
             if let Object::Channel(channel) = &*channel {
-                channel.borrow_mut().serve(ends, &running);
+                channel.borrow_mut().serve(place, kind, &running);
             }
         }
         Ok(running)
@@ -207,20 +254,14 @@ impl Request {
     }
 
     /// The loader's own variables and the script's, without what tells the loader about its own parent.
-    fn set_environment(&self, spawn: &mut Spawn<'_>) -> std::io::Result<()> {
+    fn environment(&self) -> Vec<(OsString, OsString)> {
         const OURS: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "FDSTORE"];
-        for (name, value) in std::env::vars_os() {
-            let set_here = self.environment.iter().any(|(other, _)| name == **other);
-            if !set_here && !OURS.iter().any(|ours| name == **ours) {
-                spawn.env(&name, &value)?;
-            }
-        }
-        for (name, value) in &self.environment {
-            if let Some(value) = value {
-                spawn.env(OsStr::new(name), OsStr::new(value))?;
-            }
-        }
-        Ok(())
+        let set_here = |name: &OsString| self.environment.iter().any(|(other, _)| *name == **other);
+        let inherited = std::env::vars_os()
+            .filter(|(name, _)| !set_here(name) && !OURS.iter().any(|ours| *name == **ours));
+        let own =
+            self.environment.iter().filter_map(|(name, value)| Some((name.into(), value.as_ref()?.into())));
+        inherited.chain(own).collect()
     }
 
     /// Opens, connects and makes what the capabilities stand for.

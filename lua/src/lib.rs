@@ -2,7 +2,8 @@
 //!
 //! `options` is the command line, `state` the Lua state with the module "L4" (`prelude.lua`). A capability (`cap`) is a
 //! channel (`channel`), a dataspace (`memory`) or another descriptor; `exec` hands those that a script names to a
-//! program, whose life is looked after in `supervise` and whose output in `output`.
+//! program, whose life is looked after in `supervise` and whose output in `output`. What a server has kept, and that it is started again, is
+//! in `keep`.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +12,7 @@ mod channel;
 mod exec;
 mod failure;
 mod inherit;
+mod keep;
 mod memory;
 mod options;
 mod output;

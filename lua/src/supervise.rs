@@ -1,7 +1,7 @@
 //! The programs that were started: waiting for them, ending them, and signals on their way to them.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,11 +18,48 @@ const DRAIN: Duration = Duration::from_secs(35);
 /// How long `kill()` waits before it insists.
 const KILL: Duration = Duration::from_secs(5);
 
+/// A process of a program.
+pub(crate) enum Runs {
+    /// One that was started here.
+    Child(Process),
+    /// One that took over from that, and was started by somebody else.
+    Other(OwnedFd, i32),
+}
+
+impl Runs {
+    pub(crate) fn pid(&self) -> i32 {
+        match self {
+            Self::Child(process) => process.pid(),
+            Self::Other(_, pid) => *pid,
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // What has ended needs no signal.
+        let _ = match self {
+            Self::Child(process) => process.signal(signal),
+            Self::Other(pidfd, _) => rustix::process::pidfd_send_signal(pidfd, signal).map_err(Into::into),
+        };
+    }
+
+    /// Readable once it has ended.
+    pub(crate) fn end(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Child(process) => process.as_fd(),
+            Self::Other(pidfd, _) => pidfd.as_fd(),
+        }
+    }
+}
+
 /// A program that was started.
 pub(crate) struct Program {
     name: String,
-    process: Process,
+    runs: Mutex<Arc<Runs>>,
     exit: Mutex<Option<Exit>>,
+    /// Of one that is started again when it dies: hangs up once that is over, and who started it knows how it ended.
+    over: Option<OwnedFd>,
+    /// Somebody here told it to end.
+    told: AtomicBool,
     /// Whether a script has its status, so that it need not be told otherwise.
     collected: AtomicBool,
 }
@@ -33,15 +70,37 @@ impl Program {
     }
 
     pub(crate) fn pid(&self) -> i32 {
-        self.process.pid()
+        self.runs().pid()
+    }
+
+    /// Its process at the moment.
+    pub(crate) fn runs(&self) -> Arc<Runs> {
+        Arc::clone(&lock(&self.runs))
+    }
+
+    /// It has another process now.
+    pub(crate) fn goes_on_as(&self, runs: Runs) {
+        *lock(&self.runs) = Arc::new(runs);
+    }
+
+    /// Whether somebody here told it to end.
+    pub(crate) fn was_told(&self) -> bool {
+        self.told.load(Ordering::SeqCst)
+    }
+
+    /// It has ended, and is not started again.
+    pub(crate) fn is_over(&self, how: Exit) {
+        *lock(&self.exit) = Some(how);
     }
 
     /// Its end, if it has ended.
     pub(crate) fn exit(&self) -> Option<Exit> {
         let mut exit = lock(&self.exit);
-        if exit.is_none() {
-            // Nobody else reaps it, so an error means that its end cannot be known: as good as killed.
-            *exit = self.process.try_wait().unwrap_or(Some(Exit::Signal(Signal::KILL.as_raw())));
+        if exit.is_none()
+            && self.over.is_none()
+            && let Runs::Child(process) = &*self.runs()
+        {
+            *exit = how_it_ended(process);
         }
         *exit
     }
@@ -70,9 +129,10 @@ impl Program {
 
     /// Ends it: kindly first.
     pub(crate) fn kill(&self) {
-        let _ = self.process.signal(Signal::TERM);
+        self.told.store(true, Ordering::SeqCst);
+        self.runs().signal(Signal::TERM);
         if self.wait(Some(Instant::now() + KILL)).is_none() {
-            let _ = self.process.signal(Signal::KILL);
+            self.runs().signal(Signal::KILL);
             self.wait(None);
         }
     }
@@ -87,6 +147,12 @@ impl Program {
             }
         }
     }
+}
+
+/// How it ended, if it has.
+pub(crate) fn how_it_ended(process: &Process) -> Option<Exit> {
+    // Nobody else reaps it, so an error means that its end cannot be known: as good as killed.
+    process.try_wait().unwrap_or(Some(Exit::Signal(Signal::KILL.as_raw())))
 }
 
 /// All programs, and whether they are to end.
@@ -117,18 +183,29 @@ impl Supervisor {
 
     /// Starts looking after a program.
     pub(crate) fn add(&self, name: &str, process: Process) -> Arc<Program> {
+        self.look_after(name, process, None)
+    }
+
+    /// The same for one that somebody starts again when it dies: `over` hangs up once nobody does any more.
+    pub(crate) fn look_after(&self, name: &str, process: Process, over: Option<OwnedFd>) -> Arc<Program> {
         let program = Arc::new(Program {
             name: name.to_owned(),
-            process,
+            runs: Mutex::new(Arc::new(Runs::Child(process))),
             exit: Mutex::new(None),
+            over,
+            told: false.into(),
             collected: false.into(),
         });
         lock(&self.programs).push(Arc::clone(&program));
-        // The signal may have come between its start and its place in the list.
-        if self.ending() {
-            let _ = program.process.signal(Signal::TERM);
-        }
+        self.is_there(&program);
         program
+    }
+
+    /// The signal to end may have come between a program's start and its place in the list.
+    pub(crate) fn is_there(&self, program: &Program) {
+        if self.ending() || program.was_told() {
+            program.runs().signal(Signal::TERM);
+        }
     }
 
     /// Tells all programs to end.
@@ -173,18 +250,17 @@ impl Supervisor {
 
     fn signal(&self, signal: Signal) {
         for program in lock(&self.programs).iter() {
-            // What has ended needs no signal.
-            let _ = program.process.signal(signal);
+            program.runs().signal(signal);
         }
     }
 }
 
 /// Waits until one of them has ended, or the deadline; may return early.
 fn wait_for_any(programs: &[&Program], deadline: Option<Instant>) {
-    let mut fds: Vec<PollFd<'_>> = programs
-        .iter()
-        .map(|program| PollFd::from_borrowed_fd(program.process.as_fd(), PollFlags::IN))
-        .collect();
+    let runs: Vec<Arc<Runs>> = programs.iter().map(|program| program.runs()).collect();
+    let ends = programs.iter().zip(&runs);
+    let ends = ends.map(|(program, runs)| program.over.as_ref().map_or_else(|| runs.end(), AsFd::as_fd));
+    let mut fds: Vec<PollFd<'_>> = ends.map(|end| PollFd::from_borrowed_fd(end, PollFlags::IN)).collect();
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     // An interrupted wait is an early return.

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A folder with a program `nvme-drv`, where scripts and what they make are as well.
 pub(crate) struct Place {
@@ -136,6 +136,41 @@ impl Running {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// The servers that are its own processes.
+    fn servers(&self) -> Vec<i32> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let children =
+            threads.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
+        let children: Vec<String> = children.collect();
+        let children = children.iter().flat_map(|all| all.split_whitespace());
+        let is_server = |pid: &i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.starts_with("Name:\tnvme-drv") && !status.contains("State:\tZ")
+        };
+        children.filter_map(|pid| pid.parse().ok()).filter(is_server).collect()
+    }
+
+    /// The process id of its only server, as soon as that is another than this.
+    pub(crate) fn server(&self, before: i32) -> i32 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.servers()[..] {
+                [pid] if pid != before => return pid,
+                _ => assert!(Instant::now() < deadline, "no other server"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until no server is its own process.
+    pub(crate) fn no_server(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.servers().is_empty() {
+            assert!(Instant::now() < deadline, "the server runs still");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits for its end.

@@ -1,11 +1,13 @@
 //! The same loader, with the real server.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
-use rustix::process::Signal;
+use nvme_client::{Client, Factory, Options};
+use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ned::{Place, Running};
+use crate::ned::{PATIENCE, Place, Running};
 
 /// The partition that the manual's examples name.
 const PARTITION: &str = "88E59675-4DC8-469A-98E4-B7B021DC7FBE";
@@ -44,6 +46,7 @@ trials! {
     two_tenants_have_factories_and_one_is_taken_back
     a_factory_is_handed_on_without_its_lifetime_and_mints_less
     a_server_with_a_wrong_option_fails_the_loader
+    sessions_outlive_a_server_that_is_killed_and_one_that_took_over_from_it
 }
 
 /// What L4Re's ned answered, and what the loader has to: lua/tests/beside. Where they differ, doc/lua.md has both.
@@ -235,6 +238,76 @@ fn a_factory_is_handed_on_without_its_lifetime_and_mints_less(place: &Place) {
     let wanted =
         ["true\ttrue", "minted", "-13", "-13", "-12", "descriptors 1", "false\tfalse", "-9", "-104", "done"];
     assert_eq!(lines[2..], wanted, "{out}");
+}
+
+/// The loader keeps what sessions need, and starts the server again.
+fn sessions_outlive_a_server_that_is_killed_and_one_that_took_over_from_it(place: &Place) {
+    let other = place.path("other.img");
+    std::fs::File::create(&other).unwrap().set_len(8 << 20).unwrap();
+    let specs =
+        [format!("soft:{},serial=1234", image(place)), format!("soft:{},serial=other", other.display())];
+    let [factory, upgrade] = ["f", "u"].map(|name| format!("unix:{}", place.path(name).display()));
+    let script = place.write(
+        "kept.lua",
+        &format!(
+            "local bus = L4.default_loader:new_channel()
+             local server = L4.default_loader:start({{ caps = {{ vbus = {{ '{}', '{}' }}, svr = bus:svr(),
+                 f = '{factory}', upgrade = '{upgrade}' }} }}, 'rom/nvme-drv --factory f --device 1234:n1')
+             local first = server:pid()
+             print('up')
+             L4.default_loader:startv({{}}, 'sh', '-c', 'until [ -e killed ]; do sleep 0.05; done'):wait()
+             print(server:state(), server:pid() ~= first, bus:create(0, 'device=other:n1'):is_valid())",
+            specs[0], specs[1]
+        ),
+    );
+    let mut ned = place.start(&[script.to_str().unwrap()]);
+    ned.expect("up");
+    let factory_at = Factory::connect_retry(place.path("f"), PATIENCE).unwrap();
+    let session = factory_at.create(&["device=1234:n1"], None).unwrap();
+    let mut client = Client::from_fd(session, &Options::default()).unwrap();
+    let mut pid = ned.server(0);
+    let mut number = 0;
+    let mut goes_on = |client: &mut Client| {
+        let mut bytes = [0; 4096];
+        if number > 0 {
+            client.read(8 * number, &mut bytes).unwrap();
+            assert_eq!(bytes, [number as u8; 4096]);
+        }
+        number += 1;
+        client.write(8 * number, &[number as u8; 4096]).unwrap();
+        // Who is in the middle of a message when the server dies loses the connection.
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    goes_on(&mut client);
+    for _ in 0..3 {
+        kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        pid = ned.server(pid);
+        goes_on(&mut client);
+    }
+    place.write("killed", "");
+    ned.expect("running\ttrue\ttrue");
+    // Another one takes over: it is the one that is killed and started again from there on.
+    let mut next = std::process::Command::new(place.path("nvme-drv"));
+    let [one, two] = specs.map(|spec| format!("vbus={spec}"));
+    let (factory, upgrade) = (format!("f={factory}"), format!("upgrade={upgrade}"));
+    for word in [&one, &two, &factory, &upgrade] {
+        next.args(["--cap", word]);
+    }
+    next.args(["--factory", "f", "--device", "1234:n1"]).stderr(std::process::Stdio::null());
+    let mut next = next.spawn().unwrap();
+    ned.no_server();
+    goes_on(&mut client);
+    assert!(next.try_wait().unwrap().is_none(), "it serves");
+    next.kill().unwrap();
+    next.wait().unwrap();
+    ned.server(pid);
+    goes_on(&mut client);
+    goes_on(&mut client);
+    drop(client);
+    ned.signal(Signal::TERM);
+    let ended = ned.end();
+    assert_eq!(ended.status, Some(0));
+    assert_eq!(ended.err.matches("it is started again").count(), 4);
 }
 
 fn refusals_of_the_server_come_with_their_codes(place: &Place) {

@@ -24,7 +24,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 pub const FIRST: RawFd = 3;
 
 /// The most descriptors that one program is given.
-pub const FDS_MAX: usize = 256;
+pub const FDS_MAX: usize = 2048;
 
 /// What is written into the environment once the process id is known.
 const LISTEN_PID: &str = "LISTEN_PID=";
