@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nvme_client::{Client, Options, socket};
 use nvme_linux::socket::{Kind, ListenSpec};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 
 use crate::checker::Checker;
@@ -351,6 +352,68 @@ fn whoever_dies_while_one_server_takes_over_from_another_sessions_go_on() {
     checker.more(20);
     println!("{:?}", checker.stop().1);
     assert_eq!(server.stop(), 0);
+}
+
+/// Passes messages on between two ends, with their descriptors, up to and with this one that comes from the second.
+fn pass_on(ends: [&OwnedFd; 2], last: &str) {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        assert!(Instant::now() < deadline, "`{last}` was never said");
+        let [a, b] = ends;
+        let mut fds = [PollFd::new(a, PollFlags::IN), PollFd::new(b, PollFlags::IN)];
+        poll(&mut fds, None).unwrap();
+        for (from, to) in [(a, b), (b, a)] {
+            let mut bytes = [0; 8192];
+            let Ok((length, files)) = nvme_linux::socket::receive(from, &mut bytes) else { continue };
+            let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+            socket::send(to.as_fd(), &bytes[..length], &files, deadline).unwrap();
+            if bytes[..length] == *last.as_bytes() {
+                return;
+            }
+        }
+    }
+}
+
+/// A server dies between its last step and telling the service manager, which ends the next one as well, kindly: all goes on in another.
+#[test]
+fn one_that_took_over_and_that_the_manager_does_not_know_of_leaves_everything_to_another() {
+    for told_to_end in [false, true] {
+        let bench = Bench::new();
+        let _tell = Tell(bench.path("log"));
+        let manager = Manager::new(&bench, 100);
+        let words = upgradable(&bench);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut server = manager.start(&bench, &words);
+        let checker = Checker::start(client(&bench, &["device=partlabel:attack"]), 8);
+        checker.more(20);
+        // Somebody between the two, who hears the last step and lets no more pass.
+        let real = bench.path("upgrade.real");
+        std::fs::rename(bench.path("upgrade"), &real).unwrap();
+        let between = ListenSpec::parse(&bench.path("upgrade").display().to_string()).unwrap();
+        let between = between.listen(Kind::SeqPacket).unwrap();
+        let mut next = manager.next(&bench, &words);
+        poll(&mut [PollFd::new(&between, PollFlags::IN)], None).unwrap();
+        let link = nvme_linux::socket::accept(&between).unwrap().unwrap();
+        let other = socket::connect_seqpacket(&real).unwrap();
+        pass_on([&link, &other], "go");
+        if told_to_end {
+            next.signal(Signal::STOP);
+            next.signal(Signal::TERM);
+        }
+        rustix::net::shutdown(&link, rustix::net::Shutdown::Both).unwrap();
+        server.signal(Signal::KILL);
+        server.wait();
+        if told_to_end {
+            next.signal(Signal::CONT);
+        }
+        assert_eq!(next.wait(), 1, "{}", next.said());
+        std::thread::sleep(RESTART);
+        drop(between);
+        server = manager.start(&bench, &words);
+        checker.more(50);
+        println!("{:?}", checker.stop().1);
+        assert_eq!(server.stop(), 0);
+    }
 }
 
 /// A number that a variable says, for a longer run.

@@ -18,6 +18,7 @@ use nvme_linux::logger::{REFUSAL, SERVER};
 use nvme_linux::socket::{self, Peer};
 use nvme_platform::Time;
 use nvme_policy::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::waiting::refused;
 use super::{Server, Watched};
@@ -96,6 +97,10 @@ pub(super) struct Upgrades {
     pub(super) taking: bool,
     /// Who has it all by now.
     pub(super) gone: Option<Gone>,
+    /// Where the server before says that the service manager knows of this one, until it has; and the token.
+    before: Option<(OwnedFd, u64)>,
+    /// It died before it had.
+    pub(super) unknown: bool,
 }
 
 /// Why this server goes on.
@@ -111,7 +116,15 @@ pub(super) enum Stays {
 
 impl Upgrades {
     pub(super) fn new(began: Began) -> Self {
-        Self { began, successor: None, frozen: false, taking: false, gone: None }
+        Self {
+            began,
+            successor: None,
+            frozen: false,
+            taking: false,
+            gone: None,
+            before: None,
+            unknown: false,
+        }
     }
 
     /// Whether another server may take over, so that what it needs is kept.
@@ -304,6 +317,36 @@ impl Server {
         self.upgrades.frozen = false;
         self.go_on(now());
         Ok(())
+    }
+
+    /// Where something is kept, hears whether the server before, which has handed over, has told the service manager of this one.
+    pub(super) fn await_main(&mut self, link: BorrowedFd<'_>) {
+        if self.keep.is_none() {
+            return;
+        }
+        let Ok(link) = rustix::io::fcntl_dupfd_cloexec(link, 0) else { return };
+        let token = self.token(Watched::Predecessor);
+        if self.epoll.add(&link, token, Interest::Read).is_ok() {
+            self.upgrades.before = Some((link, token));
+        } else {
+            self.watched.remove(&token);
+        }
+    }
+
+    /// Looks whether the service manager knows of this process. Where the server before has died and not told it, the manager ends this one, too, and
+    /// starts another, which finds everything: so nothing may end here in an orderly way.
+    pub(super) fn hear_predecessor(&mut self) {
+        let Some((link, token)) = &self.upgrades.before else { return };
+        // It stays where it is: somebody else waits for it as well.
+        let mut said = [0; 8];
+        match recv(link, &mut said, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return,
+            Ok((length, _)) if length > 0 => {}
+            Ok(_) | Err(_) => self.upgrades.unknown = true,
+        }
+        let _ = self.epoll.remove(link);
+        self.watched.remove(token);
+        self.upgrades.before = None;
     }
 
     /// Goes on after everything stood still.

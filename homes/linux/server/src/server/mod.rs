@@ -228,6 +228,12 @@ impl Server {
                 }
             }
             logger::speak_of(0);
+            if self.upgrades.unknown {
+                // What is kept goes on, so nothing is closed here that others would hear of.
+                core::mem::forget(self);
+                let why = "the server before died before the service manager knew of this one";
+                return Err(std::io::Error::other(why).into());
+            }
             if let Some(gone) = &self.upgrades.gone {
                 let goes_on = gone.goes_on();
                 log::info!(target: SERVER, "pid {} goes on with all that was here", gone.pid);

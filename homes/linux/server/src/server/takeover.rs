@@ -46,6 +46,7 @@ impl Server {
         let board = built?;
         from.take_over().map_err(|why| Failure::Failed(why.into()))?;
         self.go_on_keeping(board.as_ref(), from.link());
+        self.await_main(from.link());
         // From here on all of it is this server's.
         let time = now();
         (self.upgrades.frozen, self.upgrades.taking) = (false, false);

@@ -30,6 +30,8 @@ pub(super) enum Watched {
     Upgrade,
     /// The next server.
     Successor,
+    /// The server before, which has handed over.
+    Predecessor,
     /// Something that a server before had begun.
     Gate,
     /// Who comes for metrics, and until when it may take.
@@ -63,7 +65,10 @@ impl Server {
             None | Some(Watched::Bell) => {}
             Some(Watched::Signals) => {
                 if self.signals.take().is_some() {
-                    self.stop(time);
+                    self.hear_predecessor();
+                    if !self.upgrades.unknown {
+                        self.stop(time);
+                    }
                 }
             }
             Some(Watched::MemoryFailures) => self.memory_failed(),
@@ -111,6 +116,7 @@ impl Server {
             Some(Watched::Operator(_)) => self.serve_operator(token, time),
             Some(Watched::Upgrade) => self.accept_successor(time)?,
             Some(Watched::Successor) => self.serve_successor(time)?,
+            Some(Watched::Predecessor) => self.hear_predecessor(),
             Some(Watched::Gate) => self.gate_opened(time),
             Some(Watched::Metrics) => self.accept_scraper(time),
             Some(Watched::Scraper(..)) => self.serve_scraper(token),
