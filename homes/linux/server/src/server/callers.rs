@@ -149,6 +149,8 @@ impl Server {
         self.take_up_late(time);
         let minted = match &asked {
             Asked::List => return self.show(call, time),
+            // It may be theirs.
+            _ if self.is_held_for_late() => Err(CreateError::Scanning),
             Asked::Session(asked) => self.control.create_at(call.at, asked).map(Minted::Session),
             Asked::Factory(asked) => self.control.delegate(call.at, asked).map(Minted::Factory),
         };

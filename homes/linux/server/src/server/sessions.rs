@@ -365,6 +365,9 @@ impl Server {
     /// Starts static clients whose device is there.
     pub(super) fn start_static(&mut self, first: bool, time: Time) {
         self.take_up_late(time);
+        if self.is_held_for_late() {
+            return;
+        }
         let absent: Vec<u32> =
             self.seats.iter().filter(|(_, s)| s.phase == Phase::Absent).map(|(id, _)| *id).collect();
         // Of one that goes on later, nothing begins anew.

@@ -57,6 +57,15 @@ impl Server {
         self.late = some.then_some(late);
     }
 
+    /// Whether something of controllers that are scanned waits as well, since a factory does that holds a device of one that is not. What
+    /// such factories hold was bound anew meanwhile, and what such sessions have is nobody's as far as the catalogue knows: so nothing is
+    /// given to anybody until all of it has gone on.
+    pub(in super::super) fn is_held_for_late(&self) -> bool {
+        let Some(late) = &self.late else { return false };
+        let here = |left: &LeftSession| !self.is_awaited(&left.document.session.device.serial);
+        !late.fixed.is_empty() || !late.factories.is_empty() || late.sessions.iter().any(here)
+    }
+
     /// Whether a static client has a session that waits.
     pub(in super::super) fn is_late_client(&self, client: Option<&str>) -> bool {
         let sessions = self.late.iter().flat_map(|late| &late.sessions);
