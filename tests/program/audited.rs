@@ -235,14 +235,14 @@ fn a_static_client_is_not_served_before_its_session_is_written_down_where_that_i
 fn a_start_and_a_stop_are_records_and_a_server_that_was_killed_left_none() {
     let bench = Bench::new();
     let (word, path) = (audit(&bench, ""), bench.path("audit"));
-    for how in [Signal::TERM, Signal::KILL, Signal::INT] {
+    for (round, how) in (1..).zip([Signal::TERM, Signal::KILL, Signal::INT]) {
         let mut server = bench.serve(&[&word]);
         server.says("ready");
         drop(bench.create(&["device=partlabel:attack"]));
         server.says("session 1: ended");
-        let is = |line: &Line| line.record.event == Event::End;
-        let many = of(&read(&path).1, Event::Start).len();
-        wait_for(&path, "its end", |lines| lines.iter().filter(|line| is(line)).count() >= many);
+        let all =
+            |lines: &[Line], event| lines.iter().filter(|line| line.record.event == event).count() >= round;
+        wait_for(&path, "its start and its end", |lines| all(lines, Event::Start) && all(lines, Event::End));
         server.signal(how);
         server.wait();
     }
