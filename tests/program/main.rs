@@ -2,7 +2,7 @@
 //!
 //! * [`server`]: starts the program. [`audit`], [`audited`]: what it writes down. [`backend`]: as QEMU would start it. [`operator`]: what is asked at `admin`. [`options`]: what it refuses before it serves. [`capabilities`]: named descriptors,
 //!   sockets, the service manager, what is given up. [`sessions`]: how long a session lives, and who gets which device. [`tenants`]: factories and dataspaces of the command line. [`workers`]: several of them.
-//!   [`killed`], [`killed_factories`]: one takes up what another left with a [`manager`]; [`upgrade`]: one takes over from another, watched by [`checker`].
+//!   [`killed`], [`killed_factories`]: one takes up what another left with a [`manager`]; [`upgrade`]: one takes over from another, watched by [`checker`]; [`builds`]: so do two builds.
 //!   [`independent`]: a client from elsewhere; [`wire`]: its messages beside ours. [`dependencies`]: what is linked. [`old_kernels`]: calls that are missing or denied. [`signals`]: what ends it, with which status.
 
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@ mod server;
 mod audit;
 mod audited;
 mod backend;
+mod builds;
 mod capabilities;
 mod checker;
 mod dependencies;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nvme_client::{Error, Factory};
@@ -19,6 +20,8 @@ pub(crate) const WAIT: Duration = Duration::from_secs(20);
 /// A folder with a disk, and a server over it (or one that is about to be).
 pub(crate) struct Bench {
     dir: tempfile::TempDir,
+    /// What is started: this build's, unless a test has another.
+    program: Mutex<PathBuf>,
 }
 
 /// A program that runs, or ran.
@@ -33,7 +36,12 @@ impl Bench {
     pub(crate) fn new() -> Self {
         let dir = disk::memory_dir();
         std::fs::write(dir.path().join("disk"), disk::image(512)).unwrap();
-        Self { dir }
+        Self { dir, program: Mutex::new(env!("CARGO_BIN_EXE_nvme-drv").into()) }
+    }
+
+    /// Starts this program from now on.
+    pub(crate) fn use_program(&self, program: &Path) {
+        program.clone_into(&mut self.program.lock().unwrap());
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -59,8 +67,8 @@ impl Bench {
         let log = self.path("log");
         let stderr = File::create(&log).unwrap();
         let null = File::options().read(true).write(true).open("/dev/null").unwrap();
-        let mut spawn =
-            Spawn::new(Path::new(env!("CARGO_BIN_EXE_nvme-drv")), OsStr::new("nvme-drv")).unwrap();
+        let program = self.program.lock().unwrap().clone();
+        let mut spawn = Spawn::new(&program, OsStr::new("nvme-drv")).unwrap();
         for word in words {
             spawn.arg(OsStr::new(word)).unwrap();
         }

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test of the workspace, and what is no test: formatting, lints, the core without std.
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::process::Command;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -59,6 +60,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     if args.is_empty() {
         // Builds of their own: trace points as frames, and the program that decodes them.
         cargo(&["test", "-p", "nvme-drv", "--features", "defmt", "--test", "frames"])?;
+        two_builds()?;
         cargo(&["test", "-p", "nvme-decode", "--features", "sample", "--test", "decode"])?;
         core_without_std()?;
         program_for_l4re()?;
@@ -68,6 +70,19 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         println!("{line}");
     }
     Ok(())
+}
+
+/// The server with trace points as frames, which was just built, and the one without take over from each other.
+fn two_builds() -> Result<()> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
+    let other = target.join("debug/nvme-drv-frames");
+    std::fs::copy(target.join("debug/nvme-drv"), &other)?;
+    let words = ["test", "--workspace", "--test", "program", "--", "--ignored", "two_builds"];
+    println!("cargo {}", words.join(" "));
+    let mut cargo = Command::new(program());
+    let status = cargo.current_dir(crate::root()).args(words).env("NVME_DRV_OTHER", &other).status()?;
+    if status.success() { Ok(()) } else { Err("two builds do not take over from each other".into()) }
 }
 
 /// One line for each kind of test that cannot run here. In CI that is a failure of these tests.
