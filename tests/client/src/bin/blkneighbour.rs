@@ -99,15 +99,29 @@ fn run(arguments: &Arguments) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let (busy, is_busy) = std::sync::mpsc::channel();
     let mut threads = Vec::new();
+    let mut together = Vec::new();
     for _ in 0..arguments.sessions {
-        let (stop, busy) = (Arc::clone(&stop), busy.clone());
         let words: Vec<_> = arguments.create.iter().map(String::as_str).collect();
         let session =
             Factory::connect_retry(&arguments.socket, Duration::from_secs(10))?.create(&words, None)?;
         let attack = Attack::new(arguments, session)?;
+        if arguments.sessions > 1 && attack.asks() {
+            together.push(attack);
+            continue;
+        }
+        let (stop, busy) = (Arc::clone(&stop), busy.clone());
         threads.push(thread::spawn(move || attack.run(&stop, &busy)));
     }
-    drop(busy);
+    if !together.is_empty() {
+        // One thread for all: many would keep the processors from those who are measured, and from the server.
+        let stop = Arc::clone(&stop);
+        threads.push(thread::spawn(move || {
+            let _ = busy.send(());
+            ask(&mut together, &stop)
+        }));
+    } else {
+        drop(busy);
+    }
     // All of them, or one has failed.
     let count = is_busy.iter().take(threads.len()).count();
     if count == threads.len() {
@@ -119,13 +133,29 @@ fn run(arguments: &Arguments) -> Result<()> {
     threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| Error::Full("thread"))?)
 }
 
+/// Requests of all of them, until it is enough.
+fn ask(attacks: &mut [Attack], stop: &AtomicBool) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        let mut some = false;
+        for attack in &mut *attacks {
+            some |= attack.ask()?;
+        }
+        if !some {
+            // The processor is for those who are measured.
+            thread::sleep(Duration::from_micros(20));
+        }
+    }
+    Ok(())
+}
+
 /// One session with what it does.
 struct Attack {
     kind: Kind,
     client: Client,
     depth: u16,
-    /// What its requests name.
+    /// What its requests name, and which part of the disk and of its memory is next.
     segments: Vec<Segment>,
+    next: u64,
     /// What is not there yet, or is taken away: a file and its part.
     victim: Option<(OwnedFd, u64)>,
     /// What watches its call eventfd.
@@ -192,7 +222,7 @@ impl Attack {
             _ => 0,
         };
         let watchers = watch(&client, sets)?;
-        Ok(Self { kind, client, depth, segments, victim, watchers })
+        Ok(Self { kind, client, depth, segments, next: 0, victim, watchers })
     }
 
     fn run(mut self, stop: &AtomicBool, busy: &std::sync::mpsc::Sender<()>) -> Result<()> {
@@ -211,13 +241,19 @@ impl Attack {
                     }
                     Ok(())
                 }
-                _ => self.ask(stop),
+                _ => ask(std::slice::from_mut(&mut self), stop),
             }
         })
     }
 
-    /// Requests on all queues, as many as there may be.
-    fn ask(&mut self, stop: &AtomicBool) -> Result<()> {
+    /// Whether all that it does is asking.
+    fn asks(&self) -> bool {
+        let others = [Kind::Idle, Kind::Calls, Kind::Kicks, Kind::Registers, Kind::Knocks];
+        self.victim.is_none() && !others.contains(&self.kind)
+    }
+
+    /// Requests on all queues, as many as there may be. Whether there were any, or some came back.
+    fn ask(&mut self) -> Result<bool> {
         let kind = match self.kind {
             Kind::Writes => kind::OUT,
             Kind::Refused => 99,
@@ -225,43 +261,37 @@ impl Attack {
         };
         let sectors = self.client.config.capacity;
         let fresh = matches!(self.kind, Kind::Fresh | Kind::Punched);
-        let mut next = 0;
         let size = self.client.memory.regions.get(1).map_or(0, |region| region.words.size);
-        while !stop.load(Ordering::Relaxed) {
-            let mut some = false;
-            for queue in &mut self.client.queues {
-                while queue.poll()?.is_some() {
-                    some = true;
-                }
-                while queue.in_flight() < u32::from(self.depth) {
-                    let mut one = [Segment { addr: 0, len: 1 << 20 }];
-                    let segments = if fresh {
-                        one[0].addr = FAR + next;
-                        next = (next + (1 << 20)) % size;
-                        &one[..]
-                    } else {
-                        &self.segments[..]
-                    };
-                    let len: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
-                    let sector =
-                        if len / 512 >= sectors { 0 } else { (next / 512) % (sectors - len / 512) / 8 * 8 };
-                    let io = Io { kind, sector, segments, to_device: kind == kind::OUT };
-                    match queue.submit(io, 0) {
-                        Ok(()) => some = true,
-                        Err(Error::Full(_)) => break,
-                        Err(other) => return Err(other),
-                    }
-                }
-                queue.publish()?;
+        let (mut some, mut next) = (false, self.next);
+        for queue in &mut self.client.queues {
+            while queue.poll()?.is_some() {
+                some = true;
             }
-            if !some {
-                // The processor is for those who are measured.
-                thread::sleep(Duration::from_micros(20));
+            while queue.in_flight() < u32::from(self.depth) {
+                let mut one = [Segment { addr: 0, len: 1 << 20 }];
+                let segments = if fresh {
+                    one[0].addr = FAR + next;
+                    next = (next + (1 << 20)) % size;
+                    &one[..]
+                } else {
+                    &self.segments[..]
+                };
+                let len: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
+                let sector =
+                    if len / 512 >= sectors { 0 } else { (next / 512) % (sectors - len / 512) / 8 * 8 };
+                let io = Io { kind, sector, segments, to_device: kind == kind::OUT };
+                match queue.submit(io, 0) {
+                    Ok(()) => some = true,
+                    Err(Error::Full(_)) => break,
+                    Err(other) => return Err(other),
+                }
             }
+            queue.publish()?;
         }
-        // What is in flight ends with the session.
+        self.next = next;
+        // What watches goes with the session, as what is in flight does.
         let _ = &self.watchers;
-        Ok(())
+        Ok(some)
     }
 
     /// One descriptor after the other, with requests under way.
