@@ -42,6 +42,7 @@ public:
     else if (name == "taken") taken();
     else if (name == "pages") pages();
     else if (name == "hollow") hollow();
+    else if (name == "shield") shield();
     else if (name == "many") many(strtoul(arg.c_str(), nullptr, 0));
     else bad_usage(name.c_str());
   }
@@ -368,6 +369,35 @@ private:
     snprintf(text, sizeof(text), "(%ld)", r);
     check("memory without pages is refused", r < 0, text);
     expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
+  }
+
+  /// Memory that its capability lets nobody write. Since June 2026 L4Re maps it for DMA all the same: what keeps a disk from being read into it is
+  /// the session's own look at the right to write.
+  void shield()
+  {
+    size_t const size = L4_PAGESIZE;
+    uint64_t const at = 1ULL << 42;
+    auto ds = L4Re::chkcap(L4Re::Util::make_unique_cap<L4Re::Dataspace>());
+    L4Re::chksys(L4Re::Env::env()->mem_alloc()->alloc(size, ds.get(), L4Re::Mem_alloc::Continuous | L4Re::Mem_alloc::Pinned));
+    L4Re::Rm::Unique_region<unsigned char *> view;
+    L4Re::chksys(L4Re::Env::env()->rm()->attach(&view, size, L4Re::Rm::F::Search_addr | L4Re::Rm::F::RW, L4::Ipc::make_cap_rw(ds.get())));
+    expect("other data on the disk", write(_o.first, size, 8), L4VIRTIO_BLOCK_S_OK);
+    _pattern.fill(view.get(), size, _o.first, 9);
+    std::vector<unsigned char> const before(view.get(), view.get() + size);
+
+    int const r = _disk.session()->register_ds(L4::Ipc::make_cap(ds.get(), L4_CAP_FPAGE_RO), at, 0, size);
+    if (r < 0)
+      {
+        // L4Re of before maps it for no device.
+        expect("memory that may not be written is refused", r, -L4_EINVAL);
+        expect("still works", read(0, 512), L4VIRTIO_BLOCK_S_OK);
+        return;
+      }
+    expect_error("a read into it is refused", _disk.one_at(L4VIRTIO_BLOCK_T_IN, _o.first, at, size));
+    check("nothing of it has changed", !memcmp(before.data(), view.get(), size));
+    expect("it is written to the disk", _disk.one_at(L4VIRTIO_BLOCK_T_OUT, _o.first, at, size), L4VIRTIO_BLOCK_S_OK);
+    expect("read back", read(_o.first, size), L4VIRTIO_BLOCK_S_OK);
+    check("data", _pattern.check(_disk.data(), size, _o.first, 9, false) < 0);
   }
 
   Disk &_disk;

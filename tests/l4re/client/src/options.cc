@@ -23,7 +23,7 @@ char const *const usage =
   "  --external-queue      allocates the queue memory itself, sized for queues of 256;  --queue-ds CAP  takes it from CAP\n"
   "  --die N               exits after N completions with requests in flight\n"
   "  --test NAME[=ARG]     repeatable: id[=TEXT] flush readonly writable ds-max=N untrusted discard zeroes bounds address\n"
-  "                        odd unknown caps; last: reset rings\n"
+  "                        odd unknown caps shield; last: reset rings\n"
   "  --factory CAP         a factory;  --ask CODE:WORD,WORD  asks it for a session (the first is the disk then)\n"
   "                        --ask-factory CODE:WORD,WORD  for a factory: both repeatable\n"
   "  --revoke CAP          deletes it, and looks whether each  --sees CAP  goes and each  --keeps CAP  stays\n";
