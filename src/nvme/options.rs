@@ -41,6 +41,8 @@ pub struct Options {
     pub discard_max: u64,
     /// Most bytes that one write-zeroes covers.
     pub write_zeroes_max: u64,
+    /// Most entries of an I/O queue, 2 to 1,024. Each has a page of its own for lists, so this bounds the memory of a pair.
+    pub depth_max: u16,
     /// Chunks of bounce memory for each queue pair; see [`BOUNCE_CHUNK`](super::BOUNCE_CHUNK).
     pub bounce_chunks: u16,
     /// Most I/O queue pairs to ask for.
@@ -64,6 +66,7 @@ impl Default for Options {
             transfer_max: 1 << 20,
             discard_max: 1 << 30,
             write_zeroes_max: 32 << 20,
+            depth_max: 1024,
             bounce_chunks: 4,
             pairs_max: 512,
             namespaces_max: 1024,

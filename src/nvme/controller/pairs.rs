@@ -124,6 +124,8 @@ impl core::fmt::Debug for ReadsPair {
 pub(super) struct Pairs {
     index: u16,
     timeout: Duration,
+    /// Most entries of a queue, whatever the controller grants.
+    depth: u16,
     chunks: u16,
     records: BTreeMap<u16, Record>,
     granted: Granted,
@@ -150,6 +152,7 @@ impl Pairs {
         Self {
             index,
             timeout,
+            depth: options.depth_max.min(DEPTH_MAX),
             chunks,
             records: BTreeMap::new(),
             granted,
@@ -238,9 +241,9 @@ impl Pairs {
         (pages.into_iter().sum::<usize>() * PAGE) as u64
     }
 
-    /// The depth that the controller lets a queue have.
+    /// The depth that the controller and the operator let a queue have.
     fn allowed(&self, depth: u16) -> u16 {
-        depth.min(self.granted.depth.min(DEPTH_MAX)).max(DEPTH_MIN)
+        depth.min(self.granted.depth.min(self.depth)).max(DEPTH_MIN)
     }
 
     /// The generation that the next pair gets.

@@ -1,3 +1,4 @@
+use nvme_platform::PAGE;
 use nvme_session::memory::QuietBy;
 use nvme_soft::{Config, SoftDevice};
 
@@ -77,6 +78,17 @@ impl Rig {
         let quiet = quiet.then(|| QueueQuiet::reset(0, self.pairs.next_generation()));
         self.pairs.end(self.device.pool(), quiet)
     }
+}
+
+#[test]
+fn a_pair_is_no_deeper_than_its_home_lets_it_and_takes_the_memory_of_that() {
+    let mut rig = rig(8);
+    rig.pairs = Pairs::new(0, &Options { depth_max: 16, bounce_chunks: 2, ..Options::default() });
+    rig.pairs.set_up(Granted { depth: 1024, ..GRANTED });
+    let job = rig.pairs.create(&mut rig.device, 256, 5).unwrap();
+    assert!(matches!(job, Job::CreateCq { depth: 16, .. }), "{job:?}");
+    // Two queues of a page, fifteen pages for lists, two chunks of 64 KiB.
+    assert_eq!(rig.pairs.bytes(256), (2 + 15 + 2 * 16) * PAGE as u64);
 }
 
 #[test]

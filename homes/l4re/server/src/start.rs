@@ -41,7 +41,8 @@ impl Default for Tuning {
             sessions_max: 256,
             memory_max: 64 << 30,
             slots_max: 3500,
-            nvme: nvme::Options::default(),
+            // Twice the entries that the original has: memory is short here, and nearly all of a pair's is by entry.
+            nvme: nvme::Options { depth_max: 64, bounce_chunks: 2, ..nvme::Options::default() },
             recovery: RecoveryTimes::default(),
         }
     }

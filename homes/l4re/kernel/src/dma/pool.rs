@@ -11,15 +11,23 @@ use super::chunks::Chunks;
 use crate::attachment::place;
 use crate::bus::{DmaSpaces, DriverDataspaces};
 
-/// Pages of a slab: the queues, lists and bounce pages of one or two queue pairs.
-const SLAB: usize = 64;
+/// Pages of a slab: what takes more has a dataspace of its own.
+const SLAB: usize = 32;
+
+/// A dataspace of our own, of which parts are given out.
+struct Slab {
+    window: Window,
+    at: u64,
+    /// How many of its pages are given out.
+    used: usize,
+}
 
 /// See the [module](self).
 pub(crate) struct Pool<P> {
     platform: P,
     chunks: Arc<Mutex<Chunks<P>>>,
-    /// The slab at hand, and how many of its pages are given out.
-    slab: Option<(Window, u64, usize)>,
+    /// Those of which something is left.
+    slabs: Vec<Slab>,
     /// Recycled memory, by its length in pages.
     spare: BTreeMap<usize, Vec<DriverMemory>>,
     cut_off: bool,
@@ -27,7 +35,7 @@ pub(crate) struct Pool<P> {
 
 impl<P: DmaSpaces + DriverDataspaces> Pool<P> {
     pub(crate) fn new(platform: P, chunks: Arc<Mutex<Chunks<P>>>) -> Self {
-        Self { platform, chunks, slab: None, spare: BTreeMap::new(), cut_off: false }
+        Self { platform, chunks, slabs: Vec::new(), spare: BTreeMap::new(), cut_off: false }
     }
 
     /// Nothing more comes from here. What was given out stays mapped: the device cannot master the bus, and no one else
@@ -64,19 +72,24 @@ impl<P: DmaSpaces + DriverDataspaces + Send + Sync> DmaPool for Pool<P> {
             #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
             return Ok(DriverMemory::from_pool(window, Iova(at)));
         }
-        let (window, at, used) = match self.slab.take() {
-            Some(slab) if SLAB - slab.2 >= pages => slab,
-            // What is left of the old one is too short, and stays unused.
-            _ => {
+        let place = match self.slabs.iter().position(|slab| SLAB - slab.used >= pages) {
+            Some(place) => place,
+            None => {
+                self.slabs.try_reserve(1).map_err(|_| DmaError::NoMemory)?;
                 let (window, at) = self.slab(SLAB)?;
-                (window, at, 0)
+                self.slabs.push(Slab { window, at, used: 0 });
+                self.slabs.len() - 1
             }
         };
-        let offset = used * PAGE;
-        let part = window.sub(offset, pages * PAGE).map_err(|_| DmaError::BadRange)?;
+        let slab = &mut self.slabs[place];
+        let offset = slab.used * PAGE;
+        let part = slab.window.sub(offset, pages * PAGE).map_err(|_| DmaError::BadRange)?;
         #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
-        let memory = DriverMemory::from_pool(part, Iova(at + offset as u64));
-        self.slab = Some((window, at, used + pages));
+        let memory = DriverMemory::from_pool(part, Iova(slab.at + offset as u64));
+        slab.used += pages;
+        if slab.used == SLAB {
+            self.slabs.swap_remove(place);
+        }
         Ok(memory)
     }
 

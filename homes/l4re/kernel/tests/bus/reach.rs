@@ -4,7 +4,7 @@ use nvme_l4re::bus::Options;
 use nvme_l4re::chunk::chunk_size;
 use nvme_l4re::kernel::L4Error;
 use nvme_l4re::model::bus::{Bus, Shape};
-use nvme_platform::{DmaError, DmaRights, PAGE};
+use nvme_platform::{DmaError, DmaRights, DriverMemory, PAGE};
 
 use crate::rig::{Driven, add, all, one};
 
@@ -205,4 +205,19 @@ fn the_drivers_memory_is_cleared_when_it_is_given_out_again() {
     assert_eq!((memory.iova(), memory.window().load32(8)), (at, Ok(0)));
     assert!(pool.allocate(1000).unwrap().window().len() == 1000 * PAGE);
     assert!(pool.allocate(0).is_err());
+}
+
+#[test]
+fn what_is_left_of_a_slab_is_given_to_whoever_fits_there() {
+    let (_, mut driven) = bus();
+    let pool = driven.controller.device().pool();
+    // More than is left of whatever was begun, twice.
+    let first = pool.allocate(32).unwrap();
+    let (big, next) = (pool.allocate(20).unwrap(), pool.allocate(20).unwrap());
+    let small = pool.allocate(12).unwrap();
+    // No dataspace was taken for it: those of the model lie one above the other.
+    let end = next.iova().0 + next.window().len() as u64;
+    assert!(big.iova().0 < end && small.iova().0 <= end, "{big:?} {next:?} {small:?}");
+    let large = pool.allocate(63).unwrap();
+    assert_eq!((first.window().len(), large.window().len()), (32 * PAGE, 63 * PAGE));
 }
