@@ -4,7 +4,7 @@ use nvme_l4re::bus::Options;
 use nvme_l4re::chunk::chunk_size;
 use nvme_l4re::kernel::L4Error;
 use nvme_l4re::model::bus::{Bus, Shape};
-use nvme_platform::{DmaError, DmaRights, DriverMemory, PAGE};
+use nvme_platform::{DmaError, DmaRights, PAGE};
 
 use crate::rig::{Driven, add, all, one};
 
