@@ -10,13 +10,17 @@
 //! built by the first time, and refuses all of it when a part does not pass.
 //!
 //! * `document`: bytes to document and back. `state`: what came of it. `kept`: what is left by a server that died. `file`: descriptors by number.
+//! * `core`: what the core has, as documents say it, and the other way; `words`: its policies and places.
 #![forbid(unsafe_code)]
 
+mod core;
 mod document;
 mod file;
 mod kept;
 mod state;
+mod words;
 
+pub use self::core::{NotTaken, adopt_factory, adopt_session, drained, drained_of, factory, session};
 pub use document::{
     Capabilities, Capability, DOCUMENT_MAX, Document, FILES_MAX, Manager, Unreadable, VERSION,
 };
@@ -26,3 +30,4 @@ pub use state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
     Lost, Machine, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,
 };
+pub use words::{Wording, rate};

@@ -39,30 +39,28 @@ pub enum NotTaken {
     Socket(Errno),
 }
 
-impl Connection {
-    /// What was said so far, with the descriptors that came with what is here of a message, and the one that goes with what is not sent.
-    /// `None` while a request is worked on.
-    pub fn talk(&self) -> Option<(Talk, Vec<BorrowedFd<'_>>, Option<BorrowedFd<'_>>)> {
-        let machine = self.machine();
-        let (agreed, steps, input, files) = machine.paused()?;
+/// What was said so far, with the descriptors that came with what is here of a message, and the one that goes with what is not sent.
+pub type Said<'a> = (Talk, Vec<BorrowedFd<'a>>, Option<BorrowedFd<'a>>);
+
+impl Machine {
+    /// What was said so far. `None` while a request is worked on.
+    pub fn talk(&self) -> Option<Said<'_>> {
+        let (agreed, steps, input, files) = self.paused()?;
         let talk = Talk {
             features: agreed.features,
             protocol: agreed.protocol.bits(),
             steps,
             input: input.to_vec(),
-            output: machine.outgoing().to_vec(),
+            output: self.outgoing().to_vec(),
         };
-        Some((talk, files.iter().map(AsFd::as_fd).collect(), machine.outgoing_file()))
+        Some((talk, files.iter().map(AsFd::as_fd).collect(), self.outgoing_file()))
     }
 
-    /// Goes on where another server was, for a device that offers `features` and so many queues. `channel`: where the client is told of
-    /// news, and whether there is some.
+    /// Goes on where another server's was, for a device that offers `features` and so many queues.
     pub fn resume(
-        socket: OwnedFd,
         (features, queues): (u64, u16),
         talk: Talk,
         (files, attached): (Vec<OwnedFd>, Option<OwnedFd>),
-        channel: (Option<OwnedFd>, bool),
     ) -> Result<Self, NotTaken> {
         let offered = features | PROTOCOL_FEATURES;
         let surplus = talk.features & !offered;
@@ -76,7 +74,7 @@ impl Connection {
             return Err(NotTaken::Message);
         }
         let agreed = Agreed { offered, features: talk.features, protocol, queues: queues.clamp(1, QUEUES) };
-        let mut machine = Machine::resumed(agreed, talk.steps);
+        let mut machine = Self::resumed(agreed, talk.steps);
         if !talk.input.is_empty() || !files.is_empty() {
             // As it came the first time, and looked at as then.
             let (header, rest) = talk.input.split_at(talk.input.len().min(HEADER));
@@ -86,7 +84,26 @@ impl Connection {
             }
         }
         machine.unsent(talk.output, attached);
-        let (channel, news) = channel;
+        Ok(machine)
+    }
+}
+
+impl Connection {
+    /// What was said so far ([`Machine::talk`]).
+    pub fn talk(&self) -> Option<Said<'_>> {
+        self.machine().talk()
+    }
+
+    /// Goes on where another server was, for a device that offers `features` and so many queues. `channel`: where the client is told of
+    /// news, and whether there is some.
+    pub fn resume(
+        socket: OwnedFd,
+        offered: (u64, u16),
+        talk: Talk,
+        files: (Vec<OwnedFd>, Option<OwnedFd>),
+        (channel, news): (Option<OwnedFd>, bool),
+    ) -> Result<Self, NotTaken> {
+        let machine = Machine::resume(offered, talk, files)?;
         Connection::resumed(socket, machine, channel, news).map_err(NotTaken::Socket)
     }
 }

@@ -268,7 +268,7 @@ impl Server {
             next_session: catalogue.next_session(),
             next_factory: catalogue.next_factory(),
             factories: self.fixed_factories(),
-            drained: self.control.drained().iter().map(|drained| self.drained_state(drained)).collect(),
+            drained: handover::drained(&self.control),
             crashes: crashes.clone(),
         };
         keep::put(shelf, &document, &files).map(drop)

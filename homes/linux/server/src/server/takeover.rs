@@ -10,7 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nvme_audit as audit;
 use nvme_audit::Record;
-use nvme_core::server::control::{Adopted, Drained, Event};
+use nvme_core::server::control::{Drained, Event};
 use nvme_core::server::message::SessionKey;
 use nvme_handover as handover;
 use nvme_linux::events::{Epoll, Interest, now};
@@ -18,8 +18,7 @@ use nvme_linux::factory::Caller;
 use nvme_linux::logger::SERVER;
 use nvme_linux::socket::Cookie;
 use nvme_platform::Time;
-use nvme_policy::Namespace;
-use nvme_session::factory::{AdoptedFactory, FactoryId};
+use nvme_session::factory::FactoryId;
 
 use super::factories::Post;
 use super::{Server, Watched};
@@ -28,9 +27,7 @@ use crate::failure::Failure;
 use crate::hints::Told;
 use crate::keep::Board;
 use crate::seat::{Phase, Seat, Source, Waiter, peer_of};
-use crate::upgrade::{
-    Given, Predecessor, Wording, ceiling_of, holding_of, placed_of, policy_of, rate_of, tag_of,
-};
+use crate::upgrade::{Given, Predecessor};
 
 /// How long it may take to build all of it anew.
 const BUILDS: Duration = Duration::from_secs(8);
@@ -146,31 +143,11 @@ impl Server {
         time: Time,
     ) -> Result<u32, String> {
         let text = |why: &dyn core::fmt::Display| why.to_string();
-        let policy = policy_of(&session.policy, &self.trusted).map_err(|why| text(&why))?;
-        let at = placed_of(&session.device).map_err(|why| text(&why))?;
-        let rate = rate_of(session.rate).map_err(|why| text(&why))?;
-        let factory = self.factory_of(session.factory)?;
-        let adopted = Adopted {
-            number: session.number,
-            policy: &policy,
-            factory,
-            at: &at,
-            is_static: session.client.is_some(),
-            rate,
-        };
-        let key = self.control.adopt(&adopted).map_err(|why| Told(&why).to_string())?;
-        let features = session.connection.as_ref().map_or(0, |connection| connection.features);
-        self.control
-            .adopt_features(key, features, session.write_back)
-            .map_err(|why| Told(&why).to_string())?;
-        for handover::Counters { queue, words } in &session.counters {
-            if !self.control.adopt_counts(key, *queue, words) {
-                return Err(format!("what queue {queue} did is written otherwise"));
-            }
-        }
+        let names: Vec<&str> = self.trusted.names().collect();
+        let key = handover::adopt_session(&mut self.control, &session, &names).map_err(|why| told(&why))?;
         let id = match &session.client {
             Some(client) => self.static_seat(client)?,
-            None => self.dynamic_seat(&session, key, policy, factory, given)?,
+            None => self.dynamic_seat(&session, key, given)?,
         };
         let canonical = self.control.session(key).map(|session| session.minted().device().to_owned());
         self.by_session.insert(key, id);
@@ -208,18 +185,7 @@ impl Server {
 
     /// What is drained, in this server's terms. `None`: it is not here, or there are two of that number.
     pub(super) fn drained_of_state(&self, drained: &handover::Drained) -> Option<Drained> {
-        let Some(serial) = &drained.serial else { return Some(Drained::All) };
-        let serials = self.control.controllers().map(|(_, controller, _)| controller.info().serial.as_str());
-        let mut found = (0..).zip(serials).filter(|(_, known)| known == serial).map(|(at, _)| at);
-        let (Some(at), None) = (found.next(), found.next()) else {
-            // Of one that does not say yet what it is, all stays drained.
-            return self.awaited(serial).map(Drained::Controller);
-        };
-        let Some((nsid, first, blocks)) = drained.blocks else { return Some(Drained::Controller(at)) };
-        let place = Namespace { controller: at, nsid };
-        let mut devices = self.control.catalogue().devices();
-        let whole = devices.find_map(|(entry, _)| (entry.namespace() == place).then(|| *entry.extent()))?;
-        whole.part(first, blocks).map(Drained::Blocks)
+        handover::drained_of(&self.control, drained, |serial| self.awaited(serial))
     }
 
     pub(super) fn factory_of(&self, number: u64) -> Result<FactoryId, String> {
@@ -234,16 +200,7 @@ impl Server {
         given: &mut Given,
         time: Time,
     ) -> Result<(), String> {
-        let text = |why: Wording| why.to_string();
         let number = factory.number;
-        let holdings = factory.holdings.iter().map(holding_of).collect::<Result<_, _>>().map_err(text)?;
-        let adopted = AdoptedFactory {
-            number,
-            parent: self.factory_of(factory.parent)?,
-            ceiling: ceiling_of(&factory.ceiling, &self.trusted).map_err(text)?,
-            tag: tag_of(factory.tag.as_ref()).map_err(text)?,
-            holdings,
-        };
         let known = self.control.catalogue().factory_numbered(number).and_then(|id| self.posts.get(&id));
         if known.and_then(|post| post.cap.as_ref()) != factory.capability.as_ref() {
             let cap = factory.capability.as_deref().unwrap_or("another");
@@ -251,7 +208,8 @@ impl Server {
                 "it is {cap}'s there, and not here: the words of --factory must be the same"
             ));
         }
-        let id = self.control.catalogue_mut().adopt_factory(adopted).map_err(|why| Told(&why).to_string())?;
+        let names: Vec<&str> = self.trusted.names().collect();
+        let id = handover::adopt_factory(&mut self.control, &factory, &names).map_err(|why| told(&why))?;
         for cookie in factory.cookies {
             self.capabilities.insert(Cookie::from_number(cookie), Capability::Factory(id));
         }
@@ -297,10 +255,10 @@ impl Server {
         &mut self,
         session: &handover::Session,
         key: SessionKey,
-        policy: nvme_policy::Policy,
-        factory: FactoryId,
         given: &mut Given,
     ) -> Result<u32, String> {
+        let minted = self.control.session(key).ok_or("there is no such session")?.minted();
+        let (policy, factory) = (minted.policy().clone(), minted.factory());
         let id = self.next_seat;
         self.next_seat += 1;
         let through = match factory {
@@ -326,5 +284,14 @@ impl Server {
         }
         self.seats.insert(id, seat);
         Ok(id)
+    }
+}
+
+/// Why something does not go on here, in this home's words.
+fn told(why: &handover::NotTaken) -> String {
+    match why {
+        handover::NotTaken::Create(why) => Told(why).to_string(),
+        handover::NotTaken::Session(why) => Told(why).to_string(),
+        why => why.to_string(),
     }
 }

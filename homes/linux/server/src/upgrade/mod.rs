@@ -15,16 +15,10 @@
 //!
 //! Either side may say `refused` with a reason in place of the next step, or hang up: the running server goes on then as if nothing had been.
 //!
-//! * `link`: messages and documents on the socket. `words`: policies and places as documents have them. `asks`: the next server's side
-//!   until it has its capabilities.
+//! * `link`: messages and documents on the socket. `asks`: the next server's side until it has its capabilities.
 
 mod asks;
 mod link;
-mod words;
 
 pub(crate) use asks::{Managed, Predecessor};
 pub(crate) use link::{Broken, Files, Given, Link, greeting, read_sealed, sealed};
-pub(crate) use words::{
-    Wording, ceiling, ceiling_of, holding, holding_of, placed, placed_of, policy, policy_of, rate, rate_of,
-    tag_of,
-};

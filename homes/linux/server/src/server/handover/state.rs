@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 use std::time::UNIX_EPOCH;
 
-use nvme_core::server::control::Drained;
 use nvme_handover as handover;
 use nvme_session::factory::FactoryView;
 
@@ -13,7 +12,7 @@ use super::Stays;
 use crate::capability::Capability as Minted;
 use crate::devices::Served;
 use crate::seat::{Seat, Source, peer};
-use crate::upgrade::{Files, ceiling, holding, placed, policy, rate};
+use crate::upgrade::Files;
 
 impl Server {
     pub(super) fn state<'a>(
@@ -36,7 +35,7 @@ impl Server {
             sessions,
             callers: self.callers_state(files),
             lost: self.images.iter().flatten().filter_map(lost).collect(),
-            drained: self.control.drained().iter().map(|drained| self.drained_state(drained)).collect(),
+            drained: handover::drained(&self.control),
             store: self.store_state(files)?,
         })
     }
@@ -55,40 +54,21 @@ impl Server {
                 Some(Watched::Caller(caller, ..)) => Some(files.add(caller.as_fd())),
                 _ => None,
             });
-        let holdings = self.control.catalogue().holdings(id);
         handover::Factory {
-            number: id.number(),
-            parent: factory.parent().number(),
             capability: post.and_then(|post| post.cap.clone()),
-            ceiling: ceiling(factory.ceiling(), &self.trusted),
-            tag: factory.tag().map(ToString::to_string),
-            holdings: holdings.iter().map(holding).collect(),
             lifetime: post
                 .and_then(|post| post.lifetime.as_ref())
                 .map(|lifetime| files.add(lifetime.as_fd())),
             listener: listener.map(|listener| files.add(listener.as_fd())),
             connection,
             cookies: self.capabilities.iter().filter(mine).map(|(cookie, _)| cookie.number()).collect(),
+            ..handover::factory(&self.control, factory, &self.names())
         }
     }
 
-    pub(in super::super) fn drained_state(&self, drained: &Drained) -> handover::Drained {
-        let serial =
-            |at: u16| {
-                let found = self.control.controllers().nth(usize::from(at));
-                Some(found.map_or_else(String::new, |(_, controller, _)| {
-                    controller.info().serial.as_str().to_owned()
-                }))
-            };
-        match drained {
-            Drained::All => handover::Drained { serial: None, blocks: None },
-            Drained::Controller(at) => handover::Drained { serial: serial(*at), blocks: None },
-            Drained::Blocks(extent) => {
-                let place = extent.namespace();
-                let blocks = Some((place.nsid, extent.first(), extent.blocks()));
-                handover::Drained { serial: serial(place.controller), blocks }
-            }
-        }
+    /// What the trusted dataspaces are called.
+    pub(in super::super) fn names(&self) -> Vec<&str> {
+        self.trusted.names().collect()
     }
 
     /// Who is connected to the sockets of factories, and has asked for nothing that is not answered.
@@ -114,8 +94,6 @@ impl Server {
         // A static client whose device is absent: the next server looks for it as this one did.
         let Some(session) = session else { return Ok(None) };
         let gone = || Stays::Why(format!("{}: its device is gone; end it first", seat.name));
-        let minted = session.minted();
-        let place = self.control.catalogue().placed(minted.session()).filter(|_| !session.is_lost());
         let connection = seat.carry(session.features(), files);
         if connection.is_none() && seat.conn.is_some() {
             return Err(Stays::Why(format!("{}: what its client asked for is still under way", seat.name)));
@@ -125,26 +103,19 @@ impl Server {
             Source::Listener(listener) if seat.cap.is_none() => Some(files.add(listener.as_fd())),
             _ => None,
         };
+        let core = seat.key.and_then(|key| handover::session(&self.control, key, &self.names()));
+        let core = core.ok_or_else(gone)?;
         Ok(Some(handover::Session {
-            number: minted.session().number(),
             client: seat.cap.clone(),
-            factory: seat.factory.number(),
-            device: placed(&place.ok_or_else(gone)?),
-            policy: policy(minted.policy(), &self.trusted),
-            rate: rate(session.rate()),
             owner: seat.owner.map(peer),
             since: seat.since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64),
             cookies: self.capabilities.iter().filter(mine).map(|(cookie, _)| cookie.number()).collect(),
             lifetime: seat.lifetime.as_ref().map(|lifetime| files.add(lifetime.as_fd())),
             listener,
             waiting: seat.waiting.iter().map(|waiter| files.add(waiter.socket.as_fd())).collect(),
-            counters: session
-                .counted_by_queue()
-                .map(|(queue, counted)| handover::Counters { queue, words: counted.words() })
-                .collect(),
             barred: seat.barred,
-            write_back: session.write_back(),
             connection,
+            ..core
         }))
     }
 }

@@ -1,28 +1,26 @@
-//! Policies and places, as documents have them.
+//! Policies and places, as documents have them. `names`: what the trusted dataspaces are called, in the order of this server's list.
 
 use std::num::NonZeroU64;
 
-use nvme_handover as handover;
-use nvme_linux::memory::Trusted;
 use nvme_policy::{
     Access, BlockSize, Ceiling, Dataspaces, DeviceName, DsMax, Label, PartitionId, PciPlace, Policy, Rate,
     Tag,
 };
 use nvme_session::factory::{DiskIdentity, Identifiers, Placed, PlacedHolding, PlacedPartition, Subsystem};
 
-use crate::audit::names;
+use crate::state as handover;
 
 /// A word of a document that says nothing here.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("`{0}` means nothing here")]
-pub(crate) struct Wording(String);
+pub struct Wording(String);
 
 fn wrong(word: impl ToString) -> Wording {
     Wording(word.to_string())
 }
 
 /// How much a second.
-pub(crate) fn rate(rate: Rate) -> handover::Rate {
+pub fn rate(rate: Rate) -> handover::Rate {
     handover::Rate { iops: rate.iops.map(Into::into), bytes: rate.bytes.map(Into::into) }
 }
 
@@ -33,41 +31,47 @@ pub(crate) fn rate_of(rate: handover::Rate) -> Result<Rate, Wording> {
 }
 
 /// A session's policy.
-pub(crate) fn policy(policy: &Policy, trusted: &Trusted) -> handover::Policy {
+pub(crate) fn policy(policy: &Policy, names: &[&str]) -> handover::Policy {
     handover::Policy {
         device: policy.device().to_string(),
         read_only: policy.access() == Access::ReadOnly,
         ds_max: policy.ds_max().get(),
-        dataspaces: names(policy.dataspaces(), trusted),
+        dataspaces: named(policy.dataspaces(), names),
         rate: rate(policy.rate()),
         tag: policy.tag().map(ToString::to_string),
     }
 }
 
 /// The other way: dataspaces by their places in this server's list.
-pub(crate) fn policy_of(policy: &handover::Policy, trusted: &Trusted) -> Result<Policy, Wording> {
+pub(crate) fn policy_of(policy: &handover::Policy, names: &[&str]) -> Result<Policy, Wording> {
     let device = DeviceName::parse(&policy.device).map_err(|_| wrong(&policy.device))?;
     let ds_max = DsMax::new(policy.ds_max).ok_or_else(|| wrong(policy.ds_max))?;
     let access = if policy.read_only { Access::ReadOnly } else { Access::ReadWrite };
-    let dataspaces = dataspaces_of(policy.dataspaces.as_deref(), trusted)?;
+    let dataspaces = dataspaces_of(policy.dataspaces.as_deref(), names)?;
     let tag = tag_of(policy.tag.as_ref())?;
     Ok(Policy::new(device, ds_max, access).bounded(dataspaces, rate_of(policy.rate)?, tag))
 }
 
-fn dataspaces_of(named: Option<&[String]>, trusted: &Trusted) -> Result<Dataspaces, Wording> {
+fn named(dataspaces: Dataspaces, names: &[&str]) -> Option<Vec<String>> {
+    let held = |place: &usize| dataspaces.admits(Some(*place));
+    let named = names.iter().enumerate().filter(|(place, _)| held(place)).map(|(_, name)| (*name).to_owned());
+    dataspaces.is_bounded().then(|| named.collect())
+}
+
+fn dataspaces_of(named: Option<&[String]>, names: &[&str]) -> Result<Dataspaces, Wording> {
     let Some(named) = named else { return Ok(Dataspaces::ALL) };
     named.iter().try_fold(Dataspaces::NONE, |all, name| {
-        let place = trusted.names().position(|known| known == name);
+        let place = names.iter().position(|known| known == name);
         place.and_then(|place| all.and(place)).ok_or_else(|| wrong(name))
     })
 }
 
 /// What a factory may give at most.
-pub(crate) fn ceiling(ceiling: &Ceiling, trusted: &Trusted) -> handover::Ceiling {
+pub(crate) fn ceiling(ceiling: &Ceiling, names: &[&str]) -> handover::Ceiling {
     handover::Ceiling {
         read_only: ceiling.access() == Access::ReadOnly,
         ds_max: ceiling.ds_max().get(),
-        dataspaces: names(ceiling.dataspaces(), trusted),
+        dataspaces: named(ceiling.dataspaces(), names),
         rate: rate(ceiling.rate()),
         sessions: ceiling.sessions(),
         factories: ceiling.factories(),
@@ -77,10 +81,10 @@ pub(crate) fn ceiling(ceiling: &Ceiling, trusted: &Trusted) -> handover::Ceiling
 }
 
 /// The other way.
-pub(crate) fn ceiling_of(ceiling: &handover::Ceiling, trusted: &Trusted) -> Result<Ceiling, Wording> {
+pub(crate) fn ceiling_of(ceiling: &handover::Ceiling, names: &[&str]) -> Result<Ceiling, Wording> {
     let access = if ceiling.read_only { Access::ReadOnly } else { Access::ReadWrite };
     let ds_max = DsMax::new(ceiling.ds_max).ok_or_else(|| wrong(ceiling.ds_max))?;
-    let dataspaces = dataspaces_of(ceiling.dataspaces.as_deref(), trusted)?;
+    let dataspaces = dataspaces_of(ceiling.dataspaces.as_deref(), names)?;
     let memory = ceiling.memory.map(|n| NonZeroU64::new(n).ok_or_else(|| wrong(n))).transpose()?;
     let each = Ceiling::SERVER.with_each(access, ds_max, dataspaces, rate_of(ceiling.rate)?);
     Ok(each.with_all(ceiling.sessions, ceiling.factories, memory, rate_of(ceiling.all)?))
