@@ -263,3 +263,39 @@ fn a_write_that_outlives_its_killed_server_keeps_the_image_from_the_next_until_i
     drop(client);
     assert_eq!(server.stop(), 0);
 }
+
+#[test]
+fn who_cannot_be_taken_over_since_an_image_hangs_goes_on_with_its_rings_and_its_clients() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 64 * MIB);
+    let device = Loop::over(&file, &[]);
+    let system = Mount::ext4(&device.0);
+    let image = system.path("image");
+    sparse(&image, 32 * MIB);
+    let words = [vbus(&image, ",serial=a"), bench.socket("svr"), bench.socket("upgrade")];
+    let words = words.each_ref().map(String::as_str);
+    let mut server = bench.start(&words, &[], &[]);
+    let mut client = session(&bench, &["device=a:n1"]);
+    client.write(0, &[1; 4096]).unwrap();
+    system.freeze();
+    let segments = [Segment { addr: client.scratch, len: 4096 }];
+    let queue = client.queue(0).unwrap();
+    queue.submit(Io { kind: kind::OUT, sector: 8192, segments: &segments, to_device: true }, 1).unwrap();
+    queue.publish().unwrap();
+    queue.kick().unwrap();
+    let mut next = bench.start(&words, &[], &[]);
+    assert_ne!(next.wait(), 0, "{}", next.said());
+    server.says("requests are still in flight");
+    // Whose ring was to stop for another server is not closed for what it did not ask for.
+    std::thread::sleep(QUIET + Duration::from_secs(3));
+    system.thaw();
+    wait_until("the write that waited", || client.queue(0).unwrap().poll().unwrap().is_some());
+    client.write(8, &[2; 4096]).unwrap();
+    client.flush().unwrap();
+    drop(client);
+    assert_eq!(server.stop(), 0);
+}

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use nvme_client::message::protocol;
 use nvme_client::{Client, Error, FrontEnd, Inflight, Io, Options, Segment, Status, kind, socket};
+use rustix::event::PollFlags;
 use rustix::fs::{MemfdFlags, SealFlags, ftruncate, memfd_create};
 use rustix::process::Signal;
 
@@ -151,6 +152,35 @@ fn memory_for_what_is_in_flight_is_sealed_and_the_same_for_one_client_and_anew_f
     let (client, next) = keeper(&bench);
     assert_ne!(id(&next.file), first);
     drop((client, inflight));
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_ring_that_broke_begins_anew_with_its_journal_after_a_reset_and_after_another_one_was_asked_for() {
+    let bench = Bench::new();
+    let mut server = serve(&bench);
+    for resets in [true, false] {
+        let (mut client, _inflight) = keeper(&bench);
+        // No chain is there: it breaks the ring, and stays in flight.
+        let queue = client.queue(0).unwrap();
+        queue.offer(5).unwrap();
+        queue.publish().unwrap();
+        queue.kick().unwrap();
+        socket::wait_for(queue.err.as_fd(), PollFlags::IN, socket::until(WAIT)).unwrap();
+        if resets {
+            client.front.reset_device().unwrap();
+            client.front.set_features(client.features).unwrap();
+        } else {
+            client.stop_queue(0).unwrap();
+            let again = client.front.get_inflight(RINGS, 24).unwrap().unwrap();
+            client.front.set_inflight(&again).unwrap();
+        }
+        client.restart_queue(0).unwrap();
+        client.write(0, &[3; 4096]).unwrap();
+        let mut bytes = [0; 4096];
+        client.read(0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 3));
+    }
     assert_eq!(server.stop(), 0);
 }
 

@@ -258,6 +258,13 @@ impl Account {
         Ok(Pinned { offset, slot: region.slot })
     }
 
+    /// Lets go of the byte, which stays as it is.
+    pub fn unpin(&mut self, pinned: Pinned) {
+        if let Some(slot) = self.slots.get_mut(usize::from(pinned.slot)) {
+            slot.give_back(1);
+        }
+    }
+
     /// Writes the byte, and lets go of it.
     #[inline]
     pub fn write_pinned(&mut self, pinned: Pinned, byte: u8) {

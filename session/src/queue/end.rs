@@ -75,6 +75,12 @@ impl BlkQueue {
         }
         match self.flights.end(tag, outcome, bytes) {
             Left::Others => None,
+            Left::Answer(Outcome::Failed, status, ..) if self.left && self.keeps() => {
+                // Others may be answered before it.
+                self.keep_order(tag.take());
+                self.account.unpin(status);
+                None
+            }
             Left::Answer(outcome, status, data, stamp) => {
                 if !self.tally.joins(stamp) {
                     self.ended_otherwise(tag, stamp, outcome, bytes, now);

@@ -26,6 +26,11 @@ impl BlkQueue {
         Ok(())
     }
 
+    /// Whether what is in flight is kept.
+    pub(super) fn keeps(&self) -> bool {
+        !matches!(self.journal, Keeping::Nothing)
+    }
+
     /// A request that was taken from the ring is answered next. In a journal without entries it is to be the first of those that are not.
     #[inline(always)]
     pub(super) fn keep_after(&mut self, tag: Tag) {
@@ -67,7 +72,7 @@ impl BlkQueue {
         journal.published(self.ring.given(before, used), used);
         if journal.is_gone() {
             self.broken.get_or_insert(Broken::MemoryGone);
-        } else if self.flights.count() == 0 && self.again.is_empty() && journal.is_time() {
+        } else if self.flights.count() == 0 && self.again.is_empty() && !self.left && journal.is_time() {
             self.keep_without();
         }
         told

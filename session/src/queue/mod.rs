@@ -103,6 +103,8 @@ pub struct BlkQueue {
     /// Where its requests are remembered that took long, and as whose.
     laggards: Option<(Arc<Laggards>, u64, u16)>,
     state: State,
+    /// Its client has left.
+    left: bool,
     broken: Option<Broken>,
     indirect: bool,
     /// The same, as the fast way asks for it.
@@ -163,6 +165,7 @@ impl BlkQueue {
             counts: Arc::default(),
             laggards: None,
             state: State::Running,
+            left: false,
             broken: None,
             indirect: has(features::INDIRECT_DESC),
             indirect_shape: indirect_shape(has(features::INDIRECT_DESC)),
@@ -265,6 +268,12 @@ impl BlkQueue {
         self.state = State::Stopped;
     }
 
+    /// Its client has left. What fails from now on, as what is not worth another try does, is not answered where it is kept what is in
+    /// flight: whoever serves the ring next does it again.
+    pub fn leave(&mut self) {
+        self.left = true;
+    }
+
     /// Takes no new requests while it is held: those of its driver wait in its ring. What is in flight goes on. When it is not held
     /// any more it is to be looked at, since its driver need not kick again.
     pub fn hold(&mut self, on: bool) {
@@ -300,10 +309,12 @@ impl BlkQueue {
 
     /// Asks for kicks. True: there is something to do already, nobody will kick for it.
     pub fn listen(&mut self) -> bool {
-        if !self.ready.is_empty() || self.state == State::Again {
+        if !self.ready.is_empty() {
             return true;
         }
-        self.broken.is_none() && self.state == State::Running && self.ring.listen()
+        // Of a queue that is broken nothing is taken again.
+        let again = || self.state == State::Again;
+        self.broken.is_none() && (again() || self.state == State::Running && self.ring.listen())
     }
 
     /// Needs no kicks for now, because it is polled.

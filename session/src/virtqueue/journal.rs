@@ -58,6 +58,15 @@ pub fn forget_journal(window: &Window) {
     let _ = window.store16(VERSION, 0);
 }
 
+/// Whether a journal of a queue of so many descriptors says of a request that it is in flight.
+pub fn journal_holds(window: &Window, size: u16) -> bool {
+    let version = window.load16(VERSION);
+    let in_flight = |head| {
+        window.load16(HEAD + ENTRY * usize::from(head) + INFLIGHT).is_ok_and(|state| state & 0xff != 0)
+    };
+    version == Ok(VERSION_1) && (0..size).any(in_flight)
+}
+
 /// What was found in a journal.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Found {

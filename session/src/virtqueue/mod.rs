@@ -18,7 +18,7 @@ use core::fmt;
 pub use chain::{Buffer, INDIRECT_MAX};
 pub(crate) use chain::{Descriptor, Read, Three, indirect_shape};
 pub(crate) use journal::{Found, Journal, Keeping};
-pub use journal::{forget_journal, journal_len};
+pub use journal::{forget_journal, journal_holds, journal_len};
 pub use ring::{AddressSpace, QUEUE_MAX, Ring, RingAddresses};
 
 /// Why a queue cannot be set up.

@@ -238,6 +238,41 @@ fn a_journal_that_cannot_be_is_refused() {
 }
 
 #[test]
+fn what_fails_once_its_client_has_left_is_done_again_and_what_succeeds_is_not() {
+    let journal = journal();
+    let mut d = driver(&journal);
+    for head in [0, 3, 6] {
+        read(&mut d, head);
+    }
+    let mut taken: Vec<_> = (0..3).map(|_| d.taken()).collect();
+    assert!(d.complete(taken.remove(0), Outcome::Failed).is_none());
+    d.queue.leave();
+    assert!(d.complete(taken.remove(0), Outcome::Failed).is_none());
+    assert!(d.complete(taken.remove(0), Outcome::Done).is_none());
+    assert_eq!(d.used(), [(0, 1), (6, 513)]);
+    assert_eq!((d.queue.in_flight(), d.queue.bytes_held()), (0, 0));
+    die(&mut d, &journal).unwrap();
+    assert_eq!(served(&mut d), [3]);
+    assert_eq!(d.used(), [(3, 513)]);
+}
+
+#[test]
+fn a_queue_that_breaks_on_what_was_in_flight_has_nothing_to_do_any_more() {
+    let journal = journal();
+    let mut d = driver(&journal);
+    for head in [0, 3] {
+        read(&mut d, head);
+    }
+    let _never = (d.taken(), d.taken());
+    // Its first request is none any more.
+    d.set_desc(0, desc(0, 0, 0, 0));
+    die(&mut d, &journal).unwrap();
+    assert!(d.queue.listen(), "what was in flight comes first");
+    assert!(matches!(d.next(), Next::Broken(Broken::NoStatus)));
+    assert!(!d.queue.listen(), "whoever serves it may sleep");
+}
+
+#[test]
 fn a_head_that_is_in_flight_twice_breaks_the_queue() {
     let journal = journal();
     let mut d = driver(&journal);

@@ -52,6 +52,7 @@ impl Worker {
             ToWorker::Hold(session, on) => self.hold(session, on),
             ToWorker::Withdraw(session) => {
                 self.roster.withdraw(session);
+                self.each_of(session, BlkQueue::leave);
                 self.give_up();
             }
             // Of use to a home that gave the session a thread of its own.

@@ -4,14 +4,14 @@
 //! in the session's lane, sealed, as a window whose pages may vanish. Nothing is believed of it but which of the client's own
 //! requests are to be done again, and no device ever reaches it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nvme_linux::memory::{MemoryFile, Refusal, Trusted};
 use nvme_linux::vhost::{inflight_len, inflight_stride};
 use nvme_platform::{PAGE, Window};
-use nvme_session::virtqueue::{forget_journal, journal_len};
+use nvme_session::virtqueue::{forget_journal, journal_holds, journal_len};
 use rustix::fs::{fcntl_get_seals, fstat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
@@ -23,12 +23,28 @@ pub(crate) struct Inflight {
     window: Window,
     rings: u16,
     size: u16,
+    /// Rings that ran with theirs.
+    ran: BTreeSet<u16>,
 }
 
 impl Inflight {
     /// The journals in a window that was mapped for them.
     pub(crate) fn new(window: Window, rings: u16, size: u16) -> Self {
-        Self { window, rings, size }
+        Self { window, rings, size, ran: BTreeSet::new() }
+    }
+
+    /// A ring runs with its journal.
+    pub(crate) fn runs(&mut self, ring: u16) {
+        self.ran.insert(ring);
+    }
+
+    /// The rings that ran begin anew: what is left in their journals (of one that broke, that is something) is nothing any more. None runs.
+    pub(crate) fn forget(&mut self) {
+        for ring in core::mem::take(&mut self.ran) {
+            if let Ok(Some(journal)) = self.of(ring, self.size) {
+                forget_journal(&journal);
+            }
+        }
     }
 
     /// For how many rings it is, and of how many entries.
@@ -129,6 +145,15 @@ impl Own {
         Ok(window)
     }
 
+    /// Whether something of a ring is still to be done.
+    pub(crate) fn holds(&self, ring: u16, size: u16) -> bool {
+        let first = ring / TOGETHER * TOGETHER;
+        let known = self.0.get(&first);
+        let journal = known
+            .and_then(|(_, window)| window.sub(usize::from(ring - first) * EACH, journal_len(size)).ok());
+        journal.is_some_and(|journal| journal_holds(&journal, size))
+    }
+
     /// The files, each with the first ring that it is for.
     pub(crate) fn files(&self) -> impl Iterator<Item = (u16, BorrowedFd<'_>)> {
         self.0.iter().map(|(first, (file, _))| (*first, file.as_fd()))
@@ -214,5 +239,16 @@ mod tests {
         assert_eq!((second.address() - window.address(), second.len()), (2112, journal_len(128)));
         assert!(inflight.of(2, 128).unwrap().is_none(), "it keeps nothing of that ring");
         assert_eq!(inflight.of(0, 256).err(), Some(WrongSize(128, 256)));
+    }
+
+    #[test]
+    fn a_ring_that_ran_begins_anew_and_one_that_did_not_keeps_what_another_server_left() {
+        let window = nvme_mem::heap(usize::try_from(inflight_len(2, 128)).unwrap()).unwrap();
+        window.fill(0, window.len(), 1).unwrap();
+        let mut inflight = Inflight::new(window, 2, 128);
+        inflight.runs(1);
+        inflight.forget();
+        let version = |ring| inflight.of(ring, 128).unwrap().unwrap().load16(8).unwrap();
+        assert_eq!([version(0), version(1)], [0x101, 0]);
     }
 }

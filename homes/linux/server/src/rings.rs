@@ -38,8 +38,12 @@ pub(crate) struct Ring {
     pub(crate) stage: Stage,
     /// It was stopped to go on in another server; or here, if that does not take over.
     pub(crate) paused: bool,
+    /// It goes on as soon as it has stopped: everything was to stand still, and did not in time.
+    pub(crate) resumes: bool,
     /// It ran in a server that was killed: what is in flight is what the journal says.
     pub(crate) killed: bool,
+    /// It broke.
+    pub(crate) broken: bool,
 }
 
 impl Ring {

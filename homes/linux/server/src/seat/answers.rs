@@ -186,8 +186,11 @@ impl Seat {
 
     /// A ring has stopped.
     pub(crate) fn stopped(&mut self, index: u16, next: Option<u16>, lent: &mut Lent<'_>) {
-        let Some(ring) = self.ring(index) else { return };
+        let Some(conn) = &mut self.conn else { return };
+        let Some(ring) = conn.rings.get_mut(&index) else { return };
         ring.stage = Stage::Stopped;
+        // What a killed server left and nobody did before it stopped is to be done when it is started again.
+        ring.killed |= !ring.broken && ring.size.is_some_and(|size| conn.own.holds(index, size));
         if let Some(next) = next {
             ring.base = next;
         }
@@ -203,7 +206,19 @@ impl Seat {
             Some(Pending::Disable(token, ring)) if ring == index => self.reply(token, Reply::Done),
             other => conn.pending = other,
         }
+        self.resume(index, lent);
         self.settle_reset(lent);
+    }
+
+    /// A ring goes on that was to stand still and has stopped too late for that, unless its client wants otherwise by now.
+    fn resume(&mut self, index: u16, lent: &mut Lent<'_>) {
+        let resumes = self.ring(index).is_some_and(|ring| core::mem::take(&mut ring.resumes));
+        let pending = self.conn.as_ref().and_then(|conn| conn.pending.as_ref());
+        let stays = matches!(pending, Some(Pending::Reset(_) | Pending::Start(_)));
+        if let Some(key) = self.key.filter(|_| resumes && !stays) {
+            // Whatever is wrong with it now is said.
+            let _ = self.start(key, index, lent);
+        }
     }
 
     /// What the session before left on this connection is cleared away, as between two clients.
@@ -212,7 +227,9 @@ impl Seat {
         match conn.pending.take() {
             Some(Pending::Start(token)) => {
                 conn.rings.clear();
-                conn.inflight = None;
+                if let Some(mut inflight) = conn.inflight.take() {
+                    inflight.forget();
+                }
                 if let Some(files) = &mut conn.files {
                     files.clear();
                 }
@@ -231,6 +248,9 @@ impl Seat {
         }
         conn.pending = None;
         conn.rings.clear();
+        if let Some(inflight) = &mut conn.inflight {
+            inflight.forget();
+        }
         if let Some(key) = self.key {
             let _ = lent.control.set_features(key, 0);
         }

@@ -196,7 +196,12 @@ impl Seat {
 
     /// Gives the client memory to keep in it what is in flight.
     fn make_inflight(&mut self, token: Token, rings: u16, size: u16) -> Option<Reply> {
-        let connection = self.conn.as_ref()?.token;
+        let conn = self.conn.as_mut()?;
+        let connection = conn.token;
+        // Who asks while none of its rings runs begins anew with what it is given, be it what it has already.
+        if let Some(inflight) = conn.inflight.as_mut().filter(|_| !conn.rings.values().any(Ring::is_busy)) {
+            inflight.forget();
+        }
         if !self.made.as_ref().is_some_and(|made| made.is_for(rings, size, connection)) {
             match Made::new(rings, size, connection) {
                 Ok(made) => self.made = Some(made),
@@ -329,8 +334,11 @@ impl Seat {
         match lent.control.start_queue(key, index, spec, notify) {
             Ok(()) => {
                 if let Some(ring) = self.ring(index) {
-                    ring.stage = Stage::Running;
+                    (ring.stage, ring.broken) = (Stage::Running, false);
                     ring.kick = Some(kick);
+                }
+                if let Some(inflight) = self.conn.as_mut().and_then(|conn| conn.inflight.as_mut()) {
+                    inflight.runs(index);
                 }
                 Some(Reply::Done)
             }

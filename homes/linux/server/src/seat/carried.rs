@@ -36,10 +36,8 @@ impl Seat {
         let (Some(key), Some(conn)) = (self.key, &mut self.conn) else { return true };
         let runs: Vec<u16> =
             conn.rings.iter().filter(|(_, r)| r.stage == Stage::Running).map(|(index, _)| *index).collect();
-        for index in &runs {
-            if let Some(ring) = conn.rings.get_mut(index) {
-                ring.paused = true;
-            }
+        for (index, ring) in &mut conn.rings {
+            ring.paused |= core::mem::take(&mut ring.resumes) || runs.contains(index);
         }
         for index in runs {
             self.stop(key, index, lent);
@@ -54,10 +52,16 @@ impl Seat {
         for index in paused {
             let killed = self.ring(index).is_some_and(|ring| {
                 ring.paused = false;
+                ring.resumes = ring.stage == Stage::Stopping;
                 ring.killed
             });
-            // Whatever is wrong with it now is said.
-            let _ = self.start(key, index, lent);
+            // Whatever is wrong with it now is said, to its driver, too.
+            if let Some(Reply::Failed) = self.start(key, index, lent)
+                && let Some(ring) = self.ring(index)
+            {
+                let notify = ring.notify();
+                self.lane.put(move || notify.broken());
+            }
             // It may have died between an answer and the news of it.
             if killed && let Some(ring) = self.ring(index) {
                 ring.killed = false;
@@ -70,6 +74,20 @@ impl Seat {
     /// Whether no ring of it runs.
     pub(crate) fn stands_still(&self) -> bool {
         self.conn.as_ref().is_none_or(|conn| !conn.rings.values().any(Ring::is_busy))
+    }
+
+    /// A ring of it broke.
+    pub(crate) fn is_broken(&mut self, index: u16) {
+        if let Some(ring) = self.ring(index) {
+            ring.broken = true;
+        }
+    }
+
+    /// Whether rings of it stop, and its client wants nothing of that: they are to go on.
+    pub(crate) fn stops_for_another(&self) -> bool {
+        let Some(conn) = self.conn.as_ref().filter(|conn| conn.pending.is_none()) else { return false };
+        let mut stopping = conn.rings.values().filter(|ring| ring.stage == Stage::Stopping).peekable();
+        stopping.peek().is_some() && stopping.all(|ring| ring.paused || ring.resumes)
     }
 
     /// Whether nothing that its client asked for is under way.
@@ -210,7 +228,9 @@ impl Seat {
                 kick: kick.map(|kick| Arc::new(ClientFd::new(kick))),
                 enabled: ring.enabled,
                 paused: ring.runs,
-                killed: ring.runs && killed,
+                // One that was taken up and not served since has still what its journal says.
+                killed: ring.runs
+                    && (killed || ring.size.is_some_and(|size| conn.own.holds(ring.index, size))),
                 ..Ring::default()
             };
             known.set_call(call, &self.account).map_err(|why| why.to_string())?;

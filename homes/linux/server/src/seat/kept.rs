@@ -106,9 +106,12 @@ impl Files {
         }
         let gone = match self.change.take() {
             Some(Change::Replace(kept)) => std::mem::replace(&mut self.regions, kept),
+            // One that was there already, just so, is there once.
             Some(Change::Add(kept)) => {
-                self.regions.extend(kept);
-                Vec::new()
+                let known = |k: &Kept| self.regions.iter().any(|known| known.region == k.region);
+                let (again, new): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(known);
+                self.regions.extend(new);
+                again
             }
             Some(Change::Remove(region)) => {
                 let same = |k: &Region| (k.guest, k.user, k.size) == (region.guest, region.user, region.size);

@@ -372,6 +372,12 @@ impl Server {
         if self.late.is_some() {
             return Err(Stays::Why(HELD_UP.into()));
         }
+        let lost = |seat: &&Seat| {
+            seat.key.and_then(|key| self.control.session(key)).is_some_and(|session| session.is_lost())
+        };
+        if let Some(seat) = self.seats.values().find(lost) {
+            return Err(Stays::Why(format!("{}: its device is gone; end it first", seat.name)));
+        }
         if !self.draining.is_empty() {
             return Err(Stays::Why("an operator waits until a device is drained".into()));
         }

@@ -265,6 +265,7 @@ impl Server {
                     let peer = seat.conn.as_ref().and_then(|c| c.peer);
                     let who = peer.map_or_else(String::new, |p| format!(" ({p})"));
                     log::warn!(target: REFUSAL, "{}{who}: queue {index} is broken: {why}", seat.name);
+                    seat.is_broken(index);
                 });
             }
             Event::Lost(key) => {
@@ -289,7 +290,10 @@ impl Server {
             // Whoever waits for it looks.
             Event::Held(_) => {}
             Event::Hangs(key) => {
-                if let Some(id) = self.by_session.get(&key).copied() {
+                let seat = self.by_session.get(&key).and_then(|id| self.seats.get(id));
+                // That a ring stops was the next server's wish, and not its client's: it waits on.
+                let wanted = seat.is_some_and(|seat| !seat.stops_for_another());
+                if let Some(id) = self.by_session.get(&key).copied().filter(|_| wanted) {
                     self.disconnect(id, &Over::Hangs);
                 }
             }
