@@ -24,7 +24,7 @@ use crate::storage::Slow;
 use crate::world::{CONTROLLERS, Hand, IO, Machine, NAMESPACES, SHARED, World};
 
 /// What the operator chose.
-fn config(setup: &Setup) -> Config {
+pub(crate) fn config(setup: &Setup) -> Config {
     Config {
         workers: setup.workers,
         sessions_max: 64,
@@ -109,19 +109,20 @@ impl World {
             factories: Vec::new(),
             drained: Vec::new(),
             keeps: false,
+            frozen: None,
+            before: Vec::new(),
+            troubled: Vec::new(),
+            hangs: Vec::new(),
             setup,
         };
         world.begin()?;
         Some(world)
     }
 
-    /// A server begins, over the disks as they are. Nothing is left of one before.
+    /// A server begins, over the disks as they are. Nothing is here of one before.
     pub(crate) fn begin(&mut self) -> Option<()> {
-        let machines = std::mem::take(&mut self.machines);
-        let troubled: Vec<bool> = machines.iter().map(|machine| machine.troubled).collect();
         self.control = Control::new(config(&self.setup));
         self.hands = (0..self.setup.workers).map(|_| hand()).collect();
-        drop((machines, std::mem::take(&mut self.storages)));
         self.court().begin(CONTROLLERS);
         (self.scanned, self.control_awake) = (false, true);
         let mut namespaces: Vec<Vec<NamespaceConfig>> = (0..CONTROLLERS).map(|_| Vec::new()).collect();
@@ -129,6 +130,7 @@ impl World {
             let medium = Arc::clone(medium);
             let namespace = if self.setup.slow {
                 let slow = Slow::new(medium);
+                slow.freeze(self.hangs.get(self.storages.len()).is_some_and(|hangs| *hangs));
                 self.storages.push(Arc::clone(&slow));
                 NamespaceConfig::stored(slow)
             } else {
@@ -138,7 +140,7 @@ impl World {
         }
         for (number, namespaces) in namespaces.into_iter().enumerate() {
             self.plug_in(number, namespaces)?;
-            self.machines[number].troubled = troubled.get(number).is_some_and(|troubled| *troubled);
+            self.machines[number].troubled = self.troubled.get(number).is_some_and(|troubled| *troubled);
         }
         Some(())
     }

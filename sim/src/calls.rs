@@ -7,9 +7,12 @@ use nvme_platform::Window;
 use nvme_policy::Dataspaces;
 use nvme_session::dataspace::{Claim, File, FileId};
 use nvme_session::queue::{AddressSpace, RingAddresses};
+use nvme_session::virtqueue::journal_holds;
 
 use crate::driver::SEALED;
+use crate::handed::Change;
 use crate::judge::court::Arena;
+use crate::messages::JOURNAL;
 use crate::seat::{Pending, Ring, Stage};
 use crate::world::World;
 
@@ -39,7 +42,9 @@ impl World {
                 self.change_memory(at, key, token, None, &claims, file)
             }
             Call::AddRegion(one) => self.change_memory(at, key, token, Some(()), &[one.region], file),
-            Call::RemoveRegion(Region { guest, user, size, .. }) => {
+            Call::RemoveRegion(region) => {
+                let Region { guest, user, size, .. } = region;
+                self.changes(at, Change::Remove(region));
                 let change = MemoryChange::Remove(guest, user, size);
                 let plan = self.control.plan_memory(key, &change);
                 let result = plan.and_then(|plan| self.control.change_memory(&plan, Vec::new()));
@@ -123,7 +128,19 @@ impl World {
                 None
             }
             Call::SetBackendChannel(_) => Some(Reply::Done),
-            Call::GetInflight { .. } | Call::SetInflight { .. } => Some(Reply::Failed),
+            Call::GetInflight { rings, size } => self.make_inflight(at, token, rings, size),
+            Call::SetInflight { rings, size, offset, .. } => {
+                self.take_inflight(at, key, (rings, size), offset, *file.first()?)
+            }
+        }
+    }
+
+    /// What a client's file is.
+    pub(crate) fn window_of(&self, at: usize, file: usize) -> Option<Window> {
+        let driver = self.seats[at].driver.as_ref()?;
+        match file {
+            JOURNAL => driver.journal.as_ref().map(|journal| journal.window.clone()),
+            region => Some(driver.memory[region % 3].window.clone()),
         }
     }
 
@@ -136,11 +153,20 @@ impl World {
             self.pend(at, Pending::Memory(token));
             return None;
         }
+        if let Some(conn) = &mut self.seats[at].conn {
+            conn.change = None;
+        }
         Some(Reply::Failed)
     }
 
+    fn changes(&mut self, at: usize, change: Change) {
+        if let Some(conn) = &mut self.seats[at].conn {
+            conn.change = Some(change);
+        }
+    }
+
     /// A change of memory: one more region, or a whole table.
-    fn change_memory(
+    pub(crate) fn change_memory(
         &mut self,
         at: usize,
         key: SessionKey,
@@ -166,6 +192,9 @@ impl World {
             let writable = !(self.seats[at].place.sealed && file == SEALED);
             wanted.push((claim, File { id, size, writable, memory: true, trusted: Dataspaces::NONE }));
         }
+        let named = |i: usize| files.get(i).copied().unwrap_or(0) % 3;
+        let regions: Vec<(Region, usize)> = claims.iter().enumerate().map(|(i, c)| (*c, named(i))).collect();
+        self.changes(at, if add.is_some() { Change::Add(regions) } else { Change::Replace(regions) });
         let change = match (add, wanted.first()) {
             (Some(()), Some((claim, file))) => MemoryChange::Add(*claim, *file),
             _ => MemoryChange::Replace(wanted.clone()),
@@ -189,7 +218,7 @@ impl World {
         self.asked(at, token, result)
     }
 
-    fn start(&mut self, at: usize, key: SessionKey, index: u16) -> Option<Reply> {
+    pub(crate) fn start(&mut self, at: usize, key: SessionKey, index: u16) -> Option<Reply> {
         let ring = self.ring(at, index)?;
         if !ring.kick || !ring.enabled || ring.stage != Stage::Stopped {
             return Some(Reply::Done);
@@ -198,19 +227,25 @@ impl World {
             return Some(Reply::Done);
         };
         let rings = RingAddresses { desc, avail, used, space: AddressSpace::Client };
-        let spec = QueueSpec { size, rings, next_avail: ring.base, journal: None };
+        let next_avail = ring.base;
+        let Ok(journal) = self.journal(at, index) else { return Some(Reply::Failed) };
+        let spec = QueueSpec { size, rings, next_avail, journal };
         let driver = self.seats[at].driver.as_ref()?;
         let notify = driver.queues.get(usize::from(index)).map(|q| q.notify.clone()).unwrap_or_default();
         match self.control.start_queue(key, index, spec, Box::new(notify)) {
             Ok(()) => {
-                self.ring(at, index)?.stage = Stage::Running;
+                let ring = self.ring(at, index)?;
+                (ring.stage, ring.broken) = (Stage::Running, false);
+                if let Some(inflight) = self.seats[at].conn.as_mut().and_then(|conn| conn.inflight.as_mut()) {
+                    inflight.ran.insert(index);
+                }
                 Some(Reply::Done)
             }
             Err(_) => Some(Reply::Failed),
         }
     }
 
-    fn stop(&mut self, at: usize, key: SessionKey, index: u16) {
+    pub(crate) fn stop(&mut self, at: usize, key: SessionKey, index: u16) {
         if let Some(ring) = self.ring(at, index) {
             ring.stage = Stage::Stopping;
         }
@@ -229,7 +264,13 @@ impl World {
 
     pub(crate) fn stopped(&mut self, at: usize, index: u16, next: Option<u16>) {
         let Some(ring) = self.ring(at, index) else { return };
+        let (size, broken) = (ring.size, ring.broken);
         ring.stage = Stage::Stopped;
+        // What a killed server left and nobody did before it stopped is to be done when it is started again.
+        let own = self.seats[at].conn.as_ref().and_then(|conn| conn.own.get(&index));
+        let left = !broken && size.zip(own).is_some_and(|(size, own)| journal_holds(own, size));
+        let Some(ring) = self.ring(at, index) else { return };
+        ring.killed |= left;
         if let Some(next) = next {
             ring.base = next;
         }
@@ -246,7 +287,18 @@ impl World {
             Some(Pending::Disable(token, _)) => self.reply(at, token, Reply::Done),
             _ => {}
         }
+        self.resume_ring(at, index);
         self.settle_reset(at);
+    }
+
+    /// A ring goes on that was to stand still and has stopped too late for that, unless its client wants otherwise by now.
+    fn resume_ring(&mut self, at: usize, index: u16) {
+        let resumes = self.ring(at, index).is_some_and(|ring| std::mem::take(&mut ring.resumes));
+        let pending = self.seats[at].conn.as_ref().and_then(|conn| conn.pending.as_ref());
+        let stays = matches!(pending, Some(Pending::Reset(_) | Pending::Start(_)));
+        if let Some(key) = self.seats[at].key.filter(|_| resumes && !stays) {
+            self.start(at, key, index);
+        }
     }
 
     fn settle_reset(&mut self, at: usize) {
@@ -257,6 +309,9 @@ impl World {
         }
         conn.pending = None;
         conn.rings.clear();
+        if let Some(inflight) = &mut conn.inflight {
+            inflight.forget();
+        }
         if let Some(key) = self.seats[at].key {
             let _ = self.control.set_features(key, 0);
         }

@@ -32,7 +32,12 @@ impl World {
     /// The client of a seat takes the answer that it waits for, or says the next thing.
     pub(crate) fn talk(&mut self, at: usize) -> bool {
         let Some(seat) = self.seats.get_mut(at) else { return false };
+        let clients = seat.clients;
         let (Some(conn), Some(driver)) = (&mut seat.conn, &seat.driver) else { return false };
+        if let Some((rest, files)) = conn.rest.take_if(|_| self.frozen.is_none() && !conn.taking_up) {
+            self.feed(at, &[&rest], 0, &files);
+            return true;
+        }
         if let Some(message) = conn.waiting {
             let out = conn.machine.outgoing();
             if out.is_empty() {
@@ -48,6 +53,9 @@ impl World {
         if conn.machine.stage() == nvme_linux::vhost::Stage::Working {
             return false;
         }
+        if self.frozen.is_some() || conn.taking_up {
+            return false;
+        }
         let Some(message) = conn.todo.pop_front() else { return false };
         if message.is_answered() {
             conn.waiting = Some(message);
@@ -56,6 +64,14 @@ impl World {
         let (header, payload) = message.bytes(driver, features);
         self.before(at, message);
         let files = message.regions();
+        if clients.is_multiple_of(3) && !payload.is_empty() {
+            // Some send a message in two pieces.
+            self.feed(at, &[&header], files.len(), &files);
+            if let Some(conn) = &mut self.seats[at].conn {
+                conn.rest = Some((payload, files));
+            }
+            return true;
+        }
         self.feed(at, &[&header, &payload], files.len(), &files);
         true
     }
@@ -135,10 +151,14 @@ impl World {
         let troubled = self.is_troubled(at);
         let Some(driver) = &mut self.seats[at].driver else { return };
         match message {
+            Message::SetInflight if value != 0 && !troubled => {
+                self.find(Judge::Model, || format!("seat {at}: where it keeps what is in flight is refused"));
+            }
             Message::GetFeatures => {
                 driver.features = value & KNOWN & !declines;
                 driver.write_back = true;
             }
+            Message::GetInflight if value > 0 => self.has_journal(at),
             Message::Add(region) => self.shared(at, region.into(), value == 0),
             Message::Remove(region) => self.returned(at, region.into(), value == 0),
             Message::Table(mask) => {
@@ -154,6 +174,7 @@ impl World {
                 let queue = &mut driver.queues[usize::from(queue)];
                 queue.running = (queue.ready || hostile) && driver.memory[0].share != Share::Out;
                 queue.kicked = true;
+                queue.journaled |= queue.running && driver.journal.is_some();
             }
             Message::GetBase(queue) => {
                 let base = u32::from_le_bytes([word[4], word[5], word[6], word[7]]) as u16;
@@ -186,7 +207,7 @@ impl World {
         let Some(driver) = &mut self.seats[at].driver else { return };
         let memory = &mut driver.memory[region];
         match (memory.share, well) {
-            (Share::Adding, true) => memory.share = Share::In,
+            (Share::Adding, true) => (memory.share, memory.wanted) = (Share::In, false),
             (Share::Adding, false) => {
                 memory.share = Share::Out;
                 let window = memory.window.clone();
@@ -282,18 +303,25 @@ impl World {
             return self.connect(at);
         }
         if wish == Wish::Vanish {
-            let there = self.seats[at].phase == Phase::Connected;
-            self.disconnect(at);
+            let there = self.seats[at].phase == Phase::Connected && self.seats[at].hangs_up.is_none();
+            self.disconnect(at, false);
             return there;
         }
-        let queues = self.seats[at].place.queues;
+        if wish == Wish::Reconnect {
+            return self.reconnect(at);
+        }
+        let (queues, inflight) = (self.seats[at].place.queues, self.seats[at].place.inflight);
         let Some(conn) = &mut self.seats[at].conn else { return false };
         if conn.todo.len() > 40 {
             return false;
         }
         let queue = |n: u8| n % queues as u8;
+        // What a reset leaves is nothing: some begin with another, and some keep what they have.
+        let anew = inflight && self.seats[at].clients.is_multiple_of(2);
+        let journal: &[Message] = if anew { &[Message::GetInflight, Message::SetInflight] } else { &[] };
+        let Some(conn) = &mut self.seats[at].conn else { return false };
         match wish {
-            Wish::Connect | Wish::Vanish => {}
+            Wish::Connect | Wish::Vanish | Wish::Reconnect => {}
             Wish::Add(region) => conn.todo.push_back(Message::Add(1 + region % 2)),
             Wish::Remove(region) => conn.todo.push_back(Message::Remove(1 + region % 2)),
             Wish::Table(mask) if mask < 200 => conn.todo.push_back(Message::Table(mask & 7 | 1)),
@@ -305,6 +333,7 @@ impl World {
                     Message::Add(0),
                     Message::SetFeatures,
                 ]);
+                conn.todo.extend(journal);
                 for n in 0..queues as u8 {
                     conn.todo.extend(Message::start(n));
                 }
@@ -316,6 +345,7 @@ impl World {
             }
             Wish::Reset => {
                 conn.todo.extend([Message::Reset, Message::SetFeatures]);
+                conn.todo.extend(journal);
                 for n in 0..queues as u8 {
                     conn.todo.extend(Message::start(n));
                 }
@@ -323,7 +353,7 @@ impl World {
             Wish::WriteBack(on) => conn.todo.push_back(Message::WriteBack(on)),
             Wish::Owner => {
                 conn.todo.extend([Message::GetProtocol, Message::SetProtocol, Message::OwnerAgain]);
-                let mut boot = Message::boot(queues);
+                let mut boot = Message::boot(queues, inflight);
                 boot.retain(|m| !matches!(m, Message::Owner | Message::GetProtocol | Message::SetProtocol));
                 conn.todo.extend(boot);
             }

@@ -4,6 +4,8 @@ use nvme_mem::{Window, heap};
 use nvme_platform::Notify;
 use nvme_testkit::{Desc, Ring, desc_flag};
 
+use crate::inflight::Journal;
+
 /// Entries of a virtqueue.
 pub(crate) const RING: u16 = 32;
 /// Requests of one virtqueue at a time.
@@ -65,8 +67,17 @@ pub(crate) struct Memory {
     pub(crate) share: Share,
     /// It is filled with a pattern, and nobody may write there.
     pub(crate) canary: bool,
+    /// Whoever serves it next is to have it, too.
+    pub(crate) wanted: bool,
     /// The window's clones that are the driver's own.
     own: usize,
+}
+
+impl Memory {
+    /// Nobody else has it.
+    pub(crate) fn count_own(&mut self) {
+        self.own = std::sync::Arc::strong_count(self.window.owner());
+    }
 }
 
 /// What a request is.
@@ -155,6 +166,8 @@ pub(crate) struct Queue {
     /// It will be started from here.
     pub(crate) base: u16,
     pub(crate) broken: bool,
+    /// Somebody has kept what is in flight of it in the journal.
+    pub(crate) journaled: bool,
 }
 
 /// How a request is laid out.
@@ -204,6 +217,10 @@ pub(crate) struct Driver {
     pub(crate) queues: Vec<Queue>,
     pub(crate) features: u64,
     pub(crate) write_back: bool,
+    /// Where it keeps what is in flight.
+    pub(crate) journal: Option<Journal>,
+    /// It has no server, and will have one.
+    pub(crate) waits: bool,
 }
 
 pub(crate) struct Done {
@@ -215,7 +232,13 @@ pub(crate) struct Done {
 impl Driver {
     pub(crate) fn new(queues: u16) -> Option<Self> {
         let memory = |region: usize| {
-            Some(Memory { window: heap(LEN[region] as usize)?, share: Share::Out, canary: false, own: 0 })
+            Some(Memory {
+                window: heap(LEN[region] as usize)?,
+                share: Share::Out,
+                canary: false,
+                wanted: false,
+                own: 0,
+            })
         };
         let mut memory = [memory(0)?, memory(1)?, memory(2)?];
         let mut made = Vec::new();
@@ -234,12 +257,11 @@ impl Driver {
                 kicked: false,
                 base: 0,
                 broken: false,
+                journaled: false,
             });
         }
-        for memory in &mut memory {
-            memory.own = std::sync::Arc::strong_count(memory.window.owner());
-        }
-        Some(Self { memory, queues: made, features: 0, write_back: true })
+        memory.iter_mut().for_each(Memory::count_own);
+        Some(Self { memory, queues: made, features: 0, write_back: true, journal: None, waits: false })
     }
 
     /// Whether somebody else holds one of the regions.

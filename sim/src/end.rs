@@ -42,6 +42,7 @@ impl World {
             self.heal(at);
             self.machines[at].knobs().maps_left = None;
         }
+        self.rest("an upgrade", |w| w.frozen.is_none() && w.before.is_empty());
         self.end_drains();
         let (begun, takes) = (self.now, self.all_takes());
         self.rest("what was asked", |w| w.is_at_rest());
@@ -129,7 +130,9 @@ impl World {
     pub(crate) fn is_at_rest(&self) -> bool {
         self.seats.iter().all(|seat| {
             let (talked, answered) = (seat.has_been_heard(), seat.is_answered());
-            let settled = !matches!(seat.phase, Phase::Clearing | Phase::Ending);
+            let waits = seat.driver.as_ref().is_some_and(|driver| driver.waits);
+            let settled = !matches!(seat.phase, Phase::Clearing | Phase::Ending)
+                && (!waits || seat.phase == Phase::Empty);
             settled && (seat.place.hostile || talked && answered)
         })
     }
@@ -142,6 +145,9 @@ impl World {
                 return self.find(Judge::Life, || format!("it goes on and on, waiting for {what}: {state}"));
             }
             for at in 0..self.seats.len() {
+                if self.seats[at].driver.as_ref().is_some_and(|driver| driver.waits) {
+                    self.connect(at);
+                }
                 if !self.seats[at].place.hostile {
                     self.chat(at);
                 }

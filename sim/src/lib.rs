@@ -5,6 +5,8 @@
 //! Every step is judged by judges that share no code with what they judge (`judge`).
 //!
 //! * `world`: roles, controllers, channels, time. `seat`, `calls`: where clients connect. `driver`, `client`, `requests`, `messages`: the other side of it.
+//! * `inflight`: drivers that outlive their connection.
+//! * `upgrade`, `kill`: one server after the other; `handed`: what goes from one to the next.
 //! * `operator`, `spoil`: who makes and takes back, and what goes wrong. `end`: how a run ends.
 //! * `search`: runs by chance. `shrink`: a short run that fails in the same way. `small`: all runs of small worlds.
 //!
@@ -19,8 +21,11 @@ mod device;
 mod drains;
 mod driver;
 mod end;
+mod handed;
 mod identity;
+mod inflight;
 mod judge;
+mod kill;
 mod limits;
 mod messages;
 mod operator;
@@ -35,11 +40,12 @@ mod spoil;
 mod step;
 mod storage;
 mod tables;
+mod upgrade;
 mod world;
 
 pub use driver::Kind;
 pub use judge::{Finding, Judge};
-pub use search::{Run, run_seed, run_steps};
+pub use search::{Run, run_bytes, run_seed, run_steps};
 pub use setup::{Place, Setup};
 pub use shrink::shrink;
 pub use small::{Seen, Small, exhaust, smalls};

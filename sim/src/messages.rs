@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 
 use nvme_linux::vhost::wire::{
-    FrontendReq, Header, VhostUserMemory, VhostUserMemoryRegion, VhostUserU64, VhostUserVringAddr,
-    VhostUserVringState, encode,
+    FrontendReq, Header, VhostUserInflight, VhostUserMemory, VhostUserMemoryRegion, VhostUserU64,
+    VhostUserVringAddr, VhostUserVringState, encode,
 };
 
 use crate::driver::{Driver, LEN, REGIONS, RING, guest, user};
+
+/// The file in which a client keeps what is in flight, where regions are told by their numbers.
+pub(crate) const JOURNAL: usize = 16;
 
 /// A message of an honest client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,20 +33,23 @@ pub(crate) enum Message {
     WriteBack(bool),
     Reset,
     OwnerAgain,
+    GetInflight,
+    SetInflight,
 }
 
 impl Message {
     /// A device is brought up.
-    pub(crate) fn boot(queues: u16) -> VecDeque<Self> {
+    pub(crate) fn boot(queues: u16, inflight: bool) -> VecDeque<Self> {
+        let journal: &[Self] = if inflight { &[Self::GetInflight, Self::SetInflight] } else { &[] };
         let mut all = VecDeque::from([
             Self::GetFeatures,
             Self::GetProtocol,
             Self::SetProtocol,
             Self::Owner,
             Self::SetFeatures,
-            Self::Add(0),
-            Self::Add(1),
         ]);
+        all.extend(journal);
+        all.extend([Self::Add(0), Self::Add(1)]);
         for queue in 0..queues as u8 {
             all.extend(Self::start(queue));
         }
@@ -82,6 +88,8 @@ impl Message {
             Self::Enable(..) => R::SET_VRING_ENABLE,
             Self::WriteBack(_) => R::SET_CONFIG,
             Self::Reset => R::RESET_DEVICE,
+            Self::GetInflight => R::GET_INFLIGHT_FD,
+            Self::SetInflight => R::SET_INFLIGHT_FD,
         }
     }
 
@@ -89,6 +97,7 @@ impl Message {
     pub(crate) fn regions(self) -> Vec<usize> {
         match self {
             Self::Add(region) => vec![usize::from(region) % REGIONS],
+            Self::SetInflight => vec![JOURNAL],
             Self::Table(mask) => (0..REGIONS).filter(|r| mask >> r & 1 == 1).collect(),
             _ => Vec::new(),
         }
@@ -113,8 +122,14 @@ impl Message {
             Self::GetFeatures | Self::Owner | Self::OwnerAgain | Self::GetProtocol | Self::Reset => {
                 Vec::new()
             }
-            // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS
-            Self::SetProtocol => number(1 | 1 << 3 | 1 << 9 | 1 << 13 | 1 << 15),
+            // MQ, REPLY_ACK, CONFIG, INFLIGHT_SHMFD, RESET_DEVICE, CONFIGURE_MEM_SLOTS
+            Self::SetProtocol => number(1 | 1 << 3 | 1 << 9 | 1 << 12 | 1 << 13 | 1 << 15),
+            Self::GetInflight | Self::SetInflight => {
+                let (num_queues, queue_size) = (driver.queues.len() as u16, RING);
+                let mmap_size = nvme_linux::vhost::inflight_len(num_queues, queue_size);
+                let what = VhostUserInflight { mmap_size, num_queues, queue_size, ..Default::default() };
+                encode(&what).to_vec()
+            }
             Self::SetFeatures => number(features),
             Self::Add(index) | Self::Remove(index) => single(index),
             Self::Table(_) => {
@@ -145,7 +160,8 @@ impl Message {
                 bytes
             }
         };
-        let own_answer = matches!(self, Self::GetFeatures | Self::GetProtocol | Self::GetBase(_));
+        let own_answer =
+            matches!(self, Self::GetFeatures | Self::GetProtocol | Self::GetBase(_) | Self::GetInflight);
         let header =
             Header::request(self.request().into(), !own_answer && self != Self::Owner, payload.len() as u32);
         (encode(&header).to_vec(), payload)
@@ -196,6 +212,15 @@ pub(crate) fn forged(kind: u8, value: u64) -> (Vec<u8>, Vec<u8>, usize) {
             (encode(&VhostUserVringAddr { index, flags, descriptor, used, available, log }).to_vec(), 0)
         }
         12..=14 => (encode(&VhostUserU64 { value: u64::from(ring) | 1 << 8 }).to_vec(), 0),
+        31 | 32 => {
+            let (num_queues, queue_size) = (ring as u16, 1 << (small % 7));
+            let mmap_size =
+                nvme_linux::vhost::inflight_len(num_queues, queue_size) + u64::from(small & 0x100);
+            let mmap_offset = [0, 0x40, 0x1000, 1][(value >> 12) as usize % 4];
+            let what =
+                VhostUserInflight { mmap_size, mmap_offset, num_queues, queue_size, ..Default::default() };
+            (encode(&what).to_vec(), (request - 31) as usize)
+        }
         37 => (single(value >> 16 & 3), 1),
         38 => (single(value >> 16 & 3), 0),
         24 | 25 => {

@@ -50,6 +50,9 @@ const KINDS: [&[&str]; 13] = [
 
 impl World {
     pub(crate) fn operate(&mut self, what: Operation) -> bool {
+        if self.frozen.is_some() && what != Operation::Kill {
+            return false;
+        }
         self.control_awake = true;
         let done = match what {
             Operation::Create(seat) => self.create(usize::from(seat), None),
@@ -63,6 +66,8 @@ impl World {
             Operation::Limit(seat, which) => self.limit(usize::from(seat), which),
             Operation::Drain(which) => self.drain(which),
             Operation::Resume(which) => self.resume(which),
+            Operation::Upgrade(how) => self.upgrade(how),
+            Operation::Kill => self.kill(),
         };
         self.after_control();
         done
@@ -100,7 +105,9 @@ impl World {
         seat.phase = Phase::Free;
         seat.lost = false;
         seat.factory = factory.map(|f| f.number);
+        let last = seat.last;
         self.note_grant(at, key);
+        self.goes_on_or_not(at, last);
         self.seats[at].meter = self.meter_of(at, self.seats[at].factory);
         let device = self.seats[at].device;
         if device.is_some_and(|d| self.is_drained(d.controller, &d.holding)) {
@@ -213,7 +220,7 @@ impl World {
         if tables.filter(seen).any(of) { Ok(()) } else { Err("no table says so".into()) }
     }
 
-    fn end(&mut self, at: usize) -> bool {
+    pub(crate) fn end(&mut self, at: usize) -> bool {
         let Some(seat) = self.seats.get_mut(at) else { return false };
         let Some(key) = seat.key.filter(|_| seat.phase != Phase::Ending) else { return false };
         seat.excuse();

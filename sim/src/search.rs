@@ -104,7 +104,8 @@ impl Chooser {
                 let value = self.random.next();
                 Step::Say {
                     seat: self.seat(),
-                    kind: [5, 9, 10, 11, 12, 13, 18, 24, 25, 34, 37, 37, 38, 2, 3, b][usize::from(b) % 16],
+                    kind: [5, 9, 10, 11, 12, 13, 18, 24, 25, 31, 32, 34, 37, 37, 38, 2, 3, b]
+                        [usize::from(b) % 18],
                     value,
                 }
             }
@@ -167,6 +168,7 @@ impl Chooser {
             Wish::WriteBack(b & 1 == 0),
             Wish::Owner,
             Wish::Vanish,
+            Wish::Reconnect,
         ];
         let wish = all[usize::from(a) % all.len()];
         // Some of them are not wanted in this run.
@@ -184,7 +186,9 @@ impl Chooser {
             10 => Operation::EndFactory(b),
             11 | 12 if self.operations & 1 == 1 => Operation::Limit(seat, b),
             13 if self.operations & 2 == 2 => Operation::Drain(b),
-            14 | 15 if self.operations & 2 == 2 => Operation::Resume(if b & 1 == 0 { 0 } else { b }),
+            14 if self.operations & 2 == 2 => Operation::Resume(if b & 1 == 0 { 0 } else { b }),
+            15 if self.operations & 4 == 4 && b & 1 == 0 => Operation::Upgrade(b >> 1),
+            15 if self.operations & 8 == 8 => Operation::Kill,
             _ => Operation::Create(seat),
         }
     }
@@ -213,9 +217,20 @@ impl Chooser {
     }
 }
 
+/// Steps of a run whose bytes somebody chose.
+const STEPS_MAX: usize = 2000;
+
 /// Runs a world by a seed, so many steps.
 pub fn run_seed(seed: u64, steps: usize) -> Run {
-    let mut random = Random::new(seed);
+    run_by(Random::new(seed), steps)
+}
+
+/// Runs a world by bytes that somebody chose: all choices come from there, and the steps end with them.
+pub fn run_bytes(bytes: &[u8]) -> Run {
+    run_by(Random::of_bytes(bytes), STEPS_MAX)
+}
+
+fn run_by(mut random: Random, steps: usize) -> Run {
     let setup = Setup::random(&mut random);
     let mut chooser = Chooser::new(random, &setup);
     let mut begin = vec![Step::Settle];
@@ -230,7 +245,7 @@ pub fn run_seed(seed: u64, steps: usize) -> Run {
     let mut count = 0;
     run(setup, || {
         count += 1;
-        if count > steps {
+        if count > steps || chooser.random.is_over() {
             return None;
         }
         if count.is_multiple_of(128) {

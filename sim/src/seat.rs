@@ -6,10 +6,13 @@ use std::os::fd::OwnedFd;
 
 use nvme_core::server::control::Event;
 use nvme_core::server::message::SessionKey;
-use nvme_linux::vhost::{Incoming, Machine, Reply, Request, Token};
+use nvme_linux::vhost::{Incoming, Machine, Region, Reply, Request, Token};
+use nvme_mem::Window;
 
 use crate::drains::Held;
 use crate::driver::{Driver, QUEUES};
+use crate::handed::Change;
+use crate::inflight::{Inflight, Made};
 use crate::judge::Judge;
 use crate::judge::court::{Arena, Holding};
 use crate::judge::rate::Meter;
@@ -60,6 +63,14 @@ pub(crate) struct Ring {
     pub(crate) kick: bool,
     pub(crate) enabled: bool,
     pub(crate) stage: Stage,
+    /// It was stopped to go on in another server; or here, if that does not take over.
+    pub(crate) paused: bool,
+    /// It goes on as soon as it has stopped.
+    pub(crate) resumes: bool,
+    /// It ran in a server that was killed: what is in flight is what the journal says.
+    pub(crate) killed: bool,
+    /// It broke.
+    pub(crate) broken: bool,
 }
 
 /// A connected client: the server's side of it, and what it means to say.
@@ -71,6 +82,41 @@ pub(crate) struct Conn {
     pub(crate) todo: VecDeque<Message>,
     /// What it waits to be answered.
     pub(crate) waiting: Option<Message>,
+    /// Where it keeps what is in flight.
+    pub(crate) inflight: Option<Inflight>,
+    /// Where the server does, for rings of which the client does not.
+    pub(crate) own: BTreeMap<u16, Window>,
+    /// Its memory, each region with its file; and what becomes of it once control has changed it.
+    pub(crate) regions: Vec<(Region, usize)>,
+    pub(crate) change: Option<Change>,
+    /// What its client has not said yet of a message: the bytes, and the files that came with the first of them.
+    pub(crate) rest: Option<(Vec<u8>, Vec<usize>)>,
+    /// Where its client kept what is in flight, in another server: rings and entries, offset, file.
+    pub(crate) goes_on: Option<((u16, u16), u64, usize)>,
+    /// Its memory was refused, that another server had.
+    pub(crate) refused: bool,
+    /// It is not served before nothing of the server before is under way.
+    pub(crate) taking_up: bool,
+}
+
+impl Conn {
+    pub(crate) fn new(machine: Machine, todo: VecDeque<Message>) -> Self {
+        Self {
+            machine,
+            rings: BTreeMap::new(),
+            pending: None,
+            todo,
+            waiting: None,
+            inflight: None,
+            own: BTreeMap::new(),
+            regions: Vec::new(),
+            change: None,
+            rest: None,
+            goes_on: None,
+            refused: false,
+            taking_up: false,
+        }
+    }
 }
 
 /// What a session has, as the sim knows it.
@@ -104,6 +150,10 @@ pub(crate) struct Seat {
     pub(crate) limited_at: Vec<u64>,
     /// Whether it waits.
     pub(crate) held: Held,
+    /// What the server made for its clients to keep in it what is in flight.
+    pub(crate) made: Option<Made>,
+    /// Its client has hung up while everything stood still; whether its machine stays.
+    pub(crate) hangs_up: Option<bool>,
 }
 
 impl Seat {
@@ -123,6 +173,8 @@ impl Seat {
             meter: Meter::default(),
             limited_at: Vec::new(),
             held: Held::No,
+            made: None,
+            hangs_up: None,
         }
     }
 
@@ -152,24 +204,39 @@ impl World {
     /// A client connects.
     pub(crate) fn connect(&mut self, at: usize) -> bool {
         let Some(seat) = self.seats.get_mut(at) else { return false };
-        let (Phase::Free, Some(key)) = (seat.phase, seat.key) else { return false };
+        let (Phase::Free, Some(key), None) = (seat.phase, seat.key, self.frozen) else { return false };
         let Some(offered) = self.control.session(key).map(|s| s.offered()) else { return false };
-        let Some(driver) = Driver::new(seat.place.queues) else { return false };
         seat.clients += 1;
-        seat.driver = Some(driver);
+        let todo = match &mut seat.driver {
+            Some(driver) => Self::boot_again(driver, seat.clients).into(),
+            None => {
+                let Some(driver) = Driver::new(seat.place.queues) else { return false };
+                seat.driver = Some(driver);
+                Message::boot(seat.place.queues, seat.place.inflight)
+            }
+        };
         seat.phase = Phase::Connected;
-        let machine = Machine::new(offered).with_queues(QUEUES);
-        let (todo, rings) = (Message::boot(seat.place.queues), BTreeMap::new());
-        seat.conn = Some(Conn { machine, rings, pending: None, todo, waiting: None });
+        seat.conn = Some(Conn::new(Machine::new(offered).with_queues(QUEUES), todo));
         true
     }
 
-    /// A client is gone, whatever it was doing.
-    pub(crate) fn disconnect(&mut self, at: usize) {
+    /// A client is gone, whatever it was doing; or its connection is, and its machine `stays`.
+    pub(crate) fn disconnect(&mut self, at: usize, stays: bool) {
         let seat = &mut self.seats[at];
         let (Phase::Connected, Some(key)) = (seat.phase, seat.key) else { return };
+        if self.frozen.is_some() {
+            // Nobody looks.
+            seat.hangs_up = Some(stays);
+            return;
+        }
         seat.conn = None;
-        seat.left.extend(seat.driver.take());
+        if stays {
+            self.waits_for_server(at);
+        } else {
+            let gone = seat.driver.take();
+            seat.left.extend(gone);
+        }
+        let seat = &mut self.seats[at];
         self.control_awake = true;
         if seat.place.listens {
             seat.phase = Phase::Clearing;
@@ -215,7 +282,7 @@ impl World {
                 format!("the honest client of seat {at} was hung up on for {why} ({waiting:?})")
             });
         }
-        self.disconnect(at);
+        self.disconnect(at, self.stays(at));
     }
 
     fn hear_client(&mut self, at: usize, file: &[usize]) {
@@ -254,6 +321,10 @@ impl World {
                 if let Some(Pending::Memory(token)) =
                     self.take_pending(at, |p| matches!(p, Pending::Memory(_)))
                 {
+                    if let Some(conn) = &mut self.seats[at].conn {
+                        conn.changed(result.is_ok());
+                        conn.refused |= token == Token::NOBODY && result.is_err();
+                    }
                     self.reply(at, token, if result.is_ok() { Reply::Done } else { Reply::Failed });
                 }
             }
@@ -296,8 +367,8 @@ impl World {
             }
             Event::ConfigChanged(key) => self.granted(key),
             Event::Hangs(key) => {
-                if let Some(at) = of(key) {
-                    self.disconnect(at);
+                if let Some(at) = of(key).filter(|at| !self.stops_for_another(*at)) {
+                    self.disconnect(at, self.stays(at));
                 }
             }
             Event::Cleared(key) => {
@@ -307,12 +378,17 @@ impl World {
                 }
                 if self.seats[at].phase == Phase::Clearing {
                     self.seats[at].phase = Phase::Free;
+                    self.is_let_go_of(at);
                     self.left_nothing(at, false);
                 } else if let Some(Pending::Start(token)) =
                     self.take_pending(at, |p| matches!(p, Pending::Start(_)))
                 {
                     if let Some(conn) = &mut self.seats[at].conn {
                         conn.rings.clear();
+                        conn.regions.clear();
+                        if let Some(mut inflight) = conn.inflight.take() {
+                            inflight.forget();
+                        }
                     }
                     self.reply(at, token, Reply::Done);
                 }
@@ -340,13 +416,21 @@ impl World {
     }
 
     /// The server says that it has nothing of a seat's last clients any more.
-    fn left_nothing(&mut self, at: usize, lost: bool) {
+    pub(crate) fn left_nothing(&mut self, at: usize, lost: bool) {
         for driver in std::mem::take(&mut self.seats[at].left) {
             // What cannot be proven quiet is kept for ever, and touched no more by anybody but the device.
-            let excused = self.keeps && lost;
+            let excused = self.keeps && lost || !self.before.is_empty();
             if let Some(region) = driver.held().filter(|_| !excused) {
                 self.find(Judge::Life, || {
                     format!("region {region} of seat {at} is held, and its client is cleared away")
+                });
+            }
+            let made = self.seats[at].made.as_ref().map(|made| made.window.clone());
+            if !excused && driver.journal.as_ref().is_some_and(|journal| journal.is_held(made.as_ref())) {
+                self.find(Judge::Life, || {
+                    format!(
+                        "what seat {at} keeps of what is in flight is held, and its client is cleared away"
+                    )
                 });
             }
             if !excused {

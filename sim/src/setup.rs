@@ -17,6 +17,8 @@ pub struct Place {
     pub queues: u16,
     /// Features that its drivers do not acknowledge.
     pub declines: u64,
+    /// Its clients keep what is in flight.
+    pub inflight: bool,
 }
 
 /// A world.
@@ -42,6 +44,8 @@ pub struct Setup {
     pub shared: bool,
     /// The controllers are the faulty twin.
     pub faulty: bool,
+    /// The server keeps what outlives it when it is killed.
+    pub store: bool,
     /// The seats.
     pub seats: Vec<Place>,
 }
@@ -99,6 +103,7 @@ impl Setup {
                 sealed: random.chance(250),
                 queues: 1 + random.below(3) as u16,
                 declines,
+                inflight: random.chance(400),
             }
         });
         Self {
@@ -113,6 +118,7 @@ impl Setup {
             slow: random.chance(250),
             shared,
             faulty,
+            store: random.chance(300),
         }
     }
 }

@@ -5,6 +5,9 @@
 //! comes first; so each *object* (control, a worker, a channel's message, a queue of the controller, a driver's memory, …) has a number that stands for everything that ever happened to
 //! it, and a state is all of these. A state that was seen is not gone on from. What is independent is decided narrowly: where it is not certain, it is not independent.
 //!
+//! Of two steps that are independent of each other one order is tried, and the other is known to lead to the same state. What a driver finds in its rings, and what a client is
+//! answered, it takes at once: nobody else can tell.
+//!
 //! Time goes by when nobody can do anything. Where everything has come to rest, everything is ended and judged, as at the end of any run.
 
 use std::collections::{HashSet, VecDeque};
@@ -134,9 +137,7 @@ impl<'a> Walk<'a> {
         let actors = (0..self.small.acts.len()).map(Choice::Actor);
         let mut roles = vec![Step::Control, Step::Deliver(0), Step::Worker(0), Step::Hear(0)];
         roles.extend((1..=QUEUES as u8).map(|queue| Step::Answer(0, queue)));
-        for seat in 0..SEATS as u8 {
-            roles.extend([Step::Talk(seat), Step::Reap(seat, 0)]);
-        }
+        roles.extend((0..SEATS as u8).map(Step::Talk));
         actors.chain(roles.into_iter().map(Choice::Role)).collect()
     }
 
@@ -178,15 +179,30 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Takes a step, if there is something to be done.
-    fn take(&mut self, choice: Choice) -> bool {
+    /// What drivers and clients find they take. Which of them did.
+    fn look(&mut self) -> Vec<Object> {
+        let mut touched = Vec::new();
+        for at in 0..SEATS {
+            let reaped = self.world.step(&Step::Reap(at as u8, 0));
+            let seat = &self.world.seats[at];
+            let answered = |c: &crate::seat::Conn| c.waiting.is_some() && !c.machine.outgoing().is_empty();
+            let told = seat.conn.as_ref().is_some_and(answered) && self.world.step(&Step::Talk(at as u8));
+            if reaped || told {
+                touched.extend([Object::Client(at), Object::Memory(at)]);
+            }
+        }
+        touched
+    }
+
+    /// Takes a step, if there is something to be done. What it touched.
+    fn take(&mut self, choice: Choice) -> Option<Vec<Object>> {
         use Object as O;
-        let Some(step) = self.step_of(choice) else { return false };
+        let step = self.step_of(choice)?;
         let hand = &self.world.hands[0];
         let (to, from, awake) = (hand.to.len(), hand.from.len(), hand.awake);
         let control_awake = self.world.control_awake;
         if !self.world.step(&step) {
-            return false;
+            return None;
         }
         if let Choice::Actor(at) = choice {
             self.next[at] += 1;
@@ -208,6 +224,7 @@ impl<'a> Walk<'a> {
         if self.world.control_awake != control_awake || told > 0 {
             touched.push(O::ControlAwake);
         }
+        touched.extend(self.look());
         let of = |object: &O| objects().position(|o| o == *object).unwrap_or(0);
         let places: Vec<usize> = touched.iter().map(of).collect();
         let before: Vec<u64> = places.iter().map(|at| self.marks[*at]).collect();
@@ -217,7 +234,7 @@ impl<'a> Walk<'a> {
         }
         self.to.extend((0..sent).map(|n| hash((mark, n))));
         self.from.extend((0..told).map(|n| hash((mark, n, "from"))));
-        true
+        Some(touched)
     }
 
     fn state(&self) -> (u64, u64) {
@@ -234,11 +251,30 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// A step that was taken, and what it touched.
+type Taken = (Choice, Vec<Object>);
+
 /// A state on the way, and what was not tried there.
 struct Node {
     choices: VecDeque<Choice>,
     /// Something could be done there.
     any: bool,
+    /// What was tried there; and what leads from there to where another way has led.
+    tried: Vec<Taken>,
+}
+
+impl Node {
+    fn new(choices: Vec<Choice>, known: Vec<Taken>) -> Self {
+        let new = |choice: &Choice| !known.iter().any(|(known, _)| known == choice);
+        let choices = choices.into_iter().filter(new).collect();
+        Self { choices, any: !known.is_empty(), tried: known }
+    }
+
+    /// What is known of where a step leads that touched this.
+    fn known(&self, touched: &[Object]) -> Vec<Taken> {
+        let apart = |(_, other): &&Taken| !other.iter().any(|object| touched.contains(object));
+        self.tried.iter().filter(apart).cloned().collect()
+    }
 }
 
 /// The search, at some state.
@@ -295,7 +331,7 @@ impl<'a> Search<'a> {
         let none = || Finding { judge: Judge::Itself, what: "there is no such world".into() };
         let Some(mut walk) = Walk::new(self.small) else { return Some(none()) };
         self.states.insert(walk.state());
-        self.nodes.push(Node { choices: walk.choices().into(), any: false });
+        self.nodes.push(Node::new(walk.choices(), Vec::new()));
         // Whether the world is at the last node.
         let mut here = true;
         loop {
@@ -326,18 +362,21 @@ impl<'a> Search<'a> {
                 let Some(again) = self.again() else { return Some(none()) };
                 (walk, here) = (again, true);
             }
-            match catch_unwind(AssertUnwindSafe(|| walk.take(choice))) {
-                Ok(false) => continue,
-                Ok(true) => {}
+            let touched = match catch_unwind(AssertUnwindSafe(|| walk.take(choice))) {
+                Ok(None) => continue,
+                Ok(Some(touched)) => touched,
                 Err(_) => {
                     self.way.push(choice);
                     std::mem::forget(walk);
                     return Some(panicked());
                 }
-            }
-            if let Some(node) = self.nodes.last_mut() {
+            };
+            let known = self.nodes.last_mut().map(|node| {
+                let known = node.known(&touched);
                 node.any = true;
-            }
+                node.tried.push((choice, touched));
+                known
+            });
             self.seen.steps += 1;
             self.way.push(choice);
             if let Some(finding) = walk.world.finding() {
@@ -351,7 +390,7 @@ impl<'a> Search<'a> {
                 continue;
             }
             self.seen.longest = self.seen.longest.max(self.way.len());
-            self.nodes.push(Node { choices: walk.choices().into(), any: false });
+            self.nodes.push(Node::new(walk.choices(), known.unwrap_or_default()));
         }
     }
 }
@@ -376,6 +415,7 @@ pub fn smalls() -> Vec<Small> {
         sealed: false,
         queues: 1,
         declines: 0,
+        inflight: false,
     };
     let setup = |pairs: u16, cache: bool| Setup {
         workers: 1,
@@ -388,6 +428,7 @@ pub fn smalls() -> Vec<Small> {
         slow: false,
         shared: false,
         faulty: true,
+        store: false,
         seats: vec![place("device=d0:n1:1"), place("device=d0:n1:2")],
     };
     let one = |seat: u8, kind: Kind| vec![ask(seat, kind, 0, APART), Step::Kick(seat, 0)];

@@ -27,6 +27,8 @@ pub enum Wish {
     Owner,
     /// Is gone.
     Vanish,
+    /// Its connection ends, and its machine goes on: it connects again with what it keeps of what is in flight.
+    Reconnect,
 }
 
 /// What an operator does.
@@ -48,6 +50,10 @@ pub enum Operation {
     Drain(u8),
     /// Goes on with it.
     Resume(u8),
+    /// Starts the next server, which takes over; or refuses to at the end.
+    Upgrade(u8),
+    /// The server is killed, and another is started.
+    Kill,
 }
 
 /// What goes wrong with a device or a disk.

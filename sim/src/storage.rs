@@ -39,6 +39,29 @@ impl Slow {
         !state.frozen && !state.waiting.is_empty()
     }
 
+    /// Whether a change of the disk is with it.
+    pub(crate) fn writes(&self) -> bool {
+        let changes = |request: &Request| !matches!(request.job(), Job::Read { .. } | Job::Flush);
+        self.state().waiting.iter().any(changes)
+    }
+
+    /// Whether anything is with it.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.state().waiting.is_empty()
+    }
+
+    /// Whether it hangs.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.state().frozen
+    }
+
+    /// Answers one of the requests that are with it, if it can.
+    pub(crate) fn answer_one(&self, which: usize) -> bool {
+        let Some((request, fails)) = self.take(which) else { return false };
+        self.answer(request, fails);
+        true
+    }
+
     fn take(&self, which: usize) -> Option<(Request, Option<Failure>)> {
         let mut state = self.state();
         if state.frozen || state.waiting.is_empty() {
@@ -129,19 +152,27 @@ impl Storage for Slow {
 impl World {
     /// A disk's storage answers one of the requests that are with it.
     pub(crate) fn storage(&mut self, disk: usize, which: u8) -> bool {
-        let all = self.storages.len().max(1);
-        let Some(storage) = self.storages.get(disk % all).cloned() else { return false };
-        let Some((request, fails)) = storage.take(which.into()) else { return false };
-        storage.answer(request, fails);
+        let (own, all) = (self.storages.len(), self.storages.len() + self.before.len());
+        let disk = disk % all.max(1);
+        if disk >= own {
+            return self.lands(disk - own, which);
+        }
+        let Some(storage) = self.storages.get(disk).cloned() else { return false };
+        if !storage.answer_one(which.into()) {
+            return false;
+        }
         self.storage_answered();
         true
     }
 
+    /// The controller of a storage, by its place.
+    pub(crate) fn controller_of(disk: usize) -> usize {
+        NAMESPACES.get(disk).map_or_else(|| disk - NAMESPACES.len(), |(of, ..)| *of)
+    }
+
     /// The storages behind a controller.
     pub(crate) fn storages_of(&self, at: usize) -> impl Iterator<Item = &Arc<Slow>> {
-        let own = move |disk: usize| {
-            NAMESPACES.get(disk).map_or_else(|| disk - NAMESPACES.len(), |(of, ..)| *of) == at
-        };
+        let own = move |disk: usize| Self::controller_of(disk) == at;
         self.storages.iter().enumerate().filter(move |(disk, _)| own(*disk)).map(|(_, storage)| storage)
     }
 

@@ -20,6 +20,7 @@ use crate::seat::Seat;
 use crate::setup::Setup;
 use crate::step::Step;
 use crate::storage::Slow;
+use crate::upgrade::Frozen;
 
 /// How long an I/O command may take.
 pub(crate) const IO: Duration = Duration::from_secs(5);
@@ -110,6 +111,13 @@ pub(crate) struct World {
     pub(crate) drained: Vec<crate::drains::Area>,
     /// Devices may be cut off without proof: what they had is kept for ever.
     pub(crate) keeps: bool,
+    /// Everything is to stand still.
+    pub(crate) frozen: Option<Frozen>,
+    /// What a server that was killed had asked of storage, by disk.
+    pub(crate) before: Vec<(usize, Arc<Slow>)>,
+    /// Which controllers something was made to fail of, whichever server has them; which storages hang.
+    pub(crate) troubled: Vec<bool>,
+    pub(crate) hangs: Vec<bool>,
 }
 
 impl World {
@@ -167,13 +175,15 @@ impl World {
 
     /// One poll of control, and what its home does with what it says.
     fn control(&mut self) -> bool {
-        let due = self.control.next_deadline().is_some_and(|t| t <= self.now);
+        let frozen = self.frozen.map(|frozen| frozen.until);
+        let due = [self.control.next_deadline(), frozen].into_iter().flatten().any(|t| t <= self.now);
         if !self.control_awake && !due {
             return false;
         }
         self.control_awake = false;
         self.control.poll(self.now);
         self.after_control();
+        self.stand_still();
         true
     }
 
@@ -318,10 +328,12 @@ impl World {
         let due = |t: Option<Time>| t.is_some_and(|t| t <= self.now);
         self.control_awake
             || due(self.control.next_deadline())
+            || due(self.frozen.map(|frozen| frozen.until))
             || self.hands.iter().any(|h| h.awake || due(h.wake_at) || !h.to.is_empty() || !h.from.is_empty())
             || (0..CONTROLLERS).any(|at| due(self.machines[at].again) && self.court().in_flight(at) > 0)
             || (0..CONTROLLERS).any(|at| self.machines[at].engine.is_some() && self.is_rung(at))
             || self.storages.iter().any(|s| s.is_busy())
+            || self.before.iter().any(|(_, s)| s.is_busy())
     }
 
     /// Whether an engine apart has commands that it has not looked at.
@@ -333,7 +345,13 @@ impl World {
     pub(crate) fn next_moment(&self) -> Option<Time> {
         let hands = self.hands.iter().filter_map(|h| h.wake_at);
         let machines = self.machines.iter().filter_map(|m| m.again);
-        hands.chain(machines).chain(self.control.next_deadline()).filter(|t| *t > self.now).min()
+        let frozen = self.frozen.map(|frozen| frozen.until);
+        hands
+            .chain(machines)
+            .chain(self.control.next_deadline())
+            .chain(frozen)
+            .filter(|t| *t > self.now)
+            .min()
     }
 
     /// Time goes by: a little while there is something to do, and as long as it takes when there is not.
@@ -377,7 +395,8 @@ impl World {
             for machine in 0..CONTROLLERS as u8 {
                 self.step(&Step::Engine(machine, 64));
             }
-            for disk in 0..self.storages.len() as u8 {
+            for disk in (0..self.storages.len() + self.before.len()).rev() {
+                let disk = disk as u8;
                 while self.step(&Step::Storage(disk, 0)) {}
             }
         }

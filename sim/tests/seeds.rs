@@ -47,6 +47,7 @@ fn alone(words: &[&'static str]) -> Setup {
         slow: false,
         shared: false,
         faulty: false,
+        store: false,
         seats: vec![Place {
             words: words.to_vec(),
             listens: false,
@@ -54,6 +55,7 @@ fn alone(words: &[&'static str]) -> Setup {
             sealed: false,
             queues: 1,
             declines: nvme_testkit::feature::EVENT_IDX,
+            inflight: false,
         }],
     }
 }
@@ -107,7 +109,7 @@ fn a_device_that_is_drained_again_is_not_taken_for_quiet_by_an_earlier_answer() 
 fn a_session_that_was_drained_when_its_device_was_lost_is_answered_whatever_is_resumed() {
     let place = |words: &[&'static str], queues| {
         let (words, declines) = (words.to_vec(), 0);
-        Place { words, listens: false, hostile: false, sealed: false, queues, declines }
+        Place { words, listens: false, hostile: false, sealed: false, queues, declines, inflight: false }
     };
     let seats = vec![place(&["device=d0:n1", "ds-max=4"], 1), place(&["device=d1:n1", "ds-max=4"], 1)];
     let setup = Setup { seats, faulty: true, ..alone(&[]) };
@@ -141,6 +143,7 @@ fn a_shared_disk_is_granted_by_the_other_way_when_the_first_is_proven_quiet_and_
         sealed: false,
         queues: 1,
         declines: 0,
+        inflight: false,
     };
     let seats = vec![place(&["device=d0:n3", "ds-max=4"]), place(&["device=d1:n3", "ds-max=4"])];
     let setup = Setup { seats, faulty: true, shared: true, ..alone(&[]) };
@@ -173,6 +176,7 @@ fn what_storage_has_under_way_keeps_no_memory_of_others_when_the_controller_vani
         sealed,
         queues,
         declines: 0,
+        inflight: false,
     };
     let seats = vec![
         place(&["device=d0:n1:1", "read-only", "ds-max=4"], 3, false),
@@ -212,6 +216,7 @@ fn a_full_completion_queue_is_no_work_where_nothing_is_to_be_completed() {
         sealed: false,
         queues,
         declines: 0,
+        inflight: false,
     };
     let read = |queue, sector, sectors, layout| Step::Ask {
         seat: 1,
@@ -232,6 +237,7 @@ fn a_full_completion_queue_is_no_work_where_nothing_is_to_be_completed() {
         mdts: 1,
         slow: true,
         faulty: true,
+        store: false,
         pairs: 8,
         ..alone(&[])
     };
@@ -254,5 +260,135 @@ fn a_full_completion_queue_is_no_work_where_nothing_is_to_be_completed() {
         ];
         let run = run_steps(&setup, &steps);
         assert!(run.finding.is_none(), "{forged}: {}", run.finding.unwrap());
+    }
+}
+
+/// A world whose one client keeps what is in flight.
+fn kept(words: &[&'static str]) -> Setup {
+    let mut setup = alone(words);
+    setup.seats[0].inflight = true;
+    setup.seats[0].listens = true;
+    setup
+}
+
+fn keeps(setup: &Setup, steps: &[Step]) {
+    let begin =
+        [Step::Settle, Step::Operate(Operation::Create(0)), Step::Want(0, Wish::Connect), Step::Chat(0)];
+    let run = run_steps(setup, &[&begin, steps].concat());
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}
+
+fn ask(kind: Kind, sector: u16, layout: u32) -> Step {
+    Step::Ask { seat: 0, queue: 0, kind, sector, sectors: 0, layout }
+}
+
+/// In the second region, with header and status beside it.
+const BESIDE: u32 = 5 << 4 | 3 << 26;
+
+/// Seed 7015758902599611.
+#[test]
+fn a_ring_that_breaks_on_what_was_in_flight_lets_its_worker_sleep() {
+    let steps = [
+        Step::Want(0, Wish::Remove(0)),
+        Step::Talk(0),
+        ask(Kind::Id, 24, BESIDE),
+        Step::Want(0, Wish::Disable(0)),
+    ];
+    keeps(&kept(&["device=d0:n2", "ds-max=4"]), &steps);
+}
+
+/// Seed 7015758902600990: the rings' memory was taken away, and the journal said where to go on after the reset.
+#[test]
+fn a_ring_that_was_reset_has_nothing_in_flight() {
+    for table in [252, 255] {
+        keeps(
+            &kept(&["device=d0:n2", "ds-max=4"]),
+            &[ask(Kind::Id, 0, 0), Step::Want(0, Wish::Table(table))],
+        );
+    }
+}
+
+/// Seed 7015767257450988: the second half of a read-modify-write was not wanted any more.
+#[test]
+fn what_is_not_done_when_a_connection_ends_is_left_to_be_done_again() {
+    for worker in 0..6 {
+        let steps = [
+            &[ask(Kind::Write, 20, 0), Step::Kick(0, 0)][..],
+            &[Step::Deliver(0), Step::Worker(0), Step::Engine(0, 1)].repeat(worker),
+            &[Step::Want(0, Wish::Reconnect), Step::Deliver(0), Step::Worker(0)],
+        ];
+        let mut setup = kept(&["device=d0:n2", "ds-max=4"]);
+        setup.apart = [true, false];
+        keeps(&setup, &steps.concat());
+    }
+}
+
+/// Seed 7015767257451360: a command did not end in time, and the ring that it was of was stopped for good.
+#[test]
+fn a_ring_that_stands_still_too_late_for_an_upgrade_goes_on() {
+    let steps = [
+        Step::Spoil(Spoil::Rule(0, 107, 153)),
+        ask(Kind::Read, 22, 0),
+        Step::Kick(0, 0),
+        Step::Worker(0),
+        Step::Operate(Operation::Upgrade(3)),
+        Step::Time(1_000_000_000),
+        Step::Settle,
+        ask(Kind::Write, 4, 0),
+    ];
+    let mut setup = kept(&["device=d0:n1:2", "ds-max=4"]);
+    setup.faulty = true;
+    keeps(&setup, &steps);
+}
+
+/// Seed 7015771510807118: the second server had not begun to do again what the first had in flight, and the third one's journal was a new one.
+#[test]
+fn what_a_killed_server_left_is_not_forgotten_when_the_next_one_is_upgraded() {
+    for drained in [false, true] {
+        let mut setup = kept(&["device=d1:n2", "ds-max=4"]);
+        setup.seats[0].inflight = false;
+        (setup.store, setup.apart) = (true, [false, true]);
+        let mut steps =
+            vec![ask(Kind::Flush, 0, 0), Step::Kick(0, 0), Step::Worker(0), Step::Operate(Operation::Kill)];
+        if drained {
+            steps.splice(3..3, [Step::Operate(Operation::Drain(0))]);
+        }
+        steps.push(Step::Operate(Operation::Upgrade(0)));
+        keeps(&setup, &steps);
+    }
+}
+
+/// Seed 7015767257450855.
+#[test]
+fn memory_that_was_added_twice_goes_on_once() {
+    let steps = [
+        Step::Want(0, Wish::Add(20)),
+        Step::Chat(0),
+        Step::Operate(Operation::Upgrade(0)),
+        Step::Settle,
+        ask(Kind::Write, 4, 5 << 4),
+    ];
+    keeps(&kept(&["device=d0:n1:2", "ds-max=4"]), &steps);
+}
+
+#[test]
+fn requests_go_on_through_upgrades_and_kills_and_are_answered_once() {
+    for store in [false, true] {
+        let mut setup = kept(&["device=d0:n2", "ds-max=4"]);
+        setup.store = store;
+        let mut steps = Vec::new();
+        for round in 0..4 {
+            steps.extend([ask(Kind::Write, 8 * round, 0), ask(Kind::Write, 8 * round + 1, 0)]);
+            steps.extend([Step::Kick(0, 0), Step::Worker(0)]);
+            let next = if round % 2 == 0 { Operation::Kill } else { Operation::Upgrade(0) };
+            steps.extend([Step::Operate(next), Step::Operate(Operation::Create(0)), Step::Settle]);
+            steps.extend([Step::Want(0, Wish::Connect), Step::Chat(0), Step::Reap(0, 0)]);
+        }
+        keeps(&setup, &steps);
+        let begin =
+            [Step::Settle, Step::Operate(Operation::Create(0)), Step::Want(0, Wish::Connect), Step::Chat(0)];
+        let run = run_steps(&setup, &[&begin[..], &steps].concat());
+        // Eight writes, and what is read back at the end.
+        assert!(run.answered >= 8, "{store}: {} answered", run.answered);
     }
 }

@@ -217,6 +217,11 @@ impl Court {
         self.lost.insert(key);
     }
 
+    /// Whether anything is kept that is not proven to be over.
+    pub(crate) fn keeps_any(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
     /// Whether a controller may still carry out a command of a session.
     fn has_commands(&self, key: u64) -> bool {
         let own = |f: &Flight| f.colour == Some(key);
