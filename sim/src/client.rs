@@ -274,7 +274,9 @@ impl World {
         let waits = state.avail.wrapping_sub(base);
         let there = state.slots.iter().flatten().count();
         // What cannot be proven quiet is never answered, and its session is closed.
-        let broken = state.broken || hostile || kept;
+        let journal = state.journaled && driver.journal.is_some();
+        // What a journal has, and nobody did yet, is done when the ring is started again.
+        let broken = state.broken || hostile || kept || journal;
         if !broken && usize::from(waits) != there && state.ring.used_index().is_ok_and(|used| used != base) {
             self.find(Judge::Life, || {
                 format!("queue {queue} of seat {at} stopped at {base} with {there} requests unanswered, {waits} not taken")

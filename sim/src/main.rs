@@ -39,6 +39,7 @@ fn in_the_small(most: u64) -> ExitCode {
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (mut all, mut quick, mut cpu, mut exhaustive) = (false, false, None, false);
+    let mut restarts = false;
     let mut states = u64::MAX;
     let (mut seed, mut trace, mut seconds, mut steps, mut seeds) = (None, false, 10, 1000, u64::MAX);
     while let Some(arg) = args.next() {
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
             "--trace" => trace = true,
             "--all" => all = true,
             "--quick" => quick = true,
+            "--restarts" => restarts = true,
             "--exhaustive" => exhaustive = true,
             "--states" => states = number().unwrap_or(states),
             #[cfg(feature = "planted")]
@@ -60,7 +62,7 @@ fn main() -> ExitCode {
             "--seeds" => (seeds, seconds) = (number().unwrap_or(1), u64::MAX / 4),
             _ => {
                 eprintln!(
-                    "sim [--seed N] [--trace] [--seconds N | --cpu N | --seeds N] [--steps N]\nsim --exhaustive [--states N]"
+                    "sim [--seed N] [--trace] [--seconds N | --cpu N | --seeds N] [--steps N] [--restarts]\nsim --exhaustive [--states N]"
                 );
                 return ExitCode::from(2);
             }
@@ -83,7 +85,8 @@ fn main() -> ExitCode {
     };
     while (!over() && runs < seeds) || (one && runs == 0) {
         let seed = first.wrapping_add(runs);
-        let run = nvme_sim::run_seed(seed, steps as usize);
+        let run_one = if restarts { nvme_sim::run_restarting } else { nvme_sim::run_seed };
+        let run = run_one(seed, steps as usize);
         runs += 1;
         taken += run.taken;
         answered += run.answered;
@@ -112,7 +115,8 @@ fn main() -> ExitCode {
                 println!("in {} steps: {finding}\n{:?}", short.steps.len(), short.setup);
                 short.steps.iter().for_each(|step| println!("    Step::{step:?},"));
             }
-            println!("again: cargo xtask sim --seed {seed} --steps {steps} --trace");
+            let restarts = if restarts { " --restarts" } else { "" };
+            println!("again: cargo xtask sim --seed {seed} --steps {steps}{restarts} --trace");
             return ExitCode::FAILURE;
         }
         if one {

@@ -39,11 +39,13 @@ struct Chooser {
     wishes: u32,
     spoils: u32,
     operations: u32,
+    /// Whether servers and connections are replaced.
+    restarts: bool,
     seats: u32,
 }
 
 impl Chooser {
-    fn new(mut random: Random, setup: &Setup) -> Self {
+    fn new(mut random: Random, setup: &Setup, restarts: bool) -> Self {
         let mut on = [true; KINDS];
         for kind in SWARM {
             on[kind] = random.chance(500);
@@ -53,7 +55,8 @@ impl Chooser {
         on[14] &= setup.seats.iter().any(|s| s.hostile);
         let (wishes, spoils, operations) = (random.next() as u32, random.next() as u32, random.next() as u32);
         let seats = setup.seats.len() as u32;
-        let mut this = Self { random, weights: [0; KINDS], on, wishes, spoils, operations, seats };
+        let weights = [0; KINDS];
+        let mut this = Self { random, weights, on, wishes, spoils, operations, restarts, seats };
         this.drift();
         this
     }
@@ -172,7 +175,8 @@ impl Chooser {
         ];
         let wish = all[usize::from(a) % all.len()];
         // Some of them are not wanted in this run.
-        let off = self.wishes >> (usize::from(a) % all.len()) & 1 == 1;
+        let off =
+            self.wishes >> (usize::from(a) % all.len()) & 1 == 1 || wish == Wish::Reconnect && !self.restarts;
         if off && !matches!(wish, Wish::Connect) { Wish::Connect } else { wish }
     }
 
@@ -187,8 +191,8 @@ impl Chooser {
             11 | 12 if self.operations & 1 == 1 => Operation::Limit(seat, b),
             13 if self.operations & 2 == 2 => Operation::Drain(b),
             14 if self.operations & 2 == 2 => Operation::Resume(if b & 1 == 0 { 0 } else { b }),
-            15 if self.operations & 4 == 4 && b & 1 == 0 => Operation::Upgrade(b >> 1),
-            15 if self.operations & 8 == 8 => Operation::Kill,
+            15 if self.restarts && self.operations & 4 == 4 && b & 1 == 0 => Operation::Upgrade(b >> 1),
+            15 if self.restarts && self.operations & 8 == 8 => Operation::Kill,
             _ => Operation::Create(seat),
         }
     }
@@ -222,17 +226,26 @@ const STEPS_MAX: usize = 2000;
 
 /// Runs a world by a seed, so many steps.
 pub fn run_seed(seed: u64, steps: usize) -> Run {
-    run_by(Random::new(seed), steps)
+    run_by(Random::new(seed), steps, false)
+}
+
+/// The same of a world whose servers are upgraded and killed, and whose clients keep what is in flight and connect again.
+pub fn run_restarting(seed: u64, steps: usize) -> Run {
+    run_by(Random::new(seed), steps, true)
 }
 
 /// Runs a world by bytes that somebody chose: all choices come from there, and the steps end with them.
 pub fn run_bytes(bytes: &[u8]) -> Run {
-    run_by(Random::of_bytes(bytes), STEPS_MAX)
+    run_by(Random::of_bytes(bytes), STEPS_MAX, true)
 }
 
-fn run_by(mut random: Random, steps: usize) -> Run {
-    let setup = Setup::random(&mut random);
-    let mut chooser = Chooser::new(random, &setup);
+fn run_by(mut random: Random, steps: usize, restarts: bool) -> Run {
+    let mut setup = Setup::random(&mut random);
+    if !restarts {
+        setup.store = false;
+        setup.seats.iter_mut().for_each(|place| place.inflight = false);
+    }
+    let mut chooser = Chooser::new(random, &setup, restarts);
     let mut begin = vec![Step::Settle];
     for seat in 0..setup.seats.len() as u8 {
         begin.extend([
