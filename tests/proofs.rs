@@ -169,7 +169,7 @@ fn a_policy_is_made_under_a_ceiling_and_where_else_is_listed() {
     assert_eq!(places("Ok(Policy {"), ["policy/src/ceiling.rs×1"]);
     assert_eq!(
         places("Policy::new("),
-        ["homes/linux/server/src/backend.rs×1", "homes/linux/server/src/upgrade/words.rs×1"]
+        ["homes/linux/handover/src/words.rs×1", "homes/linux/server/src/backend.rs×1"]
     );
     assert_eq!(places("self.ceiling(factory)?.holds(policy)"), ["session/src/factory/catalogue/adopt.rs×1"]);
 }
