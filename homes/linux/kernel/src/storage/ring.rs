@@ -275,19 +275,22 @@ impl Ring {
         let Some(task) = self.slots.get(at as usize).and_then(|s| s.task.as_ref()) else { return };
         let entry = entry(task).user_data(at.into());
         let entry = if is_apart(task) { entry.flags(squeue::Flags::ASYNC) } else { entry };
-        // What the entry points to belongs to the task, which stays in its slot until the call has ended; the list of pieces is copied
-        // when it is submitted.
         let small = task.bytes() <= SMALL;
-        if !self.queue(&entry, small) {
+        // SAFETY: what the entry points to belongs to the task, which stays in its slot until the call has ended; the list of pieces
+        // is copied when it is submitted.
+        if !unsafe { self.queue(&entry, small) } {
             // The kernel takes nothing now: it answers nothing either, so this one has not been tried.
             self.came.push((at.into(), -libc::EAGAIN));
         }
     }
 
     /// Puts an entry there, and tells the kernel when there are several. False: there is no room, and the kernel makes none.
-    fn queue(&mut self, entry: &squeue::Entry, small: bool) -> bool {
+    ///
+    /// # Safety
+    /// What the entry points to stays until its call has ended.
+    unsafe fn queue(&mut self, entry: &squeue::Entry, small: bool) -> bool {
         loop {
-            // SAFETY: the one caller sees to it that what the entry points to stays until its call has ended.
+            // SAFETY: what this asks for as well.
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
                 self.pending += 1;
                 self.small += u32::from(small);
@@ -454,12 +457,13 @@ mod tests {
         let mut bytes = [1_u8; 512];
         let read = opcode::Read::new(Fixed(0), bytes.as_mut_ptr(), 512).build();
         for count in 1..=2 * EAGER + 3 {
-            // The bytes outlive the ring.
-            assert!(ring.queue(&read, true));
+            // SAFETY: the bytes outlive the ring.
+            assert!(unsafe { ring.queue(&read, true) });
             assert_eq!(ring.pending, count % EAGER, "the kernel has the others");
         }
         ring.turn();
-        (0..2 * EAGER).for_each(|_| assert!(ring.queue(&read, false)));
+        // SAFETY: as above.
+        (0..2 * EAGER).for_each(|_| assert!(unsafe { ring.queue(&read, false) }));
         assert_eq!(ring.pending, 2 * EAGER, "large ones go out together");
     }
 
