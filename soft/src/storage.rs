@@ -283,6 +283,11 @@ impl Request {
         self.0.as_ref().map_or(0, |i| i.sqe.cid.get())
     }
 
+    /// The queue that it came by: the same number for all requests of one, as long as any is under way.
+    pub fn queue(&self) -> usize {
+        self.0.as_ref().map_or(0, |i| Arc::as_ptr(&i.inbox).addr())
+    }
+
     /// Its memory, in order: window, offset and length of each piece.
     pub fn memory(&self) -> impl Iterator<Item = (&Window, usize, usize)> {
         self.0.iter().flat_map(|inner| {

@@ -40,6 +40,8 @@ const BELL: u64 = u64::MAX;
 const INTERRUPT: u64 = u64::MAX - 1;
 /// How long kicks of queues that sleep may go unnoticed while others are busy.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
+/// Rounds after one in which storage began or answered something that may still be about that.
+const AFTER_STORAGE: u32 = 2;
 /// Messages that a worker takes before it turns to its queues again.
 const MESSAGES_PER_PASS: usize = 256;
 /// How long it takes them for. The clock is read for each eight.
@@ -282,6 +284,8 @@ impl Thread {
         let mut last_work = time;
         let mut last_look = time;
         let mut polling = Polling::new(self.worker.poll_for());
+        // When it last did something that had nothing to do with storage, and rounds since storage had to do with one.
+        let (mut last_apart, mut since) = (time, 0_u32);
         let mut rounds: u64 = 0;
         loop {
             rounds = rounds.wrapping_add(2);
@@ -299,8 +303,13 @@ impl Thread {
             self.part();
             self.report();
             // What the pass began goes out, and what came back is the next pass's.
-            let worked = station::turn() || pass.worked;
+            let turn = station::turn(turned);
+            let worked = turn.came || pass.worked;
             time = now();
+            since = if turn.came || turn.began { 0 } else { since.saturating_add(1) };
+            if pass.worked && since > AFTER_STORAGE {
+                last_apart = time;
+            }
             self.worker.took(turned, time);
             self.pulses.waited(&self.worker.waits());
             if worked {
@@ -315,20 +324,24 @@ impl Thread {
                 last_look = time;
                 self.wait(&mut events, Some(Duration::ZERO), time);
             }
-            if worked || time - last_work < polling.window() {
+            // Answers of storage that has much to do are not polled for, and neither is their driver: it waits for them.
+            let deep = station::is_deep() && time - last_apart > self.worker.poll_for();
+            let window = if deep { Duration::ZERO } else { polling.window() };
+            if worked || time - last_work < window {
                 if !worked && !looked {
                     core::hint::spin_loop();
                 }
                 continue;
             }
-            if !self.worker.sleep() || !station::arm() {
+            let rest = if deep { station::rest(time) } else { None };
+            if !self.worker.sleep() || !(rest.is_some() || station::arm()) {
                 continue;
             }
             if !self.bell.arm() {
                 station::disarm();
                 continue;
             }
-            let longest = if self.has_nothing() { SLEEP_VACANT } else { SLEEP_MAX };
+            let longest = if self.has_nothing() { SLEEP_VACANT } else { rest.unwrap_or(SLEEP_MAX) };
             let sleep = pass.wake.map_or(longest, |t| (t - time).min(longest));
             self.pulses.pulse.store(rounds.wrapping_add(1), Ordering::Relaxed);
             self.pulses.times.sleeps(time);
@@ -340,7 +353,9 @@ impl Thread {
             clock.slept(time - begin);
             self.pulses.times.woke(time);
             last_look = time;
-            polling.slept(time - last_work, time);
+            if !deep {
+                polling.slept(time - last_work, time);
+            }
         }
     }
 

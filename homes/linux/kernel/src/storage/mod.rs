@@ -11,6 +11,7 @@
 //!   [`Storage`](nvme_soft::Storage).
 //! * `task`: one request as the calls it takes, with what follows from each answer. The same for both engines.
 //! * `ring` with its `entries`, `helpers`: who makes the calls. `window`: who needs none.
+//! * `rest`: when a thread sleeps on though something came back, since much is under way.
 //! * `pinned`: client memory that a ring knows as fixed buffers, where the operator wants that.
 //! * `durable`: flushes, one at a time for each image; one that fails is remembered.
 //! * [`station`]: a thread's place in all this: its ring, and the bell that wakes it.
@@ -21,6 +22,7 @@ pub mod facts;
 mod helpers;
 mod image;
 mod pinned;
+mod rest;
 mod ring;
 pub mod station;
 mod stored;

@@ -7,8 +7,10 @@ use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, register::Restriction, squeue};
+use nvme_platform::Time;
 use nvme_soft::{Begun, Failure, Job, Request};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -16,6 +18,7 @@ use super::durable::{Flush, Joined};
 use super::entries::{entry, is_apart};
 use super::image::Image;
 use super::pinned::{Pinned, UPDATE};
+use super::rest::{Counted, Crowd, Rest};
 use super::task::{Next, Task, errno};
 use crate::events::Doorbell;
 
@@ -203,6 +206,9 @@ impl OneSeed {
             pinned: pins.then(Pinned::default),
             pending: 0,
             small: 0,
+            began: false,
+            crowd: Crowd::default(),
+            rest: Rest::default(),
             came: Vec::with_capacity(slots as usize * 2),
         })
     }
@@ -211,6 +217,7 @@ impl OneSeed {
 #[derive(Default)]
 struct Slot {
     task: Option<Task>,
+    counted: Option<Counted>,
     /// Kept for the next task.
     pieces: Vec<libc::iovec>,
 }
@@ -228,7 +235,20 @@ pub(super) struct Ring {
     /// Entries that the kernel was not told of, and how many of these are small.
     pending: u32,
     small: u32,
+    /// Something began since the last turn.
+    began: bool,
+    crowd: Crowd,
+    rest: Rest,
     came: Vec<(u64, i32)>,
+}
+
+/// What a turn was.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Turn {
+    /// Something came back.
+    pub came: bool,
+    /// Something began.
+    pub began: bool,
 }
 
 impl Ring {
@@ -240,6 +260,7 @@ impl Ring {
     pub(super) fn begin(&mut self, image: &Arc<Image>, request: Request, bell: &Arc<Doorbell>) -> Begun {
         let room = self.counts.get(image.index()).is_some_and(|count| *count < CAP);
         let (true, Some(&at)) = (room, self.free.last()) else { return Begun::Full(request) };
+        let queue = request.queue();
         let task = if request.job() == Job::Flush {
             match image.join(Flush { request, bell: Arc::clone(bell) }) {
                 Joined::Call => Task::sync(image),
@@ -263,8 +284,10 @@ impl Ring {
         if let Some(count) = self.counts.get_mut(image.index()) {
             *count += 1;
         }
+        self.began = true;
         if let Some(slot) = self.slots.get_mut(at as usize) {
             slot.task = Some(task);
+            slot.counted = Some(self.crowd.join(queue));
         }
         self.push(at);
         Begun::UnderWay
@@ -316,10 +339,12 @@ impl Ring {
         taken
     }
 
-    /// Submits what was begun, and ends what came back. True: something did.
-    pub(super) fn turn(&mut self) -> bool {
-        if self.pending == 0 && self.free.len() == self.slots.len() {
-            return false;
+    /// Submits what was begun, and ends what came back.
+    pub(super) fn turn(&mut self, now: Time) -> Turn {
+        let began = mem::take(&mut self.began);
+        if self.pending == 0 && self.under_way() == 0 {
+            self.rest.begins(now);
+            return Turn { came: false, began };
         }
         let submission = self.ring.submission();
         let work = submission.taskrun() || submission.cq_overflow();
@@ -329,7 +354,8 @@ impl Ring {
         }
         let mut came = mem::take(&mut self.came);
         came.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
-        let any = !came.is_empty();
+        let count = came.len();
+        self.rest.came(count as u32, now);
         for (at, result) in came.drain(..) {
             self.answer(at as u32, result);
         }
@@ -337,7 +363,27 @@ impl Ring {
         if self.came.is_empty() {
             self.came = came;
         }
-        any
+        Turn { came: count > 0, began }
+    }
+
+    fn under_way(&self) -> u32 {
+        (self.slots.len() - self.free.len()) as u32
+    }
+
+    /// Whether what is under way takes long, and each queue that has any of it has much.
+    pub(super) fn is_deep(&self) -> bool {
+        self.crowd.is_deep() && self.rest.is_slow(self.under_way())
+    }
+
+    /// For how long it can be left alone, with nobody woken by what comes back.
+    pub(super) fn rest(&mut self, now: Time) -> Option<Duration> {
+        let ready = self.pending > 0 || !self.came.is_empty();
+        (!ready && self.is_deep()).then(|| self.rest.take(self.under_way(), now)).flatten()
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way() == 0
     }
 
     fn answer(&mut self, at: u32, result: i32) {
@@ -362,6 +408,9 @@ impl Ring {
     fn release(&mut self, at: u32, result: Result<(), Failure>) {
         let Some(slot) = self.slots.get_mut(at as usize) else { return };
         let Some(task) = slot.task.take() else { return };
+        if let Some(counted) = slot.counted.take() {
+            self.crowd.leave(counted);
+        }
         let (request, pieces, image) = task.into_parts();
         slot.pieces = pieces;
         self.free.push(at);
@@ -406,7 +455,7 @@ mod tests {
     use io_uring::types::{Fd, Fixed};
     use io_uring::{opcode, squeue};
 
-    use super::{Arc, EAGER, GETEVENTS, Ring, Rings, bell, seed};
+    use super::{Arc, EAGER, GETEVENTS, Ring, Rings, Time, bell, seed};
 
     /// What the kernel answers to one entry.
     fn answer(ring: &mut Ring, entry: &squeue::Entry) -> i32 {
@@ -461,7 +510,7 @@ mod tests {
             assert!(unsafe { ring.queue(&read, true) });
             assert_eq!(ring.pending, count % EAGER, "the kernel has the others");
         }
-        ring.turn();
+        ring.turn(Time::default());
         // SAFETY: as above.
         (0..2 * EAGER).for_each(|_| assert!(unsafe { ring.queue(&read, false) }));
         assert_eq!(ring.pending, 2 * EAGER, "large ones go out together");

@@ -1,16 +1,19 @@
 //! A thread's place at the storage: its ring, if it has one, and the bell that wakes it.
 //!
 //! A thread [`takes`](take) its place once. Requests that it begins go out with its next [`turn`], and come back in one.
-//! Before it sleeps it [`arms`](arm); what comes back then makes [`event`] readable, or rings the bell.
+//! Before it sleeps it [`arms`](arm), or [`rests`](rest); what comes back then makes [`event`] readable, or rings the bell.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
+use nvme_platform::Time;
 use nvme_soft::{Begun, Request};
 
 use super::image::Image;
+pub use super::ring::Turn;
 use super::ring::{Ring, Seed};
 use crate::events::Doorbell;
 
@@ -34,9 +37,33 @@ fn with_rings<T>(what: impl FnOnce(&mut [Ring]) -> T) -> Option<T> {
     HERE.with_borrow_mut(|here| here.as_mut().map(|here| what(&mut here.rings)))
 }
 
-/// Submits what was begun, and ends what came back. True: something did.
-pub fn turn() -> bool {
-    with_rings(|rings| rings.iter_mut().fold(false, |any, ring| ring.turn() | any)).unwrap_or(false)
+/// Submits what was begun, and ends what came back.
+pub fn turn(now: Time) -> Turn {
+    let both = |all: Turn, one: Turn| Turn { came: all.came | one.came, began: all.began | one.began };
+    with_rings(|rings| rings.iter_mut().map(|ring| ring.turn(now)).fold(Turn::default(), both))
+        .unwrap_or_default()
+}
+
+/// Whether storage has much to do for each queue that waits for it: then no answer is worth being polled for.
+pub fn is_deep() -> bool {
+    with_rings(|rings| {
+        let mut busy = rings.iter().filter(|ring| !ring.is_idle()).peekable();
+        busy.peek().is_some() && busy.all(Ring::is_deep)
+    })
+    .unwrap_or(false)
+}
+
+/// For how long the thread can sleep without being woken by what comes back, instead of [arming](arm). `None`: it should be woken.
+pub fn rest(now: Time) -> Option<Duration> {
+    with_rings(|rings| {
+        let mut shortest = None;
+        for ring in rings.iter_mut().filter(|ring| !ring.is_idle()) {
+            let rest = ring.rest(now)?;
+            shortest = Some(shortest.map_or(rest, |other: Duration| other.min(rest)));
+        }
+        shortest
+    })
+    .flatten()
 }
 
 /// Asks to be woken. False: something came back, or is to be submitted; another turn comes first.
