@@ -447,6 +447,11 @@ impl Worker {
         self.roster.let_sleep(|_| true)
     }
 
+    /// Whether more than so many sessions had something done here lately.
+    pub fn has_served_more_than(&self, sessions: usize, now: Time, lately: Duration) -> bool {
+        self.roster.sessions_at_work(now, lately).nth(sessions).is_some()
+    }
+
     /// How long the home should go on polling after the last work.
     pub fn poll_for(&self) -> Duration {
         self.poll_for

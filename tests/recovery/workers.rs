@@ -269,3 +269,21 @@ fn what_a_worker_cannot_have_said_is_counted_and_everybody_is_served() {
     rig.serves(&mut a, 0, 1);
     rig.end(&a);
 }
+
+#[test]
+fn a_worker_knows_how_many_sessions_had_something_done_lately() {
+    let mut device = soft("d0");
+    device.namespaces.push(NamespaceConfig::new(medium()));
+    let mut rig = Rig::with(Config { workers: 1, ..config() }, vec![device]);
+    let (mut a, mut b) = (rig.client(&[&name(1)]), rig.client(&[&name(2)]));
+    let lately = SECOND / 100;
+    rig.pass_time(SECOND);
+    let more_than = |rig: &Rig, count| rig.workers[0].has_served_more_than(count, rig.now, lately);
+    assert!(!more_than(&rig, 0));
+    rig.serves(&mut a, 0, 1);
+    assert!(more_than(&rig, 0) && !more_than(&rig, 1));
+    rig.serves(&mut b, 0, 2);
+    assert!(more_than(&rig, 1) && !more_than(&rig, 2));
+    rig.pass_time(lately * 2);
+    assert!(!more_than(&rig, 0));
+}

@@ -17,6 +17,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use nvme_platform::{Notify, Time};
 use nvme_session::queue::{BlkQueue, QueueTag};
@@ -218,6 +219,12 @@ impl Roster {
             }
         }
         Some(queue)
+    }
+
+    /// The places of the sessions that had something done lately.
+    pub(super) fn sessions_at_work(&self, now: Time, lately: Duration) -> impl Iterator<Item = usize> {
+        let recent = move |token: &usize| self.get(*token).is_some_and(|q| now - q.last_work <= lately);
+        self.sessions.iter().filter(move |(_, s)| s.queues.iter().any(recent)).map(|(place, _)| place)
     }
 
     /// Whether there is no virtqueue.

@@ -40,8 +40,8 @@ const BELL: u64 = u64::MAX;
 const INTERRUPT: u64 = u64::MAX - 1;
 /// How long kicks of queues that sleep may go unnoticed while others are busy.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
-/// Rounds after one in which storage began or answered something that may still be about that.
-const AFTER_STORAGE: u32 = 2;
+/// Who had something done so long ago may soon want more.
+const LATELY: Duration = Duration::from_millis(10);
 /// Messages that a worker takes before it turns to its queues again.
 const MESSAGES_PER_PASS: usize = 256;
 /// How long it takes them for. The clock is read for each eight.
@@ -284,8 +284,8 @@ impl Thread {
         let mut last_work = time;
         let mut last_look = time;
         let mut polling = Polling::new(self.worker.poll_for());
-        // When it last did something that had nothing to do with storage, and rounds since storage had to do with one.
-        let (mut last_apart, mut since) = (time, 0_u32);
+        // Whether others than those who wait for storage had something done lately, and when that was looked at.
+        let (mut others, mut counted) = (false, time);
         let mut rounds: u64 = 0;
         loop {
             rounds = rounds.wrapping_add(2);
@@ -303,13 +303,8 @@ impl Thread {
             self.part();
             self.report();
             // What the pass began goes out, and what came back is the next pass's.
-            let turn = station::turn(turned);
-            let worked = turn.came || pass.worked;
+            let worked = station::turn(turned) || pass.worked;
             time = now();
-            since = if turn.came || turn.began { 0 } else { since.saturating_add(1) };
-            if pass.worked && since > AFTER_STORAGE {
-                last_apart = time;
-            }
             self.worker.took(turned, time);
             self.pulses.waited(&self.worker.waits());
             if worked {
@@ -324,8 +319,17 @@ impl Thread {
                 last_look = time;
                 self.wait(&mut events, Some(Duration::ZERO), time);
             }
-            // Answers of storage that has much to do are not polled for, and neither is their driver: it waits for them.
-            let deep = station::is_deep() && time - last_apart > self.worker.poll_for();
+            // Where nobody but storage that has much to do is waited for, neither its answers nor its drivers are polled for.
+            let deep = match station::deep(time) {
+                Some(queues) => {
+                    if time - counted >= LOOK_EVERY {
+                        counted = time;
+                        others = self.worker.has_served_more_than(queues, time, LATELY);
+                    }
+                    !others
+                }
+                None => false,
+            };
             let window = if deep { Duration::ZERO } else { polling.window() };
             if worked || time - last_work < window {
                 if !worked && !looked {

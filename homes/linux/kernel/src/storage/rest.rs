@@ -15,6 +15,8 @@ const MANY: u32 = 16;
 const SLOW: Duration = Duration::from_micros(250);
 /// Queues that are told apart; with more of them on one ring nobody rests.
 const QUEUES: usize = 32;
+/// Storage from which nothing came for so long is none to count on.
+const STUCK: Duration = Duration::from_millis(10);
 /// The longest rest.
 const LONGEST: Duration = Duration::from_micros(200);
 /// The part of a request's time that is slept through.
@@ -71,9 +73,14 @@ impl Crowd {
         }
     }
 
+    /// How many queues have requests under way.
+    pub(super) fn queues(&self) -> usize {
+        self.queues.iter().filter(|(_, count)| *count > 0).count()
+    }
+
     /// Whether each queue that has requests under way has many.
     pub(super) fn is_deep(&self) -> bool {
-        self.few == 0 && self.queues.iter().any(|(_, count)| *count > 0)
+        self.few == 0 && self.queues() > 0
     }
 }
 
@@ -114,9 +121,9 @@ impl Rest {
         }
     }
 
-    /// Whether a request takes long, of so many that are under way.
-    pub(super) fn is_slow(&self, under_way: u32) -> bool {
-        self.every * under_way >= SLOW
+    /// Whether a request takes long, of so many that are under way, and they do come back.
+    pub(super) fn is_slow(&self, under_way: u32, now: Time) -> bool {
+        self.every * under_way >= SLOW && now - self.last <= STUCK
     }
 
     /// How long to rest while so many are under way. None: not now.
@@ -205,7 +212,7 @@ mod tests {
         // What is fast is not waited for asleep.
         let mut fast = Rest::default();
         load(&mut fast, micros(5), 32, 1000);
-        assert!(rest.is_slow(32) && !fast.is_slow(32) && fast.is_slow(64));
+        assert!(rest.is_slow(32, rest.last) && !fast.is_slow(32, fast.last) && fast.is_slow(64, fast.last));
     }
 
     #[test]
@@ -235,5 +242,6 @@ mod tests {
         load(&mut rest, micros(20), 32, 100);
         let last = rest.last;
         assert_eq!(rest.take(32, last + LONGEST + micros(1)), None);
+        assert!(rest.is_slow(32, last + STUCK) && !rest.is_slow(32, last + STUCK + micros(1)));
     }
 }

@@ -206,7 +206,6 @@ impl OneSeed {
             pinned: pins.then(Pinned::default),
             pending: 0,
             small: 0,
-            began: false,
             crowd: Crowd::default(),
             rest: Rest::default(),
             came: Vec::with_capacity(slots as usize * 2),
@@ -235,20 +234,9 @@ pub(super) struct Ring {
     /// Entries that the kernel was not told of, and how many of these are small.
     pending: u32,
     small: u32,
-    /// Something began since the last turn.
-    began: bool,
     crowd: Crowd,
     rest: Rest,
     came: Vec<(u64, i32)>,
-}
-
-/// What a turn was.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Turn {
-    /// Something came back.
-    pub came: bool,
-    /// Something began.
-    pub began: bool,
 }
 
 impl Ring {
@@ -284,7 +272,6 @@ impl Ring {
         if let Some(count) = self.counts.get_mut(image.index()) {
             *count += 1;
         }
-        self.began = true;
         if let Some(slot) = self.slots.get_mut(at as usize) {
             slot.task = Some(task);
             slot.counted = Some(self.crowd.join(queue));
@@ -339,12 +326,11 @@ impl Ring {
         taken
     }
 
-    /// Submits what was begun, and ends what came back.
-    pub(super) fn turn(&mut self, now: Time) -> Turn {
-        let began = mem::take(&mut self.began);
+    /// Submits what was begun, and ends what came back. True: something did.
+    pub(super) fn turn(&mut self, now: Time) -> bool {
         if self.pending == 0 && self.under_way() == 0 {
             self.rest.begins(now);
-            return Turn { came: false, began };
+            return false;
         }
         let submission = self.ring.submission();
         let work = submission.taskrun() || submission.cq_overflow();
@@ -363,7 +349,7 @@ impl Ring {
         if self.came.is_empty() {
             self.came = came;
         }
-        Turn { came: count > 0, began }
+        count > 0
     }
 
     fn under_way(&self) -> u32 {
@@ -371,14 +357,19 @@ impl Ring {
     }
 
     /// Whether what is under way takes long, and each queue that has any of it has much.
-    pub(super) fn is_deep(&self) -> bool {
-        self.crowd.is_deep() && self.rest.is_slow(self.under_way())
+    pub(super) fn is_deep(&self, now: Time) -> bool {
+        self.crowd.is_deep() && self.rest.is_slow(self.under_way(), now)
+    }
+
+    /// How many queues have something under way.
+    pub(super) fn queues(&self) -> usize {
+        self.crowd.queues()
     }
 
     /// For how long it can be left alone, with nobody woken by what comes back.
     pub(super) fn rest(&mut self, now: Time) -> Option<Duration> {
         let ready = self.pending > 0 || !self.came.is_empty();
-        (!ready && self.is_deep()).then(|| self.rest.take(self.under_way(), now)).flatten()
+        (!ready && self.is_deep(now)).then(|| self.rest.take(self.under_way(), now)).flatten()
     }
 
     /// Whether nothing is under way.

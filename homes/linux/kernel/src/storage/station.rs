@@ -13,7 +13,6 @@ use nvme_platform::Time;
 use nvme_soft::{Begun, Request};
 
 use super::image::Image;
-pub use super::ring::Turn;
 use super::ring::{Ring, Seed};
 use crate::events::Doorbell;
 
@@ -37,20 +36,19 @@ fn with_rings<T>(what: impl FnOnce(&mut [Ring]) -> T) -> Option<T> {
     HERE.with_borrow_mut(|here| here.as_mut().map(|here| what(&mut here.rings)))
 }
 
-/// Submits what was begun, and ends what came back.
-pub fn turn(now: Time) -> Turn {
-    let both = |all: Turn, one: Turn| Turn { came: all.came | one.came, began: all.began | one.began };
-    with_rings(|rings| rings.iter_mut().map(|ring| ring.turn(now)).fold(Turn::default(), both))
-        .unwrap_or_default()
+/// Submits what was begun, and ends what came back. True: something did.
+pub fn turn(now: Time) -> bool {
+    with_rings(|rings| rings.iter_mut().fold(false, |any, ring| ring.turn(now) | any)).unwrap_or(false)
 }
 
-/// Whether storage has much to do for each queue that waits for it: then no answer is worth being polled for.
-pub fn is_deep() -> bool {
+/// Whether storage has much to do for each queue that waits for it, and for how many it has: then no answer is worth being polled for.
+pub fn deep(now: Time) -> Option<usize> {
     with_rings(|rings| {
-        let mut busy = rings.iter().filter(|ring| !ring.is_idle()).peekable();
-        busy.peek().is_some() && busy.all(Ring::is_deep)
+        let mut busy = rings.iter().filter(|ring| !ring.is_idle());
+        let queues = busy.try_fold(0, |sum, ring| ring.is_deep(now).then(|| sum + ring.queues()))?;
+        (queues > 0).then_some(queues)
     })
-    .unwrap_or(false)
+    .flatten()
 }
 
 /// For how long the thread can sleep without being woken by what comes back, instead of [arming](arm). `None`: it should be woken.
