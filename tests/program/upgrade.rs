@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nvme_audit::{Event, verify};
 use nvme_client::message::protocol;
 use nvme_client::{Client, Factory, Options, socket};
+use nvme_handover::VERSION;
 use nvme_linux::inventory::{Inventory, Session};
 use nvme_linux::socket::{Kind, ListenSpec};
 use rustix::process::Signal;
@@ -183,11 +184,12 @@ fn until_the_last_step_a_server_goes_on_whatever_becomes_of_the_next() {
     let session = bench.create(&["device=partlabel:attack"]);
     let checker = Checker::start(Client::from_fd(session, &Options { protocol, ..options }).unwrap(), 8);
     checker.more(50);
+    let greeting = format!("take over\0{VERSION}");
     // It hangs up, says no, or says something else, after each step.
     for end in ["", "refused\0no", "nonsense"] {
         for steps in 0..4 {
             let hand = hand(&bench);
-            for step in ["take over\x004", "freeze"].into_iter().take(steps) {
+            for step in [greeting.as_str(), "freeze"].into_iter().take(steps) {
                 say(&hand, step);
                 let said = hear(&hand);
                 let expected = if step == "freeze" { "state\0" } else { "capabilities\0" };
@@ -207,17 +209,18 @@ fn until_the_last_step_a_server_goes_on_whatever_becomes_of_the_next() {
     // Another version.
     let other = hand(&bench);
     say(&other, "take over\x0099");
-    assert_eq!(hear(&other), "refused\0this server hands over documents of version 4 only");
+    let only = format!("refused\0this server hands over documents of version {VERSION} only");
+    assert_eq!(hear(&other), only);
     drop(other);
     // A second one, while the first has not come to its end.
     let first = hand(&bench);
-    say(&first, "take over\x004");
+    say(&first, &greeting);
     assert!(hear(&first).starts_with("capabilities\0"));
     assert_eq!(hear(&hand(&bench)), "refused\0another program is taking over already");
     // One that came while the first was there, and is looked at when that has hung up.
     server.signal(Signal::STOP);
     let second = hand(&bench);
-    say(&second, "take over\x004");
+    say(&second, &greeting);
     hang_up(&first);
     server.signal(Signal::CONT);
     let said = hear(&second);

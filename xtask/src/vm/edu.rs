@@ -6,8 +6,14 @@ use std::process::Command;
 use super::Result;
 use super::bed::Bed;
 
-/// The unit test that wants it.
-const TEST: &str = "vfio::device::tests::messages_and_the_pin_interrupt_by_the_same_eventfd";
+/// The unit tests that want it, and what they show.
+const TESTS: [(&str, &str); 2] = [
+    ("messages_and_the_pin_interrupt_by_the_same_eventfd", "MSI, and the pin, with edu"),
+    (
+        "a_function_is_nobody_else_s_until_the_last_descriptor_of_it_is_closed_and_masters_no_bus_then",
+        "nobody has a function of which a descriptor is open",
+    ),
+];
 /// The device.
 const EDU: &str = "0000:00:07.0";
 
@@ -32,7 +38,14 @@ impl Bed {
         let place = format!("/sys/bus/pci/devices/{EDU}");
         let bind = format!("echo vfio-pci >{place}/driver_override; echo {EDU} >/sys/bus/pci/drivers_probe");
         self.guest.run(&bind);
-        let tests = format!("NVME_DRV_EDU={EDU} linux-tests --ignored --exact {TEST}");
-        self.check("MSI, and the pin, with edu", &tests, 0, "1 passed");
+        for (name, what) in TESTS {
+            let test = format!("vfio::device::tests::{name}");
+            self.check(
+                what,
+                &format!("NVME_DRV_EDU={EDU} linux-tests --ignored --exact {test}"),
+                0,
+                "1 passed",
+            );
+        }
     }
 }

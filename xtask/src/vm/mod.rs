@@ -12,6 +12,7 @@
 //! | `groups` | two controllers in one group; too few vectors, too few queues |
 //! | `users` | an ordinary user |
 //! | `fault` | an IOMMU fault |
+//! | `kept` | what is killed, and taken up by the next |
 //! | `trouble` | what is killed or pulled out |
 //! | `power` | a power cut, at many places |
 //! | `remote` | a disk of another machine: NVMe/TCP |
@@ -22,6 +23,7 @@ mod edu;
 mod fault;
 mod fio;
 mod groups;
+mod kept;
 mod lacking;
 pub(crate) mod machine;
 mod modes;
@@ -51,7 +53,7 @@ const NAMESPACE: u64 = 64 << 20;
 type Part = (&'static str, fn(&mut Bed));
 
 /// What is checked, in this order. Each leaves the controllers as the next one expects them.
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     ("page", Bed::page),
     ("binding", Bed::binding),
     ("quickstart", Bed::quickstart),
@@ -60,6 +62,7 @@ const PARTS: [Part; 13] = [
     ("groups", Bed::groups),
     ("users", Bed::users),
     ("killed", Bed::killed),
+    ("kept", Bed::kept),
     ("fault", Bed::fault),
     ("reset", Bed::reset),
     ("bus_error", Bed::bus_error),

@@ -12,6 +12,8 @@ use crate::{Capability, Document, File};
 pub struct KeptServer {
     /// What it was started with.
     pub capabilities: Vec<Capability>,
+    /// The words of its hardware controllers, which the next one opens by itself.
+    pub hardware: Vec<String>,
     /// Memory that says of each session whether it lives, and whether its connection is as its document says.
     pub board: File,
     /// What has to hang up before images are as they will stay: of this server, and of those before it that had not yet.

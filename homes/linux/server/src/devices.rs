@@ -2,18 +2,25 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nvme_core::nvme::PciId;
 use nvme_linux::caps::{ControllerKind, ControllerSpec, Image, SoftOptions};
-use nvme_linux::events::Doorbell;
+use nvme_linux::events::{Doorbell, now};
+use nvme_linux::logger::OPERATOR;
 use nvme_linux::memory::{ImageError, ImageFile};
 use nvme_linux::storage::{self, ImageOptions, OpenError, Rings, RingsError, Seed, Stored};
 use nvme_linux::vfio::{Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions};
-use nvme_platform::{Device, Window};
+use nvme_platform::{Device, Time, Window};
 use nvme_policy::PciPlace;
 use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice, SoftHandle};
 
 use crate::keep::Beginning;
+
+/// How long a server that was killed may take to let go of its controllers: the memory of its clients is let go of first.
+const DIES: Duration = Duration::from_secs(30);
+/// How soon it is looked again whether it has.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Why a controller cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +83,8 @@ pub(crate) struct Served {
 /// What images need to be opened.
 pub(crate) struct Opener {
     vfio: VfioOptions,
+    /// Until when controllers are waited for that a server still has which was killed.
+    patience: Option<Time>,
     /// Rings for control when a command of a controller's own ends later.
     bell: Arc<Doorbell>,
     /// Whether there can be rings.
@@ -131,9 +140,30 @@ fn failed(why: ImageError) -> MediumFailed {
 }
 
 impl Opener {
-    pub(crate) fn new(vfio: VfioOptions, bell: &Arc<Doorbell>) -> Self {
+    /// `takes_up`: what a server left is taken up that was killed.
+    pub(crate) fn new(vfio: VfioOptions, bell: &Arc<Doorbell>, takes_up: bool) -> Self {
         let rings = Rings::probe().map_err(|why| why.to_string());
-        Self { vfio, bell: Arc::clone(bell), rings, known: Vec::new() }
+        let patience = takes_up.then(|| now() + DIES);
+        Self { vfio, patience, bell: Arc::clone(bell), rings, known: Vec::new() }
+    }
+
+    /// Opens a function. The kernel gives a group to one process at a time, and to the next one only when the last descriptor of its device
+    /// is closed: then the function masters the bus no more and was reset, and its IOMMU maps nothing. So a server that was killed does no
+    /// DMA any more once this has it, and nothing of its sessions was touched before.
+    fn function(&self, address: &str, options: VfioOptions) -> Result<OpenedFunction, VfioError> {
+        let mut said = false;
+        loop {
+            match VfioDevice::open(address, options) {
+                Err(VfioError::InUse(group)) if self.patience.is_some_and(|until| now() < until) => {
+                    if !said {
+                        log::warn!(target: OPERATOR, "{address}: the server before has IOMMU group {group} still; it is waited for");
+                    }
+                    said = true;
+                    std::thread::sleep(LOOK);
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// A ring for each worker, if any image needs one.
@@ -161,7 +191,7 @@ impl Opener {
         match kind {
             ControllerKind::Pci { address, doorbell_buffers } => {
                 let OpenedFunction { device, interrupts, id: (vendor, product) } =
-                    VfioDevice::open(&address, VfioOptions { doorbell_buffers, ..self.vfio })?;
+                    self.function(&address, VfioOptions { doorbell_buffers, ..self.vfio })?;
                 Ok(Opened {
                     name: origin,
                     device: Box::new(device),

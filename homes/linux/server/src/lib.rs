@@ -228,7 +228,7 @@ fn start(
     inheritance: Inheritance,
     one_disk: Option<OneDisk>,
     before: Option<&Predecessor>,
-    (keep, mut found): (Option<Beginning>, Option<Found>),
+    (keep, found): (Option<Beginning>, Option<Found>),
 ) -> Result<Server, Failure> {
     let last = one_disk.as_ref().is_some_and(|one| one.last);
     let alone = one_disk.is_some();
@@ -261,7 +261,7 @@ fn start(
         doorbell_buffers: false,
     };
     let bell = Arc::new(Doorbell::new()?);
-    let mut opener = devices::Opener::new(vfio, &bell);
+    let mut opener = devices::Opener::new(vfio, &bell, found.is_some());
     let origins: Vec<String> = capabilities.controllers.iter().map(|spec| spec.origin.clone()).collect();
     let controllers = capabilities.controllers.into_iter().map(|spec| opener.open(spec));
     let controllers = facts::all_at_once(|| controllers.collect::<Result<Vec<_>, _>>())?;
@@ -294,11 +294,6 @@ fn start(
     }
     let interrupts: Arc<devices::AllInterrupts> = interrupts.into();
     let mut keep = keep;
-    if let Some(keep) = keep.take_if(|_| over.iter().any(|(_, over)| over.file().is_none())) {
-        let why = "what hardware controllers do is not ended by the end of the server";
-        log::warn!(target: OPERATOR, "nothing is kept for the next server in case that this one is killed: {why}");
-        keep.give_up(found.take());
-    }
     for (at, served) in images.iter().enumerate() {
         let (Some(served), Some(loss)) = (served, keep.as_ref().and_then(|keep| keep.loss(at))) else {
             continue;

@@ -167,6 +167,7 @@ proptest! {
         let of_the_operator = Factory { lifetime: None, listener: None, connection: None, ..factory(&mut 0) };
         let kept = KeptServer {
             capabilities,
+            hardware: vec!["vbus=pci:0000:01:00.0".into()],
             board: File(0),
             gates: vec![Gate { serial: Some("SN".into()), file: File(1) }, Gate { serial: None, file: File(2) }],
             next_session: number,

@@ -279,4 +279,34 @@ mod tests {
             device.cut_off().unwrap();
         }
     }
+
+    /// What the next server relies on, where one was killed: that it has the function is proof that nothing of the dead one is under way.
+    #[test]
+    #[ignore = "run by cargo xtask vm, in a machine with QEMU's edu device, whose PCI address NVME_DRV_EDU says"]
+    fn a_function_is_nobody_else_s_until_the_last_descriptor_of_it_is_closed_and_masters_no_bus_then() {
+        let address = std::env::var("NVME_DRV_EDU").unwrap();
+        let sys = Path::new("/sys");
+        let group = group::translated_group(&group::folder(sys, &address)).unwrap();
+        let open = || {
+            let function = Function { group, id: (0, 0) };
+            VfioDevice::open_function(&address, &function, sys, VfioOptions::default())
+        };
+        let Opened { mut device, interrupts, .. } = open().unwrap();
+        device.master(true).unwrap();
+        let kept = with(&device.handle, |fd| rustix::io::fcntl_dupfd_cloexec(fd, 0)).unwrap();
+        let at = device.config + COMMAND;
+        let masters = |fd: &OwnedFd| {
+            let mut word = [0; 2];
+            rustix::io::pread(fd, &mut word, at).unwrap();
+            u16::from_le_bytes(word) & COMMAND_MASTER != 0
+        };
+        // As a process that is killed leaves it: nothing is told to the device.
+        drop((device, interrupts));
+        assert!(masters(&kept));
+        assert_eq!(open().err(), Some(VfioError::InUse(group)));
+        assert!(masters(&kept), "and who was refused has not touched it");
+        drop(kept);
+        let Opened { device, .. } = open().unwrap();
+        assert!(!with(&device.handle, |fd| Ok(masters(&rustix::io::fcntl_dupfd_cloexec(fd, 0)?))).unwrap());
+    }
 }

@@ -100,6 +100,7 @@ impl Found {
     ) -> Result<Self, String> {
         let KeptServer {
             capabilities,
+            hardware,
             board,
             gates,
             next_session,
@@ -112,7 +113,8 @@ impl Found {
         let gate = |gate: nvme_handover::Gate| Ok(Gate { serial: gate.serial, end: given.take(gate.file)? });
         let gates = gates.into_iter().map(gate).collect::<Result<_, String>>()?;
         let known = |word: &String| words.iter().any(|other| other.text == *word);
-        let gone = capabilities.iter().filter_map(|capability| capability.word.as_ref()).find(|w| !known(w));
+        let before = capabilities.iter().filter_map(|capability| capability.word.as_ref()).chain(&hardware);
+        let gone = before.clone().find(|word| !known(word));
         if let Some(word) = gone {
             return Err(format!("it was started with `{word}`, and this one is not"));
         }

@@ -173,15 +173,6 @@ impl Beginning {
         Self::new(manager, None).map(|begun| Self { takes_over: true, ..begun })
     }
 
-    /// There are controllers that the next server could not go on with.
-    pub(crate) fn give_up(self, found: Option<Found>) {
-        let left = found.into_iter().flat_map(|found| found.sessions.into_iter().chain(found.factories));
-        let names = left.map(|leavings| leavings.name.clone());
-        for name in names.chain([server()]) {
-            let _ = self.manager.let_go(&name, now() + PATIENCE);
-        }
-    }
-
     fn new(manager: Manager, found: Option<&mut Found>) -> Result<Self, String> {
         let text = |why: &dyn core::fmt::Display| why.to_string();
         let (process, alive) = Gate::new(None).map_err(|why| text(&why))?;

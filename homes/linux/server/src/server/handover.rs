@@ -235,8 +235,13 @@ impl Server {
         let Some(successor) = &self.upgrades.successor else { return Ok(()) };
         let who = shown(successor.peer);
         log::info!(target: SERVER, "upgrade{who}: it is told what this server was started with");
+        let hardware = self.hardware();
+        if let Some(word) = hardware.first() {
+            let why = format!("{word}: a hardware controller cannot be handed over; restart the server");
+            return Err(Stays::Why(why));
+        }
         let mut files = Files::default();
-        let capabilities = self.capabilities_with(&mut files)?;
+        let capabilities = self.capabilities_with(&mut files);
         let feed = self.notifier.feed().map(|feed| u64::try_from(feed.as_nanos()).unwrap_or(u64::MAX));
         let keeps = self.keep.is_some();
         let socket = self.notifier.socket();
@@ -245,13 +250,17 @@ impl Server {
         Ok(successor.link.send_document(&document, &files, time + LINK)?)
     }
 
-    /// What this server was started with.
-    pub(super) fn capabilities_with<'a>(&'a self, files: &mut Files<'a>) -> Result<Vec<Capability>, Stays> {
+    /// The words of the controllers that are hardware.
+    pub(super) fn hardware(&self) -> Vec<String> {
+        let all = self.upgrades.began.controllers.iter();
+        all.filter(|(_, over)| over.file().is_none()).map(|(word, _)| word.clone()).collect()
+    }
+
+    /// What this server was started with, but for hardware.
+    pub(super) fn capabilities_with<'a>(&'a self, files: &mut Files<'a>) -> Vec<Capability> {
         let mut capabilities = Vec::new();
         for (word, over) in &self.upgrades.began.controllers {
-            let file = over.file().ok_or_else(|| {
-                Stays::Why(format!("{word}: a hardware controller cannot be handed over; restart the server"))
-            })?;
+            let Some(file) = over.file() else { continue };
             let word = self.upgrades.began.words.iter().find(|(_, known)| known == word);
             let word = word.map(|(_, word)| word.clone());
             capabilities.push(Capability { name: "vbus".into(), word, file: files.add(file) });
@@ -261,7 +270,7 @@ impl Server {
             let word = word.map(|(_, word)| word.clone());
             capabilities.push(Capability { name: name.to_owned(), word, file: files.add(file) });
         }
-        Ok(capabilities)
+        capabilities
     }
 
     /// All that the server has by a name but the controllers.

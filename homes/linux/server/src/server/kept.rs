@@ -248,13 +248,7 @@ impl Server {
     fn server_document(&self, keep: &mut Keep) -> Result<(), Unkept> {
         let Keep { board, own, before, crashes, shelf, .. } = keep;
         let mut files = Files::default();
-        let capabilities = match self.capabilities_with(&mut files) {
-            Ok(capabilities) => capabilities,
-            Err(why) => {
-                log::warn!(target: SERVER, "{NOT_KEPT}: {why}");
-                return Ok(());
-            }
-        };
+        let capabilities = self.capabilities_with(&mut files);
         let board = files.add(board.file());
         let mut gates = Vec::new();
         for gate in own.iter().chain(&*before) {
@@ -263,6 +257,7 @@ impl Server {
         let catalogue = self.control.catalogue();
         let document = KeptServer {
             capabilities,
+            hardware: self.hardware(),
             board,
             gates,
             next_session: catalogue.next_session(),
