@@ -1,20 +1,24 @@
 //! What a client asks of its session, done as the Linux home does it.
 
-use nvme_core::server::control::{InForce, MemoryChange, QueueSpec, RegionMemory, SessionError};
+use nvme_core::server::control::{Control, InForce, MemoryChange, QueueSpec, RegionMemory, SessionError};
 use nvme_core::server::message::SessionKey;
 use nvme_linux::vhost::{Call, Region, Reply, Token};
-use nvme_platform::Window;
+use nvme_platform::{Notify, Window};
 use nvme_policy::Dataspaces;
 use nvme_session::dataspace::{Claim, File, FileId};
 use nvme_session::queue::{AddressSpace, RingAddresses};
 use nvme_session::virtqueue::journal_holds;
 
-use crate::driver::SEALED;
+use crate::driver::{SEALED, Share};
 use crate::handed::Change;
+use crate::judge::Judge;
 use crate::judge::court::Arena;
 use crate::messages::JOURNAL;
 use crate::seat::{Pending, Ring, Stage};
 use crate::world::World;
+
+/// How a virtqueue is started.
+type Start = fn(&mut Control, SessionKey, u16, QueueSpec, Box<dyn Notify>) -> Result<(), SessionError>;
 
 impl World {
     pub(crate) fn ring(&mut self, at: usize, ring: u16) -> Option<&mut Ring> {
@@ -218,7 +222,29 @@ impl World {
         self.asked(at, token, result)
     }
 
-    pub(crate) fn start(&mut self, at: usize, key: SessionKey, index: u16) -> Option<Reply> {
+    fn start(&mut self, at: usize, key: SessionKey, index: u16) -> Option<Reply> {
+        self.start_by(Control::start_queue, at, key, index)
+    }
+
+    /// Starts a ring again that was stopped to go on elsewhere, of which its client knows nothing.
+    pub(crate) fn start_again(&mut self, at: usize, key: SessionKey, index: u16) {
+        let failed = self.start_by(Control::resume_queue, at, key, index) == Some(Reply::Failed);
+        let rings = self.seats[at].driver.as_ref().is_some_and(|d| d.memory[0].share == Share::In);
+        if failed
+            && let Some(queue) =
+                self.seats[at].driver.as_mut().and_then(|d| d.queues.get_mut(usize::from(index)))
+        {
+            // Its driver is told.
+            (queue.running, queue.broken) = (false, true);
+        }
+        // Whose device is lost is served by nobody, and needs nothing of it.
+        let excused = self.is_troubled(at) && !self.seats[at].lost;
+        if failed && rings && !excused && !self.seats[at].place.hostile {
+            self.find(Judge::Life, || format!("ring {index} of seat {at} does not go on"));
+        }
+    }
+
+    fn start_by(&mut self, start: Start, at: usize, key: SessionKey, index: u16) -> Option<Reply> {
         let ring = self.ring(at, index)?;
         if !ring.kick || !ring.enabled || ring.stage != Stage::Stopped {
             return Some(Reply::Done);
@@ -232,7 +258,7 @@ impl World {
         let spec = QueueSpec { size, rings, next_avail, journal };
         let driver = self.seats[at].driver.as_ref()?;
         let notify = driver.queues.get(usize::from(index)).map(|q| q.notify.clone()).unwrap_or_default();
-        match self.control.start_queue(key, index, spec, Box::new(notify)) {
+        match start(&mut self.control, key, index, spec, Box::new(notify)) {
             Ok(()) => {
                 let ring = self.ring(at, index)?;
                 (ring.stage, ring.broken) = (Stage::Running, false);
@@ -297,7 +323,7 @@ impl World {
         let pending = self.seats[at].conn.as_ref().and_then(|conn| conn.pending.as_ref());
         let stays = matches!(pending, Some(Pending::Reset(_) | Pending::Start(_)));
         if let Some(key) = self.seats[at].key.filter(|_| resumes && !stays) {
-            self.start(at, key, index);
+            self.start_again(at, key, index);
         }
     }
 

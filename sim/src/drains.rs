@@ -13,7 +13,7 @@ use crate::world::{CONTROLLERS, World};
 pub(crate) enum Area {
     All,
     Controller(usize),
-    /// Disk, first sector, sectors; by its controller.
+    /// Those of a disk, by that controller and by no other that has it, too: controller, disk, first sector, sectors.
     Sectors(usize, usize, u64, u64),
 }
 
@@ -22,8 +22,9 @@ impl Area {
         match self {
             Self::All => true,
             Self::Controller(of) => of == controller,
-            Self::Sectors(_, disk, first, count) => {
-                disk == holding.disk
+            Self::Sectors(of, disk, first, count) => {
+                of == controller
+                    && disk == holding.disk
                     && first < holding.first + holding.sectors
                     && holding.first < first + count
             }
@@ -34,8 +35,8 @@ impl Area {
         match (self, other) {
             (Self::All, _) => true,
             (Self::Controller(of), Self::Controller(other) | Self::Sectors(other, ..)) => of == other,
-            (Self::Sectors(_, disk, first, count), Self::Sectors(_, other, from, many)) => {
-                disk == other && first <= from && from + many <= first + count
+            (Self::Sectors(of, disk, first, count), Self::Sectors(by, other, from, many)) => {
+                (of, disk) == (by, other) && first <= from && from + many <= first + count
             }
             _ => false,
         }

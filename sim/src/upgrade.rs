@@ -10,7 +10,6 @@ use nvme_platform::Time;
 
 use crate::build::config;
 use crate::drains::Held;
-use crate::driver::Share;
 use crate::handed::Files;
 use crate::judge::Judge;
 use crate::judge::court::Bus;
@@ -138,18 +137,7 @@ impl World {
                 ring.paused = false;
                 ring.resumes = ring.stage == Stage::Stopping;
             }
-            let failed = self.start(at, key, index) == Some(nvme_linux::vhost::Reply::Failed);
-            let rings = self.seats[at].driver.as_ref().is_some_and(|d| d.memory[0].share == Share::In);
-            if failed
-                && let Some(queue) =
-                    self.seats[at].driver.as_mut().and_then(|d| d.queues.get_mut(usize::from(index)))
-            {
-                // Its driver is told.
-                (queue.running, queue.broken) = (false, true);
-            }
-            if failed && rings && !self.is_troubled(at) && !self.seats[at].place.hostile {
-                self.find(Judge::Life, || format!("ring {index} of seat {at} does not go on"));
-            }
+            self.start_again(at, key, index);
         }
     }
 

@@ -341,6 +341,53 @@ fn a_ring_that_stands_still_too_late_for_an_upgrade_goes_on() {
     keeps(&setup, &steps);
 }
 
+/// Seeds 7015782807271297 and 7015782807302510: its ring had stopped for another server when its device was lost, and could not be started again.
+#[test]
+fn a_ring_whose_device_is_lost_while_it_stands_still_for_an_upgrade_is_answered() {
+    for lost in [Spoil::Vanish(0), Spoil::Remove(0)] {
+        for deliver in [false, true] {
+            let mut steps =
+                vec![Step::Operate(Operation::Upgrade(2)), ask(Kind::Read, 46, 0), Step::Kick(0, 0)];
+            if deliver {
+                steps.insert(1, Step::Deliver(0));
+            }
+            steps.extend([Step::Spoil(lost), Step::Settle, ask(Kind::Read, 4, 0)]);
+            let mut setup = alone(&["device=d0:n1:1", "read-only", "ds-max=4"]);
+            setup.seats[0].listens = true;
+            keeps(&setup, &steps);
+        }
+    }
+}
+
+/// Seed 7015782807303978: the judge took whoever has the same disk by another controller for drained, too.
+#[test]
+fn a_device_that_is_drained_holds_nobody_who_has_its_disk_by_another_controller() {
+    let seat = |words: &[&'static str]| alone(words).seats.remove(0);
+    let seats = vec![
+        seat(&["device=d1:n3", "read-only", "ds-max=4"]),
+        seat(&["device=d0:n3", "read-only", "ds-max=4"]),
+    ];
+    let setup = Setup { seats, faulty: true, shared: true, ..alone(&[]) };
+    let steps = [
+        Step::Settle,
+        Step::Operate(Operation::Create(1)),
+        Step::Spoil(Spoil::Vanish(0)),
+        Step::Settle,
+        Step::Operate(Operation::Create(0)),
+        Step::Want(0, Wish::Connect),
+        Step::Chat(0),
+        // What the second one had.
+        Step::Operate(Operation::Drain(15)),
+        ask(Kind::Read, 4, 0),
+        Step::Kick(0, 0),
+        Step::Settle,
+        Step::Reap(0, 0),
+    ];
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+    assert_eq!(run.answered, 6, "one while the other way is drained, and what is read back");
+}
+
 /// Seed 7015771510807118: the second server had not begun to do again what the first had in flight, and the third one's journal was a new one.
 #[test]
 fn what_a_killed_server_left_is_not_forgotten_when_the_next_one_is_upgraded() {

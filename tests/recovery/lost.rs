@@ -150,6 +150,38 @@ fn a_queue_that_is_stopping_stops_when_the_device_is_lost() {
 }
 
 #[test]
+fn queues_that_their_home_had_stopped_go_on_and_fail_what_they_are_asked_when_the_device_is_lost_meanwhile() {
+    for stopped in [&[1][..], &[0, 1]] {
+        let (mut rig, mut a, mut b) = two();
+        for queue in stopped {
+            rig.control.stop_queue(a.key, *queue as u16).unwrap();
+        }
+        rig.pass_time(SECOND);
+        vanish(&mut rig);
+        rig.answered(&mut a, 0, vec![0, 1, 2]);
+        for queue in stopped {
+            assert!(
+                rig.said(|e| matches!(e, Event::QueueStopped(_, index, _) if usize::from(*index) == *queue))
+            );
+            // Its client may not start any.
+            assert_eq!(rig.restart(&a, *queue), Err(SessionError::DeviceLost));
+            let notify = Box::new(a.rings[*queue].notify.clone());
+            rig.control.resume_queue(a.key, *queue as u16, a.spec(*queue), notify).unwrap();
+        }
+        for queue in 0..2 {
+            a.ask(queue, 5, crate::client::FLUSH, 0, 0, 0);
+            let start = rig.now;
+            assert_eq!(rig.status(&mut a, queue, 5), IOERR);
+            assert_eq!(rig.now, start);
+        }
+        rig.serves(&mut b, 0, 3);
+        rig.end(&a);
+        rig.step();
+        assert!(is_released(&a));
+    }
+}
+
+#[test]
 fn a_queue_that_waits_for_a_pair_fails_its_requests_when_the_device_is_lost() {
     let mut rig = Rig::new(2);
     let mut a = rig.registered(&["device=d0:n1"]);

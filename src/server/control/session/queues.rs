@@ -28,8 +28,23 @@ pub struct QueueSpec {
 }
 
 impl Control {
-    /// Starts a virtqueue.
+    /// Starts a virtqueue. Refused when the session's device is lost.
     pub fn start_queue(
+        &mut self,
+        key: SessionKey,
+        index: u16,
+        spec: QueueSpec,
+        notify: Box<dyn Notify>,
+    ) -> Result<(), SessionError> {
+        if self.live(key)?.lost {
+            return Err(SessionError::DeviceLost);
+        }
+        self.resume_queue(key, index, spec, notify)
+    }
+
+    /// Starts a virtqueue again that the home had stopped for a while, of which its driver knows nothing: when the device was lost meanwhile, what
+    /// it is asked fails, as on any other of that session.
+    pub fn resume_queue(
         &mut self,
         key: SessionKey,
         index: u16,
@@ -39,9 +54,7 @@ impl Control {
         let (direction, queues) = (self.config.transport.direction, self.config.queues);
         let laggards = Arc::clone(&self.laggards);
         let session = self.live(key)?;
-        if session.lost {
-            return Err(SessionError::DeviceLost);
-        }
+        let lost = session.lost;
         if index >= queues || session.queues.contains_key(&index) {
             return Err(SessionError::Queue);
         }
@@ -63,6 +76,12 @@ impl Control {
         queue.set_counts(Arc::clone(session.counts.entry(index).or_default()));
         queue.set_laggards(laggards, key.0, index);
         session.queues.insert(index, QueueState::Waiting(Box::new(queue), notify, None));
+        if lost {
+            self.launch_queues(key);
+            // That worker may not have had any of it when it was lost.
+            self.tell_workers(key, || ToWorker::Fail(key));
+            return Ok(());
+        }
         if let Err(why) = self.assign_pair(key) {
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.queues.remove(&index);

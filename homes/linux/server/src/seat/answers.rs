@@ -216,8 +216,7 @@ impl Seat {
         let pending = self.conn.as_ref().and_then(|conn| conn.pending.as_ref());
         let stays = matches!(pending, Some(Pending::Reset(_) | Pending::Start(_)));
         if let Some(key) = self.key.filter(|_| resumes && !stays) {
-            // Whatever is wrong with it now is said.
-            let _ = self.start(key, index, lent);
+            self.start_again(key, index, lent);
         }
     }
 

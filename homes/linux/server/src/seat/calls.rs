@@ -3,13 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nvme_core::server::control::{InForce, SessionError};
+use nvme_core::server::control::{Control, InForce, QueueSpec, SessionError};
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose::{ClientFd, dispose};
 use nvme_linux::logger::OPERATOR;
 use nvme_linux::socket;
 use nvme_linux::vhost::{Call, RegionFile, Reply, Token, inflight_len};
-use nvme_platform::Window;
+use nvme_platform::{Notify, Window};
 
 use super::{Order, Over, PATIENCE, Pending, Seat};
 use crate::hints::Told;
@@ -21,6 +21,9 @@ use crate::rings::{self, Ring, Stage};
 /// What a machine whose memory is private looks like from here.
 const NO_MEMORY: &str =
     "the client has registered no memory; a QEMU needs memory that is shared (memory-backend-memfd,share=on)";
+
+/// How a virtqueue is started.
+type Start = fn(&mut Control, SessionKey, u16, QueueSpec, Box<dyn Notify>) -> Result<(), SessionError>;
 
 impl Seat {
     /// `None`: the reply comes later.
@@ -320,7 +323,21 @@ impl Seat {
         }
     }
 
-    pub(super) fn start(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
+    fn start(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
+        self.start_by(Control::start_queue, key, index, lent)
+    }
+
+    /// Starts a ring again that was stopped to go on elsewhere, of which its client knows nothing. What is wrong with it now is said, to its driver, too.
+    pub(super) fn start_again(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) {
+        if let Some(Reply::Failed) = self.start_by(Control::resume_queue, key, index, lent)
+            && let Some(ring) = self.ring(index)
+        {
+            let notify = ring.notify();
+            self.lane.put(move || notify.broken());
+        }
+    }
+
+    fn start_by(&mut self, start: Start, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
         let journal = match self.journal(index, lent) {
             Ok(journal) => journal,
             Err(why) => {
@@ -331,7 +348,7 @@ impl Seat {
         let ring = self.ring(index)?;
         let Some((spec, kick)) = ring.spec(ring.enabled, journal) else { return Some(Reply::Done) };
         let notify = ring.notify();
-        match lent.control.start_queue(key, index, spec, notify) {
+        match start(lent.control, key, index, spec, notify) {
             Ok(()) => {
                 if let Some(ring) = self.ring(index) {
                     (ring.stage, ring.broken) = (Stage::Running, false);

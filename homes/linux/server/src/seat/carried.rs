@@ -55,13 +55,7 @@ impl Seat {
                 ring.resumes = ring.stage == Stage::Stopping;
                 ring.killed
             });
-            // Whatever is wrong with it now is said, to its driver, too.
-            if let Some(Reply::Failed) = self.start(key, index, lent)
-                && let Some(ring) = self.ring(index)
-            {
-                let notify = ring.notify();
-                self.lane.put(move || notify.broken());
-            }
+            self.start_again(key, index, lent);
             // It may have died between an answer and the news of it.
             if killed && let Some(ring) = self.ring(index) {
                 ring.killed = false;
