@@ -53,8 +53,10 @@ use crate::nvme::{Came, Clients, QueuePair};
 const BATCH: u32 = 64;
 /// How long a pass may be, as far as turns make it so: then messages and kicks are looked at.
 const PASS: Duration = Duration::from_micros(200);
-/// So many passes are measured closely after one that took too long.
+/// So many passes are measured closely after one that took too long, and as many more until so much time has passed: passes are short
+/// while nobody has work, and whoever pays for a long turn has the next one many of them later.
 const CLOSELY: u32 = 10_000;
+const CLOSELY_FOR: Duration = Duration::from_secs(60);
 /// How often deadlines and idle queues are looked at while there is work.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
 
@@ -99,8 +101,9 @@ pub struct Worker {
     preempted: Duration,
     /// How often its thread had had memory brought then.
     faults: u64,
-    /// Passes in which all is measured.
+    /// Passes in which all is measured, and until when there are more of them.
     closely: u32,
+    closely_until: Time,
     /// Whether sessions without work were looked at since the clock was read.
     looked: bool,
     /// Sessions whose memory held it up, and for how long, in nanoseconds.
@@ -132,6 +135,7 @@ impl Worker {
             preempted: Duration::ZERO,
             faults: 0,
             closely: 0,
+            closely_until: Time::default(),
             looked: false,
             overran: Vec::new(),
             waits: Waits::default(),
@@ -165,8 +169,14 @@ impl Worker {
     #[inline]
     pub fn took(&mut self, began: Time, ended: Time) {
         if since(began, ended) > OVERRUN {
-            self.closely = CLOSELY;
+            self.measure_closely(ended);
         }
+    }
+
+    /// All is measured for a while.
+    #[cold]
+    fn measure_closely(&mut self, now: Time) {
+        (self.closely, self.closely_until) = (CLOSELY, now + CLOSELY_FOR);
     }
 
     /// A virtqueue was taken in, which took so long.
@@ -234,6 +244,7 @@ impl Worker {
     /// once for each turn; `now` is a time that was read just before.
     pub fn pass(&mut self, now: Time, clock: &dyn Clock) -> Pass {
         let (mut time, mut worked) = (now, false);
+        self.looked = false;
         self.balance.begins(now);
         if now >= self.next_check {
             self.preempted(clock);
@@ -266,6 +277,9 @@ impl Worker {
         }
         if self.closely > 0 {
             self.closely -= 1;
+            if self.closely == 0 && now < self.closely_until {
+                self.closely = CLOSELY;
+            }
         }
         if !self.stopping.is_empty() {
             worked |= self.finish_stopping(time);

@@ -8,8 +8,8 @@ use nvme_core::server::message::About;
 use nvme_core::server::worker::Split;
 use nvme_mem::heap;
 use nvme_platform::{Clock, Time};
-use nvme_soft::Config as Soft;
 use nvme_soft::faulty::{Action, Queue, When};
+use nvme_soft::{Config as Soft, SoftHandle};
 
 use crate::client::{Client, FLUSH, IN, OK, OUT, pattern, region};
 use crate::rig::{MS, Rig, config, soft};
@@ -94,6 +94,68 @@ fn a_look_at_a_queue_without_work_is_said_once_passes_take_too_long() {
         assert_eq!(rig.workers[0].take_overrun().map(|(key, _)| key), said, "{pass}");
         rig.workers[0].took(rig.now, rig.now + 2 * MS);
     }
+}
+
+/// Each read takes two milliseconds, and memory has to be brought for it.
+struct Slow {
+    reads: SoftHandle,
+    before: u64,
+    since: Time,
+}
+
+impl Clock for Slow {
+    fn now(&self) -> Time {
+        self.since + 2 * MS * u32::try_from(self.faults()).unwrap()
+    }
+
+    fn faults(&self) -> u64 {
+        self.reads.statistics().reads - self.before
+    }
+}
+
+#[test]
+fn long_turns_beside_a_queue_without_work_are_said_however_many_passes_lie_between_them() {
+    let mut rig = Rig::new(1);
+    let words = ["device=d0:n1", "read-only"];
+    let (mut client, other) = (rig.client(&words), rig.client(&words));
+    for round in 0..8 {
+        // The time that pays for a long turn, in passes that are short because nobody has work.
+        for _ in 0..20_000 {
+            let now = rig.now + MS / 5000;
+            rig.now = now;
+            rig.workers[0].pass(now, &|| now);
+        }
+        let handle = rig.handles[0].clone();
+        let clock = Slow { before: handle.statistics().reads, reads: handle, since: rig.now };
+        // Whichever of them comes first: the other is looked at, and has nothing to do.
+        rig.kick(&other, 0);
+        reads(&mut rig, &mut client, round..round + 1);
+        rig.workers[0].pass(rig.now, &clock);
+        rig.now = clock.now();
+        assert_eq!(client.used(0).len(), 1, "round {round}");
+        if let Some((key, _)) = rig.workers[0].take_overrun() {
+            assert_eq!(key, client.key);
+            assert!(round < 2, "said after {round} more");
+            return;
+        }
+    }
+    panic!("it is never said: {:?}", rig.workers[0].waits());
+}
+
+#[test]
+fn looks_that_take_long_end_the_pass() {
+    let mut rig = Rig::new(1);
+    let words = ["device=d0:n1", "read-only"];
+    let clients = [rig.client(&words), rig.client(&words)];
+    // All is measured.
+    rig.workers[0].took(rig.now, rig.now + 2 * MS);
+    for client in &clients {
+        rig.kick(client, 0);
+    }
+    let clock = Steps::new(&rig, 2 * MS, Duration::ZERO, 1);
+    rig.workers[0].pass(rig.now, &clock);
+    let took = clock.now.get() - rig.now;
+    assert!(took <= 4 * MS, "{took:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::quick::quick;
 use super::roster::{Activity, Duty, Forgiven};
 use super::shares::{GROUP, OVERRUN, nanos, since};
 use super::submit::{submit, weight};
-use super::{CLOSELY, Pair, Worker};
+use super::{Pair, Worker};
 
 /// Most units spent on one virtqueue at once. A pass rings one doorbell for all of them, so many make it cheap.
 const TAKE: u32 = 32;
@@ -167,6 +167,10 @@ impl Worker {
                         self.looked = true;
                         self.look_closely(Some(session), time, clock);
                         self.roster.forfeit(session);
+                        // Looks that take long, and are paid for, are no reason to look once more before anything else is done.
+                        if *time >= end {
+                            return worked | some;
+                        }
                         break;
                     }
                     some = true;
@@ -313,7 +317,7 @@ impl Worker {
         // Others were looked at as well since then: it may have been the memory of one of these. The next time that is known.
         let others = core::mem::take(&mut self.looked);
         if own > OVERRUN && self.faults != faults && others {
-            self.closely = CLOSELY;
+            self.measure_closely(now);
         } else if own > OVERRUN && self.faults != faults {
             self.overran.extend(self.roster.key_of(session).map(|key| (key, own.cast_unsigned())));
         }
