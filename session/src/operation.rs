@@ -193,7 +193,11 @@ impl Operation {
 
     /// How many bytes of memory that is.
     pub fn bytes(&self) -> u64 {
-        self.memory().iter().map(|range| u64::from(range.len())).fold(0, u64::saturating_add)
+        match self {
+            // As many as on disk: that is what makes it a transfer.
+            Self::Read(transfer) | Self::Write { transfer, .. } => transfer.place().bytes(),
+            _ => self.memory().iter().map(|range| u64::from(range.len())).fold(0, u64::saturating_add),
+        }
     }
 
     /// How many bytes it counts as where a session's bytes are bounded: those of its memory, and those that it sets to zero.

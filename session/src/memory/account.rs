@@ -6,6 +6,7 @@ use nvme_platform::{Iova, Window};
 
 use super::slot::Slot;
 use super::{DmaRange, MemoryTable, Quiet, Region, SLOTS_MAX, Segments};
+use crate::virtqueue::Buffer;
 
 /// What a request does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,11 +143,51 @@ impl Account {
         need: Rights,
         into: &mut Segments,
     ) -> Result<(), NotMediated> {
+        self.mediate_anew(table, addr, len, need, into).map(|_| ())
+    }
+
+    /// As [`mediate`](Self::mediate), for all buffers of a request but those of no bytes. What lies in the region of the one before is found
+    /// there.
+    pub(crate) fn mediate_all(
+        &mut self,
+        table: &MemoryTable,
+        buffers: &[Buffer],
+        need: Rights,
+        into: &mut Segments,
+    ) -> Result<(), NotMediated> {
+        // The region of the buffer before: it has the right that is needed.
+        let mut near: Option<&Region> = None;
+        for &Buffer { addr, len, .. } in buffers {
+            if len == 0 {
+                continue;
+            }
+            if let Some(region) = near
+                && let Some(offset) = region.offset(addr)
+                && len as usize <= region.window.len() - offset
+            {
+                into.push(self.prove(region, offset, len)?);
+            } else {
+                near = Some(self.mediate_anew(table, addr, len, need, into)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`mediate`](Self::mediate). The region of the last range.
+    #[inline(never)]
+    fn mediate_anew<'t>(
+        &mut self,
+        table: &'t MemoryTable,
+        addr: u64,
+        len: u32,
+        need: Rights,
+        into: &mut Segments,
+    ) -> Result<&'t Region, NotMediated> {
         if len == 0 || addr.checked_add(u64::from(len)).is_none() {
             return Err(NotMediated::BadRange);
         }
         let (mut addr, mut left) = (addr, len);
-        while left > 0 {
+        loop {
             let (region, offset) = Self::allowed(table, addr, need)?;
             // The region's end is behind `addr`, so what is left of it is at least 1.
             let now = (region.window.len() - offset).min(left as usize) as u32;
@@ -154,8 +195,10 @@ impl Account {
             // Only behind the last one could the address wrap.
             addr = addr.wrapping_add(u64::from(now));
             left -= now;
+            if left == 0 {
+                return Ok(region);
+            }
         }
-        Ok(())
     }
 
     /// As [`mediate`](Self::mediate), for memory in one region: `None`, and nothing held, when it lies in several.
@@ -211,6 +254,18 @@ impl Account {
         let Some(slot) = self.slots.get_mut(at) else { return Err(self.refuse(range)) };
         slot.give_back(range.len());
         Ok(())
+    }
+
+    /// Takes back all of them. Another account's are counted, and held there for ever: nothing proves more about them.
+    pub(crate) fn release_all(&mut self, ranges: &mut Segments, _proof: &Quiet) {
+        for run in ranges.chunk_by(|one, next| one.mark() == next.mark()) {
+            let Some(at) = run.first().map(|range| self.slot_of(range)) else { continue };
+            match self.slots.get_mut(at) {
+                Some(slot) => slot.give_back_all(run.iter().map(|range| i64::from(range.len())).sum()),
+                None => self.refused = self.refused.saturating_add(run.len() as u64),
+            }
+        }
+        ranges.clear();
     }
 
     #[cold]
@@ -403,7 +458,56 @@ mod tests {
         assert!(theirs.release(b, &quiet()).is_err() && ours.release(a, &quiet()).is_ok());
     }
 
+    #[test]
+    fn of_ranges_that_come_back_together_another_accounts_are_counted_one_by_one() {
+        let t = table();
+        let (mut ours, mut theirs) = (Account::new(&t, 6), Account::new(&t, 7));
+        let mut all = Segments::new();
+        for (addr, own) in [(0x1000, true), (0x1100, true), (0x1200, false), (0x2000, false), (0x2100, true)]
+        {
+            let by = if own { &mut ours } else { &mut theirs };
+            by.mediate(&t, addr, 64, Rights::Read, &mut all).unwrap();
+        }
+        ours.release_all(&mut all, &quiet());
+        assert_eq!((ours.bytes(), ours.refused(), theirs.bytes(), theirs.refused()), (0, 2, 128, 0));
+    }
+
     proptest! {
+        /// The buffers of a request, looked up together: the same ranges as one by one, and refused if one of them is.
+        #[test]
+        fn buffers_that_are_mediated_together_come_to_the_same_ranges(
+            shape in prop::collection::vec((0_u64..2, 1_usize..4, any::<bool>()), 1..12),
+            asks in prop::collection::vec((0_u64..0x18, 0_u64..4, 1_u32..0x1800, any::<bool>()), 1..12),
+            write in any::<bool>(),
+        ) {
+            let mut next = 0;
+            let regions = shape.iter().enumerate().map(|(i, (gap, pages, writable))| {
+                let guest = next + gap * 0x1000;
+                next = guest + *pages as u64 * 0x1000;
+                Region { writable: *writable, ..region(i as u16, guest, pages * 0x1000) }
+            });
+            let t = MemoryTable::new(regions.collect()).unwrap();
+            let need = if write { Rights::Write } else { Rights::Read };
+            // Half of them go on where the one before ended.
+            let mut end = 0;
+            let buffers: Vec<Buffer> = asks.iter().map(|(page, offset, len, goes_on)| {
+                let addr = if *goes_on { end } else { page * 0x1000 + offset * 0x400 };
+                end = addr + u64::from(*len);
+                Buffer { addr, len: *len, write }
+            }).collect();
+            let (mut one, mut all) = (Account::new(&t, 7), Account::new(&t, 7));
+            let (mut singly, mut together) = (Segments::new(), Segments::new());
+            let refused = buffers.iter().any(|b| one.mediate(&t, b.addr, b.len, need, &mut singly).is_err());
+            let done = all.mediate_all(&t, &buffers, need, &mut together);
+            prop_assert_eq!(done.is_err(), refused);
+            if !refused {
+                prop_assert_eq!(&together, &singly);
+                prop_assert_eq!(all.bytes(), one.bytes());
+            }
+            all.release_all(&mut together, &quiet());
+            prop_assert_eq!((all.bytes(), all.refused()), (0, 0));
+        }
+
         /// Regions with gaps between, guest and bus addresses unrelated: what is mediated is exactly the bytes
         /// asked for, each inside a region that has the right, and what is released leaves nothing held.
         #[test]

@@ -42,7 +42,13 @@ impl Slot {
     /// So many bytes are in flight no more.
     #[inline(always)]
     pub(super) fn give_back(&mut self, bytes: u32) {
-        self.bytes -= i64::from(bytes);
+        self.give_back_all(bytes.into());
+    }
+
+    /// The same for several ranges together.
+    #[inline(always)]
+    pub(super) fn give_back_all(&mut self, bytes: i64) {
+        self.bytes -= bytes;
         if self.bytes < 0 {
             self.settle(bytes);
         }
@@ -50,9 +56,9 @@ impl Slot {
 
     #[cold]
     #[inline(never)]
-    fn settle(&mut self, given: u32) {
+    fn settle(&mut self, given: i64) {
         // No more is ever given back than was held; if it were, it would come to nothing.
-        let before = self.bytes + i64::from(given);
+        let before = self.bytes + given;
         let base = if before < 0 { UNLISTED } else { 0 };
         self.bytes = self.bytes.max(base);
         self.forget_unless_needed();

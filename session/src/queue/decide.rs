@@ -42,16 +42,17 @@ impl Flow {
 
     /// In any number of them, as far as a request may have so many.
     pub(super) fn measure(data: &[Buffer]) -> Result<Self, Refused> {
-        let mut all = Self { bytes: 0, to_memory: false, from_memory: false };
-        let mut segments = 0;
-        for one in data.iter().filter(|b| b.len != 0).map(Self::of) {
-            all.bytes += one.bytes;
-            all.to_memory |= one.to_memory;
-            all.from_memory |= one.from_memory;
-            segments += 1;
+        let (mut bytes, mut written, mut segments) = (0_u64, 0_u64, 0);
+        for buffer in data {
+            bytes += u64::from(buffer.len);
+            written += if buffer.write { buffer.len.into() } else { 0 };
+            segments += u32::from(buffer.len != 0);
         }
         // The used length is 32 bits and counts the status too.
-        if segments > SEG_MAX || all.bytes >= u64::from(u32::MAX) { Err(BAD) } else { Ok(all) }
+        if segments > SEG_MAX || bytes >= u64::from(u32::MAX) {
+            return Err(BAD);
+        }
+        Ok(Self { bytes, to_memory: written > 0, from_memory: written < bytes })
     }
 }
 
@@ -216,14 +217,11 @@ impl BlkQueue {
             return Err(BAD);
         }
         let mut memory = lists.take();
-        for buffer in data.iter().filter(|b| b.len != 0) {
-            let before = memory.len();
-            let done = self.account.mediate(&self.table, buffer.addr, buffer.len, need, &mut memory);
-            self.walked = self.walked.saturating_add((memory.len() - before) as u32);
-            if done.is_err() {
-                self.release(Ranges::Many(memory), &Quiet::never_submitted(), lists);
-                return Err(BAD);
-            }
+        let done = self.account.mediate_all(&self.table, data, need, &mut memory);
+        self.walked = self.walked.saturating_add(memory.len() as u32);
+        if done.is_err() {
+            self.release(Ranges::Many(memory), &Quiet::never_submitted(), lists);
+            return Err(BAD);
         }
         Ok(Ranges::Many(memory))
     }

@@ -172,9 +172,7 @@ impl BlkQueue {
         match memory {
             Ranges::One(range) => self.release_one(range, quiet),
             Ranges::Many(mut memory) => {
-                while let Some(range) = memory.pop() {
-                    drop(self.account.release(range, quiet));
-                }
+                self.account.release_all(&mut memory, quiet);
                 lists.give(memory);
             }
         }

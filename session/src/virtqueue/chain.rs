@@ -234,13 +234,14 @@ impl Ring {
             nesting: if indirect { Nesting::Allowed } else { Nesting::NotNegotiated },
             read: read.list.get(..read.count).unwrap_or_default(),
         };
-        loop {
+        while !walk.straight(into)? {
             let d = walk.step()?;
             into.push(d.buffer());
             if d.flags() & NEXT == 0 {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }
 
@@ -273,6 +274,34 @@ impl Walk<'_> {
             Some(words) => Ok(Descriptor::from_words(words)),
             None => self.read_across(),
         }
+    }
+
+    /// What [`step`](Self::step) does, again and again, inside an indirect table that is whole in its region: nothing else is as long as a
+    /// chain may be. Whether the chain has ended; otherwise the next descriptor is one that was not read yet.
+    #[inline(never)]
+    fn straight(&mut self, into: &mut Vec<Buffer>) -> Result<bool, Broken> {
+        if self.nesting != Nesting::Inside || !self.read.is_empty() {
+            return Ok(false);
+        }
+        let Self { entries, count, mut left, mut index, .. } = *self;
+        // In the order in which a step asks: whatever is wrong is found by the next one.
+        while left > 0
+            && index < count
+            && let Some(words) = entries.get(index)
+        {
+            let d = Descriptor::from_words(words);
+            if d.flags() & INDIRECT != 0 {
+                return Err(Broken::IndirectNested);
+            }
+            into.push(d.buffer());
+            if d.flags() & NEXT == 0 {
+                return Ok(true);
+            }
+            left -= 1;
+            index = d.next().into();
+        }
+        (self.left, self.index) = (left, index);
+        Ok(false)
     }
 
     /// Reads from a table that lies across regions.
