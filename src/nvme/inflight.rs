@@ -72,9 +72,18 @@ impl<T> InFlight<T> {
     }
 
     /// Makes some more slots, when none is free and there may be more.
+    #[inline(always)]
     fn grow(&mut self) {
+        if self.free == NONE {
+            self.grow_now();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow_now(&mut self) {
         let first = self.slots.len() as u16;
-        if self.free != NONE || first >= self.max {
+        if first >= self.max {
             return;
         }
         let end = (2 * first).max(FIRST).min(self.max);

@@ -103,7 +103,12 @@ fn plan_many(
     sgl: SglSupport,
 ) -> Plan {
     let whole = |bytes: u32| bytes - bytes % block;
-    let by_prp = whole(prp_reach(segments.clone(), limit));
+    let (prp_bytes, segments_named) = prp_reach(segments.clone(), limit);
+    // A descriptor for each would be no shorter, and could say no more.
+    if prp_bytes == limit && 2 * segments_named > limit / PAGE {
+        return Plan { bytes: limit, how: How::Prp };
+    }
+    let by_prp = whole(prp_bytes);
     let (sgl_bytes, descriptors) = sgl_reach(segments.clone(), limit, sgl);
     let by_sgl = whole(sgl_bytes);
     // A descriptor has the size of two PRP entries.
@@ -117,22 +122,19 @@ fn plan_many(
     }
 }
 
-/// How many bytes from the start PRPs can express.
-fn prp_reach(segments: impl Iterator<Item = (u64, u32)>, limit: u32) -> u32 {
-    let mut reached = 0_u32;
-    let mut end = None;
-    for (addr, len) in segments {
-        let fits = match end {
-            None => addr & 3 == 0,
-            Some(end) => end == addr || (end | addr) & IN_PAGE == 0,
-        };
-        if !fits || reached >= limit {
-            break;
-        }
+/// How many bytes from the start PRPs can express, and of how many segments these are.
+fn prp_reach(mut segments: impl Iterator<Item = (u64, u32)>, limit: u32) -> (u32, u32) {
+    let Some((addr, len)) = segments.next().filter(|(addr, _)| addr & 3 == 0) else { return (0, 0) };
+    let (mut reached, mut count, mut end) = (len, 1, addr.wrapping_add(len.into()));
+    while reached < limit
+        && let Some((addr, len)) = segments.next()
+        && ((end | addr) & IN_PAGE == 0 || end == addr)
+    {
         reached = reached.saturating_add(len);
-        end = Some(addr.wrapping_add(u64::from(len)));
+        count += 1;
+        end = addr.wrapping_add(len.into());
     }
-    reached.min(limit)
+    (reached.min(limit), count)
 }
 
 /// How many bytes from the start one list of descriptors can express, and how many descriptors that takes.
@@ -192,59 +194,55 @@ pub(super) fn two_prps(addr: u64, bytes: u32) -> Option<[u64; 2]> {
 /// used when two entries are not enough. Answers PRP1 and PRP2.
 #[inline]
 pub(super) fn prps(
-    segments: impl Iterator<Item = (u64, u32)>,
+    segments: impl Iterator<Item = (u64, u32)> + Clone,
     bytes: u32,
     list: &ListPage<'_>,
 ) -> Result<[U64; 2], OutOfBounds> {
-    let mut segments = segments;
-    let Some((addr, len)) = segments.next() else { return Err(OutOfBounds) };
+    let Some((addr, len)) = segments.clone().next() else { return Err(OutOfBounds) };
     if len >= bytes
         && let Some(both) = two_prps(addr, bytes)
     {
         return Ok(both.map(U64::new));
     }
-    prp_list(core::iter::once((addr, len)).chain(segments), bytes, list)
+    prp_list(segments, bytes, list)
 }
 
+#[inline(never)]
 fn prp_list(
     segments: impl Iterator<Item = (u64, u32)>,
     bytes: u32,
     list: &ListPage<'_>,
 ) -> Result<[U64; 2], OutOfBounds> {
     const BATCH: usize = 32;
-    let mut first = None;
+    let mut segments = segments;
+    let Some((first, len)) = segments.next() else { return Err(OutOfBounds) };
     let mut batch = [U64::ZERO; BATCH];
     let (mut filled, mut written) = (0, 0);
     let mut left = bytes;
-    let mut end = 0_u64;
-    for (addr, len) in segments {
-        let len = len.min(left);
+    // The first page has its entry in the command. As far into the segment as pages have theirs: it goes on behind that.
+    let (mut addr, mut len, mut done) = (first, len.min(left), PAGE - (first & IN_PAGE) as u32);
+    loop {
         left -= len;
-        // Where the last segment ended inside a page, this one goes on in it, and has that page's entry already.
-        let mut done = 0;
-        if first.is_some() && end & IN_PAGE != 0 {
-            done = PAGE - (end & IN_PAGE) as u32;
-        }
         while done < len {
-            let at = addr.wrapping_add(u64::from(done));
-            done += PAGE - (at & IN_PAGE) as u32;
-            if first.is_none() {
-                first = Some(at);
+            let entry = U64::new(addr.wrapping_add(done.into()));
+            done += PAGE;
+            if let Some(place) = batch.get_mut(filled) {
+                *place = entry;
+                filled += 1;
                 continue;
             }
-            if filled == BATCH {
-                list.write(written * 8, batch.as_bytes())?;
-                (filled, written) = (0, written + BATCH);
-            }
-            *batch.get_mut(filled).ok_or(OutOfBounds)? = at.into();
-            filled += 1;
+            list.write(written * 8, batch.as_bytes())?;
+            let [place, ..] = &mut batch;
+            *place = entry;
+            (filled, written) = (1, written + BATCH);
         }
-        end = addr.wrapping_add(u64::from(len));
         if left == 0 {
             break;
         }
+        let Some((next, all)) = segments.next() else { break };
+        // One that begins inside a page goes on where the one before ended: that page has its entry already.
+        (addr, len, done) = (next, all.min(left), (next.wrapping_neg() & IN_PAGE) as u32);
     }
-    let first = first.ok_or(OutOfBounds)?;
     let [second, ..] = batch;
     match written + filled {
         0 => Ok([first.into(), U64::ZERO]),
