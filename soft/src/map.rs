@@ -23,7 +23,7 @@ pub(crate) type Uses = Arc<AtomicU32>;
 impl Mapping {
     /// The offset of `iova` in the window.
     #[inline]
-    fn offset(&self, iova: u64) -> Option<usize> {
+    pub(crate) fn offset(&self, iova: u64) -> Option<usize> {
         let offset = iova.wrapping_sub(self.start);
         (offset < self.window.len() as u64).then_some(offset as usize)
     }

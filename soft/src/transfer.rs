@@ -49,7 +49,7 @@ pub(crate) struct Dma<'a> {
     pub(crate) hits: &'a mut Hits,
 }
 
-impl Dma<'_> {
+impl<'a> Dma<'a> {
     /// Hands over the memory behind `len` bytes at a bus address, mapping by mapping.
     #[inline]
     fn reach(
@@ -72,6 +72,32 @@ impl Dma<'_> {
             iova = iova.wrapping_add(part as u64);
         }
         Ok(())
+    }
+
+    /// Hands over a run of pages, probably of the mapping `near`, where the one before was found: it may be accessed like that.
+    #[inline(always)]
+    fn reach_near(
+        &mut self,
+        near: &mut Option<&'a Mapping>,
+        run: &Run,
+        access: Access,
+        each: &mut impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        if let Some((mapping, offset)) = near.and_then(|near| Some((near, near.offset(run.at)?)))
+            && run.len <= mapping.window.len() - offset
+        {
+            return each(mapping, offset, run.len);
+        }
+        *near = None;
+        let view = self.view;
+        if let Some((mapping, offset)) = view.map.find(run.at, self.hits)
+            && (access == Access::Load || mapping.writable)
+            && run.len <= mapping.window.len() - offset
+        {
+            *near = Some(mapping);
+            return each(mapping, offset, run.len);
+        }
+        self.reach(run.at, run.len, access, each)
     }
 
     /// Reads from memory into our own.
@@ -154,7 +180,7 @@ impl Dma<'_> {
         access: Access,
         each: &mut impl FnMut(&Mapping, usize, usize) -> Result<(), Status>,
     ) -> Result<(), Status> {
-        let (mut at, mut rest) = (list, len);
+        let (mut at, mut rest, mut near) = (list, len, None);
         if at & 7 != 0 {
             return Err(Status::PRP_OFFSET);
         }
@@ -181,13 +207,13 @@ impl Dma<'_> {
                     if page == run.at.wrapping_add(run.len as u64) {
                         run.len += part;
                     } else {
-                        self.reach(run.at, run.len, access, each)?;
+                        self.reach_near(&mut near, &run, access, each)?;
                         run = Run { at: page, len: part };
                     }
                 }
             }
             if !chained {
-                return self.reach(run.at, run.len, access, each);
+                return self.reach_near(&mut near, &run, access, each);
             }
             let mut next = U64::ZERO;
             self.load(at, next.as_mut_bytes())?;
