@@ -27,11 +27,16 @@ impl Bed {
         self.guest.run(&format!("rm -f /tmp/rc; ({job} >/tmp/fio 2>&1; echo rc $? >/tmp/rc) & sleep 3"));
     }
 
-    /// Waits for its end, which must be a good one.
+    /// Waits for its end, which must be a good one, and ends its session.
     pub(super) fn fio_ends(&mut self) {
+        self.fio_ends_attached();
+        self.detach();
+    }
+
+    /// Waits for its end, which must be a good one.
+    pub(super) fn fio_ends_attached(&mut self) {
         let ended =
             "for i in $(seq 600); do [ -e /tmp/rc ] && break; sleep 0.1; done; tail -3 /tmp/fio; cat /tmp/rc";
         self.check("fio goes on, and verifies", ended, 0, "rc 0");
-        self.detach();
     }
 }

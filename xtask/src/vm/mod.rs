@@ -13,6 +13,7 @@
 //! | `users` | an ordinary user |
 //! | `fault` | an IOMMU fault |
 //! | `kept` | what is killed, and taken up by the next |
+//! | `upgraded` | what hands over to the next |
 //! | `trouble` | what is killed or pulled out |
 //! | `power` | a power cut, at many places |
 //! | `remote` | a disk of another machine: NVMe/TCP |
@@ -31,6 +32,7 @@ mod page;
 mod power;
 mod remote;
 mod trouble;
+mod upgraded;
 mod users;
 
 use std::error::Error;
@@ -53,7 +55,7 @@ const NAMESPACE: u64 = 64 << 20;
 type Part = (&'static str, fn(&mut Bed));
 
 /// What is checked, in this order. Each leaves the controllers as the next one expects them.
-const PARTS: [Part; 14] = [
+const PARTS: [Part; 15] = [
     ("page", Bed::page),
     ("binding", Bed::binding),
     ("quickstart", Bed::quickstart),
@@ -63,6 +65,7 @@ const PARTS: [Part; 14] = [
     ("users", Bed::users),
     ("killed", Bed::killed),
     ("kept", Bed::kept),
+    ("upgraded", Bed::upgraded),
     ("fault", Bed::fault),
     ("reset", Bed::reset),
     ("bus_error", Bed::bus_error),

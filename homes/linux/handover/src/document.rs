@@ -7,7 +7,7 @@ use crate::File;
 use crate::state::State;
 
 /// The version of both documents: another one whenever a field comes, goes, or changes its meaning.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Most bytes of a document.
 pub const DOCUMENT_MAX: usize = 16 << 20;
 /// Most descriptors that go with one.
@@ -92,8 +92,39 @@ pub trait Document: Serialize + DeserializeOwned {
 pub struct Capabilities {
     /// In the order in which the server has them.
     pub capabilities: Vec<Capability>,
+    /// Its hardware controllers.
+    pub functions: Vec<Function>,
     /// Its service manager, which is the next one's.
     pub manager: Option<Manager>,
+}
+
+/// A hardware controller, which both servers have until one of them ends.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Function {
+    /// The word of `--cap` that it was opened by.
+    pub word: String,
+    /// The VFIO container, whose IOMMU is set.
+    pub container: File,
+    /// The group in it.
+    pub group: File,
+    /// The device.
+    pub device: File,
+    /// How it interrupts.
+    pub interrupts: String,
+    /// The counter of each of its vectors.
+    pub vectors: Vec<File>,
+    /// That of the host's request for it, if there is one.
+    pub request: Option<File>,
+    /// That of the bus's errors, if there is one.
+    pub error: Option<File>,
+}
+
+impl Function {
+    fn name(&self, files: &mut Vec<File>) {
+        files.extend([self.container, self.group, self.device]);
+        files.extend(self.vectors.iter().copied().chain(self.request).chain(self.error));
+    }
 }
 
 /// How a service manager is told everything.
@@ -125,7 +156,9 @@ impl Document for Capabilities {
 
     fn files(&self) -> Vec<File> {
         let own = self.capabilities.iter().map(|capability| capability.file);
-        own.chain(self.manager.map(|manager| manager.socket)).collect()
+        let mut files: Vec<File> = own.chain(self.manager.map(|manager| manager.socket)).collect();
+        self.functions.iter().for_each(|function| function.name(&mut files));
+        files
     }
 }
 

@@ -22,12 +22,12 @@ mod words;
 
 pub use self::core::{NotTaken, adopt_factory, adopt_session, drained, drained_of, factory, session};
 pub use document::{
-    Capabilities, Capability, DOCUMENT_MAX, Document, FILES_MAX, Manager, Unreadable, VERSION,
+    Capabilities, Capability, DOCUMENT_MAX, Document, FILES_MAX, Function, Manager, Unreadable, VERSION,
 };
 pub use file::File;
 pub use kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession, Shelf, Shelved, Store};
 pub use state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
-    Lost, Machine, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,
+    Lost, Machine, Mapped, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,
 };
 pub use words::{Wording, rate};

@@ -25,8 +25,20 @@ pub struct State {
     pub lost: Vec<Lost>,
     /// What is drained: its sessions wait until it is resumed.
     pub drained: Vec<Drained>,
+    /// Where it has memory mapped for its hardware controllers.
+    pub mapped: Vec<Mapped>,
     /// Where it keeps what outlives a server that is killed, if it does.
     pub store: Option<Store>,
+}
+
+/// The bus addresses of a hardware controller that a server uses.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapped {
+    /// The word of `--cap` that the controller was opened by.
+    pub word: String,
+    /// First address, and bytes.
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// Something that is drained.

@@ -1,5 +1,6 @@
 //! Controllers from capabilities.
 
+use std::collections::BTreeMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use nvme_linux::events::{Doorbell, now};
 use nvme_linux::logger::OPERATOR;
 use nvme_linux::memory::{ImageError, ImageFile};
 use nvme_linux::storage::{self, ImageOptions, OpenError, Rings, RingsError, Seed, Stored};
-use nvme_linux::vfio::{Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions};
+use nvme_linux::vfio::{
+    Descriptors, Held, Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions,
+};
 use nvme_platform::{Device, Time, Window};
 use nvme_policy::PciPlace;
 use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice, SoftHandle};
@@ -38,6 +41,9 @@ pub(crate) enum DeviceError {
 /// The interrupts of all controllers, in their order. Software controllers have none.
 pub(crate) type AllInterrupts = [Option<Arc<Interrupts>>];
 
+/// Functions of the server that runs, by their words.
+pub(crate) type Functions = BTreeMap<String, Descriptors>;
+
 /// A controller that was opened.
 pub(crate) struct Opened {
     /// The name that the log has for it.
@@ -55,7 +61,7 @@ pub(crate) struct Opened {
 /// What a controller is over.
 pub(crate) enum Over {
     /// Hardware.
-    Hardware,
+    Hardware(Box<Held>),
     /// Memory of the server's own.
     Memory(Arc<ImageFile>),
     /// An image.
@@ -66,7 +72,7 @@ impl Over {
     /// The descriptor that has all of it, and its lock. None of hardware.
     pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Hardware => None,
+            Self::Hardware(_) => None,
             Self::Memory(disk) => Some(disk.file()),
             Self::Image(stored) => Some(stored.image().device()),
         }
@@ -85,6 +91,8 @@ pub(crate) struct Opener {
     vfio: VfioOptions,
     /// Until when controllers are waited for that a server still has which was killed.
     patience: Option<Time>,
+    /// What the server that runs hands over, by its words.
+    handed: Functions,
     /// Rings for control when a command of a controller's own ends later.
     bell: Arc<Doorbell>,
     /// Whether there can be rings.
@@ -141,10 +149,10 @@ fn failed(why: ImageError) -> MediumFailed {
 
 impl Opener {
     /// `takes_up`: what a server left is taken up that was killed.
-    pub(crate) fn new(vfio: VfioOptions, bell: &Arc<Doorbell>, takes_up: bool) -> Self {
+    pub(crate) fn new(vfio: VfioOptions, bell: &Arc<Doorbell>, handed: Functions, takes_up: bool) -> Self {
         let rings = Rings::probe().map_err(|why| why.to_string());
         let patience = takes_up.then(|| now() + DIES);
-        Self { vfio, patience, bell: Arc::clone(bell), rings, known: Vec::new() }
+        Self { vfio, patience, handed, bell: Arc::clone(bell), rings, known: Vec::new() }
     }
 
     /// Opens a function. The kernel gives a group to one process at a time, and to the next one only when the last descriptor of its device
@@ -190,8 +198,12 @@ impl Opener {
         let ControllerSpec { kind, origin } = spec;
         match kind {
             ControllerKind::Pci { address, doorbell_buffers } => {
-                let OpenedFunction { device, interrupts, id: (vendor, product) } =
-                    self.function(&address, VfioOptions { doorbell_buffers, ..self.vfio })?;
+                let options = VfioOptions { doorbell_buffers, ..self.vfio };
+                let opened = match self.handed.remove(&origin) {
+                    Some(given) => VfioDevice::beside(&address, given, options)?,
+                    None => self.function(&address, options)?,
+                };
+                let OpenedFunction { device, interrupts, id: (vendor, product), held } = opened;
                 Ok(Opened {
                     name: origin,
                     device: Box::new(device),
@@ -199,7 +211,7 @@ impl Opener {
                     pci: Some(PciId { vendor, device: product }),
                     place: PciPlace::parse(&address),
                     image: None,
-                    over: Over::Hardware,
+                    over: Over::Hardware(Box::new(held)),
                 })
             }
             ControllerKind::Soft { image, serial, name, options, read_only } => match image {

@@ -67,6 +67,7 @@ use nvme_session::queue::Direction;
 use crate::audit::Audit;
 use crate::backend::OneDisk;
 use crate::budget::Budget;
+use crate::devices::Functions;
 use crate::failure::Failure;
 use crate::hints::Told;
 use crate::keep::{Beginning, Found};
@@ -188,11 +189,11 @@ fn run(
         Some(found) if found.had_upgrade => None,
         _ => Predecessor::find(&inheritance.words).map_err(|why| Failure::Failed(why.into()))?,
     };
-    let keep = match &before {
-        None => manager.and_then(|manager| Beginning::of(manager, found.as_mut())),
+    let (keep, functions) = match &before {
+        None => (manager.and_then(|manager| Beginning::of(manager, found.as_mut())), Functions::new()),
         Some(before) => take_capabilities(before, &mut inheritance)?,
     };
-    let started = start(options, inheritance, one_disk, before.as_ref(), (keep, found));
+    let started = start(options, inheritance, one_disk, (before.as_ref(), functions), (keep, found));
     if let (Some(before), Err(why)) = (&before, &started) {
         before.refuse(&why.to_string());
     }
@@ -208,26 +209,28 @@ fn run(
 fn take_capabilities(
     before: &Predecessor,
     inheritance: &mut Inheritance,
-) -> Result<Option<Beginning>, Failure> {
+) -> Result<(Option<Beginning>, Functions), Failure> {
     let handed = before.capabilities(&mut inheritance.inherited, &mut inheritance.words);
-    let Some(Managed { notifier, keeps }) = handed.map_err(|why| Failure::Failed(why.into()))? else {
-        return Ok(None);
+    let (managed, functions) = handed.map_err(|why| Failure::Failed(why.into()))?;
+    let Some(Managed { notifier, keeps }) = managed else {
+        return Ok((None, functions));
     };
     let manager = notifier.manager().filter(|_| keeps);
     if inheritance.notifier.socket().is_none() {
         inheritance.notifier = notifier;
     }
     let keep = manager.map(Beginning::behind).transpose();
-    keep.map_err(|why| Failure::Failed(format!("what is kept cannot be kept on: {why}").into()))
+    let keep = keep.map_err(|why| Failure::Failed(format!("what is kept cannot be kept on: {why}").into()));
+    Ok((keep?, functions))
 }
 
-/// All that is done before anything is served. `before`: the server that this one takes over from, once all is there. `keep`, `found`: what is
+/// All that is done before anything is served. `before`: the server that this one takes over from, once all is there, and its hardware. `keep`, `found`: what is
 /// kept in case that this server is killed, and what one left that was.
 fn start(
     options: &CommandLine<'_>,
     inheritance: Inheritance,
     one_disk: Option<OneDisk>,
-    before: Option<&Predecessor>,
+    (before, functions): (Option<&Predecessor>, Functions),
     (keep, found): (Option<Beginning>, Option<Found>),
 ) -> Result<Server, Failure> {
     let last = one_disk.as_ref().is_some_and(|one| one.last);
@@ -261,7 +264,7 @@ fn start(
         doorbell_buffers: false,
     };
     let bell = Arc::new(Doorbell::new()?);
-    let mut opener = devices::Opener::new(vfio, &bell, found.is_some());
+    let mut opener = devices::Opener::new(vfio, &bell, functions, found.is_some());
     let origins: Vec<String> = capabilities.controllers.iter().map(|spec| spec.origin.clone()).collect();
     let controllers = capabilities.controllers.into_iter().map(|spec| opener.open(spec));
     let controllers = facts::all_at_once(|| controllers.collect::<Result<Vec<_>, _>>())?;

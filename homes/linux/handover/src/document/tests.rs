@@ -4,7 +4,7 @@ use super::*;
 use crate::kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession, Shelf, Shelved, Store};
 use crate::state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
-    Lost, Machine, Memory, Policy, Rate, Ring, Session,
+    Lost, Machine, Mapped, Memory, Policy, Rate, Ring, Session,
 };
 
 fn files(count: &mut u32) -> File {
@@ -120,7 +120,9 @@ fn state(sessions: u64, bytes: Vec<u8>, number: u64) -> (State, usize) {
         sessions: sessions_of,
         factories: factories_of,
     });
+    let mapped = vec![Mapped { word: "vbus=pci:0000:01:00.0".into(), ranges: vec![(4096, number)] }];
     let state = State {
+        mapped,
         next_session,
         next_factory: 1,
         head: None,
@@ -214,11 +216,31 @@ fn another_version_another_kind_and_a_field_that_is_not_known_are_refused() {
 }
 
 #[test]
+fn all_that_a_function_has_is_named() {
+    let function = Function {
+        word: "vbus=pci:0000:01:00.0".into(),
+        container: File(0),
+        group: File(1),
+        device: File(2),
+        interrupts: "MSI-X".into(),
+        vectors: vec![File(5), File(6)],
+        request: Some(File(3)),
+        error: Some(File(4)),
+    };
+    let document = Capabilities { functions: vec![function], ..Capabilities::default() };
+    let written = document.write().unwrap();
+    assert_eq!(Capabilities::read(&written, 7).unwrap(), document);
+    for count in [6, 8] {
+        assert!(matches!(Capabilities::read(&written, count), Err(Unreadable::Files(..))));
+    }
+}
+
+#[test]
 fn a_descriptor_is_named_once() {
     let capability = |file| Capability { name: "svr".into(), word: None, file: File(file) };
     let of = |files: &[u32]| {
-        let document =
-            Capabilities { capabilities: files.iter().map(|f| capability(*f)).collect(), manager: None };
+        let capabilities = files.iter().map(|f| capability(*f)).collect();
+        let document = Capabilities { capabilities, ..Capabilities::default() };
         Capabilities::read(&document.write().unwrap(), 2)
     };
     assert!(of(&[0, 1]).is_ok() && of(&[1, 0]).is_ok());

@@ -36,6 +36,13 @@ impl EventFd {
     }
 }
 
+impl From<OwnedFd> for EventFd {
+    /// One that somebody else made.
+    fn from(counter: OwnedFd) -> Self {
+        Self(counter)
+    }
+}
+
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -1,9 +1,10 @@
 //! One controller.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
+use nvme_mem::Window;
 use nvme_platform::{Bus, CutOff, Device, DeviceError, DmaPool, DmaSpace, QueueDoorbells, Registers};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -12,6 +13,7 @@ use vfio_bindings::bindings::vfio;
 use super::bar::{self, Bar};
 use super::group::{self, Function};
 use super::handle::{self, Handle, with};
+use super::held::{self, Descriptors, Held};
 use super::info::{REGION_INFO, RegionInfo, u32_at};
 use super::interrupts::{Interrupts, VfioOptions};
 use super::space::{Space, TYPE1};
@@ -20,7 +22,7 @@ use super::{VfioError, ioctl};
 /// The command register of the configuration space, and its bits (PCI 3.0, 6.2.2).
 const COMMAND: u64 = 4;
 const COMMAND_MEMORY: u16 = 1 << 1;
-const COMMAND_MASTER: u16 = 1 << 2;
+pub(super) const COMMAND_MASTER: u16 = 1 << 2;
 
 /// A controller that was opened.
 pub struct Opened {
@@ -30,13 +32,15 @@ pub struct Opened {
     pub interrupts: Arc<Interrupts>,
     /// PCI vendor and device.
     pub id: (u16, u16),
+    /// What the next server is handed of it.
+    pub held: Held,
 }
 
 /// An NVMe controller behind VFIO.
 pub struct VfioDevice {
     handle: Handle,
-    /// Until the device is cut off. The kernel keeps the group of an open device.
-    group: Option<OwnedFd>,
+    /// The kernel keeps the group of an open device.
+    group: Handle,
     bar: Bar,
     /// Where the configuration space lies in the device's descriptor.
     config: u64,
@@ -84,7 +88,7 @@ fn container(function: &Function, sys: &Path) -> Result<(OwnedFd, OwnedFd), Vfio
     Ok((group, container))
 }
 
-fn region(device: &OwnedFd, index: u32) -> Result<RegionInfo, VfioError> {
+fn region(device: BorrowedFd<'_>, index: u32) -> Result<RegionInfo, VfioError> {
     let bytes = ioctl::ask(device, ioctl::DEVICE_GET_REGION_INFO, REGION_INFO, &[0, index])
         .map_err(system("asking for a region"))?;
     RegionInfo::parse(&bytes).ok_or(VfioError::Lacks("such region"))
@@ -108,67 +112,128 @@ impl VfioDevice {
         let device = ioctl::device(&group, address).map_err(system("opening the device"))?;
         let info = ioctl::ask(&device, ioctl::DEVICE_GET_INFO, 24, &[])
             .map_err(system("asking what the device is"))?;
-        let flags = u32_at(&info, 4).unwrap_or(0);
-        let can_reset = flags & vfio::VFIO_DEVICE_FLAGS_RESET != 0;
+        let can_reset = u32_at(&info, 4).unwrap_or(0) & vfio::VFIO_DEVICE_FLAGS_RESET != 0;
         // Whatever it was doing for somebody else ends. Nothing is mapped yet, and it may not master the bus.
         if can_reset && let Err(why) = ioctl::reset(&device) {
             log::warn!("{address}: its function could not be reset: {why}");
         }
-        let registers = region(&device, vfio::VFIO_PCI_BAR0_REGION_INDEX)?;
-        let config = region(&device, vfio::VFIO_PCI_CONFIG_REGION_INDEX)?.offset;
-        if registers.mappable < bar::LEAST {
-            return Err(VfioError::Device(address.to_owned(), "its registers cannot be mapped"));
-        }
-        let len =
-            usize::try_from(registers.mappable.min(bar::MOST)).map_err(|_| VfioError::Lacks("such BAR"))?;
-        let window = crate::memory::device(device.as_fd(), registers.offset, len)
-            .map_err(system("mapping the registers"))?;
         let handle = handle::new(device);
-        let interrupts = Interrupts::enable(address, Arc::clone(&handle), options.of(function.id))?;
+        let mut opened =
+            Self::of(address, function.id, handle, handle::new(group), space, options, |handle| {
+                Interrupts::enable(address, handle, options.of(function.id))
+            })?;
+        let (number, interrupts) = (function.group, &opened.interrupts);
         log::info!(
-            "{address}: IOMMU group {}, {} with {} vectors",
-            function.group,
+            "{address}: IOMMU group {number}, {} with {} vectors",
             interrupts.mode(),
             interrupts.count()
         );
-        let mut device = Self {
+        // As the kernel hands it over, and the reset leaves it; where there is no reset, this is what keeps whatever it was
+        // doing from memory that is mapped from here on.
+        let still = |_| VfioError::Device(address.to_owned(), "its bus mastering stays on");
+        opened.device.master(false).map_err(still)?;
+        Ok(opened)
+    }
+
+    /// The function at `address`, which another server serves and hands over. Nothing is done to it before the driver begins; and
+    /// that needs [`Held::begin_beside`] first.
+    pub fn beside(address: &str, given: Descriptors, options: VfioOptions) -> Result<Opened, VfioError> {
+        if !held::hands_over() {
+            return Err(VfioError::Lacks(
+                "mappings that another process may take away (Linux 6.0 and newer)",
+            ));
+        }
+        let function = group::function(Path::new("/sys"), address)?;
+        let Descriptors { container, group, device, interrupts } = given;
+        let space = Space::beside(container)?;
+        let (handle, group) = (handle::new(device), handle::new(group));
+        Self::of(address, function.id, handle, group, space, options, |handle| {
+            Interrupts::of(handle, interrupts)
+        })
+    }
+
+    fn of(
+        address: &str,
+        id: (u16, u16),
+        handle: Handle,
+        group: Handle,
+        space: Space,
+        options: VfioOptions,
+        interrupts: impl FnOnce(Handle) -> Result<Arc<Interrupts>, VfioError>,
+    ) -> Result<Opened, VfioError> {
+        let looked =
+            with(&handle, |device| Ok(look(device, address))).map_err(system("opening the device"))??;
+        let Looked { can_reset, config, window } = looked;
+        let interrupts = interrupts(Arc::clone(&handle))?;
+        let bar = Bar::new(window);
+        let held = Held {
+            container: space.container().clone(),
+            group: Arc::clone(&group),
+            device: Arc::clone(&handle),
+            interrupts: Arc::clone(&interrupts),
+            bar: bar.clone(),
+            config,
+            can_reset,
+        };
+        let device = Self {
             handle,
-            group: Some(group),
-            bar: Bar::new(window),
+            group,
+            bar,
             config,
             can_reset,
             doorbell_buffers: options.doorbell_buffers,
             interrupts: Arc::clone(&interrupts),
             space,
         };
-        // As the kernel hands it over, and the reset leaves it; where there is no reset, this is what keeps whatever it was
-        // doing from memory that is mapped from here on.
-        device
-            .master(false)
-            .map_err(|_| VfioError::Device(address.to_owned(), "its bus mastering stays on"))?;
-        Ok(Opened { device, interrupts, id: function.id })
+        Ok(Opened { device, interrupts, id, held })
     }
 
     /// Changes the command register, and sees that it did.
     fn command(&mut self, set: u16, clear: u16) -> Result<(), DeviceError> {
-        let at = self.config + COMMAND;
-        let mut word = [0; 2];
-        let done = with(&self.handle, |fd| {
-            rustix::io::pread(fd, &mut word, at)?;
-            let wanted = (u16::from_le_bytes(word) | set) & !clear;
-            rustix::io::pwrite(fd, &wanted.to_le_bytes(), at)?;
-            rustix::io::pread(fd, &mut word, at)?;
-            Ok(())
-        });
-        let now = u16::from_le_bytes(word);
-        match done {
-            Err(Errno::NODEV | Errno::IO) => Err(DeviceError::Gone),
-            Err(_) => Err(DeviceError::Failed),
-            Ok(()) if now == u16::MAX => Err(DeviceError::Gone),
-            Ok(()) if now & set == set && now & clear == 0 => Ok(()),
-            Ok(()) => Err(DeviceError::Failed),
-        }
+        with(&self.handle, |fd| command(fd, self.config, set, clear)).map_err(|why| match why {
+            Errno::NODEV | Errno::IO => DeviceError::Gone,
+            _ => DeviceError::Failed,
+        })
     }
+}
+
+/// Changes the command register of the configuration space that lies there, and sees that it did.
+pub(super) fn command(fd: BorrowedFd<'_>, config: u64, set: u16, clear: u16) -> Result<(), Errno> {
+    let (at, mut word) = (config + COMMAND, [0; 2]);
+    rustix::io::pread(fd, &mut word, at)?;
+    let wanted = (u16::from_le_bytes(word) | set) & !clear;
+    rustix::io::pwrite(fd, &wanted.to_le_bytes(), at)?;
+    rustix::io::pread(fd, &mut word, at)?;
+    match u16::from_le_bytes(word) {
+        u16::MAX => Err(Errno::NODEV),
+        now if now & set == set && now & clear == 0 => Ok(()),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// What is seen of a device.
+struct Looked {
+    can_reset: bool,
+    /// Where the configuration space lies in its descriptor.
+    config: u64,
+    /// BAR 0.
+    window: Window,
+}
+
+/// Looks at a device, and maps its registers.
+fn look(device: BorrowedFd<'_>, address: &str) -> Result<Looked, VfioError> {
+    let info =
+        ioctl::ask(device, ioctl::DEVICE_GET_INFO, 24, &[]).map_err(system("asking what the device is"))?;
+    let can_reset = u32_at(&info, 4).unwrap_or(0) & vfio::VFIO_DEVICE_FLAGS_RESET != 0;
+    let registers = region(device, vfio::VFIO_PCI_BAR0_REGION_INDEX)?;
+    let config = region(device, vfio::VFIO_PCI_CONFIG_REGION_INDEX)?.offset;
+    if registers.mappable < bar::LEAST {
+        return Err(VfioError::Device(address.to_owned(), "its registers cannot be mapped"));
+    }
+    let len = usize::try_from(registers.mappable.min(bar::MOST)).map_err(|_| VfioError::Lacks("such BAR"))?;
+    let window =
+        crate::memory::device(device, registers.offset, len).map_err(system("mapping the registers"))?;
+    Ok(Looked { can_reset, config, window })
 }
 
 impl Bus for VfioDevice {
@@ -197,8 +262,8 @@ impl Bus for VfioDevice {
         self.space.cut_off().map_err(|_| DeviceError::Failed)?;
         // The host may have it back: nothing of ours keeps it busy.
         self.bar.withdraw();
-        drop(self.handle.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.group = None;
+        handle::close(&self.handle);
+        handle::close(&self.group);
         Ok(CutOff::seen())
     }
 }

@@ -52,6 +52,9 @@ pub enum VfioError {
     /// A controller that cannot be used this way.
     #[error("{0}: {1}")]
     Device(String, &'static str),
+    /// Another server hands something over that does not fit.
+    #[error("what the server before hands over does not fit: {0}")]
+    Handed(&'static str),
     /// The process may lock too little memory.
     #[error(
         "RLIMIT_MEMLOCK is too small: {need} bytes are needed for the queues of the controllers, and clients' memory comes on top; it is {limit}"

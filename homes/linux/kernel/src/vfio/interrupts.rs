@@ -1,6 +1,6 @@
 //! Interrupts, as eventfds. All vectors are asked for at once: older kernels cannot add to them.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -54,6 +54,16 @@ impl Mode {
     }
 }
 
+impl std::str::FromStr for Mode {
+    type Err = VfioError;
+
+    fn from_str(name: &str) -> Result<Self, VfioError> {
+        let all = [Self::MsiX, Self::Msi, Self::Pin];
+        let mode = all.into_iter().find(|mode| mode.to_string() == name);
+        mode.ok_or(VfioError::Handed("its kind of interrupts"))
+    }
+}
+
 impl std::fmt::Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -62,6 +72,19 @@ impl std::fmt::Display for Mode {
             Self::Pin => "INTx",
         })
     }
+}
+
+/// Interrupts of another server's.
+#[derive(Debug)]
+pub struct Given {
+    /// How the device interrupts.
+    pub mode: Mode,
+    /// The counter of each vector.
+    pub vectors: Vec<OwnedFd>,
+    /// That of the host's request for the device, if it has one.
+    pub request: Option<OwnedFd>,
+    /// That of the bus's errors.
+    pub error: Option<OwnedFd>,
 }
 
 /// The eventfds of one device. They count up and need not be read: watch them for edges.
@@ -102,6 +125,27 @@ impl Interrupts {
         Err(match last {
             Some(why) => VfioError::System("turning interrupts on", why),
             None => VfioError::Device(address.to_owned(), "it has no interrupt that may be used"),
+        })
+    }
+
+    /// Those that another server turned on.
+    pub(super) fn of(device: Handle, given: Given) -> Result<Arc<Self>, VfioError> {
+        let Given { mode, vectors, request, error } = given;
+        if vectors.is_empty() || vectors.len() > VECTORS_MAX as usize {
+            return Err(VfioError::Handed("its interrupts"));
+        }
+        let vectors = vectors.into_iter().map(EventFd::from).collect();
+        let (request, error) = (request.map(EventFd::from), error.map(EventFd::from));
+        Ok(Arc::new(Self { mode, vectors, request, error, device }))
+    }
+
+    /// The same for another server.
+    pub(super) fn share(&self) -> std::io::Result<Given> {
+        Ok(Given {
+            mode: self.mode,
+            vectors: self.vectors.iter().map(EventFd::share).collect::<Result<_, _>>()?,
+            request: self.request.as_ref().map(EventFd::share).transpose()?,
+            error: self.error.as_ref().map(EventFd::share).transpose()?,
         })
     }
 

@@ -10,6 +10,8 @@
 //! Bus mastering is off until the driver has seen the controller stopped, so nothing of an earlier life does DMA into what is
 //! mapped. When the process ends, however it does, the kernel resets the function and takes its mappings away.
 //!
+//! [`Held`]: a function goes from one server to the next, which has it [beside](VfioDevice::beside) the other for a while.
+//!
 //! [`bind`] and [`unbind`] give a function to vfio-pci and back. [`ioctls`] is what the sandbox must let through afterwards.
 
 mod bar;
@@ -18,6 +20,7 @@ mod device;
 mod error;
 mod group;
 mod handle;
+mod held;
 mod info;
 mod interrupts;
 mod ioctl;
@@ -27,5 +30,6 @@ mod space;
 pub use binding::{BindError, bind, unbind};
 pub use device::{Opened, VfioDevice};
 pub use error::VfioError;
-pub use interrupts::{Interrupts, Mode, VfioOptions};
+pub use held::{Descriptors, Held};
+pub use interrupts::{Given, Interrupts, Mode, VfioOptions};
 pub use ioctl::serving as ioctls;

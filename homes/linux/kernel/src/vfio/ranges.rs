@@ -69,7 +69,28 @@ impl FreeRanges {
         Some(at)
     }
 
-    /// Gives back what [`take`](Self::take) gave.
+    /// The ranges: first address, and bytes.
+    pub(super) fn each(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.free.iter().map(|(start, end)| (*start, end - start))
+    }
+
+    /// Takes these addresses, if all of them are free, and whole pages.
+    pub(super) fn remove(&mut self, at: u64, len: u64) -> bool {
+        let whole = len > 0 && at.is_multiple_of(PAGE_BYTES) && len.is_multiple_of(PAGE_BYTES);
+        let Some(end) = at.checked_add(len).filter(|_| whole) else { return false };
+        let around = self.free.range(..=at).next_back().map(|(start, ends)| (*start, *ends));
+        let Some((start, ends)) = around.filter(|(_, ends)| end <= *ends) else { return false };
+        self.free.remove(&start);
+        if start < at {
+            self.free.insert(start, at);
+        }
+        if end < ends {
+            self.free.insert(end, ends);
+        }
+        true
+    }
+
+    /// Gives back what [`take`](Self::take) or [`remove`](Self::remove) took.
     pub(super) fn give(&mut self, at: u64, len: u64) {
         let (mut start, mut end) = (at, at.saturating_add(len));
         if let Some((&before, &ends)) = self.free.range(..start).next_back()
@@ -131,6 +152,33 @@ mod tests {
         let taken: Vec<u64> = (0..5).map(|_| ranges.take(2 * MIB, 2 * MIB, 0).unwrap()).collect();
         for i in [1, 3, 2, 0, 4] {
             ranges.give(taken[i], 2 * MIB);
+        }
+        assert_eq!(ranges, all);
+    }
+
+    #[test]
+    fn addresses_are_taken_out_once_and_only_where_all_are_free() {
+        let all = FreeRanges::new(&[(0, 4 * MIB - 1), (8 * MIB, 9 * MIB - 1)]);
+        let mut ranges = all.clone();
+        for (at, len) in [
+            (0, PAGE_BYTES),
+            (3 * MIB, 2 * MIB),
+            (5 * MIB, PAGE_BYTES),
+            (MIB, 0),
+            (MIB, !(PAGE_BYTES - 1)),
+            (MIB, 9),
+            (MIB + 1, PAGE_BYTES),
+        ] {
+            assert!(!ranges.remove(at, len), "{at:#x} {len:#x}");
+        }
+        assert!(
+            ranges.remove(MIB, MIB) && !ranges.remove(MIB, PAGE_BYTES) && ranges.remove(2 * MIB, 2 * MIB)
+        );
+        assert!(ranges.remove(8 * MIB, MIB));
+        assert_eq!(ranges.each().collect::<Vec<_>>(), [(PAGE_BYTES, MIB - PAGE_BYTES)]);
+        assert_eq!(ranges.take(MIB, PAGE_BYTES, 0), None);
+        for (at, len) in [(8 * MIB, MIB), (MIB, MIB), (2 * MIB, 2 * MIB)] {
+            ranges.give(at, len);
         }
         assert_eq!(ranges, all);
     }

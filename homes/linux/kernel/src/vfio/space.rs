@@ -2,10 +2,10 @@
 #![expect(unsafe_code, reason = "makes windows of what it mapped for the device")]
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nvme_mem::{Owner, Window};
 use nvme_platform::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vfio_bindings::bindings::vfio;
 
 use super::VfioError;
+use super::handle::{self, Handle, with};
 use super::info::{IOMMU_INFO, IommuInfo};
 use super::ioctl;
 use super::ranges::{FreeRanges, USUAL};
@@ -38,12 +39,85 @@ struct Reserved {
     mapped: u64,
 }
 
-/// See the [module](self).
-pub(super) struct Space {
-    /// Until the device is cut off.
-    container: Option<OwnedFd>,
+/// Which addresses are whose.
+#[derive(Default)]
+struct Ranges {
+    /// What the IOMMU has.
+    all: FreeRanges,
     free: FreeRanges,
     reserved: BTreeMap<u64, Reserved>,
+    /// Those of the server before, which are not free until what it has mapped there is gone.
+    others: Vec<(u64, u64)>,
+}
+
+/// The container of a function, and its addresses: what the space of a device shares with whoever hands that over.
+#[derive(Clone)]
+pub(super) struct Container {
+    handle: Handle,
+    ranges: Arc<Mutex<Ranges>>,
+}
+
+impl Container {
+    fn new(container: OwnedFd) -> Result<Self, VfioError> {
+        let ranges = Ranges { all: addresses(&container)?, ..Ranges::default() };
+        Ok(Self { handle: handle::new(container), ranges: Arc::new(Mutex::new(ranges)) })
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, Ranges> {
+        self.ranges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The addresses that are in use here: first address, and bytes.
+    pub(super) fn used(&self) -> Vec<(u64, u64)> {
+        self.ranges().reserved.iter().map(|(at, reserved)| (*at, reserved.len)).collect()
+    }
+
+    /// Begins with all addresses but those that the server before has in use.
+    pub(super) fn begin_beside(&self, others: &[(u64, u64)]) -> Result<(), VfioError> {
+        let mut ranges = self.ranges();
+        let mut free = ranges.all.clone();
+        if others.iter().any(|(at, len)| !free.remove(*at, *len)) {
+            return Err(VfioError::Handed("its addresses"));
+        }
+        ranges.free = free;
+        ranges.others = others.to_vec();
+        Ok(())
+    }
+
+    /// Takes away all that somebody else has mapped, or had before it ended. How many bytes there were.
+    pub(super) fn reclaim(&self) -> Result<u64, Errno> {
+        let mut ranges = self.ranges();
+        let Ranges { free, others, .. } = &mut *ranges;
+        for (at, len) in others.drain(..) {
+            free.give(at, len);
+        }
+        with(&self.handle, |fd| free.each().map(|(at, len)| ioctl::unmap_dma(fd, at, len)).sum())
+    }
+}
+
+/// The addresses that the IOMMU of a container has.
+fn addresses(container: impl AsFd) -> Result<FreeRanges, VfioError> {
+    let info = ioctl::ask(container, ioctl::IOMMU_GET_INFO, IOMMU_INFO, &[])
+        .map_err(|e| VfioError::System("asking for the IOMMU's addresses", e))?;
+    let info = IommuInfo::parse(&info);
+    if info.page_sizes != 0 && info.page_sizes & (PAGE_BYTES | (PAGE_BYTES - 1)) == 0 {
+        return Err(VfioError::Lacks("IOMMU pages of 4 KiB"));
+    }
+    let free = FreeRanges::new(info.ranges.as_deref().unwrap_or(&USUAL));
+    if free.is_empty() {
+        return Err(VfioError::Lacks("bus addresses"));
+    }
+    Ok(free)
+}
+
+/// See the [module](self).
+pub(super) struct Space {
+    /// Closed when the device is cut off.
+    container: Container,
     /// Bytes that may be locked; `None`: any number.
     lock_limit: Option<u64>,
     /// Recycled memory, by its length in pages.
@@ -53,38 +127,43 @@ pub(super) struct Space {
 impl Space {
     /// The space of a container whose IOMMU was set.
     pub(super) fn new(container: OwnedFd) -> Result<Self, VfioError> {
-        let info = ioctl::ask(&container, ioctl::IOMMU_GET_INFO, IOMMU_INFO, &[])
-            .map_err(|e| VfioError::System("asking for the IOMMU's addresses", e))?;
-        let info = IommuInfo::parse(&info);
-        if info.page_sizes != 0 && info.page_sizes & (PAGE_BYTES | (PAGE_BYTES - 1)) == 0 {
-            return Err(VfioError::Lacks("IOMMU pages of 4 KiB"));
-        }
-        let free = FreeRanges::new(info.ranges.as_deref().unwrap_or(&USUAL));
-        if free.is_empty() {
-            return Err(VfioError::Lacks("bus addresses"));
-        }
+        let space = Self::beside(container)?;
+        space.container.begin_beside(&[])?;
+        Ok(space)
+    }
+
+    /// The space of a container that another server still has. It has no addresses before [`Container::begin_beside`].
+    pub(super) fn beside(container: OwnedFd) -> Result<Self, VfioError> {
+        let container = Container::new(container)?;
         let lock_limit = raise_lock_limit();
         let need = OWN * (1 + OPENED.fetch_add(1, Ordering::Relaxed));
         if let Some(limit) = lock_limit.filter(|limit| *limit < need) {
             return Err(VfioError::LockLimit { need, limit });
         }
-        let (reserved, spare) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { container: Some(container), free, reserved, lock_limit, spare })
+        Ok(Self { container, lock_limit, spare: BTreeMap::new() })
     }
 
-    fn container(&self) -> Result<&OwnedFd, DmaError> {
-        self.container.as_ref().ok_or(DmaError::Gone)
+    /// What is shared with whoever hands it over.
+    pub(super) fn container(&self) -> &Container {
+        &self.container
+    }
+
+    fn is_there(&self) -> Result<(), DmaError> {
+        with(&self.container.handle, |_| Ok(())).map_err(|_| DmaError::Gone)
     }
 
     /// Takes all mappings away. When it returns, the device reaches nothing.
     pub(super) fn cut_off(&mut self) -> Result<(), Errno> {
-        let Some(container) = &self.container else { return Ok(()) };
-        for (at, reserved) in &mut self.reserved {
-            ioctl::unmap_dma(container, *at, reserved.len)?;
+        if self.is_there().is_err() {
+            return Ok(());
+        }
+        let mut ranges = self.container.ranges();
+        for (at, reserved) in &mut ranges.reserved {
+            with(&self.container.handle, |fd| ioctl::unmap_dma(fd, *at, reserved.len))?;
             LOCKED.fetch_sub(core::mem::take(&mut reserved.mapped), Ordering::Relaxed);
         }
-        self.reserved.clear();
-        self.container = None;
+        ranges.reserved.clear();
+        handle::close(&self.container.handle);
         Ok(())
     }
 
@@ -116,49 +195,52 @@ fn raise_lock_limit() -> Option<u64> {
 
 impl DmaSpace for Space {
     fn reserve(&mut self, memory: &Window, _: DmaRights) -> Result<Iova, DmaError> {
-        self.container()?;
+        self.is_there()?;
         let len = memory.len() as u64;
         if len == 0 || !len.is_multiple_of(PAGE_BYTES) {
             return Err(DmaError::BadRange);
         }
         let align = LARGE.into_iter().filter(|large| len >= *large).chain([PAGE_BYTES]);
-        let at = align.into_iter().find_map(|align| self.free.take(len, align, memory.address() as u64));
+        let mut ranges = self.container.ranges();
+        let at = align.into_iter().find_map(|align| ranges.free.take(len, align, memory.address() as u64));
         let at = at.ok_or(DmaError::NoAddresses)?;
-        self.reserved.insert(at, Reserved { len, mapped: 0 });
+        ranges.reserved.insert(at, Reserved { len, mapped: 0 });
         Ok(Iova(at))
     }
 
     fn map(&mut self, at: Iova, memory: &Window, rights: DmaRights) -> Result<(), DmaError> {
-        let container = self.container()?;
         let (len, address) = (memory.len() as u64, memory.address());
         let whole = len > 0
             && len.is_multiple_of(PAGE_BYTES)
             && at.0.is_multiple_of(PAGE_BYTES)
             && address.is_multiple_of(PAGE);
         let end = at.0.checked_add(len).filter(|_| whole).ok_or(DmaError::BadRange)?;
-        let inside = self.reserved.range(..=at.0).next_back().filter(|(start, r)| end <= *start + r.len);
-        let start = inside.map(|(start, _)| *start).ok_or(DmaError::BadRange)?;
+        let mut ranges = self.container.ranges();
+        let inside =
+            ranges.reserved.range_mut(..=at.0).next_back().filter(|(start, r)| end <= **start + r.len);
+        let (_, reserved) = inside.ok_or(DmaError::BadRange)?;
         let writable = rights == DmaRights::ReadWrite;
-        ioctl::map_dma(container, address, at.0, len, writable).map_err(|e| self.refused(e, len))?;
+        with(&self.container.handle, |fd| ioctl::map_dma(fd, address, at.0, len, writable))
+            .map_err(|e| self.refused(e, len))?;
         LOCKED.fetch_add(len, Ordering::Relaxed);
-        if let Some(reserved) = self.reserved.get_mut(&start) {
-            reserved.mapped += len;
-        }
+        reserved.mapped += len;
         Ok(())
     }
 
     fn unmap(&mut self, at: Iova, len: u64) -> Result<(), DmaError> {
-        let container = self.container()?;
-        let reserved = self.reserved.get(&at.0).filter(|r| r.len == len).ok_or(DmaError::BadRange)?;
+        self.is_there()?;
+        let mut ranges = self.container.ranges();
+        let reserved = ranges.reserved.get(&at.0).filter(|r| r.len == len).ok_or(DmaError::BadRange)?;
         if reserved.mapped > 0 {
-            let gone = ioctl::unmap_dma(container, at.0, len).map_err(|_| DmaError::BadRange)?;
+            let gone = with(&self.container.handle, |fd| ioctl::unmap_dma(fd, at.0, len))
+                .map_err(|_| DmaError::BadRange)?;
             if gone < reserved.mapped {
                 return Err(DmaError::BadRange);
             }
             LOCKED.fetch_sub(reserved.mapped, Ordering::Relaxed);
         }
-        self.reserved.remove(&at.0);
-        self.free.give(at.0, len);
+        ranges.reserved.remove(&at.0);
+        ranges.free.give(at.0, len);
         Ok(())
     }
 }
@@ -200,7 +282,7 @@ fn anonymous(len: usize) -> Result<Window, Errno> {
 impl DmaPool for Space {
     #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
-        self.container()?;
+        self.is_there()?;
         let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
         if let Some(memory) = self.spare.get_mut(&pages).and_then(Vec::pop) {
             memory.window().fill(0, len, 0).map_err(|_| DmaError::BadRange)?;

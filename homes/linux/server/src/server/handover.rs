@@ -7,15 +7,17 @@
 
 mod state;
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
-use nvme_handover::{Capabilities, Capability, Manager};
+use nvme_handover::{Capabilities, Capability, Function, Manager};
 use nvme_linux::dispose::dispose;
 use nvme_linux::events::{Epoll, Events, Interest, now};
 use nvme_linux::logger::{REFUSAL, SERVER};
 use nvme_linux::socket::{self, Peer};
+use nvme_linux::vfio::{Descriptors, Held};
 use nvme_platform::Time;
 use nvme_policy::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -24,6 +26,7 @@ use super::waiting::refused;
 use super::{Server, Watched};
 use crate::devices::Over;
 use crate::fatal::Fatal;
+use crate::keep::has_hung_up;
 use crate::seat::{Phase, Seat, Source};
 use crate::upgrade::{Broken, Files, Link, greeting};
 
@@ -33,6 +36,8 @@ const PREPARES: Duration = Duration::from_secs(30);
 const STANDS_STILL: Duration = Duration::from_secs(10);
 /// How long what is in flight may take to end.
 const DRAINS: Duration = Duration::from_secs(5);
+/// How long a next server may take to end that does not take over.
+const ENDS: Duration = Duration::from_secs(15);
 /// Sessions wait for an image.
 const HELD_UP: &str = "sessions wait until what a killed server began in their image has ended";
 /// How soon it is looked again whether all stands still, where nothing tells of it.
@@ -93,6 +98,8 @@ pub(super) struct Upgrades {
     successor: Option<Successor>,
     /// Everything stands still.
     pub(super) frozen: bool,
+    /// The next server may have begun with what this one has.
+    given: Cell<bool>,
     /// Nothing is this server's yet: what happens is not written down.
     pub(super) taking: bool,
     /// Who has it all by now.
@@ -120,6 +127,7 @@ impl Upgrades {
             began,
             successor: None,
             frozen: false,
+            given: Cell::new(false),
             taking: false,
             gone: None,
             before: None,
@@ -235,25 +243,28 @@ impl Server {
         let Some(successor) = &self.upgrades.successor else { return Ok(()) };
         let who = shown(successor.peer);
         log::info!(target: SERVER, "upgrade{who}: it is told what this server was started with");
-        let hardware = self.hardware();
-        if let Some(word) = hardware.first() {
-            let why = format!("{word}: a hardware controller cannot be handed over; restart the server");
-            return Err(Stays::Why(why));
-        }
+        let shared = self.functions().map(|(word, held)| match held.share() {
+            Ok(shared) => Ok((word.to_owned(), shared)),
+            Err(why) => Err(Stays::Why(format!("{word}: {why}"))),
+        });
+        let shared = shared.collect::<Result<Vec<_>, _>>()?;
         let mut files = Files::default();
         let capabilities = self.capabilities_with(&mut files);
         let feed = self.notifier.feed().map(|feed| u64::try_from(feed.as_nanos()).unwrap_or(u64::MAX));
         let keeps = self.keep.is_some();
         let socket = self.notifier.socket();
         let manager = socket.map(|socket| Manager { socket: files.add(socket), feed, keeps });
-        let document = Capabilities { capabilities, manager };
+        let functions = shared.iter().map(|(word, shared)| function(word, shared, &mut files)).collect();
+        let document = Capabilities { capabilities, functions, manager };
         Ok(successor.link.send_document(&document, &files, time + LINK)?)
     }
 
-    /// The words of the controllers that are hardware.
-    pub(super) fn hardware(&self) -> Vec<String> {
-        let all = self.upgrades.began.controllers.iter();
-        all.filter(|(_, over)| over.file().is_none()).map(|(word, _)| word.clone()).collect()
+    /// The controllers that are hardware, with their words.
+    pub(super) fn functions(&self) -> impl Iterator<Item = (&str, &Held)> {
+        self.upgrades.began.controllers.iter().filter_map(|(word, over)| match over {
+            Over::Hardware(held) => Some((word.as_str(), &**held)),
+            Over::Memory(_) | Over::Image(_) => None,
+        })
     }
 
     /// What this server was started with, but for hardware.
@@ -319,13 +330,42 @@ impl Server {
             }
             Err(Stays::Fatal(fatal)) => return Err(fatal),
             Err(why) => {
+                let ends = rustix::io::fcntl_dupfd_cloexec(&successor.link, 0);
                 self.upgrades.successor = Some(successor);
                 self.leave_successor(&why);
+                if self.upgrades.given.take() && self.functions().next().is_some() {
+                    self.take_functions_back(&ends.map_err(std::io::Error::from)?)?;
+                }
             }
         }
         self.upgrades.frozen = false;
         self.go_on(now());
         Ok(())
+    }
+
+    /// The next server has had all, and does not take over: hardware is this one's again as soon as that one has ended. Both must not use it, so
+    /// this one does not go on with it before, and ends where that takes too long: whoever is started next waits for both.
+    fn take_functions_back(&mut self, link: &OwnedFd) -> Result<(), Fatal> {
+        let until = now() + ENDS;
+        while !has_hung_up(link.as_fd()) {
+            if now() >= until {
+                let why = "the next server neither takes over nor ends, and has hardware controllers";
+                return Err(std::io::Error::other(why).into());
+            }
+            self.notifier.alive();
+            std::thread::sleep(LOOK * 20);
+        }
+        for (word, held) in self.functions() {
+            log::warn!(target: SERVER, "{word}: the next server had it; it is reset");
+            // One that is gone is found to be by the driver.
+            match held.stop().and_then(|()| held.reclaim()) {
+                Ok(_) | Err(rustix::io::Errno::NODEV | rustix::io::Errno::IO) => {}
+                Err(why) => return Err(std::io::Error::from(why).into()),
+            }
+        }
+        // The driver sees that, and has its queues back from workers, before rings go on.
+        self.control.poll(now());
+        self.tell_workers()
     }
 
     /// Where something is kept, hears whether the server before, which has handed over, has told the service manager of this one.
@@ -511,10 +551,26 @@ impl Server {
         self.notifier.alive();
         let mut files = Files::default();
         let state = self.state(head.map(|head| head.to_string()), &mut files)?;
+        self.upgrades.given.set(true);
         link.send_document(&state, &files, until)?;
         link.expect("ready", until)?;
         self.notifier.alive();
         Ok(link.send("go", &[], until)?)
+    }
+}
+
+fn function<'a>(word: &str, shared: &'a Descriptors, files: &mut Files<'a>) -> Function {
+    let Descriptors { container, group, device, interrupts } = shared;
+    let mut add = |file: &'a OwnedFd| files.add(file.as_fd());
+    Function {
+        word: word.to_owned(),
+        container: add(container),
+        group: add(group),
+        device: add(device),
+        interrupts: interrupts.mode.to_string(),
+        vectors: interrupts.vectors.iter().map(&mut add).collect(),
+        request: interrupts.request.as_ref().map(&mut add),
+        error: interrupts.error.as_ref().map(&mut add),
     }
 }
 

@@ -257,7 +257,7 @@ impl Server {
         let catalogue = self.control.catalogue();
         let document = KeptServer {
             capabilities,
-            hardware: self.hardware(),
+            hardware: self.functions().map(|(word, _)| word.to_owned()).collect(),
             board,
             gates,
             next_session: catalogue.next_session(),

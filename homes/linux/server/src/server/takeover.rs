@@ -42,6 +42,10 @@ impl Server {
         }
         let board = built?;
         from.take_over().map_err(|why| Failure::Failed(why.into()))?;
+        for (word, held) in self.functions() {
+            // What the other had mapped is reached by no controller from here on.
+            held.reclaim().map_err(|why| Failure::Failed(format!("{word}: {why}").into()))?;
+        }
         self.go_on_keeping(board.as_ref(), from.link());
         self.await_main(from.link());
         // From here on all of it is this server's.
@@ -61,6 +65,11 @@ impl Server {
     fn build(&mut self, from: &Predecessor, until: Time) -> Result<Option<Board>, Failure> {
         (self.upgrades.frozen, self.upgrades.taking) = (true, true);
         let (state, mut given) = from.state().map_err(|why| Failure::Failed(why.into()))?;
+        for handover::Mapped { word, ranges } in &state.mapped {
+            let held = self.functions().find(|(known, _)| known == word).map(|(_, held)| held);
+            let held = held.ok_or_else(|| Failure::asked(format!("{word}: it is not here")))?;
+            held.begin_beside(ranges).map_err(|why| Failure::asked(format!("{word}: {why}")))?;
+        }
         let own = self.own_events()?;
         while !self.control.scanned() {
             self.wait(&own, until, "its controllers are not scanned in time")?;
@@ -75,6 +84,7 @@ impl Server {
             callers,
             lost,
             drained,
+            mapped: _,
             store,
         } = state;
         if let (Some(audit), Some(head)) = (&mut self.audit, head) {

@@ -4,15 +4,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use nvme_handover::{Capabilities, Capability, Manager, State};
+use nvme_handover::{Capabilities, Capability, Function, Manager, State};
 use nvme_linux::caps::{CapWord, Inherited, NamedFd, Place, Spec};
 use nvme_linux::events::now;
 use nvme_linux::logger::Notifier;
 use nvme_linux::socket;
+use nvme_linux::vfio::{Descriptors, Given as Interrupts, VfioError};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::link::{Broken, Given, Link, greeting};
+use crate::devices::Functions;
 
 /// The name of the capability.
 const NAME: &str = "upgrade";
@@ -64,7 +66,7 @@ impl Predecessor {
         &self,
         inherited: &mut Inherited,
         words: &mut Vec<CapWord>,
-    ) -> Result<Option<Managed>, NotTakenOver> {
+    ) -> Result<(Option<Managed>, Functions), NotTakenOver> {
         let (document, mut given) = self.link.receive_document::<Capabilities>(now() + PATIENCE)?;
         let mut handed = Vec::new();
         for Capability { name, word, file } in document.capabilities {
@@ -78,9 +80,15 @@ impl Predecessor {
         inherited.hand_over(handed);
         let managed = document.manager.map(|Manager { socket, feed, keeps }| {
             let socket = given.take(socket).map_err(Broken::Refused)?;
-            Ok(Managed { notifier: Notifier::over(socket, feed.map(Duration::from_nanos)), keeps })
+            let notifier = Notifier::over(socket, feed.map(Duration::from_nanos));
+            Ok::<_, NotTakenOver>(Managed { notifier, keeps })
         });
-        managed.transpose()
+        let managed = managed.transpose()?;
+        let functions = document.functions.into_iter().map(|function| {
+            let word = function.word.clone();
+            Ok((word, descriptors(function, &mut given).map_err(Broken::Refused)?))
+        });
+        Ok((managed, functions.collect::<Result<_, NotTakenOver>>()?))
     }
 
     /// Has it stop, and say all that it has.
@@ -104,6 +112,21 @@ impl Predecessor {
     pub(crate) fn refuse(&self, why: &str) {
         self.link.refuse(why);
     }
+}
+
+/// What came of a hardware controller.
+fn descriptors(function: Function, given: &mut Given) -> Result<Descriptors, String> {
+    let Function { container, group, device, interrupts, vectors, request, error, .. } = function;
+    let mode = interrupts.parse().map_err(|why: VfioError| why.to_string())?;
+    let vectors = vectors.into_iter().map(|file| given.take(file)).collect::<Result<_, _>>()?;
+    let request = request.map(|file| given.take(file)).transpose()?;
+    let error = error.map(|file| given.take(file)).transpose()?;
+    Ok(Descriptors {
+        container: given.take(container)?,
+        group: given.take(group)?,
+        device: given.take(device)?,
+        interrupts: Interrupts { mode, vectors, request, error },
+    })
 }
 
 fn reach(path: &Path) -> Result<Option<std::os::fd::OwnedFd>, Errno> {

@@ -287,7 +287,7 @@ mod tests {
         let capabilities = (0..150)
             .map(|n| Capability { name: n.to_string(), word: None, file: files.add(file.as_fd()) })
             .collect();
-        let document = Capabilities { capabilities, manager: None };
+        let document = Capabilities { capabilities, ..Capabilities::default() };
         ours.send_document(&document, &files, soon()).unwrap();
         let (read, mut given) = theirs.receive_document::<Capabilities>(soon()).unwrap();
         assert_eq!(read, document);

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::UNIX_EPOCH;
 
 use nvme_handover as handover;
+use nvme_linux::vfio::Held;
 use nvme_session::factory::FactoryView;
 
 use super::super::Server;
@@ -36,6 +37,7 @@ impl Server {
             callers: self.callers_state(files),
             lost: self.images.iter().flatten().filter_map(lost).collect(),
             drained: handover::drained(&self.control),
+            mapped: self.functions().map(mapped).collect(),
             store: self.store_state(files)?,
         })
     }
@@ -125,4 +127,8 @@ fn lost(served: &Served) -> Option<handover::Lost> {
     let image = served.stored.image();
     let errno = image.lost()?.raw_os_error();
     Some(handover::Lost { serial: image.serial().to_owned(), errno })
+}
+
+fn mapped((word, held): (&str, &Held)) -> handover::Mapped {
+    handover::Mapped { word: word.to_owned(), ranges: held.addresses() }
 }
