@@ -46,6 +46,7 @@ fn hand() -> Hand {
         delivered: 0,
         awake: true,
         wake_at: None,
+        idle: false,
     }
 }
 

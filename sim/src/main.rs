@@ -11,17 +11,22 @@ fn spent() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// States of small worlds of single steps that are looked at, of which nobody has seen the end.
+const FINE: u64 = 2000;
+
 /// All interleavings of small worlds: how many states each has.
-fn in_the_small(most: u64) -> ExitCode {
+fn in_the_small(most: Option<u64>, only: Option<u64>) -> ExitCode {
     std::panic::set_hook(Box::new(|_| {}));
-    for small in nvme_sim::smalls() {
+    for (number, small) in (1..).zip(nvme_sim::smalls()).filter(|(n, _)| only.is_none_or(|only| only == *n)) {
         let begun = spent();
+        let most = most.unwrap_or(if small.coarse { u64::MAX } else { FINE });
         let seen = nvme_sim::exhaust(&small, most);
         println!(
-            "{}: {} states{}, {} steps between them, {} at rest, {} steps at most, {:.1} s",
+            "{number}, {}{}: {} states{}, {} steps between them, {} at rest, {} steps at most, {:.1} s",
             small.name,
+            if small.coarse { ", in whole turns" } else { "" },
             seen.states,
-            if seen.cut { " and more" } else { "" },
+            if seen.cut { " and more" } else { ", which is all" },
             seen.steps,
             seen.ends,
             seen.longest,
@@ -40,7 +45,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (mut all, mut quick, mut cpu, mut exhaustive) = (false, false, None, false);
     let mut restarts = false;
-    let mut states = u64::MAX;
+    let (mut states, mut world) = (None, None);
     let (mut seed, mut trace, mut seconds, mut steps, mut seeds) = (None, false, 10, 1000, u64::MAX);
     while let Some(arg) = args.next() {
         let mut number = || args.next().and_then(|n| n.parse().ok());
@@ -51,7 +56,8 @@ fn main() -> ExitCode {
             "--quick" => quick = true,
             "--restarts" => restarts = true,
             "--exhaustive" => exhaustive = true,
-            "--states" => states = number().unwrap_or(states),
+            "--states" => states = number(),
+            "--world" => world = number(),
             #[cfg(feature = "planted")]
             "--planted" => {
                 nvme_mem::PLANTED.store(number().unwrap_or(0) as u32, std::sync::atomic::Ordering::Relaxed);
@@ -62,14 +68,14 @@ fn main() -> ExitCode {
             "--seeds" => (seeds, seconds) = (number().unwrap_or(1), u64::MAX / 4),
             _ => {
                 eprintln!(
-                    "sim [--seed N] [--trace] [--seconds N | --cpu N | --seeds N] [--steps N] [--restarts]\nsim --exhaustive [--states N]"
+                    "sim [--seed N] [--trace] [--seconds N | --cpu N | --seeds N] [--steps N] [--restarts]\nsim --exhaustive [--world N] [--states N]"
                 );
                 return ExitCode::from(2);
             }
         }
     }
     if exhaustive {
-        return in_the_small(states);
+        return in_the_small(states, world);
     }
     let one = seed.is_some() && seeds == u64::MAX && !quick;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

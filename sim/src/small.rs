@@ -8,6 +8,10 @@
 //! Of two steps that are independent of each other one order is tried, and the other is known to lead to the same state. What a driver finds in its rings, and what a client is
 //! answered, it takes at once: nobody else can tell.
 //!
+//! A world is *fine* or *coarse*. In a fine one each message and each pass is a step. In a coarse one a role that has its turn takes all messages that there are and does what it can
+//! before it waits again, as its thread does when nobody is faster; what others do comes between turns, in any order. A turn of a worker that found nothing to do
+//! is none: the state is what it was. Who is awake, and who was kicked, is a part of the state as it is, whatever led to it.
+//!
 //! Time goes by when nobody can do anything. Where everything has come to rest, everything is ended and judged, as at the end of any run.
 
 use std::collections::{HashSet, VecDeque};
@@ -21,13 +25,16 @@ use crate::setup::{Place, Setup};
 use crate::step::{Operation, Spoil, Step, Wish};
 use crate::world::World;
 
-/// Steps of one run: none comes near.
-const DEPTH_MAX: usize = 600;
+/// Steps of one way: none comes near.
+const DEPTH_MAX: usize = 300;
 
 /// A small world, and what happens in it.
+#[derive(Clone)]
 pub struct Small {
     /// What it is about.
     pub name: &'static str,
+    /// Roles do all that they can when it is their turn.
+    pub coarse: bool,
     setup: Setup,
     /// What each actor does, in its order; the actors' steps mix in any way.
     acts: Vec<Vec<Step>>,
@@ -135,7 +142,11 @@ impl<'a> Walk<'a> {
 
     fn choices(&self) -> Vec<Choice> {
         let actors = (0..self.small.acts.len()).map(Choice::Actor);
-        let mut roles = vec![Step::Control, Step::Deliver(0), Step::Worker(0), Step::Hear(0)];
+        let mut roles = if self.small.coarse {
+            vec![Step::Poll, Step::Turn(0)]
+        } else {
+            vec![Step::Control, Step::Deliver(0), Step::Worker(0), Step::Hear(0)]
+        };
         roles.extend((1..=QUEUES as u8).map(|queue| Step::Answer(0, queue)));
         roles.extend((0..SEATS as u8).map(Step::Talk));
         actors.chain(roles.into_iter().map(Choice::Role)).collect()
@@ -153,10 +164,10 @@ impl<'a> Walk<'a> {
         use Object as O;
         let memories = (0..SEATS).map(O::Memory);
         match *step {
-            Step::Control => vec![O::Control, O::ControlAwake, O::Machine(0), O::Machine(1)],
+            Step::Control | Step::Poll => vec![O::Control, O::ControlAwake, O::Machine(0), O::Machine(1)],
             Step::Deliver(_) => vec![O::Worker, O::WorkerAwake],
             // It looks at all its queues and pairs.
-            Step::Worker(_) => [O::Worker, O::WorkerAwake]
+            Step::Worker(_) | Step::Turn(_) => [O::Worker, O::WorkerAwake]
                 .into_iter()
                 .chain(memories)
                 .chain((1..=QUEUES).map(O::Queue))
@@ -208,25 +219,31 @@ impl<'a> Walk<'a> {
             self.next[at] += 1;
         }
         let mut touched = self.touches(&step);
-        let mut taken = 0;
-        match step {
-            Step::Deliver(_) => taken = self.to.pop_front().unwrap_or(0),
-            Step::Hear(_) => taken = self.from.pop_front().unwrap_or(0),
-            _ => {}
-        }
+        // What it took, what it sent, and whom it woke who slept.
+        let (heard, said) = match step {
+            Step::Deliver(_) => (1, 0),
+            Step::Turn(_) => (to, 0),
+            Step::Hear(_) => (0, 1),
+            Step::Poll => (0, from),
+            _ => (0, 0),
+        };
+        let taken: Vec<u64> = self.to.drain(..heard).chain(self.from.drain(..said)).collect();
         let hand = &self.world.hands[0];
-        // What it sent, and whom it woke who slept.
-        let sent = hand.to.len() + usize::from(matches!(step, Step::Deliver(_))) - to;
-        let told = hand.from.len() + usize::from(matches!(step, Step::Hear(_))) - from;
+        let (sent, told) = (hand.to.len() + heard - to, hand.from.len() + said - from);
         if hand.awake != awake || sent > 0 {
             touched.push(O::WorkerAwake);
         }
         if self.world.control_awake != control_awake || told > 0 {
             touched.push(O::ControlAwake);
         }
+        let idle = matches!(step, Step::Turn(_)) && hand.idle;
         touched.extend(self.look());
+        if idle {
+            return Some(touched);
+        }
         let of = |object: &O| objects().position(|o| o == *object).unwrap_or(0);
-        let places: Vec<usize> = touched.iter().map(of).collect();
+        let is_history = |object: &&O| !matches!(object, O::WorkerAwake | O::ControlAwake);
+        let places: Vec<usize> = touched.iter().filter(is_history).map(of).collect();
         let before: Vec<u64> = places.iter().map(|at| self.marks[*at]).collect();
         let mark = hash((format!("{step:?}"), &places, before, taken));
         for at in places {
@@ -238,16 +255,20 @@ impl<'a> Walk<'a> {
     }
 
     fn state(&self) -> (u64, u64) {
-        let all = (&self.marks, &self.to, &self.from, &self.next);
-        (hash(all), hash((all, 1)))
+        let World { hands, control_awake, seats, machines, .. } = &self.world;
+        let due = hands.iter().map(|h| h.wake_at).chain(machines.iter().map(|m| m.again));
+        let due: Vec<_> = due.map(|time| time.map(|time| time.as_nanos())).collect();
+        let queues = seats.iter().filter_map(|seat| seat.driver.as_ref()).flat_map(|driver| &driver.queues);
+        let kicked: Vec<bool> = queues.map(|queue| queue.kicked).collect();
+        let now = (hands[0].awake, control_awake, due, kicked);
+        let all = (&self.marks, &self.to, &self.from, &self.next, now);
+        (hash(&all), hash((&all, 1)))
     }
 
-    /// Whether all that was begun is over.
+    /// Whether all that was begun is over, where nobody can do anything. (Who has not done all that it would have may have lost its session.)
     fn is_over(&self) -> bool {
-        let acted = self.next.iter().zip(&self.small.acts).all(|(next, acts)| *next == acts.len());
-        acted
-            && self.world.seats.iter().all(|seat| !matches!(seat.phase, Phase::Clearing | Phase::Ending))
-            && self.world.is_at_rest()
+        let ends = |phase| matches!(phase, Phase::Clearing | Phase::Ending);
+        !self.world.seats.iter().any(|seat| ends(seat.phase)) && self.world.is_at_rest()
     }
 }
 
@@ -382,7 +403,10 @@ impl<'a> Search<'a> {
             if let Some(finding) = walk.world.finding() {
                 return Some(finding);
             }
-            let room = (self.states.len() as u64) < self.most && self.way.len() < DEPTH_MAX;
+            if self.way.len() >= DEPTH_MAX {
+                return Some(Finding { judge: Judge::Life, what: format!("{DEPTH_MAX} steps, and no end") });
+            }
+            let room = (self.states.len() as u64) < self.most;
             self.seen.cut |= !room;
             if !room || !self.states.insert(walk.state()) {
                 self.way.pop();
@@ -438,8 +462,8 @@ pub fn smalls() -> Vec<Small> {
         acts.extend(more);
         acts
     };
-    let small = |name, pairs, acts| Small { name, setup: setup(pairs, false), acts };
-    vec![
+    let small = |name, pairs, acts| Small { name, coarse: false, setup: setup(pairs, false), acts };
+    let fine = vec![
         small("a request each, memory of one taken back", 8, both(vec![takes_back.clone()])),
         small("the same on one queue pair", 1, both(vec![takes_back.clone()])),
         small(
@@ -477,5 +501,7 @@ pub fn smalls() -> Vec<Small> {
             8,
             vec![[one(0, Kind::Write), one(0, Kind::Read)].concat(), vec![Step::Want(0, Wish::Stop(0))]],
         ),
-    ]
+    ];
+    let coarse = |small: &Small| Small { coarse: true, ..small.clone() };
+    fine.iter().map(coarse).chain(fine.iter().cloned()).collect()
 }

@@ -102,6 +102,10 @@ pub enum Step {
     Control,
     /// A worker makes a pass.
     Worker(u8),
+    /// A worker takes all messages of control's, and makes passes until it sleeps.
+    Turn(u8),
+    /// Control takes all messages of workers', and is polled until it has nothing to do.
+    Poll,
     /// A worker takes a message of control's.
     Deliver(u8),
     /// Control takes a message of a worker's.

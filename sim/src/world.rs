@@ -24,6 +24,8 @@ use crate::upgrade::Frozen;
 
 /// How long an I/O command may take.
 pub(crate) const IO: Duration = Duration::from_secs(5);
+/// What whoever polls for nothing that comes gives up after.
+const PASSES: u32 = 1000;
 /// Controllers.
 pub(crate) const CONTROLLERS: usize = 2;
 
@@ -79,6 +81,8 @@ pub(crate) struct Hand {
     pub(crate) delivered: u64,
     pub(crate) awake: bool,
     pub(crate) wake_at: Option<Time>,
+    /// It found nothing to do in its last turn.
+    pub(crate) idle: bool,
 }
 
 pub(crate) struct World {
@@ -149,6 +153,8 @@ impl World {
             Step::Chat(seat) => self.chat(usize::from(*seat)),
             Step::Control => self.control(),
             Step::Worker(hand) => self.pass(usize::from(*hand) % self.hands.len()),
+            Step::Turn(hand) => self.turn(usize::from(*hand) % self.hands.len()),
+            Step::Poll => self.poll(),
             Step::Deliver(hand) => self.deliver(usize::from(*hand) % self.hands.len()),
             Step::Hear(hand) => self.hear(usize::from(*hand) % self.hands.len()),
             Step::Engine(machine, budget) => {
@@ -251,7 +257,9 @@ impl World {
         }
         let now = self.now;
         let pass = hand.worker.pass(now, &|| now);
+        hand.idle &= !pass.worked;
         while let Some(message) = hand.worker.take_message() {
+            hand.idle = false;
             hand.from.push_back(message);
             self.control_awake = true;
         }
@@ -260,6 +268,37 @@ impl World {
             hand.wake_at = pass.wake;
         }
         self.look_at_buses();
+        true
+    }
+
+    /// All that a worker does before it sleeps again.
+    fn turn(&mut self, at: usize) -> bool {
+        let mut any = false;
+        while self.deliver(at) {
+            any = true;
+        }
+        self.hands[at].idle = !any;
+        for _ in 0..PASSES {
+            if !self.pass(at) {
+                return any;
+            }
+            any = true;
+        }
+        self.find(Judge::Life, || format!("worker {at} does not sleep in {PASSES} passes"));
+        true
+    }
+
+    /// All that control does before it waits again.
+    fn poll(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..PASSES {
+            let heard = (0..self.hands.len()).any(|hand| self.hear(hand));
+            if !heard && !self.control() {
+                return any;
+            }
+            any = true;
+        }
+        self.find(Judge::Life, || format!("control has something to do after {PASSES} polls"));
         true
     }
 
