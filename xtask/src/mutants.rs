@@ -275,7 +275,7 @@ pub fn planted(number: u32) -> bool {
 }
 ";
     write(&path, text.as_bytes())?;
-    for package in ["policy", "src"] {
+    for package in ["policy", "src", "homes/linux/handover"] {
         let path = tree.join(package).join("Cargo.toml");
         let text = fs::read_to_string(&path)?;
         let text = text.replacen("[dependencies]\n", "[dependencies]\nnvme-mem.workspace = true\n", 1);
