@@ -1,14 +1,15 @@
 //! The models. Each is one promise, and panics, deadlocks or races in some order when it is not kept.
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
+use loom::sync::{Arc, Notify};
 use loom::thread;
 
 use crate::events::{self, Doorbell};
 use crate::frames::Ring;
 use crate::gate::Gate;
 use crate::memory::Windows;
+use crate::rings::Rings;
 
 /// How often a thread may be interrupted where it would not have waited: an entry's ten fields, or three threads, have too many orders with more
 /// of that.
@@ -184,5 +185,45 @@ pub fn a_handler_finds_its_window_beside_others_that_change() {
         windows.clear(other);
         windows.give_back(other);
         assert_eq!(handler.join().ok(), Some(true), "its own window was not found");
+    });
+}
+
+/// Neither side of a virtqueue sleeps while the other one waits for it: both sleep when there is nothing to be told, and are woken by what the other says.
+pub fn neither_side_of_a_virtqueue_sleeps_through_what_the_other_has_for_it() {
+    bounded(|| {
+        const REQUESTS: u16 = 2;
+        let (rings, kick, call) = (Arc::new(Rings::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let device = {
+            let (rings, kick, call) = (Arc::clone(&rings), Arc::clone(&kick), Arc::clone(&call));
+            thread::spawn(move || {
+                let mut next = 0;
+                while next < REQUESTS {
+                    let seen = rings.look();
+                    if seen == next {
+                        if !rings.listen(next) {
+                            kick.wait();
+                        }
+                        continue;
+                    }
+                    if rings.publish(next, seen) {
+                        call.notify();
+                    }
+                    next = seen;
+                }
+            })
+        };
+        for asked in 0..REQUESTS {
+            if rings.offer(asked, asked + 1) {
+                kick.notify();
+            }
+        }
+        let mut seen = 0;
+        while seen < REQUESTS {
+            seen = rings.used();
+            if seen < REQUESTS && !rings.wait(seen) {
+                call.wait();
+            }
+        }
+        drop(device.join());
     });
 }

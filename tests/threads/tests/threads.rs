@@ -33,3 +33,8 @@ fn a_handler_uses_no_window_that_is_gone() {
 fn a_handler_finds_its_window_beside_others_that_change() {
     models::a_handler_finds_its_window_beside_others_that_change();
 }
+
+#[test]
+fn neither_side_of_a_virtqueue_sleeps_through_what_the_other_has_for_it() {
+    models::neither_side_of_a_virtqueue_sleeps_through_what_the_other_has_for_it();
+}
