@@ -347,8 +347,7 @@ private:
       at_crumb += L4_PAGESIZE;
     ask();
     // That it ended may be told before that the queue is broken.
-    l4_ipc_sleep(l4_timeout(L4_IPC_TIMEOUT_NEVER, l4_timeout_from_us(5000)));
-    check("a status byte where no page can be", _disk.fail_state());
+    check("a status byte where no page can be", _disk.await_failure(3000));
     hoard.clear();
     crumbs.reset();
     check("a reset heals it", _disk.restart());

@@ -186,6 +186,19 @@ public:
       }
   }
 
+  /**
+   * Waits until the device says that it needs a reset, of which the driver is notified.
+   *
+   * \return Whether it said so before nothing came for `ms`.
+   */
+  bool await_failure(unsigned ms)
+  {
+    while (!fail_state())
+      if (l4_ipc_error(_driver_notification->down(l4_timeout(L4_IPC_TIMEOUT_NEVER, l4_timeout_from_us(ms * 1000))), l4_utcb()))
+        return fail_state();
+    return true;
+  }
+
   /// Device addresses of the header and the status byte that `raw_chain`s can use.
   l4_uint64_t raw_header(l4_uint32_t type, l4_uint64_t sector)
   {
