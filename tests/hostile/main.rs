@@ -6,7 +6,7 @@
 //!
 //! * [`rig`]: the server and what must hold. [`disk`]: images. [`bystander`], [`raw`]: the two clients.
 //! * [`chains`], [`buffers`], [`requests`], [`races`]: what is in a ring. [`protocol`], [`regions`], [`files`],
-//!   [`vanishing`], [`slow`], [`touching`], [`trusted`], [`lifetime`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`delegation`], [`tenants`]: attenuated factories. [`tables`],
+//!   [`vanishing`], [`slow`], [`touching`], [`telling`], [`trusted`], [`lifetime`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`delegation`], [`tenants`]: attenuated factories. [`tables`],
 //!   [`broken`]: what is on the disk.
 
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@ mod regions;
 mod requests;
 mod slow;
 mod tables;
+mod telling;
 mod tenants;
 mod touching;
 mod trusted;

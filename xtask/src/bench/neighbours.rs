@@ -34,7 +34,7 @@ const LONG_TURNS: u64 = 2;
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// A neighbour: how it is called, what it does, and its arguments.
-const NEIGHBOURS: [(&str, &str, &[&str]); 16] = [
+const NEIGHBOURS: [(&str, &str, &[&str]); 17] = [
     ("250 segments over 480 regions, 64 queues", "ranges", &["--queues", "64", "--depth", "16"]),
     ("250 segments over 480 regions, 256 queues", "ranges", &["--queues", "256", "--depth", "16"]),
     ("reads of 256 MiB, 32 at a time", "reads", &[]),
@@ -42,6 +42,7 @@ const NEIGHBOURS: [(&str, &str, &[&str]); 16] = [
     ("reads into memory never touched", "fresh", &[]),
     ("its call eventfd watched by 100 × 100", "watched", &[]),
     ("its call eventfd watched by 300 × 300", "watched-most", &[]),
+    ("the same before the server has it", "watched-first", &[]),
     ("a flood of SET_VRING_CALL", "calls", &[]),
     ("a flood of SET_VRING_KICK", "kicks", &[]),
     ("fills and punches what it registers", "registers", &[]),

@@ -128,9 +128,10 @@ fn every_signal_counts_while_there_is_room() {
         (0..100).for_each(|_| call.used());
         (0..100).for_each(|_| hostile.used());
         (0..100).for_each(|_| call.used());
+        call
     });
-    join(calls, Duration::from_secs(20));
-    assert_eq!(take(&fd), 200);
+    let _call = join(calls, Duration::from_secs(20));
+    told(&fd, 200);
 }
 
 #[test]
@@ -153,40 +154,106 @@ fn fill_from_one(fd: &OwnedFd) {
     rustix::io::write(fd, &(FULL - 1).to_ne_bytes()).unwrap();
 }
 
-/// An eventfd that a hundred sets wait for a hundred times each.
-fn watched_by_many() -> (std::sync::Arc<Account>, CallNotify, OwnedFd, Vec<OwnedFd>) {
-    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+/// What this thread has had of the processor.
+fn own() -> Duration {
+    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)).unwrap()
+}
 
-    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
-    let mut held: Vec<_> = (0..100).map(|_| fd.try_clone().unwrap()).collect();
-    let sets: Vec<_> = (0..100).map(|_| epoll::create(CreateFlags::CLOEXEC).unwrap()).collect();
-    for set in &sets {
-        for copy in &held {
-            epoll::add(set, copy, EventData::new_u64(0), EventFlags::IN).unwrap();
+/// What it takes this thread at least to wake all who wait, without counting anything.
+fn takes(fd: &OwnedFd) -> Duration {
+    let once = |_| {
+        let start = own();
+        rustix::io::write(fd, &0u64.to_ne_bytes()).unwrap();
+        own() - start
+    };
+    (0..5).map(once).min().unwrap()
+}
+
+/// Has so many wait for it that a write takes so long at least.
+fn watch(fd: &OwnedFd, cost: Duration) -> Vec<OwnedFd> {
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let copies: Vec<_> = (0..200).map(|_| fd.try_clone().unwrap()).collect();
+    let mut held = Vec::new();
+    while takes(fd) < cost {
+        for _ in 0..8 {
+            let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+            for copy in &copies {
+                epoll::add(&set, copy, EventData::new_u64(0), EventFlags::IN).unwrap();
+            }
+            held.push(set);
         }
     }
-    held.extend(sets);
+    held.extend(copies);
+    held
+}
+
+/// One that many wait for: it takes a third of a millisecond.
+fn watched_by_many() -> (Arc<Account>, CallNotify, OwnedFd, Vec<OwnedFd>) {
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let held = watch(&fd, Duration::from_micros(330));
     let account = Account::new("session");
     let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
     (account, call, fd, held)
+}
+
+/// Waits until that is so.
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let until = Instant::now() + HANG;
+    while !is() {
+        assert!(Instant::now() < until, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until it was told so often, by whomever.
+fn told(fd: &OwnedFd, count: u64) {
+    let mut all = 0;
+    let until = Instant::now() + HANG;
+    while all < count {
+        assert!(Instant::now() < until, "told {all} times of {count}");
+        let mut ready = [PollFd::new(fd, PollFlags::IN)];
+        if poll(&mut ready, Some(&Timespec { tv_sec: 0, tv_nsec: 1_000_000 })).unwrap() == 1 {
+            all += take(fd);
+        }
+    }
+    assert_eq!(all, count);
+}
+
+#[test]
+fn a_write_of_0_wakes_all_who_wait_and_counts_nothing() {
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let _sets = watch(&fd, Duration::from_micros(500));
+    assert!(rustix::io::read(&fd, &mut [0; 8]).is_err());
+    rustix::io::write(&fd, &1u64.to_ne_bytes()).unwrap();
+    assert!(takes(&fd) >= Duration::from_micros(250));
+    assert_eq!(take(&fd), 1);
+    fill(&fd);
+    rustix::io::write(&fd, &0u64.to_ne_bytes()).unwrap();
+    assert_eq!(take(&fd), FULL);
 }
 
 #[test]
 fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
     let (account, call, fd, _sets) = watched_by_many();
     guard_calls().unwrap();
-    let own =
-        || std::time::Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime));
     let calls = thread::spawn(move || {
         guard_this_thread();
         timed(|| {
-            let start = own().unwrap();
+            let (start, begin) = (own(), Instant::now());
+            // Until it is looked at, the other thread sends them, too.
+            while !account.is_over() && begin.elapsed() < HANG {
+                call.used();
+            }
             (0..5000).for_each(|_| call.used());
-            (own().unwrap() - start, call)
+            (own() - start, account.is_over(), call)
         })
     });
-    let (spent, call) = join(calls, Duration::from_secs(60));
-    assert!(account.is_over() && spent < Duration::from_millis(200), "{spent:?}");
+    let (spent, is_over, call) = join(calls, Duration::from_secs(60));
+    assert!(is_over && spent < Duration::from_millis(200), "{spent:?}");
     // And it is told still.
     let until = Instant::now() + HANG;
     let mut count = [0; 8];
@@ -196,6 +263,114 @@ fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
         assert!(Instant::now() < until, "the last signal was lost");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+#[test]
+fn what_it_takes_to_tell_a_client_is_known_before_a_worker_does() {
+    guard_calls().unwrap();
+    guard_this_thread();
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    // As little as a thread may meet that has cold caches, and less than what ends a session.
+    let sets = watch(&fd, Duration::from_micros(1300));
+    let account = Account::new("session");
+    let start = own();
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    for _ in 0..200 {
+        call.used();
+        thread::sleep(Duration::from_micros(50));
+    }
+    let spent = own() - start;
+    // Two hundred that it makes itself take a hundred times as much.
+    assert!(spent < Duration::from_micros(2600), "{spent:?}");
+    until("it is not known what it takes", || account.is_over());
+    assert_eq!(account.ended(), None);
+    drop(sets);
+    until("it is told nothing", || rustix::io::read(&fd, &mut [0; 8]).is_ok());
+}
+
+#[test]
+fn a_client_for_whom_one_notification_takes_as_long_as_anybody_may_wait_is_ended() {
+    guard_calls().unwrap();
+    guard_this_thread();
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let _sets = watch(&fd, Duration::from_millis(12));
+    let account = Account::new("session");
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    let start = own();
+    until("it is not ended", || {
+        call.used();
+        account.ended().is_some()
+    });
+    assert!(account.ended() >= Some(Duration::from_millis(5)), "{:?}", account.ended());
+    assert!(own() - start < Duration::from_secs(1) && account.is_over());
+    // Nobody tells it anything more; and whoever comes next begins anew, after a while.
+    let _ = rustix::io::read(&fd, &mut [0; 8]);
+    call.used();
+    thread::sleep(Duration::from_millis(50));
+    assert!(rustix::io::read(&fd, &mut [0; 8]).is_err());
+    let next = account.next();
+    assert!(!next.is_over() && next.ended().is_none());
+}
+
+#[test]
+fn those_who_come_to_wait_later_hold_a_worker_up_once() {
+    guard_calls().unwrap();
+    guard_this_thread();
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let account = Account::new("session");
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    for _ in 0..10 {
+        call.used();
+        told(&fd, 1);
+    }
+    assert!(!account.is_over());
+    let _sets = watch(&fd, Duration::from_millis(12));
+    let mut held_up = 0;
+    until("it is not ended", || {
+        let start = own();
+        call.used();
+        held_up += u32::from(own() - start > Duration::from_millis(5));
+        account.ended().is_some()
+    });
+    // None where it was being looked at just then.
+    assert!(held_up <= 1, "{held_up}: one wait is accepted");
+}
+
+#[test]
+fn a_client_whose_eventfd_a_few_threads_wait_for_is_told_at_once_whatever_else_the_machine_does() {
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+    guard_calls().unwrap();
+    guard_this_thread();
+    let fd = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+    let (account, stop) = (Account::new("session"), AtomicBool::new(false));
+    let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+                epoll::add(&set, &fd, EventData::new_u64(0), EventFlags::IN | EventFlags::ET).unwrap();
+                let mut events = Vec::with_capacity(1);
+                let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = epoll::wait(&set, rustix::buffer::spare_capacity(&mut events), Some(&wait));
+                    events.clear();
+                }
+            });
+        }
+        let busy = thread::available_parallelism().map_or(2, usize::from);
+        for _ in 0..2 * busy {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
+        }
+        (0..20_000).for_each(|_| call.used());
+        stop.store(true, Ordering::Relaxed);
+    });
+    told(&fd, 20_000);
+    assert!(!account.is_over());
 }
 
 /// What the thread that sends slow notifications had of a processor.
@@ -252,9 +427,12 @@ fn an_eventfd_that_one_waits_for_is_signalled_at_once_for_good() {
     guard_calls().unwrap();
     let calls = thread::spawn(move || {
         guard_this_thread();
-        timed(|| (0..100_000).for_each(|_| call.used()))
+        timed(|| {
+            (0..100_000).for_each(|_| call.used());
+            call
+        })
     });
-    join(calls, Duration::from_secs(60));
+    let _call = join(calls, Duration::from_secs(60));
     assert!(!account.is_over());
-    assert_eq!(take(&fd), 100_000);
+    told(&fd, 100_000);
 }

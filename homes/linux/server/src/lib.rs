@@ -47,7 +47,7 @@ use nvme_core::nvme::quirks::BROKEN_MSI;
 use nvme_core::server::control::{Config, Control, RecoveryTimes};
 use nvme_linux::caps::{CapError, CapWord, Capabilities, Inherited, Listener, TrailFile, Wanted};
 use nvme_linux::dispose;
-use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, settle_signals};
+use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, ring_for_ends, settle_signals};
 use nvme_linux::lanes;
 use nvme_linux::logger::{self, Notifier, OPERATOR, SERVER};
 use nvme_linux::memory::{Trusted, failures};
@@ -357,6 +357,7 @@ fn start(
     let turns = keep.as_mut().map(Beginning::turns).transpose().map_err(io::Error::from)?.unwrap_or_default();
     let keep = keep.map(|keep| keep.start(&bell)).transpose()?;
     lanes::start(options.clients.len(), &bell)?;
+    ring_for_ends(&bell);
     guard_calls()?;
     frames::start()?;
     let acceptor = Acceptor::new()?;

@@ -4,7 +4,7 @@
 //! It says `busy` once it is, and goes on until its standard input ends.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -37,6 +37,8 @@ enum Kind {
     Watched,
     /// The same with three hundred sets, three hundred times each
     WatchedMost,
+    /// The same, before the server has the eventfd
+    WatchedFirst,
     /// Messages with call eventfds, one after the other
     Calls,
     /// The same with kick eventfds
@@ -221,7 +223,14 @@ impl Attack {
             Kind::WatchedMost => 300,
             _ => 0,
         };
-        let watchers = watch(&client, sets)?;
+        let mut watchers = watch(client.queues.first().map(|queue| queue.call.as_fd()), sets)?;
+        if kind == Kind::WatchedFirst {
+            let call = nvme_client::socket::event()?;
+            watchers = watch(Some(call.as_fd()), 300)?;
+            // It may be the last that the server hears of it.
+            let _ = client.front.vring_fd(request::SET_VRING_CALL, 0, Some(call.as_fd()));
+            watchers.push(call);
+        }
         Ok(Self { kind, client, depth, segments, next: 0, victim, watchers })
     }
 
@@ -320,11 +329,11 @@ fn wait(stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Has so many epoll sets watch as many duplicates of the first queue's call eventfd.
-fn watch(client: &Client, sets: usize) -> Result<Vec<OwnedFd>> {
+/// Has so many epoll sets watch as many duplicates of a call eventfd.
+fn watch(call: Option<BorrowedFd<'_>>, sets: usize) -> Result<Vec<OwnedFd>> {
     let mut held = Vec::new();
-    let Some(queue) = client.queues.first().filter(|_| sets > 0) else { return Ok(held) };
-    let copies = (0..sets).map(|_| queue.call.try_clone()).collect::<std::io::Result<Vec<_>>>()?;
+    let Some(call) = call.filter(|_| sets > 0) else { return Ok(held) };
+    let copies = (0..sets).map(|_| call.try_clone_to_owned()).collect::<std::io::Result<Vec<_>>>()?;
     for _ in 0..sets {
         let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for copy in &copies {

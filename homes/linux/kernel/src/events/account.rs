@@ -1,24 +1,28 @@
 //! What a session's notifications cost, and where they are sent once that is too much.
 //!
-//! A write into an eventfd walks everybody who waits for it, and a client decides how many do: a thousand epoll sets with a
-//! thousand copies each make one write take longer than all else. So a session that had a slow write is measured for a while, by
-//! the processor's time (a thread that has to wait for a processor is slow through no fault of its client), and one that has
-//! spent its [`BURST`] has its notifications sent by a thread of such sessions' own, for good: each of its eventfds has one
-//! place in that thread's queue, so they take turns there. After each it rests: a session has a tenth of a processor for that, all of
-//! them together a quarter, since what the kernel does there it does without letting anybody else have the processor.
+//! A write into an eventfd walks everybody who waits for it, with the processor's interrupts off, and a client decides how many do: a
+//! thousand epoll sets with a thousand copies each make one write take longer than all else. Nobody knows what a write costs before
+//! it is made, and no thread that serves others makes the first:
+//!
+//! * an eventfd that comes is *looked at* first, by a thread that has nothing else to do ([`slowly`](super::slowly)). Until that is done, that thread
+//!   sends what it is to be told, too;
+//! * a client may add to those who wait at any time. So a session that had a slow write is measured for a while, by the
+//!   processor's time (a thread that has to wait for a processor is slow through no fault of its client), and one write that
+//!   took long has its eventfd looked at once more;
+//! * a session one of whose eventfds takes [`DEAR`], or that has spent its [`BURST`], has its notifications sent by that thread for
+//!   good: each of its eventfds has one place in the thread's queue, so they take turns there;
+//! * one of whose eventfds takes [`ENDS`] is ended. It is told nothing more, and control hears of it.
 
-use std::collections::BTreeMap;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use nvme_platform::Time;
 
 use super::clock::{now, processor_time};
 use super::guard::{self, SLOW};
+use super::slowly::{self, Order};
 use crate::dispose::ClientFd;
 use crate::logger::REFUSAL;
 
@@ -28,90 +32,135 @@ const SHARE: u32 = 100;
 const BURST: Duration = Duration::from_millis(20);
 /// So many writes are measured after a slow one.
 const MEASURED: u32 = 1000;
-/// Eventfds that may wait to be written to.
-const WAITING: usize = 8192;
+/// A write that takes so long is no worker's: some ten thousand wait.
+pub(super) const DEAR: Duration = Duration::from_millis(1);
+/// One that takes so long is nobody's: half of what anybody may have to wait for another. Ten times as many as wait for anything that
+/// is meant well do not make it as long.
+pub(super) const ENDS: Duration = Duration::from_millis(5);
+/// For how long the next client of an ended session's place is not looked at, in times of what its notification took.
+const REST_AFTER_END: u32 = 100;
 
-/// How long a session's next such notification waits, and anybody's, in times of what the last one took.
-const REST: u32 = 9;
-const REST_OF_ALL: u32 = 3;
-
-static SENDER: OnceLock<SyncSender<Arc<Signalled>>> = OnceLock::new();
+/// Where a session's notifications are sent.
+const BY_WORKERS: u8 = 0;
+const BY_OTHERS: u8 = 1;
+const NOWHERE: u8 = 2;
 
 /// A session's account.
 #[derive(Debug)]
 pub struct Account {
     name: String,
+    /// Those who rest together after what they cost.
+    pub(super) group: u64,
     /// Until when what was spent counts, in nanoseconds.
     repaid: AtomicU64,
     /// Writes that are still measured.
     measured: AtomicU32,
-    over: AtomicBool,
-    /// Until when it rests after its last slow one, in nanoseconds. The sending thread's own.
+    sent: AtomicU8,
+    /// Until when it rests after its last slow one, in nanoseconds.
     rests: AtomicU64,
+    /// What the notification took for which it ended, in nanoseconds.
+    ended: AtomicU64,
 }
 
 /// An eventfd that is written to for a session.
 #[derive(Debug)]
 pub(super) struct Signalled {
     fd: ClientFd,
-    account: Arc<Account>,
-    /// Whether it waits to be written to.
-    waits: AtomicBool,
+    pub(super) account: Arc<Account>,
+    /// Whether it is known what a write takes.
+    looked_at: AtomicBool,
+    /// What it is to be told by the other thread.
+    waits: AtomicU32,
 }
 
 impl Account {
-    /// A session's, by its name in the log.
+    /// A session's, by its name in the log, of no group but the first.
     pub fn new(name: &str) -> Arc<Self> {
+        Self::of_group(name, 0)
+    }
+
+    /// A session's, by its name in the log, of that group.
+    pub fn of_group(name: &str, group: u64) -> Arc<Self> {
+        Self::resting(name, group, 0)
+    }
+
+    /// That of the next client in the session's place, who is looked at once the last one has rested.
+    pub fn next(&self) -> Arc<Self> {
+        Self::resting(&self.name, self.group, self.rests.load(Ordering::Relaxed))
+    }
+
+    fn resting(name: &str, group: u64, rests: u64) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
+            group,
             repaid: AtomicU64::new(0),
             measured: AtomicU32::new(0),
-            over: AtomicBool::new(false),
-            rests: AtomicU64::new(0),
+            sent: AtomicU8::new(BY_WORKERS),
+            rests: AtomicU64::new(rests),
+            ended: AtomicU64::new(0),
         })
     }
 
-    /// Whether its notifications are sent by the other thread.
+    /// Whether its notifications are sent by the other thread, or not at all.
     pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
+        self.sent.load(Ordering::Relaxed) != BY_WORKERS
     }
 
-    /// A notification, which says whether it was slow. While nothing was, this costs two loads.
-    fn spend(&self, notify: impl FnOnce() -> bool) {
-        let left = self.measured.load(Ordering::Relaxed);
-        if left == 0 {
-            if notify() {
-                self.measured.store(MEASURED, Ordering::Relaxed);
-            }
-            return;
-        }
-        let start = processor_time();
-        notify();
-        let took = processor_time().saturating_sub(start);
-        let left = if took > SLOW { MEASURED } else { left - 1 };
-        self.measured.store(left, Ordering::Relaxed);
-        if took > SLOW {
-            self.charge(now(), took);
-        }
+    /// What one notification takes of a processor, where that is so much that the session is to end.
+    pub fn ended(&self) -> Option<Duration> {
+        (self.sent.load(Ordering::Acquire) == NOWHERE)
+            .then(|| Duration::from_nanos(self.ended.load(Ordering::Relaxed)))
+    }
+
+    /// Until when it rests.
+    pub(super) fn rests(&self) -> Time {
+        Time::from_nanos(self.rests.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn rest_until(&self, until: Time) {
+        self.rests.fetch_max(until.as_nanos(), Ordering::Relaxed);
     }
 
     fn charge(&self, at: Time, took: Duration) {
         let at = at.as_nanos();
-        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let cost = nanos(took).saturating_mul(u64::from(SHARE));
         let repaid = self.repaid.load(Ordering::Relaxed).max(at).saturating_add(cost);
         // Two workers that charge at once lose one charge.
         self.repaid.store(repaid, Ordering::Relaxed);
         let most = nanos(BURST).saturating_mul(u64::from(SHARE));
-        if repaid - at > most && SENDER.get().is_some() && !self.over.swap(true, Ordering::Relaxed) {
+        if repaid - at > most && slowly::runs() {
+            self.is_dear();
+        }
+    }
+
+    /// No worker is to send its notifications any more.
+    fn is_dear(&self) {
+        let before = self.sent.compare_exchange(BY_WORKERS, BY_OTHERS, Ordering::Relaxed, Ordering::Relaxed);
+        if before.is_ok() {
             log::warn!(target: REFUSAL, "{}: its notifications take too long; they are sent when there is time", self.name);
+        }
+    }
+
+    fn end(&self, took: Duration) {
+        self.ended.store(nanos(took), Ordering::Relaxed);
+        self.rest_until(now() + took * REST_AFTER_END);
+        // Release: whoever sees it sees what it took.
+        if self.sent.swap(NOWHERE, Ordering::Release) != NOWHERE {
+            slowly::has_ended();
         }
     }
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Signalled {
     pub(super) fn new(fd: OwnedFd, account: Arc<Account>) -> Arc<Self> {
-        Arc::new(Self { fd: ClientFd::new(fd), account, waits: AtomicBool::new(false) })
+        let (looked_at, waits) = (AtomicBool::new(true), AtomicU32::new(0));
+        let signalled = Arc::new(Self { fd: ClientFd::new(fd), account, looked_at, waits });
+        signalled.have_looked_at();
+        signalled
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -119,77 +168,76 @@ impl Signalled {
     }
 
     pub(super) fn signal(self: &Arc<Self>) {
-        if !self.account.is_over() {
-            return self.account.spend(|| guard::signal(self.fd.as_fd()));
-        }
-        let Some(sender) = SENDER.get() else { return };
-        // One that waits already will tell of this as well.
-        if !self.waits.swap(true, Ordering::AcqRel) && sender.try_send(Arc::clone(self)).is_err() {
-            self.waits.store(false, Ordering::Release);
+        if self.looked_at.load(Ordering::Relaxed) && !self.account.is_over() {
+            self.write();
+        } else {
+            self.send_later();
         }
     }
-}
 
-/// The thread that sends what takes too long.
-#[derive(Default)]
-struct Slowly {
-    /// By when each is due, and then in the order in which they came.
-    due: BTreeMap<(Time, u64), Arc<Signalled>>,
-    came: u64,
-    /// Until when the thread rests.
-    rests: Time,
-}
-
-impl Slowly {
-    /// Until nobody is left who has anything to send.
-    fn send(mut self, waiting: &Receiver<Arc<Signalled>>) {
-        loop {
-            let first = self.due.first_key_value().map(|((due, _), _)| (*due).max(self.rests));
-            let next = match first {
-                None => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => waiting.recv_timeout(due - now()),
-            };
-            match next {
-                Ok(signalled) => self.put(signalled),
-                Err(RecvTimeoutError::Timeout) => self.send_one(),
-                Err(RecvTimeoutError::Disconnected) => return,
+    /// The calling thread writes. While nothing was slow, this costs one load more.
+    fn write(self: &Arc<Self>) {
+        let account = &self.account;
+        let left = account.measured.load(Ordering::Relaxed);
+        if left == 0 {
+            let took = guard::signal(self.fd());
+            if took > SLOW {
+                account.measured.store(MEASURED, Ordering::Relaxed);
             }
+            // What it took of a processor is not known: somebody else may have had that.
+            if took >= ENDS {
+                self.have_looked_at();
+            }
+            return;
         }
-    }
-
-    fn put(&mut self, signalled: Arc<Signalled>) {
-        self.came += 1;
-        let due = Time::from_nanos(signalled.account.rests.load(Ordering::Relaxed));
-        self.due.insert((due, self.came), signalled);
-    }
-
-    fn send_one(&mut self) {
-        let Some((_, signalled)) = self.due.pop_first() else { return };
-        // Another one of its session may have been sent since it came.
-        if Time::from_nanos(signalled.account.rests.load(Ordering::Relaxed)) > now() {
-            return self.put(signalled);
-        }
-        // Before the write: what is to be told after this has a place of its own.
-        signalled.waits.store(false, Ordering::Release);
         let start = processor_time();
-        let _ = guard::signal(signalled.fd.as_fd());
-        let (took, end) = (processor_time().saturating_sub(start), now());
-        signalled.account.rests.store((end + took * REST).as_nanos(), Ordering::Relaxed);
-        self.rests = end + took * REST_OF_ALL;
+        guard::signal(self.fd());
+        let took = processor_time().saturating_sub(start);
+        account.measured.store(if took > SLOW { MEASURED } else { left - 1 }, Ordering::Relaxed);
+        if took > SLOW {
+            account.charge(now(), took);
+        }
+        if took >= DEAR {
+            self.have_looked_at();
+        }
     }
-}
 
-/// Starts the threads that watch over notifications, and that send what takes too long. A server calls this before it gives up the
-/// right to start threads.
-pub fn guard_calls() -> io::Result<()> {
-    if !guard::start()? {
-        return Ok(());
+    /// Has the other thread look at it. What is to be told before that is done is sent there.
+    fn have_looked_at(self: &Arc<Self>) {
+        if self.looked_at.swap(false, Ordering::Relaxed) && !slowly::put(Order::Look(Arc::downgrade(self))) {
+            self.looked_at.store(true, Ordering::Relaxed);
+        }
     }
-    let (sender, waiting) = sync_channel::<Arc<Signalled>>(WAITING);
-    std::thread::Builder::new().name("notify".into()).stack_size(64 << 10).spawn(move || {
-        guard::guard_this_thread();
-        Slowly::default().send(&waiting);
-    })?;
-    let _ = SENDER.set(sender);
-    Ok(())
+
+    /// It was looked at, and a write takes so long.
+    pub(super) fn takes(&self, took: Duration) {
+        if took >= ENDS {
+            self.account.end(took);
+        } else if took >= DEAR {
+            self.account.is_dear();
+        }
+        // Release: whoever writes by itself does so after what was sent before.
+        self.looked_at.store(true, Ordering::Release);
+    }
+
+    /// Has the other thread tell it.
+    fn send_later(self: &Arc<Self>) {
+        if self.account.ended().is_some() {
+            return;
+        }
+        // One that waits already will tell of this as well.
+        if self.waits.fetch_add(1, Ordering::AcqRel) > 0 || slowly::put(Order::Tell(Arc::downgrade(self))) {
+            return;
+        }
+        self.waits.store(0, Ordering::Release);
+        if !self.account.is_over() {
+            // It is looked at late, since so many others are.
+            self.write();
+        }
+    }
+
+    /// How often it is to be told now.
+    pub(super) fn take_waits(&self) -> u32 {
+        self.waits.swap(0, Ordering::AcqRel)
+    }
 }

@@ -15,7 +15,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -45,8 +45,13 @@ const SIGNAL: libc::c_int = libc::SIGURG;
 struct Slot {
     /// Writes that were begun and ended: odd while one is on its way.
     writes: AtomicU64,
+    /// The processor on which it was when it told somebody last.
+    place: AtomicUsize,
     thread: libc::pid_t,
 }
+
+/// It has told nobody.
+const NO_PLACE: usize = usize::MAX;
 
 #[derive(Debug)]
 struct Guard {
@@ -97,44 +102,74 @@ pub fn guard_this_thread() {
     unblock_signal();
     let thread = rustix::thread::gettid().as_raw_nonzero().get();
     // Kept for ever: the watching thread may look at any time. There is one for each worker.
-    let slot: &'static Slot = Box::leak(Box::new(Slot { writes: AtomicU64::new(0), thread }));
+    let slot: &'static Slot =
+        Box::leak(Box::new(Slot { writes: AtomicU64::new(0), place: AtomicUsize::new(NO_PLACE), thread }));
     guard.slots().push(slot);
     OWN.set(Some(Own { slot, repaid: Time::from_nanos(0) }));
 }
 
-/// Adds one to the counter of an eventfd, or finds it full. Never waits for longer than two [ticks](TICK). Whether it took
-/// long.
-pub(super) fn signal(fd: BorrowedFd<'_>) -> bool {
+/// Adds one to the counter of an eventfd, or finds it full. Never waits for longer than two [ticks](TICK). How long it took; nothing
+/// where the calling thread is not [guarded](guard_this_thread).
+pub(super) fn signal(fd: BorrowedFd<'_>) -> Duration {
+    if let Some(own) = OWN.get() {
+        own.slot.place.store(place(), Ordering::Relaxed);
+    }
+    add(fd, 1)
+}
+
+/// The same, with so many more. Of 0 nothing is counted, and who waits for it is woken as well.
+pub(super) fn add(fd: BorrowedFd<'_>, count: u64) -> Duration {
     let (Some(guard), Some(own)) = (GUARD.get(), OWN.get()) else {
-        signal_slowly(fd);
-        return false;
+        signal_slowly(fd, count);
+        return Duration::ZERO;
     };
     let start = now();
     let spent = own.repaid > start + BURST * SHARE;
-    if spent {
+    if count == 0 && !has_room(fd) {
+        // Nothing is to be learned from it now.
+        return Duration::ZERO;
+    }
+    if spent && count > 0 {
         // It does not wait, but whoever waits for the eventfd is woken as well.
-        signal_slowly(fd);
+        signal_slowly(fd, count);
     } else {
-        guard.write(own.slot, fd);
+        guard.write(own.slot, fd, count);
     }
     let took = now() - start;
-    let slow = took > SLOW;
-    if slow && !spent {
+    if took > SLOW && !spent {
         let repaid = own.repaid.max(start) + took * SHARE;
         OWN.set(Some(Own { repaid, ..own }));
     }
-    slow
+    took
+}
+
+/// The processor that the calling thread is on. No system call where the C library or the vDSO knows it.
+fn place() -> usize {
+    // SAFETY: it takes nothing, and answers with a number, or less than 0.
+    usize::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(NO_PLACE)
+}
+
+/// The processors on which threads told somebody since that was asked last.
+pub(super) fn places(mut each: impl FnMut(usize)) {
+    let Some(guard) = GUARD.get() else { return };
+    for slot in guard.slots().iter() {
+        let place = slot.place.swap(NO_PLACE, Ordering::Relaxed);
+        if place != NO_PLACE {
+            each(place);
+        }
+    }
 }
 
 /// The same for a thread that has no slot, or no time to lose.
-fn signal_slowly(fd: BorrowedFd<'_>) {
+fn signal_slowly(fd: BorrowedFd<'_>, count: u64) {
     let guard = GUARD.get();
     if let Some(submissions) = guard.and_then(|g| g.submissions.as_ref()) {
-        submissions.lock().unwrap_or_else(PoisonError::into_inner).signal(fd);
+        let mut submissions = submissions.lock().unwrap_or_else(PoisonError::into_inner);
+        (0..count).for_each(|_| submissions.signal(fd));
     } else if has_room(fd) {
         match (guard, OWN.get()) {
-            (Some(guard), Some(own)) => guard.write(own.slot, fd),
-            _ => write(fd),
+            (Some(guard), Some(own)) => guard.write(own.slot, fd, count),
+            _ => write(fd, count),
         }
     }
 }
@@ -145,9 +180,9 @@ fn has_room(fd: BorrowedFd<'_>) -> bool {
     matches!(poll(&mut ready, Some(&at_once)), Ok(1)) && ready[0].revents().contains(PollFlags::OUT)
 }
 
-fn write(fd: BorrowedFd<'_>) {
+fn write(fd: BorrowedFd<'_>, count: u64) {
     // What fails is a full counter, which says what we want to say.
-    let _: Result<usize, Errno> = rustix::io::write(fd, &1u64.to_ne_bytes());
+    let _: Result<usize, Errno> = rustix::io::write(fd, &count.to_ne_bytes());
 }
 
 impl Guard {
@@ -155,7 +190,7 @@ impl Guard {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, slot: &Slot, fd: BorrowedFd<'_>) {
+    fn write(&self, slot: &Slot, fd: BorrowedFd<'_>, count: u64) {
         let begun = slot.writes.load(Ordering::Relaxed).wrapping_add(1);
         // SeqCst on both: either this thread sees that the watcher is going to sleep, or the watcher sees this write.
         slot.writes.store(begun, Ordering::SeqCst);
@@ -165,7 +200,7 @@ impl Guard {
                 watcher.unpark();
             }
         }
-        write(fd);
+        write(fd, count);
         slot.writes.store(begun.wrapping_add(1), Ordering::Release);
     }
 

@@ -24,10 +24,11 @@ mod epoll;
 mod eventfd;
 mod guard;
 mod signals;
+mod slowly;
 mod submission;
 mod sync;
 
-pub use account::{Account, guard_calls};
+pub use account::Account;
 pub use call::{CallError, CallNotify, is_eventfd};
 pub use channel::{Closed, Receiver, SendError, Sender, channel};
 pub(crate) use clock::bringing;
@@ -37,3 +38,4 @@ pub use epoll::{Epoll, Events, Interest, Ready};
 pub use eventfd::EventFd;
 pub use guard::guard_this_thread;
 pub use signals::{Signals, Stop, settle_signals};
+pub use slowly::{guard_calls, ring_for_ends, some_ended};

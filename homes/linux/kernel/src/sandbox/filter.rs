@@ -197,6 +197,8 @@ fn allow_list(options: &Options) -> Result<BpfProgram> {
     rules.insert(libc::SYS_socketpair, any_of(0, &[libc::AF_UNIX])?);
     let nowhere = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
     rules.insert(libc::SYS_sendto, vec![rule([nowhere])?]);
+    // A thread's own processors (`events::slowly`).
+    rules.insert(libc::SYS_sched_setaffinity, any_of(0, &[0])?);
     // abort(3) sends a signal to itself.
     let own = i32::try_from(std::process::id()).unwrap_or(-1);
     rules.insert(libc::SYS_tgkill, any_of(0, &[own])?);

@@ -16,7 +16,8 @@ pub(crate) fn own_calls() {
     let (mut ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
     let (mut heard, log_pipe) = std::io::pipe().expect("pipe");
     let logger = Logger::new(log_pipe.into(), Verbosity::Normal);
-    let call = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).expect("eventfd");
+    // Whoever reads it waits: another thread looks at it first.
+    let call = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).expect("eventfd");
     let full = rustix::event::eventfd(u32::MAX, rustix::event::EventfdFlags::empty()).expect("eventfd");
     rustix::io::write(&full, &(u64::MAX - 1 - u64::from(u32::MAX)).to_ne_bytes()).expect("fill");
     let prepared = Sandbox::prepare(Options::default()).expect("prepare the sandbox");

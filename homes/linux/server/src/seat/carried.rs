@@ -56,9 +56,9 @@ impl Seat {
                 ring.killed
             });
             self.start_again(key, index, lent);
-            // It may have died between an answer and the news of it.
-            if killed && let Some(ring) = self.ring(index) {
-                ring.killed = false;
+            // The server before may have died between an answer and the news of it, or have left one that waited to be sent.
+            if let Some(ring) = self.ring(index) {
+                ring.killed &= !killed;
                 let notify = ring.notify();
                 self.lane.put(move || notify.used());
             }

@@ -212,6 +212,8 @@ pub(crate) enum Over {
     Slow,
     #[error("storage that hangs does not let go of what it wants back")]
     Hangs,
+    #[error("to tell it something takes {} µs of a processor, so many wait for its eventfd", .0.as_micros())]
+    Dear(Duration),
     #[error("{0}")]
     NotTakenUp(String),
     #[error("the session has ended")]
@@ -285,7 +287,7 @@ impl Seat {
     /// One that nobody has taken yet.
     pub(crate) fn new(name: String, group: u64, policy: Policy, source: Source, share: Share) -> Self {
         Self {
-            account: Account::new(&name),
+            account: Account::of_group(&name, group),
             held_up: HeldUp::default(),
             lane: Lane::new(group),
             name,

@@ -174,6 +174,7 @@ impl Server {
                 self.hear_keeper(time);
                 self.lose_images(time);
             }
+            self.end_dear();
             if self.leave {
                 self.stop(time);
             }

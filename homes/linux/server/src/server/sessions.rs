@@ -7,8 +7,8 @@ use nvme_audit as audit;
 use nvme_core::server::control::Event;
 use nvme_core::server::message::SessionKey;
 use nvme_linux::dispose;
-use nvme_linux::events::Interest;
-use nvme_linux::logger::{OPERATOR, REFUSAL};
+use nvme_linux::events::{Interest, some_ended};
+use nvme_linux::logger::{OPERATOR, REFUSAL, speak_of};
 use nvme_linux::vhost::ConnectionError;
 use nvme_platform::Time;
 use nvme_session::virtqueue::Broken;
@@ -83,6 +83,26 @@ impl Server {
             self.end(id, &Over::Unclosable.to_string());
         }
         self.breathe();
+    }
+
+    /// Sessions whose notifications take so long that everybody waits for them end.
+    pub(super) fn end_dear(&mut self) {
+        if self.upgrades.frozen || !some_ended() {
+            return;
+        }
+        let dear = |(id, seat): (&u32, &Seat)| Some((*id, seat.account.ended()?));
+        for (id, took) in self.seats.iter().filter_map(dear).collect::<Vec<_>>() {
+            let Some(seat) = self.seats.get(&id).filter(|seat| seat.conn.is_some()) else { continue };
+            speak_of(self.tenant_at(id));
+            let (name, device, over) = (&seat.name, &seat.device, Over::Dear(took));
+            log::warn!(target: REFUSAL, "{name}: {device}: {over}; it ends");
+            let fixed = seat.cap.is_some();
+            self.disconnect(id, &over);
+            if !fixed {
+                self.end(id, &over.to_string());
+            }
+        }
+        speak_of(0);
     }
 
     /// Serves a client after all stood still. Of one that has nothing to say nothing is read: its document tells all as before.
@@ -349,6 +369,7 @@ impl Server {
         let waits = |s: &&mut Seat| matches!(s.phase, Phase::Clearing | Phase::Unwritten);
         if let Some(seat) = self.seats.get_mut(&id).filter(waits) {
             seat.phase = Phase::Free;
+            seat.account = seat.account.next();
             self.admit(id, time);
         }
     }
