@@ -41,6 +41,11 @@ fn a_guest_that_writes_and_verifies_notices_nothing_of_killed_servers() {
         "(while [ ! -e /tmp/enough ]; do dd if=/dev/zero of=/dev/vda bs=4k seek=4096 count=1 conv=fsync 2>/dev/null || \
          touch /tmp/failed; usleep 20000; done) & true",
     );
+    // What was answered in its order until then is not in the journal: it is what the driver offers and nobody answered.
+    let found = |line: &str| {
+        let waits = line.contains("requests wait, and may have been taken before");
+        line.contains("were in flight, and are issued again") || (waits && !line.contains(" 0 requests wait"))
+    };
     for kill in 0..KILLS {
         std::thread::sleep(Duration::from_millis(1700 + 300 * u64::from(kill)));
         if kill % 2 == 0 {
@@ -51,7 +56,7 @@ fn a_guest_that_writes_and_verifies_notices_nothing_of_killed_servers() {
         system.freeze();
         std::thread::sleep(Duration::from_secs(3));
         server.kill_and_start(&disk, || system.thaw());
-        assert!(server.says_soon("were in flight, and are issued again"), "it found nothing in flight");
+        assert!(server.says_soon(found), "it found nothing in flight");
     }
     std::thread::sleep(Duration::from_secs(3));
     vm.run("touch /tmp/enough; for i in $(seq 100); do [ -e /tmp/over ] && break; sleep 1; done; [ -e /tmp/over ]");

@@ -157,10 +157,10 @@ impl Server {
     }
 
     /// Whether it says this within a few seconds.
-    pub(crate) fn says_soon(&self, what: &str) -> bool {
+    pub(crate) fn says_soon(&self, what: impl Fn(&str) -> bool) -> bool {
         let deadline = Instant::now() + Duration::from_secs(4);
         while Instant::now() < deadline {
-            if self.said().iter().any(|line| line.contains(what)) {
+            if self.said().iter().any(|line| what(line)) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(20));

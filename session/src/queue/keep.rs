@@ -20,6 +20,9 @@ impl BlkQueue {
         if !heads.is_empty() {
             debug!("{} requests were in flight, and are issued again", heads.len());
             self.state = State::Again;
+        } else {
+            // As long as requests are answered in their order nothing is entered: those that were taken are taken again.
+            debug!("{} requests wait, and may have been taken before", self.ring.offered());
         }
         self.again = heads.into();
         self.journal = journal;
