@@ -14,8 +14,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 pub const BURST: u64 = 100_000_000;
 
 /// Parts of a nanosecond in which it is counted: what one unit costs is rounded up to one of them.
-const PARTS: u64 = 16;
-const SECOND: u128 = 1_000_000_000 * PARTS as u128;
+pub(crate) const PARTS: u64 = 16;
+pub(crate) const SECOND: u128 = 1_000_000_000 * PARTS as u128;
 
 /// A token bucket. Times are nanoseconds on one clock that never goes back.
 #[derive(Debug, Default)]
@@ -53,6 +53,11 @@ impl Bucket {
         let unused = u128::from((at - paid).min(BURST * PARTS));
         let units = unused * u128::from(rate.get()) / SECOND + 1;
         Ok(u64::try_from(units).unwrap_or(u64::MAX))
+    }
+
+    /// Until when what was taken is paid for, in parts of nanoseconds.
+    pub(crate) fn paid(&self) -> u64 {
+        self.paid.load(Ordering::Relaxed)
     }
 
     /// So many units were taken.

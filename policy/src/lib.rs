@@ -2,7 +2,8 @@
 //!
 //! * [`words`]: the words of `create()` become a request, or a [`Refusal`] that names the word. [`ceiling`]: what a factory may give at
 //!   most. Only a [`Ceiling`] makes a [`Policy`] of a request.
-//! * [`limits`]: rates, counts, sets of trusted dataspaces, names for listings.
+//! * [`limits`]: rates, counts, sets of trusted dataspaces, names for listings. [`bucket`], [`mod@line`]: how much may be done a second, and
+//!   whose turn it is.
 //! * [`command_line`]: options, among them those of static clients, which become policies by the same rules.
 //! * [`device`]: a [`DeviceName`] is what a word calls a device; it is held against an [`Identity`].
 //! * [`partition`]: what a device is known by: serial number, partition identifier, label. [`place`]: where its controller is.
@@ -24,6 +25,7 @@ pub mod errno;
 pub mod extent;
 pub mod grant;
 pub mod limits;
+pub mod line;
 pub mod number;
 pub mod partition;
 pub mod place;

@@ -11,12 +11,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use nvme_platform::Time;
 use nvme_policy::bucket::Bucket;
 use nvme_policy::limits::Rate;
+use nvme_policy::line::{Line, Place};
 
 /// For how many requests' time a virtqueue waits longer than it must: then several are taken at once, and not one for each time that a worker
 /// wakes, which costs more than a request does.
 const TOGETHER: u64 = 8;
 /// How long that is at least, and at most, in nanoseconds. What was not used meanwhile is not lost: it is far less than a burst.
 const LONGER: core::ops::RangeInclusive<u64> = 1_000_000..=10_000_000;
+/// What a request is taken for where nothing is known of it.
+const REQUEST: u64 = 4096;
 /// A second, in nanoseconds.
 const SECOND: u64 = 1_000_000_000;
 /// The part of a second's bytes that a request is at most taken for at once.
@@ -24,17 +27,22 @@ const PIECES: u64 = 20;
 /// The shortest piece.
 const PIECE_MIN: u64 = 8192;
 
-/// What several take from.
+/// What the sessions of a factory take from, each in its turn.
 #[derive(Debug, Default)]
 pub struct Pool {
-    iops: Bucket,
-    bytes: Bucket,
+    iops: Line,
+    bytes: Line,
 }
 
 impl Pool {
     /// With so much a second.
     pub fn new(rate: Rate) -> Self {
-        Self { iops: Bucket::new(rate.iops), bytes: Bucket::new(rate.bytes) }
+        // The same for all of its sessions, whatever they ask for: who reserves more has more.
+        let together = |request: u64, rate: Option<NonZeroU64>| longer(time_of(request, rate));
+        Self {
+            iops: Line::new(rate.iops, together(1, rate.iops)),
+            bytes: Line::new(rate.bytes, together(REQUEST, rate.bytes)),
+        }
     }
 
     /// How much a second.
@@ -43,12 +51,21 @@ impl Pool {
     }
 }
 
+/// A session's places in a pool.
+#[derive(Debug, Default)]
+struct Shared {
+    pool: Arc<Pool>,
+    iops: Place,
+    bytes: Place,
+}
+
 /// What bounds one session.
 #[derive(Debug, Default)]
 pub struct Limits {
-    own: Pool,
-    /// Of the factories that it came by.
-    above: Vec<Arc<Pool>>,
+    iops: Bucket,
+    bytes: Bucket,
+    /// With the others of the factories that it came by.
+    above: Vec<Shared>,
     /// Bytes of its requests, as those were that were taken last.
     size: AtomicU64,
 }
@@ -65,53 +82,60 @@ pub(super) struct Allowed {
 impl Limits {
     /// Of its own, and of what it shares.
     pub fn new(rate: Rate, above: Vec<Arc<Pool>>) -> Self {
-        Self { own: Pool::new(rate), above, size: AtomicU64::new(0) }
+        let place = |pool| Shared { pool, ..Shared::default() };
+        Self {
+            iops: Bucket::new(rate.iops),
+            bytes: Bucket::new(rate.bytes),
+            above: above.into_iter().map(place).collect(),
+            size: AtomicU64::new(0),
+        }
     }
 
     /// Its own bounds.
     pub fn rate(&self) -> Rate {
-        self.own.rate()
+        Rate { iops: self.iops.rate(), bytes: self.bytes.rate() }
     }
 
     /// Its own bounds are these from now on.
     pub(super) fn set_rate(&self, rate: Rate) {
-        self.own.iops.set_rate(rate.iops);
-        self.own.bytes.set_rate(rate.bytes);
+        self.iops.set_rate(rate.iops);
+        self.bytes.set_rate(rate.bytes);
     }
 
-    fn pools(&self) -> impl Iterator<Item = &Pool> {
-        core::iter::once(&self.own).chain(self.above.iter().map(|pool| &**pool))
+    fn rates(&self) -> impl Iterator<Item = Rate> {
+        core::iter::once(self.rate()).chain(self.above.iter().map(|shared| shared.pool.rate()))
     }
 
     /// Whether there is any bound.
     pub(super) fn any(&self) -> bool {
-        self.pools().any(|pool| pool.rate() != Rate::NONE)
+        self.rates().any(|rate| rate != Rate::NONE)
     }
 
     /// What may be done now; or when to ask again.
     pub(super) fn may(&self, now: Time) -> Result<Allowed, Time> {
-        let mut allowed = Allowed { requests: u64::MAX, singly: false };
-        let (mut wait, mut longer) = (None, 0);
-        let size = self.size.load(Ordering::Relaxed);
-        for pool in self.pools() {
-            match pool.iops.may(now.as_nanos()) {
+        let (now, size) = (now.as_nanos(), self.size.load(Ordering::Relaxed));
+        let own = |bucket: &Bucket, request: u64| {
+            let wait = |until: u64| until.saturating_add(longer(time_of(request, bucket.rate())));
+            bucket.may(now).map_err(wait)
+        };
+        let (requests, bytes) = (own(&self.iops, 1), own(&self.bytes, size));
+        if let Some(until) = requests.err().max(bytes.err()) {
+            // Nothing is reserved that could not be used.
+            return Err(Time::from_nanos(until));
+        }
+        let mut allowed = Allowed { requests: requests.unwrap_or(1), singly: self.bytes.rate().is_some() };
+        let mut wait = None;
+        for Shared { pool, iops, bytes } in &self.above {
+            match pool.iops.may(iops, 1, now) {
                 Ok(requests) => allowed.requests = allowed.requests.min(requests),
-                Err(until) => {
-                    wait = wait.max(Some(until));
-                    longer = longer.max(time_of(1, pool.iops.rate()));
-                }
+                Err(until) => wait = wait.max(Some(until)),
             }
-            if pool.bytes.rate().is_some() {
-                allowed.singly = true;
-            }
-            if let Err(until) = pool.bytes.may(now.as_nanos()) {
+            allowed.singly |= pool.bytes.rate().is_some();
+            if let Err(until) = pool.bytes.may(bytes, size, now) {
                 wait = wait.max(Some(until));
-                longer = longer.max(time_of(size, pool.bytes.rate()));
             }
         }
-        let Some(until) = wait else { return Ok(allowed) };
-        let longer = longer.saturating_mul(TOGETHER).clamp(*LONGER.start(), *LONGER.end());
-        Err(Time::from_nanos(until.saturating_add(longer)))
+        wait.map_or(Ok(allowed), |until| Err(Time::from_nanos(until)))
     }
 
     /// So much was done.
@@ -119,21 +143,35 @@ impl Limits {
         if let Some(size) = bytes.checked_div(requests) {
             self.size.store(size, Ordering::Relaxed);
         }
-        for pool in self.pools() {
-            if requests > 0 {
-                pool.iops.take(requests, now.as_nanos());
-            }
-            if bytes > 0 {
-                pool.bytes.take(bytes, now.as_nanos());
-            }
+        let now = now.as_nanos();
+        if requests > 0 {
+            self.iops.take(requests, now);
+            self.above.iter().for_each(|shared| shared.pool.iops.take(&shared.iops, requests, now));
+        }
+        if bytes > 0 {
+            self.bytes.take(bytes, now);
+            self.above.iter().for_each(|shared| shared.pool.bytes.take(&shared.bytes, bytes, now));
+        }
+    }
+
+    /// It has nothing left to do: what it reserved is for others.
+    pub(super) fn give_back(&self, now: Time) {
+        for Shared { pool, iops, bytes } in &self.above {
+            pool.iops.give_back(iops, now.as_nanos());
+            pool.bytes.give_back(bytes, now.as_nanos());
         }
     }
 
     /// How much of a request is done at once: 50 ms of what is allowed.
     pub(super) fn piece(&self) -> u64 {
-        let rates = self.pools().filter_map(|pool| pool.bytes.rate());
+        let rates = self.rates().filter_map(|rate| rate.bytes);
         rates.map(|rate| (rate.get() / PIECES).max(PIECE_MIN)).min().unwrap_or(u64::MAX)
     }
+}
+
+/// For how long requests that take so long each are saved up.
+fn longer(each: u64) -> u64 {
+    each.saturating_mul(TOGETHER).clamp(*LONGER.start(), *LONGER.end())
 }
 
 /// How long so much takes, in nanoseconds.
@@ -158,11 +196,35 @@ mod tests {
         assert!(a.any() && b.any() && !Limits::default().any());
         assert_eq!(b.may(now), Ok(Allowed { requests: 11, singly: false }), "10 of a burst, one on credit");
         a.take(11, 0, now);
-        // The other has nothing left either, and waits until that is paid for.
-        let until = b.may(now).unwrap_err();
-        assert_eq!(until, a.may(now).unwrap_err());
-        assert_eq!((until - now).as_millis(), 20, "one is paid for, and the next is saved");
-        assert!(b.may(until).is_ok());
+        // The other has nothing left either, and waits until that is paid for and the next is saved; then it is this one's turn again.
+        assert_eq!((b.may(now).unwrap_err() - now).as_millis(), 10, "it looks when half of the time is over");
+        let wait = |limits: &Limits| {
+            let mut at = now;
+            while let Err(until) = limits.may(at) {
+                at = until;
+            }
+            (at - now).as_millis()
+        };
+        assert_eq!((wait(&a), wait(&b)), (30, 20));
+    }
+
+    #[test]
+    fn who_asks_first_has_no_more_of_what_is_shared() {
+        let shared = Arc::new(Pool::new(rate(600, 0)));
+        let both = [(); 2].map(|()| Limits::new(Rate::NONE, alloc::vec![Arc::clone(&shared)]));
+        let (start, mut next, mut done) = (1 << 40, [1 << 40; 2], [0_u64; 2]);
+        while next[0].min(next[1]) < start + 10 * SECOND {
+            let who = usize::from(next[1] < next[0]);
+            let now = Time::from_nanos(next[who]);
+            match both[who].may(now) {
+                Ok(allowed) => {
+                    both[who].take(allowed.requests, 0, now);
+                    done[who] += allowed.requests;
+                }
+                Err(until) => next[who] = until.as_nanos(),
+            }
+        }
+        assert!(done.iter().all(|one| one.abs_diff(3000) < 90), "{done:?}");
     }
 
     /// How many requests of that size are done for each time that somebody waits, and how often in ten seconds.

@@ -26,10 +26,16 @@ impl Worker {
         loop {
             let left = turn.allows(u32::MAX).saturating_sub(units);
             let Some((queue, served)) = self.roster.with_session(token) else { break };
-            if left == 0 || !queue.virtqueue.has_work() {
+            if left == 0 {
                 break;
             }
             let limits = Arc::clone(&served.limits);
+            if !queue.virtqueue.has_work() {
+                if !self.roster.has_more(token) {
+                    limits.give_back(now);
+                }
+                break;
+            }
             let allowed = match limits.may(now) {
                 Ok(allowed) => allowed,
                 Err(until) => {

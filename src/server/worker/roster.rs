@@ -250,6 +250,14 @@ impl Roster {
         Some((queue, served))
     }
 
+    /// Whether the session of a virtqueue has requests waiting in any.
+    pub(super) fn has_more(&mut self, token: usize) -> bool {
+        let served = self.queues.get(token).and_then(|queue| self.sessions.get(queue.session));
+        let tokens = served.map(|served| served.queues.as_slice()).unwrap_or_default();
+        let queues = &mut self.queues;
+        tokens.iter().any(|token| queues.get_mut(*token).is_some_and(|queue| queue.virtqueue.has_work()))
+    }
+
     /// The token of a virtqueue.
     pub(super) fn token(&self, key: QueueKey) -> Option<usize> {
         self.queues.iter().find(|(_, q)| q.key == key).map(|(token, _)| token)
