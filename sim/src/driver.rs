@@ -287,6 +287,8 @@ impl Driver {
         let _ = queue.ring.clear();
         (queue.avail, queue.used, queue.told, queue.base) = (0, 0, 0, 0);
         (queue.running, queue.kicked, queue.broken, queue.ready) = (false, false, false, false);
+        // It has nothing in flight, and no journal until it starts again: its front-end says that it begins with the first.
+        queue.journaled = false;
         queue.slots.iter_mut().filter_map(Option::take).collect()
     }
 

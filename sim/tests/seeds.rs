@@ -308,6 +308,27 @@ fn a_ring_that_was_reset_has_nothing_in_flight() {
     }
 }
 
+/// Seeds 7015848859109304 and 7015848859090895: a simulated driver asked of a ring that had not started since its reset, and its front-end said that it begins behind that.
+#[test]
+fn a_ring_that_was_not_started_since_its_reset_begins_with_what_is_asked_next() {
+    for store in [false, true] {
+        let mut setup = kept(&["device=d1:n2", "ds-max=4"]);
+        setup.store = store;
+        let steps = [
+            Step::Want(0, Wish::Reset),
+            Step::Talk(0),
+            Step::Talk(0),
+            Step::Want(0, Wish::Reconnect),
+            Step::Control,
+            Step::Control,
+            ask(Kind::Write, 16, 0),
+            Step::Want(0, Wish::Connect),
+            Step::Want(0, Wish::Reconnect),
+        ];
+        keeps(&setup, &steps);
+    }
+}
+
 /// Seed 7015767257450988: the second half of a read-modify-write was not wanted any more.
 #[test]
 fn what_is_not_done_when_a_connection_ends_is_left_to_be_done_again() {
