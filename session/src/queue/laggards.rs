@@ -5,13 +5,17 @@
 //! place that is just being written to be empty. Several workers may write: a place is one's as long as it writes there, and who
 //! finds it taken leaves its request out.
 
+mod place;
+mod sync;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::array;
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use nvme_platform::Time;
 
+use self::place::Place;
 use super::counts::Asked;
 use crate::operation::Outcome;
 
@@ -100,55 +104,18 @@ impl Laggard {
     }
 }
 
-/// One request's place.
-struct Place {
-    /// How often it was written, twice; odd while it is.
-    turn: AtomicU64,
-    words: [AtomicU64; WORDS],
-}
-
-impl Place {
-    fn write(&self, words: [u64; WORDS]) {
-        let turn = self.turn.load(Ordering::Relaxed);
-        let begun = turn.wrapping_add(1);
-        // Acquire, so that nothing is written before the place is ours.
-        if !turn.is_multiple_of(2)
-            || self.turn.compare_exchange(turn, begun, Ordering::Acquire, Ordering::Relaxed).is_err()
-        {
-            return;
-        }
-        // Whoever reads one of the words that follow sees that somebody writes.
-        fence(Ordering::Release);
-        for (to, word) in self.words.iter().zip(words) {
-            to.store(word, Ordering::Relaxed);
-        }
-        self.turn.store(begun.wrapping_add(1), Ordering::Release);
-    }
-
-    /// What was written last, if nobody writes.
-    fn read(&self) -> Option<[u64; WORDS]> {
-        let before = self.turn.load(Ordering::Acquire);
-        let words = array::from_fn(|at| self.words.get(at).map_or(0, |word| word.load(Ordering::Relaxed)));
-        // The words were read before the turn is read again.
-        fence(Ordering::Acquire);
-        (before != 0 && before.is_multiple_of(2) && self.turn.load(Ordering::Relaxed) == before)
-            .then_some(words)
-    }
-}
-
 /// The last requests of each length.
 pub struct Laggards {
     /// How many were written, by length.
     next: [AtomicU64; LENGTHS],
-    places: Box<[Place]>,
+    places: Box<[Place<WORDS>]>,
 }
 
 impl Default for Laggards {
     fn default() -> Self {
-        let place = |_| Place { turn: AtomicU64::new(0), words: array::from_fn(|_| AtomicU64::new(0)) };
         Self {
             next: array::from_fn(|_| AtomicU64::new(0)),
-            places: (0..LENGTHS * REMEMBERED).map(place).collect(),
+            places: (0..LENGTHS * REMEMBERED).map(|_| Place::new()).collect(),
         }
     }
 }

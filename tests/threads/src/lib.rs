@@ -12,6 +12,7 @@
 
 mod events;
 mod frames;
+mod laggards;
 mod memory;
 pub mod models;
 mod rings;

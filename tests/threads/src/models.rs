@@ -8,6 +8,7 @@ use loom::thread;
 use crate::events::{self, Doorbell};
 use crate::frames::Ring;
 use crate::gate::Gate;
+use crate::laggards::Place;
 use crate::memory::Windows;
 use crate::rings::Rings;
 
@@ -185,6 +186,39 @@ pub fn a_handler_finds_its_window_beside_others_that_change() {
         windows.clear(other);
         windows.give_back(other);
         assert_eq!(handler.join().ok(), Some(true), "its own window was not found");
+    });
+}
+
+/// What is read of a place was written at once, while somebody writes there: for the first time, and again.
+pub fn a_request_that_took_long_is_read_whole() {
+    for before in [None, Some(1)] {
+        loom::model(move || {
+            let place = Arc::new(Place::new());
+            before.iter().for_each(|word| place.write(*word));
+            let writer = {
+                let place = Arc::clone(&place);
+                thread::spawn(move || place.write(2))
+            };
+            if let Some([one, two]) = place.read() {
+                assert!(one == two && (one == 2 || Some(one) == before), "{one}, {two}");
+            }
+            drop(writer.join());
+            assert_eq!(place.read(), Some([2, 2]));
+        });
+    }
+}
+
+/// Of two that write to one place at a time one is left out at most, and neither writes into the other's.
+pub fn a_place_is_one_s_as_long_as_it_writes_there() {
+    loom::model(|| {
+        let place = Arc::new(Place::new());
+        let other = {
+            let place = Arc::clone(&place);
+            thread::spawn(move || place.write(1))
+        };
+        place.write(2);
+        drop(other.join());
+        assert!(matches!(place.read(), Some([1, 1] | [2, 2])), "{:?}", place.read());
     });
 }
 

@@ -35,6 +35,16 @@ fn a_handler_finds_its_window_beside_others_that_change() {
 }
 
 #[test]
+fn a_request_that_took_long_is_read_whole() {
+    models::a_request_that_took_long_is_read_whole();
+}
+
+#[test]
+fn a_place_is_one_s_as_long_as_it_writes_there() {
+    models::a_place_is_one_s_as_long_as_it_writes_there();
+}
+
+#[test]
 fn neither_side_of_a_virtqueue_sleeps_through_what_the_other_has_for_it() {
     models::neither_side_of_a_virtqueue_sleeps_through_what_the_other_has_for_it();
 }
