@@ -8,6 +8,7 @@ mod disk;
 mod l4re;
 mod linux;
 mod policy;
+mod sim;
 mod vhost;
 mod virtqueue;
 
@@ -15,5 +16,6 @@ pub use disk::gpt;
 pub use l4re::l4re;
 pub use linux::{cap_word, factory, handover};
 pub use policy::{command_line, device_name, extent, factory_words, policy_words};
+pub use sim::simulator;
 pub use vhost::vhost;
 pub use virtqueue::virtqueue;
