@@ -5,10 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nvme_client::message::request;
+use nvme_client::watchers::watch_until;
 use nvme_client::{Client, Io, Options, Segment, kind, socket};
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::rig::{Rig, Setup, WAIT, attack, attack_on};
 
@@ -16,34 +14,9 @@ const ENDS: &str = "so many wait for its eventfd; it ends";
 /// What a notification takes, more than twice what ends a session.
 const COST: Duration = Duration::from_millis(12);
 
-/// What it takes this thread to wake all who wait: at least, of three times.
-fn takes(fd: BorrowedFd<'_>) -> Duration {
-    let own = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
-    let once = |_| {
-        let start = own();
-        rustix::io::write(fd, &0u64.to_ne_bytes()).unwrap();
-        own() - start
-    };
-    (0..3).map(once).min().unwrap()
-}
-
 /// Has so many wait for it that one write takes that long.
 fn watch(fd: BorrowedFd<'_>) -> Vec<OwnedFd> {
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let copies: Vec<_> = (0..200).map(|_| fd.try_clone_to_owned().unwrap()).collect();
-    let mut held = Vec::new();
-    while takes(fd) < COST {
-        for _ in 0..8 {
-            let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
-            for copy in &copies {
-                epoll::add(&set, copy, EventData::new_u64(0), EventFlags::IN).unwrap();
-            }
-            held.push(set);
-        }
-    }
-    held.extend(copies);
-    held
+    watch_until(fd, COST).unwrap()
 }
 
 fn options() -> Options {

@@ -11,6 +11,7 @@
 //! | [`Client`] | all of it negotiated; `read`, `write`, `flush`, … | its parts are public |
 //! | [`Factory`] | `create` on the factory socket | any datagram |
 //! | [`bench`] | a load generator and what it measures | |
+//! | [`watchers`] | many who wait for an eventfd | what a notification takes |
 //! | [`nbd`] | a device for programs that speak NBD | |
 //!
 //! Nothing here waits without a deadline ([`Error::Deadline`] names what did not come).
@@ -29,6 +30,7 @@ pub mod power;
 mod queue;
 mod ring;
 pub mod socket;
+pub mod watchers;
 
 pub use client::{Client, Options};
 pub use error::{Error, Result};

@@ -1,11 +1,12 @@
 //! What a client does with its call eventfd, from outside: the thread that signals it must come on.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nvme_client::watchers::{processor_time, watch_until, write_takes};
 use nvme_linux::events::{Account, CallNotify, guard_calls, guard_this_thread};
 use nvme_platform::Notify;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -154,41 +155,9 @@ fn fill_from_one(fd: &OwnedFd) {
     rustix::io::write(fd, &(FULL - 1).to_ne_bytes()).unwrap();
 }
 
-/// What this thread has had of the processor.
-fn own() -> Duration {
-    Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)).unwrap()
-}
-
-/// What it takes this thread at least to wake all who wait, without counting anything.
-fn takes(fd: &OwnedFd) -> Duration {
-    let once = |_| {
-        let start = own();
-        rustix::io::write(fd, &0u64.to_ne_bytes()).unwrap();
-        own() - start
-    };
-    (0..5).map(once).min().unwrap()
-}
-
 /// Has so many wait for it that a write takes so long at least.
 fn watch(fd: &OwnedFd, cost: Duration) -> Vec<OwnedFd> {
-    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-    use rustix::process::{Resource, getrlimit, setrlimit};
-
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, ..limit }).unwrap();
-    let copies: Vec<_> = (0..200).map(|_| fd.try_clone().unwrap()).collect();
-    let mut held = Vec::new();
-    while takes(fd) < cost {
-        for _ in 0..8 {
-            let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
-            for copy in &copies {
-                epoll::add(&set, copy, EventData::new_u64(0), EventFlags::IN).unwrap();
-            }
-            held.push(set);
-        }
-    }
-    held.extend(copies);
-    held
+    watch_until(fd.as_fd(), cost).unwrap()
 }
 
 /// One that many wait for: it takes a third of a millisecond.
@@ -229,7 +198,7 @@ fn a_write_of_0_wakes_all_who_wait_and_counts_nothing() {
     let _sets = watch(&fd, Duration::from_micros(500));
     assert!(rustix::io::read(&fd, &mut [0; 8]).is_err());
     rustix::io::write(&fd, &1u64.to_ne_bytes()).unwrap();
-    assert!(takes(&fd) >= Duration::from_micros(250));
+    assert!(write_takes(fd.as_fd()).unwrap() >= Duration::from_micros(250));
     assert_eq!(take(&fd), 1);
     fill(&fd);
     rustix::io::write(&fd, &0u64.to_ne_bytes()).unwrap();
@@ -243,13 +212,13 @@ fn an_eventfd_that_very_many_wait_for_is_soon_signalled_by_another_thread() {
     let calls = thread::spawn(move || {
         guard_this_thread();
         timed(|| {
-            let (start, begin) = (own(), Instant::now());
+            let (start, begin) = (processor_time(), Instant::now());
             // Until it is looked at, the other thread sends them, too.
             while !account.is_over() && begin.elapsed() < HANG {
                 call.used();
             }
             (0..5000).for_each(|_| call.used());
-            (own() - start, account.is_over(), call)
+            (processor_time() - start, account.is_over(), call)
         })
     });
     let (spent, is_over, call) = join(calls, Duration::from_secs(60));
@@ -273,13 +242,13 @@ fn what_it_takes_to_tell_a_client_is_known_before_a_worker_does() {
     // As little as a thread may meet that has cold caches, and less than what ends a session.
     let sets = watch(&fd, Duration::from_micros(1300));
     let account = Account::new("session");
-    let start = own();
+    let start = processor_time();
     let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
     for _ in 0..200 {
         call.used();
         thread::sleep(Duration::from_micros(50));
     }
-    let spent = own() - start;
+    let spent = processor_time() - start;
     // Two hundred that it makes itself take a hundred times as much.
     assert!(spent < Duration::from_micros(2600), "{spent:?}");
     until("it is not known what it takes", || account.is_over());
@@ -296,13 +265,13 @@ fn a_client_for_whom_one_notification_takes_as_long_as_anybody_may_wait_is_ended
     let _sets = watch(&fd, Duration::from_millis(12));
     let account = Account::new("session");
     let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
-    let start = own();
+    let start = processor_time();
     until("it is not ended", || {
         call.used();
         account.ended().is_some()
     });
     assert!(account.ended() >= Some(Duration::from_millis(5)), "{:?}", account.ended());
-    assert!(own() - start < Duration::from_secs(1) && account.is_over());
+    assert!(processor_time() - start < Duration::from_secs(1) && account.is_over());
     // Nobody tells it anything more; and whoever comes next begins anew, after a while.
     let _ = rustix::io::read(&fd, &mut [0; 8]);
     call.used();
@@ -327,9 +296,9 @@ fn those_who_come_to_wait_later_hold_a_worker_up_once() {
     let _sets = watch(&fd, Duration::from_millis(12));
     let mut held_up = 0;
     until("it is not ended", || {
-        let start = own();
+        let start = processor_time();
         call.used();
-        held_up += u32::from(own() - start > Duration::from_millis(5));
+        held_up += u32::from(processor_time() - start > Duration::from_millis(5));
         account.ended().is_some()
     });
     // None where it was being looked at just then.

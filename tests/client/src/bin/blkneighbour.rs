@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use nvme_client::message::{RegionWords, request};
-use nvme_client::{Client, Error, Factory, Io, Memory, Options, Result, Segment, kind, memfd};
-use rustix::event::epoll;
+use nvme_client::{Client, Error, Factory, Io, Memory, Options, Result, Segment, kind, memfd, watchers};
+use rustix::event::epoll::EventFlags;
 use rustix::fs::{FallocateFlags, fallocate};
 
 /// What it does.
@@ -331,17 +331,9 @@ fn wait(stop: &AtomicBool) -> Result<()> {
 
 /// Has so many epoll sets watch as many duplicates of a call eventfd.
 fn watch(call: Option<BorrowedFd<'_>>, sets: usize) -> Result<Vec<OwnedFd>> {
-    let mut held = Vec::new();
-    let Some(call) = call.filter(|_| sets > 0) else { return Ok(held) };
-    let copies = (0..sets).map(|_| call.try_clone_to_owned()).collect::<std::io::Result<Vec<_>>>()?;
-    for _ in 0..sets {
-        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        for copy in &copies {
-            let data = epoll::EventData::new_u64(0);
-            epoll::add(&set, copy, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
-        }
-        held.push(set);
-    }
+    let Some(call) = call.filter(|_| sets > 0) else { return Ok(Vec::new()) };
+    let copies = watchers::copies(call, sets)?;
+    let mut held = watchers::watch(&copies, sets, EventFlags::IN | EventFlags::ET)?;
     held.extend(copies);
     Ok(held)
 }
