@@ -109,6 +109,10 @@ impl DriverMemory {
 pub trait DmaPool: Send {
     /// `pages` zeroed pages, contiguous on the bus.
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError>;
+    /// The same for memory that another process may go on with, where the home hands controllers over. Asked for once, and not recycled.
+    fn allocate_to_leave(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
+        self.allocate(pages)
+    }
     /// Takes pages back. The caller has proof that the controller is done with them.
     fn recycle(&mut self, memory: DriverMemory);
 }

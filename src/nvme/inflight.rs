@@ -87,7 +87,9 @@ impl<T> InFlight<T> {
             return;
         }
         let end = (2 * first).max(FIRST).min(self.max);
-        let next = |slot| if slot + 1 < end { slot + 1 } else { NONE };
+        // Those that are free already come behind them.
+        let free = self.free;
+        let next = |slot| if slot + 1 < end { slot + 1 } else { free };
         self.slots.reserve_exact(usize::from(end - first));
         self.slots.extend((first..end).map(|slot| Slot { cid: slot, next: next(slot), command: None }));
         self.free = first;
@@ -144,6 +146,34 @@ impl<T> InFlight<T> {
             }
             None => Err(command),
         }
+    }
+
+    /// Keeps a command that has its identifier already. False: its place is taken, or there is none.
+    pub(super) fn adopt(&mut self, cid: u16, command: T) -> bool {
+        let at = self.slot(cid) as u16;
+        while usize::from(at) >= self.slots.len() {
+            let before = self.slots.len();
+            self.grow_now();
+            if self.slots.len() == before {
+                return false;
+            }
+        }
+        // Out of the list of those that are free.
+        let mut before = NONE;
+        let mut free = self.free;
+        while free != at {
+            let Some(slot) = self.slots.get(usize::from(free)) else { return false };
+            (before, free) = (free, slot.next);
+        }
+        let Some(slot) = self.slots.get_mut(usize::from(at)) else { return false };
+        (slot.cid, slot.command) = (cid, Some(command));
+        let next = slot.next;
+        match self.slots.get_mut(usize::from(before)) {
+            Some(before) => before.next = next,
+            None => self.free = next,
+        }
+        self.count += 1;
+        true
     }
 
     /// The slot of an identifier.
@@ -239,6 +269,20 @@ mod tests {
                 most = most.max(model.len());
                 prop_assert!(table.slots() <= usize::from(FIRST).max(2 * most));
             }
+            // Another one goes on with what is in flight, and has room for the rest.
+            let mut next = InFlight::new(max);
+            for (cid, i) in &model {
+                prop_assert!(next.adopt(*cid, *i) && !next.adopt(*cid, *i));
+            }
+            for i in model.len()..usize::from(max) {
+                let cid = next.insert(i).unwrap();
+                prop_assert!(model.insert(cid, i).is_none());
+            }
+            prop_assert_eq!((next.insert(0), next.len()), (Err(0), usize::from(max)));
+            for (cid, i) in model {
+                prop_assert_eq!(next.take(cid), Some(i));
+            }
+            prop_assert!(!next.adopt(max, 0), "no such slot");
         }
     }
 

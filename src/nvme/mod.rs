@@ -6,7 +6,7 @@
 //!
 //! **The control role's side**
 //! * [`controller`]: what can be asked of a controller, and the machines that it is put together from; [`event`]: what it tells.
-//! * [`quirks`]: controllers that need something special. [`options`], [`info`]: choices and findings.
+//! * [`quirks`]: controllers that need something special. [`options`], [`info`]: choices and findings. `left`: one that another driver left running.
 //!
 //! **The worker's side**
 //! * [`pair`]: submit and ring; `complete`: what comes back. `encode`: a request as a command; `transfer`: how it says where the data is;
@@ -32,6 +32,7 @@ mod inflight;
 pub mod info;
 mod issued;
 mod issuing;
+mod left;
 mod mishap;
 pub mod options;
 pub mod pair;
@@ -52,6 +53,7 @@ pub use controller::{Controller, SCAN_MAX};
 pub use event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};
 pub use issuing::Issuing;
+pub use left::Left;
 pub use mishap::Mishap;
 pub use options::{Options, PciId};
 pub use pair::{Counters, Doorbells, Expired, HERE_MAX, HERE_SHARED, QueuePair, Submit};

@@ -23,6 +23,16 @@ impl SubmissionRing {
         Self { entries, depth, tail: 0, rung: 0 }
     }
 
+    /// Goes on where somebody left it, all of it rung.
+    pub(super) fn resume(&mut self, tail: u16) {
+        (self.tail, self.rung) = (tail, tail);
+    }
+
+    /// Where the next entry goes, when the controller knows of all before it.
+    pub(super) fn position(&self) -> Option<u16> {
+        (self.tail == self.rung).then_some(self.tail)
+    }
+
     /// Writes one entry. It is seen by the controller once the doorbell is rung.
     #[inline(always)]
     pub(super) fn push(&mut self, command: &Command) -> Result<(), OutOfBounds> {
@@ -70,6 +80,16 @@ impl CompletionRing {
         // As for the submission ring.
         let entries = Table::new(&memory, 0, depth.into()).unwrap_or_else(|_| Table::gone());
         Self { memory, entries, depth, head: 0, rung: 0, phase: CQE_PHASE }
+    }
+
+    /// Goes on where somebody left it.
+    pub(super) fn resume(&mut self, head: u16, phase: bool) {
+        (self.head, self.rung, self.phase) = (head, head, if phase { CQE_PHASE } else { 0 });
+    }
+
+    /// Where the next entry comes and with which phase, when the controller knows of all that were taken.
+    pub(super) fn position(&self) -> Option<(u16, bool)> {
+        (self.head == self.rung).then_some((self.head, self.phase != 0))
     }
 
     /// The next entry, if there is one.

@@ -6,6 +6,7 @@
 //! * `caches`: devices that do not see them.
 //! * `parts`: parts of blocks.
 //! * `hostile`: completions that are stale, forged or repeated; full queues.
+//! * `left`: one driver after the other, without a reset in between.
 //! * `recovery`: commands that never end: abort, delete, reset, issue again.
 //! * `retries`: commands that fail for the moment.
 //! * `reads`: the control role's own reads.
@@ -15,6 +16,7 @@ mod bringup;
 mod caches;
 mod data;
 mod hostile;
+mod left;
 mod parts;
 mod reads;
 mod recovery;

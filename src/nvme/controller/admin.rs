@@ -5,10 +5,11 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::{DmaError, DmaPool, DriverMemory, Iova, PAGE, Registers, Time, debug, warn};
+use nvme_platform::{DmaError, DmaPool, DriverMemory, Iova, PAGE, Registers, Time, Window, debug, warn};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::inflight::InFlight;
+use super::super::left::Left;
 use super::super::retry::{self, Delays};
 use super::super::ring::{CompletionRing, SubmissionRing};
 use super::super::spec::command::{Command, Completion, Status, admin, feature};
@@ -18,32 +19,77 @@ use super::super::spec::registers::DOORBELLS;
 use super::anomaly::Anomaly;
 
 /// Entries in each of the two admin queues.
-pub(super) const DEPTH: u16 = 16;
+pub(in super::super) const DEPTH: u16 = 16;
 /// Most jobs that wait for a place.
 const WAITING_MAX: usize = 4096;
 /// All namespaces.
 const ALL: u32 = 0xffff_ffff;
+
+/// Submission and completion queue in memory that begins there.
+pub(super) fn places(at: Iova) -> (Iova, Iova) {
+    (at, Iova(at.0 + PAGE as u64))
+}
 
 /// One thing to ask of the controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Job {
     IdentifyController,
     IdentifyNvm,
-    NumberOfQueues { pairs: u16 },
+    NumberOfQueues {
+        pairs: u16,
+    },
     WriteCacheOn,
-    EventConfiguration { bits: u32 },
+    EventConfiguration {
+        bits: u32,
+    },
     HostBehavior,
-    NamespaceList { after: u32 },
-    IdentifyNamespace { nsid: u32 },
-    Descriptors { nsid: u32 },
+    NamespaceList {
+        after: u32,
+    },
+    IdentifyNamespace {
+        nsid: u32,
+    },
+    Descriptors {
+        nsid: u32,
+    },
     AsyncEvent,
-    Log { id: u8, asked: bool },
-    CreateCq { id: u16, depth: u16, vector: u16, at: Iova },
-    CreateSq { id: u16, depth: u16, at: Iova, medium: bool },
-    DeleteSq { id: u16 },
-    DeleteCq { id: u16 },
-    Abort { pair: u16, cid: u16 },
-    DoorbellBuffers { doorbells: Iova, events: Iova },
+    Log {
+        id: u8,
+        asked: bool,
+    },
+    CreateCq {
+        id: u16,
+        depth: u16,
+        vector: u16,
+        at: Iova,
+    },
+    CreateSq {
+        id: u16,
+        depth: u16,
+        at: Iova,
+        medium: bool,
+    },
+    DeleteSq {
+        id: u16,
+    },
+    DeleteCq {
+        id: u16,
+    },
+    /// Of a pair that somebody else left.
+    DeleteLeftSq {
+        id: u16,
+    },
+    DeleteLeftCq {
+        id: u16,
+    },
+    Abort {
+        pair: u16,
+        cid: u16,
+    },
+    DoorbellBuffers {
+        doorbells: Iova,
+        events: Iova,
+    },
 }
 
 impl Job {
@@ -101,8 +147,8 @@ impl Job {
                 with(new(admin::CREATE_SQ, queue(id, depth), u32::from(id) << 16 | flags), 0, at)
             }
             // Base 5.6 and 5.7.
-            Self::DeleteSq { id } => new(admin::DELETE_SQ, u32::from(id), 0),
-            Self::DeleteCq { id } => new(admin::DELETE_CQ, u32::from(id), 0),
+            Self::DeleteSq { id } | Self::DeleteLeftSq { id } => new(admin::DELETE_SQ, u32::from(id), 0),
+            Self::DeleteCq { id } | Self::DeleteLeftCq { id } => new(admin::DELETE_CQ, u32::from(id), 0),
             // Base 5.1.
             Self::DoorbellBuffers { doorbells, events } => Command {
                 dptr: [doorbells.0.into(), events.0.into()],
@@ -202,8 +248,8 @@ pub(super) struct Patience {
 pub(super) struct AdminQueue {
     sq: SubmissionRing,
     cq: CompletionRing,
-    sq_memory: DriverMemory,
-    cq_memory: DriverMemory,
+    /// A page for each of the two.
+    queues: DriverMemory,
     /// A page for each command in flight.
     data: DriverMemory,
     flight: InFlight<Asked>,
@@ -220,14 +266,24 @@ pub(super) struct AdminQueue {
 
 impl AdminQueue {
     pub(super) fn new(pool: &mut dyn DmaPool, patience: Patience, stride: u32) -> Result<Self, DmaError> {
-        let sq_memory = pool.allocate(1)?;
-        let cq_memory = pool.allocate(1)?;
+        let queues = pool.allocate_to_leave(2)?;
+        Self::over(queues, pool, patience, stride)
+    }
+
+    /// With memory for the two queues, of two pages.
+    pub(super) fn over(
+        queues: DriverMemory,
+        pool: &mut dyn DmaPool,
+        patience: Patience,
+        stride: u32,
+    ) -> Result<Self, DmaError> {
+        let page = |at| queues.window().sub(at, PAGE).map_err(|_| DmaError::BadRange);
+        let (sq, cq): (Window, Window) = (page(0)?, page(PAGE)?);
         let data = pool.allocate(usize::from(DEPTH - 1))?;
         Ok(Self {
-            sq: SubmissionRing::new(sq_memory.window().clone(), DEPTH),
-            cq: CompletionRing::new(cq_memory.window().clone(), DEPTH),
-            sq_memory,
-            cq_memory,
+            sq: SubmissionRing::new(sq, DEPTH),
+            cq: CompletionRing::new(cq, DEPTH),
+            queues,
             data,
             flight: InFlight::new(DEPTH - 1),
             waiting: VecDeque::new(),
@@ -241,7 +297,33 @@ impl AdminQueue {
 
     /// Where the two queues are, for ASQ and ACQ.
     pub(super) fn places(&self) -> (Iova, Iova) {
-        (self.sq_memory.iova(), self.cq_memory.iova())
+        places(self.queues.iova())
+    }
+
+    /// Where its memory is, and how far both queues are: where nothing is under way but what is told unasked.
+    pub(super) fn leave(&self) -> Option<(Iova, Left)> {
+        let unasked = |asked: &Asked| asked.job == Job::AsyncEvent && !asked.late;
+        if !self.waiting.is_empty() || !self.flight.iter().all(|(_, asked)| unasked(asked)) {
+            return None;
+        }
+        let (tail, (head, phase)) = (self.sq.position()?, self.cq.position()?);
+        let events = self.flight.iter().map(|(cid, _)| cid).collect();
+        Some((self.queues.iova(), Left { tail, head, phase, events, ..Left::default() }))
+    }
+
+    /// Goes on where somebody left it. False: it cannot be so.
+    pub(super) fn resume(&mut self, left: &Left) -> bool {
+        self.sq.resume(left.tail);
+        self.cq.resume(left.head, left.phase);
+        let asked =
+            |job: Job| Asked { job, opcode: admin::ASYNC_EVENT, deadline: None, late: false, tries: 0 };
+        left.events.iter().all(|cid| self.flight.adopt(*cid, asked(Job::AsyncEvent)))
+    }
+
+    /// How many commands there are that are answered when there is something to be told.
+    pub(super) fn events(&self) -> usize {
+        let flying = self.flight.iter().filter(|(_, asked)| asked.job == Job::AsyncEvent).count();
+        flying + self.waiting.iter().filter(|waits| waits.job == Job::AsyncEvent).count()
     }
 
     /// As the controller says: most Aborts at a time, of which some places stay free for everything else; and what it may ask for
@@ -249,6 +331,11 @@ impl AdminQueue {
     pub(super) fn tune(&mut self, aborts: usize, delays: Delays) {
         self.aborts_max = aborts.clamp(1, 4);
         self.delays = delays;
+    }
+
+    /// Gives memory back, but for that of the two queues, of which others may know. The controller was seen to be disabled.
+    pub(super) fn retire(self, pool: &mut dyn DmaPool) {
+        pool.recycle(self.data);
     }
 
     /// Forgets everything. The controller was seen to be disabled.
@@ -313,7 +400,10 @@ impl AdminQueue {
             let deadline = match job {
                 // It is answered when there is an event, if ever.
                 Job::AsyncEvent => None,
-                Job::Abort { .. } => Some(now + self.patience.abort),
+                // What comes of that is a reset, so these have no longer than an abort.
+                Job::Abort { .. } | Job::DeleteLeftSq { .. } | Job::DeleteLeftCq { .. } => {
+                    Some(now + self.patience.abort)
+                }
                 _ => Some(failed.map_or(now + self.patience.admin, |failed| failed.deadline)),
             };
             // A controller that answers with less than it says shows us zeroes, never an older answer. The ring has an

@@ -27,7 +27,7 @@ impl Registers for Played {
 impl Played {
     /// The commands that were submitted since the ring's start.
     fn commands(&self, admin: &AdminQueue) -> Vec<Command> {
-        let window = admin.sq_memory.window();
+        let window = admin.queues.window();
         (0..self.tail as usize).map(|at| window.read_value(at * 64).unwrap()).collect()
     }
 
@@ -36,7 +36,7 @@ impl Played {
     }
 
     fn end(&mut self, admin: &AdminQueue, command: &Command, dw0: u32, status: u16) {
-        let window = admin.cq_memory.window();
+        let window = admin.queues.window().sub(PAGE, PAGE).unwrap();
         let (slot, phase) =
             (usize::from(self.posted % DEPTH), u32::from((self.posted / DEPTH).is_multiple_of(2)));
         window.store32(slot * 16, dw0).unwrap();

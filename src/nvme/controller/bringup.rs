@@ -96,6 +96,8 @@ pub(super) enum Turn {
     Stopped(QueueQuiet),
     /// It is ready to be asked what it is.
     Ready,
+    /// It runs as somebody else left it, and is ready to be asked what it is.
+    Taken,
     /// It is of no use any more.
     Failed { why: Failure, quiet: Option<QueueQuiet> },
     /// It has to be reset.
@@ -122,6 +124,8 @@ pub(super) struct Bringup {
     state: State,
     purpose: Purpose,
     cap: Capabilities,
+    /// How long CSTS.RDY may take to follow CC.EN, once that is known.
+    ready_wait: Duration,
     /// Proof of the reset that is going on, or of the end.
     quiet: Option<QueueQuiet>,
     /// Somebody else reset the function, or is about to: what the home set up there (interrupts) may be gone, and a function
@@ -129,6 +133,10 @@ pub(super) struct Bringup {
     disturbed: Option<Duration>,
     /// Whether a function reset was tried in the present attempt.
     function_reset: bool,
+    /// Where the admin queue is that somebody else left running.
+    left: Option<(Iova, Iova)>,
+    /// It runs as somebody else left it, and is not set up yet: what goes wrong may be undone by a reset.
+    taken: bool,
     /// When a register is to be looked at again.
     look: Option<Time>,
 }
@@ -148,16 +156,29 @@ impl Bringup {
             state: State::New,
             purpose: Purpose::First,
             cap: Capabilities::new(),
+            ready_wait: Duration::ZERO,
             quiet: None,
             disturbed: None,
             function_reset: false,
+            left: None,
+            taken: false,
             look: None,
         }
+    }
+
+    /// It was left running, with its admin queue there, and goes on so if it looks like that. Before the first look.
+    pub(super) fn expect(&mut self, places: (Iova, Iova)) {
+        self.left = Some(places);
     }
 
     /// CAP, as it was found.
     pub(super) fn cap(&self) -> &Capabilities {
         &self.cap
+    }
+
+    /// How long it may take to stop and to start again.
+    pub(super) fn reset_wait(&self) -> Duration {
+        2 * self.ready_wait
     }
 
     /// Entries of the longest queue, less one.
@@ -328,6 +349,7 @@ impl Bringup {
             return Step::Turn(Turn::Gone);
         }
         self.cap = Capabilities::from_bits(bits);
+        self.ready_wait = self.ready_wait(device);
         let why = if self.refused.is_some() {
             self.refused
         } else if self.cap.css() & 1 == 0 {
@@ -344,6 +366,13 @@ impl Bringup {
             return Step::Turn(Turn::Failed { why, quiet: Some(QueueQuiet::reset(self.index, next)) });
         }
         let Some(status) = status(device) else { return Step::Turn(Turn::Gone) };
+        if let Some(places) = self.left.take() {
+            if is_left(device, status, places) {
+                (self.state, self.taken) = (State::Setup, true);
+                return Step::Turn(Turn::Taken);
+            }
+            warn!("controller {}: it does not run as it was left: it is reset", self.index);
+        }
         let configuration = Configuration::from_bits(device.registers().read32(CC));
         if configuration.en() && !status.rdy() && !status.cfs() {
             // CC.EN must not be cleared while it starts (Base 3.1.3.5, EN).
@@ -389,6 +418,11 @@ impl Bringup {
 
     /// Gives up: stops the controller, and then says why.
     pub(super) fn stop(&mut self, device: &mut dyn Device, why: Failure, now: Time) {
+        if core::mem::take(&mut self.taken) {
+            warn!("controller {}: it cannot be taken as it was left ({why}): it is reset", self.index);
+            self.disable(device, now);
+            return;
+        }
         self.purpose = Purpose::Stop(why);
         self.disable(device, now);
     }
@@ -413,13 +447,10 @@ impl Bringup {
         device.bus().master(true)?;
         let waited = self.ready_wait(device);
         let registers = device.registers();
-        let attributes = AdminQueueAttributes::new().with_asqs(DEPTH - 1).with_acqs(DEPTH - 1);
-        registers.write32(AQA, attributes.into_bits());
+        registers.write32(AQA, attributes().into_bits());
         registers.write64(ASQ, sq.0);
         registers.write64(ACQ, cq.0);
-        // NVM command set, pages of 4 KiB, round robin.
-        let configuration = Configuration::new().with_iosqes(SQE_SHIFT).with_iocqes(CQE_SHIFT).with_en(true);
-        registers.write32(CC, configuration.into_bits());
+        registers.write32(CC, configuration().into_bits());
         self.state = State::Enabling { deadline: now + waited, waited };
         Ok(())
     }
@@ -431,7 +462,7 @@ impl Bringup {
 
     /// Set-up is over.
     pub(super) fn run(&mut self) {
-        self.state = State::Running;
+        (self.state, self.taken) = (State::Running, false);
     }
 
     /// Only a reset helps. False when that is known, or does not matter any more.
@@ -462,6 +493,26 @@ impl Bringup {
         self.look = None;
         self.quiet = quiet;
     }
+}
+
+/// What CC is written to enable a controller: NVM command set, pages of 4 KiB, round robin.
+fn configuration() -> Configuration {
+    Configuration::new().with_iosqes(SQE_SHIFT).with_iocqes(CQE_SHIFT).with_en(true)
+}
+
+fn attributes() -> AdminQueueAttributes {
+    AdminQueueAttributes::new().with_asqs(DEPTH - 1).with_acqs(DEPTH - 1)
+}
+
+/// Whether a controller runs as this driver has one run, with its admin queue there.
+fn is_left(device: &mut dyn Device, status: Status, (sq, cq): (Iova, Iova)) -> bool {
+    let registers = device.registers();
+    status.rdy()
+        && !status.cfs()
+        && status.shst() == 0
+        && registers.read32(CC) == configuration().into_bits()
+        && registers.read32(AQA) == attributes().into_bits()
+        && (registers.read64(ASQ), registers.read64(ACQ)) == (sq.0, cq.0)
 }
 
 /// CSTS; `None` when the device is gone.

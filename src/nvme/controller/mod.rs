@@ -9,6 +9,7 @@
 //! * [`admin`]: the admin queue: what is asked, what was answered, what is late.
 //! * [`setup`]: what is asked of a controller that is ready; [`namespaces`]: which it has. `identify`: what Identify data may say.
 //! * [`pairs`]: creating queue pairs, deleting them, and creating them again.
+//! * [`left`](super::left): one that another driver left running goes on with the same admin queue.
 //! * [`reads`]: the control role's own reads. [`notices`]: asynchronous events. [`later`]: what failed for the moment.
 //! * `turns`: what is done with what they say. `anomaly`: what none of them believes in.
 
@@ -27,11 +28,14 @@ mod turns;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
-use nvme_platform::{Device, DeviceError, Time};
+use nvme_platform::{Device, DeviceError, DriverMemory, Iova, PAGE, Time};
 use nvme_policy::{LbaRange, PciPlace};
 
+pub(super) use self::admin::DEPTH as ADMIN_DEPTH;
 use self::admin::{AdminQueue, Job};
 use self::bringup::{Bringup, Shutdown};
 use self::later::Later;
@@ -43,10 +47,12 @@ pub use self::reads::SCAN_MAX;
 use self::setup::Setup;
 use super::event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError, Smart};
 use super::info::{ControllerInfo, NamespaceInfo};
+use super::left::Left;
 use super::options::Options;
 use super::pair::QueuePair;
 use super::quiet::QueueQuiet;
 use super::quirks::Quirks;
+use super::spec::command::Completion;
 use super::spec::log::page;
 use super::troubles::Troubled;
 
@@ -63,6 +69,12 @@ pub struct Controller {
     pairs: Pairs,
     reads: Reads,
     notices: Notices,
+    /// What somebody else left running, until it is set up.
+    left: Option<Left>,
+    /// Where its admin queue is, until it is the driver's.
+    left_memory: Option<DriverMemory>,
+    /// What it told unasked before it was set up.
+    early: Vec<Completion>,
     /// What it said of its health last.
     smart: Option<Smart>,
     /// Another look at what failed for the moment.
@@ -91,6 +103,9 @@ impl Controller {
             pairs: Pairs::new(index, &options),
             reads: Reads::new(),
             notices: Notices::new(index),
+            left: None,
+            left_memory: None,
+            early: Vec::new(),
             smart: None,
             later: Later::default(),
             events: VecDeque::new(),
@@ -98,6 +113,28 @@ impl Controller {
             more: false,
             now: Time::default(),
         }
+    }
+
+    /// It was left running by another driver, with its admin queue in this memory of two pages: it goes on without a reset, if it can. Before the
+    /// first [`poll`](Self::poll).
+    pub fn go_on(&mut self, left: Left, memory: DriverMemory) {
+        if left.is_sound() && memory.window().len() >= 2 * PAGE {
+            self.bringup.expect(admin::places(memory.iova()));
+        }
+        (self.left, self.left_memory) = (Some(left), Some(memory));
+    }
+
+    /// What whoever [goes on](Self::go_on) with it has to know, and where the memory of its admin queue is. `None`: something is under way, or it
+    /// has to be reset for another reason. Nothing may be submitted to its queues any more.
+    pub fn leave(&self) -> Option<(Iova, Left)> {
+        let (at, left) = self.admin.as_ref().filter(|_| self.is_ready())?.leave()?;
+        let live = self.pairs.leave()?;
+        Some((at, Left { pairs: self.info().pairs, live, ..left }))
+    }
+
+    /// How long a reset of it may take, as it says; nothing before its first [`poll`](Self::poll).
+    pub fn reset_wait(&self) -> Duration {
+        self.bringup.reset_wait()
     }
 
     /// Goes on with whatever there is to do, and tells the next piece of news. To be called until it says `None`, after

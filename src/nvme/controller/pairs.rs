@@ -212,6 +212,16 @@ impl Pairs {
         }
     }
 
+    /// Identifiers of the pairs that the controller has, where nothing is being done about any, and it can do without more than them.
+    pub(super) fn leave(&self) -> Option<Vec<u16>> {
+        let settled = |record: &Record| matches!(record.stage, Stage::Live | Stage::Quiet);
+        if self.buffers.is_some() || !self.records.values().all(settled) {
+            return None;
+        }
+        let live = self.records.iter().filter(|(_, record)| record.stage == Stage::Live);
+        Some(live.map(|(id, _)| *id).collect())
+    }
+
     /// Whether the control role's own reads have no pair of their own.
     pub(super) fn is_single(&self) -> bool {
         self.granted.pairs == 1

@@ -54,6 +54,8 @@ pub(super) struct Setup {
     doorbell_buffers: bool,
     shutdown_wait: Duration,
     delays: Delays,
+    /// How many pairs it granted to whoever left it.
+    left: Option<u16>,
 }
 
 impl Setup {
@@ -72,6 +74,7 @@ impl Setup {
             doorbell_buffers: false,
             shutdown_wait: SHUTDOWN_MIN,
             delays: Delays::default(),
+            left: None,
         }
     }
 
@@ -132,8 +135,9 @@ impl Setup {
         }
     }
 
-    /// The first question.
-    pub(super) fn begin(&mut self, version: Version, cap: &Capabilities) -> Job {
+    /// The first question. `left`: so many pairs were granted to whoever left it running.
+    pub(super) fn begin(&mut self, version: Version, cap: &Capabilities, left: Option<u16>) -> Job {
+        self.left = left;
         self.info.version = (version.major(), version.minor(), version.tertiary());
         self.several = cap.css() & CSS_SEVERAL != 0;
         Job::IdentifyController
@@ -189,19 +193,22 @@ impl Setup {
     }
 
     /// A controller asks for a delay only of a host that said that it heeds that.
-    fn say_what_is_heeded(&self) -> Next {
+    fn say_what_is_heeded(&mut self) -> Next {
         if self.delays.any() { Next::Ask(Job::HostBehavior) } else { self.ask_for_queues() }
     }
 
-    pub(super) fn behavior_set(&self, completion: &Completion) -> Next {
+    pub(super) fn behavior_set(&mut self, completion: &Completion) -> Next {
         if !completion.status.ok() {
             debug!("controller {}: it takes no Host Behavior Support", self.index);
         }
         self.ask_for_queues()
     }
 
-    fn ask_for_queues(&self) -> Next {
+    fn ask_for_queues(&mut self) -> Next {
         let most = if self.quirks.one_at_a_time { 1 } else { self.options.pairs_max.max(1) };
+        if let Some(left) = self.left {
+            return self.queues_known(left.min(most));
+        }
         Next::Ask(Job::NumberOfQueues { pairs: most })
     }
 
@@ -212,6 +219,10 @@ impl Setup {
         // Less one, submission queues in the low half (Base 5.27.1.5). It may grant more than was asked for.
         let granted = (completion.dw0 & 0xffff).min(completion.dw0 >> 16).saturating_add(1);
         let granted = u16::try_from(granted).unwrap_or(u16::MAX).min(asked);
+        self.queues_known(granted)
+    }
+
+    fn queues_known(&mut self, granted: u16) -> Next {
         if granted == 0 {
             return Next::Fail(Failure::NoQueues);
         }
@@ -276,7 +287,7 @@ mod tests {
     fn each_answer_leads_to_the_next_question() {
         let mut setup = setup();
         let cap = Capabilities::new().with_css(1);
-        assert_eq!(setup.begin(Version::from_bits(0x0002_0000), &cap), Job::IdentifyController);
+        assert_eq!(setup.begin(Version::from_bits(0x0002_0000), &cap, None), Job::IdentifyController);
         let data = page(|data| (data.vwc, data.oncs) = (1, ONCS_DSM.into()));
         assert_eq!(setup.identified(&ended(0, 0), &data, false), Next::Ask(Job::IdentifyNvm));
         let most = Options::default().pairs_max;
@@ -292,11 +303,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_left_running_is_not_asked_again_for_queues() {
+        let mut setup = setup();
+        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new(), Some(3));
+        let data = page(|_| ());
+        assert!(matches!(
+            setup.identified(&ended(0, 0), &data, false),
+            Next::Ask(Job::EventConfiguration { .. })
+        ));
+        assert_eq!(setup.info().pairs, 3);
+        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new(), None);
+        assert!(matches!(
+            setup.identified(&ended(0, 0), &data, false),
+            Next::Ask(Job::NumberOfQueues { .. })
+        ));
+    }
+
+    #[test]
     fn a_controller_of_version_1_4_is_not_asked_about_its_command_set() {
         let mut setup = setup();
         let several = Capabilities::new().with_css(1 | CSS_SEVERAL);
         for (cap, asks) in [(Capabilities::new().with_css(1), false), (several, true)] {
-            setup.begin(Version::from_bits(0x0001_0400), &cap);
+            setup.begin(Version::from_bits(0x0001_0400), &cap, None);
             let next = setup.identified(&ended(0, 0), &page(|_| ()), false);
             assert_eq!(next == Next::Ask(Job::IdentifyNvm), asks);
         }
@@ -305,7 +333,7 @@ mod tests {
     #[test]
     fn a_controller_that_may_ask_for_delays_is_told_that_they_are_heeded() {
         let mut setup = setup();
-        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new());
+        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new(), None);
         let data = page(|data| data.crdt[1] = 5.into());
         assert_eq!(setup.identified(&ended(0, 0), &data, false), Next::Ask(Job::HostBehavior));
         assert!(setup.delays().any() && setup.caps().delays == setup.delays());
@@ -317,7 +345,7 @@ mod tests {
     #[test]
     fn another_controller_after_a_reset_is_not_used() {
         let mut setup = setup();
-        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new());
+        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new(), None);
         assert!(matches!(setup.identified(&ended(0, 0), &page(|_| ()), false), Next::Ask(_)));
         assert!(matches!(setup.identified(&ended(0, 0), &page(|_| ()), true), Next::Ask(_)));
         let other = page(|data| data.mn[0] = b'x');
@@ -327,7 +355,8 @@ mod tests {
     /// What set-up asks of a controller of version 2.0 with these quirks, and how its namespaces are found.
     fn asked(quirks: Quirks) -> (Vec<Job>, Rules) {
         let mut setup = Setup::new(0, Options::default(), quirks);
-        let mut asked = vec![setup.begin(Version::from_bits(0x0002_0000), &Capabilities::new().with_css(1))];
+        let cap = Capabilities::new().with_css(1);
+        let mut asked = vec![setup.begin(Version::from_bits(0x0002_0000), &cap, None)];
         loop {
             let next = match asked.last() {
                 Some(Job::IdentifyController) => setup.identified(&ended(0, 0), &page(|_| ()), false),
@@ -365,7 +394,7 @@ mod tests {
         for ignore_subsystem in [false, true] {
             let quirks = Quirks { ignore_subsystem, ..Quirks::default() };
             let mut setup = Setup::new(0, Options::default(), quirks);
-            setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new());
+            setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new(), None);
             assert!(matches!(setup.identified(&ended(0, 0), &named, false), Next::Ask(_)));
             assert_eq!(setup.info().subsystem, if ignore_subsystem { "" } else { "nqn" });
         }
@@ -376,7 +405,7 @@ mod tests {
             data.mn = *b"Samsung Portable SSD X5                 ";
         });
         let mut setup = setup();
-        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new());
+        setup.begin(Version::from_bits(0x0001_0400), &Capabilities::new(), None);
         assert!(matches!(setup.identified(&ended(0, 0), &x5, false), Next::Ask(_)));
         assert_eq!(
             (setup.info().subsystem.as_str(), setup.quirks().delay_after_disable.is_zero()),

@@ -1,13 +1,13 @@
 //! What is done with what the machines say: the questions of one are put to the admin queue, its answers go to whoever asked, and
 //! what the control role has to know becomes a [`ControllerEvent`].
 
-use nvme_platform::{DeviceError, Time, error, warn};
+use nvme_platform::{DeviceError, Time, error, info, warn};
 use nvme_policy::LbaRange;
 
 use super::super::event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError};
 use super::super::info::NamespaceInfo;
 use super::super::quiet::QueueQuiet;
-use super::super::spec::command::Status;
+use super::super::spec::command::{Completion, Status, admin};
 use super::Controller;
 use super::admin::{AdminQueue, Answer, DEPTH, Job, Patience};
 use super::anomaly::Anomaly;
@@ -67,11 +67,8 @@ impl Controller {
                     self.fail(why, Some(quiet));
                 }
             }
-            Turn::Ready => {
-                let version = self.bringup.version(&mut *self.device);
-                let job = self.setup.begin(version, self.bringup.cap());
-                self.ask(job);
-            }
+            Turn::Ready => self.begin_setup(None),
+            Turn::Taken => self.take_left(now),
             Turn::Failed { why, quiet } => self.fail(why, quiet),
             Turn::Stuck(why) => self.stuck(why),
             Turn::Gone => {
@@ -84,16 +81,74 @@ impl Controller {
     }
 
     fn enable(&mut self, now: Time) -> Result<(), Failure> {
+        // What somebody else left is of no use by now.
+        self.left_memory = None;
+        if self.left.take().is_some()
+            && let Some(admin) = self.admin.take()
+        {
+            admin.retire(self.device.pool());
+        }
         let places = match &self.admin {
             Some(admin) => admin.places(),
             None => {
-                let patience =
-                    Patience { admin: self.options.admin_timeout, abort: self.options.abort_timeout };
-                let queue = AdminQueue::new(self.device.pool(), patience, self.bringup.stride());
+                let (patience, stride) = (self.patience(), self.bringup.stride());
+                let queue = AdminQueue::new(self.device.pool(), patience, stride);
                 self.admin.insert(queue.map_err(Failure::Memory)?).places()
             }
         };
         self.bringup.enable(&mut *self.device, places, now).map_err(Failure::Device)
+    }
+
+    fn patience(&self) -> Patience {
+        Patience { admin: self.options.admin_timeout, abort: self.options.abort_timeout }
+    }
+
+    fn begin_setup(&mut self, left: Option<u16>) {
+        let version = self.bringup.version(&mut *self.device);
+        let job = self.setup.begin(version, self.bringup.cap(), left);
+        self.ask(job);
+    }
+
+    /// It runs as somebody else left it: goes on with the admin queue, deletes the others, and then asks what it is.
+    fn take_left(&mut self, now: Time) {
+        let (Some(left), Some(memory)) = (&self.left, self.left_memory.take()) else {
+            return self.anomaly(Anomaly::NoAdminQueue);
+        };
+        let (patience, stride) = (self.patience(), self.bringup.stride());
+        let admin = AdminQueue::over(memory, self.device.pool(), patience, stride);
+        let taken = admin.map_err(Failure::Memory).and_then(|admin| {
+            if self.admin.insert(admin).resume(left) { Ok(()) } else { Err(Failure::Anomaly) }
+        });
+        match taken {
+            Ok(()) => self.delete_left(now),
+            Err(why) => self.bringup.stop(&mut *self.device, why, now),
+        }
+    }
+
+    /// Deletes the next of the queues that somebody else left.
+    fn delete_left(&mut self, now: Time) {
+        let Some(left) = &mut self.left else {
+            return self.bringup.stop(&mut *self.device, Failure::Anomaly, now);
+        };
+        match left.live.pop() {
+            Some(id) => self.ask(Job::DeleteLeftSq { id }),
+            None => {
+                let pairs = left.pairs;
+                info!("controller {}: goes on without a reset", self.index);
+                self.begin_setup(Some(pairs));
+            }
+        }
+    }
+
+    fn left_deleted(&mut self, opcode: u8, status: Status, next: Option<Job>, now: Time) {
+        match next {
+            _ if !status.ok() => {
+                let why = Failure::Admin { opcode, status: status.0 };
+                self.bringup.stop(&mut *self.device, why, now);
+            }
+            Some(job) => self.ask(job),
+            None => self.delete_left(now),
+        }
     }
 
     /// Submits admin commands and takes answers. True when there was any.
@@ -141,7 +196,10 @@ impl Controller {
                 let next = self.setup.queues_granted(pairs, &completion);
                 self.set_up(next, now);
             }
-            Job::HostBehavior => self.set_up(self.setup.behavior_set(&completion), now),
+            Job::HostBehavior => {
+                let next = self.setup.behavior_set(&completion);
+                self.set_up(next, now);
+            }
             Job::WriteCacheOn => self.set_up(self.setup.write_cache_set(&completion), now),
             Job::EventConfiguration { .. } => self.set_up(self.setup.events_configured(&completion), now),
             Job::DoorbellBuffers { .. } => {
@@ -160,11 +218,9 @@ impl Controller {
                 let next = self.namespaces.described(nsid, &completion, &data);
                 self.look(next);
             }
-            Job::AsyncEvent => match self.notices.came(&completion) {
-                Notice::Refused => {}
-                Notice::Internal => self.stuck(ResetReason::Internal),
-                Notice::Log(id) => self.ask(Job::Log { id, asked: false }),
-            },
+            // It is looked at once it is known what it is.
+            Job::AsyncEvent if self.bringup.is_setting_up() => self.early.push(completion),
+            Job::AsyncEvent => self.told(&completion),
             Job::Log { id, asked } => {
                 if !asked {
                     self.ask(Job::AsyncEvent);
@@ -194,12 +250,25 @@ impl Controller {
                 let effect = self.pairs.cq_deleted(self.device.pool(), id, status);
                 self.pair_step(effect);
             }
+            Job::DeleteLeftSq { id } => {
+                self.left_deleted(admin::DELETE_SQ, status, Some(Job::DeleteLeftCq { id }), now);
+            }
+            Job::DeleteLeftCq { .. } => self.left_deleted(admin::DELETE_CQ, status, None, now),
             Job::Abort { pair, cid } => {
                 // Bit 0: the command was not aborted (Base 5.1).
                 let aborted = status.ok() && completion.dw0 & 1 == 0;
                 let outcome = if aborted { AbortOutcome::Aborted } else { AbortOutcome::NotAborted };
                 self.events.push_back(ControllerEvent::Aborted { pair, cid, outcome });
             }
+        }
+    }
+
+    /// It told something unasked.
+    fn told(&mut self, completion: &Completion) {
+        match self.notices.came(completion) {
+            Notice::Refused => {}
+            Notice::Internal => self.stuck(ResetReason::Internal),
+            Notice::Log(id) => self.ask(Job::Log { id, asked: false }),
         }
     }
 
@@ -270,9 +339,14 @@ impl Controller {
             self.events.push_back(ControllerEvent::NamespacesChanged);
         } else {
             self.bringup.run();
-            for _ in 0..self.setup.events() {
+            self.left = None;
+            // Of one that was left running some are there already.
+            let early = core::mem::take(&mut self.early);
+            let there = early.len() + self.admin.as_ref().map_or(0, AdminQueue::events);
+            for _ in there..self.setup.events().into() {
                 self.ask(Job::AsyncEvent);
             }
+            early.into_iter().for_each(|completion| self.told(&completion));
             self.events.push_back(match self.bringup.quiet().filter(|_| self.bringup.is_reset()) {
                 Some(quiet) => ControllerEvent::Reset { quiet },
                 None => ControllerEvent::Ready,
@@ -420,6 +494,7 @@ impl Controller {
                 admin.clear();
             }
         }
+        self.early.clear();
         self.namespaces.forget();
         self.later.forget();
         self.end_reads();

@@ -39,7 +39,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use nvme_platform::{Device, Time};
+use nvme_platform::{Device, DriverMemory, Iova, Time};
 use nvme_policy::PciPlace;
 use nvme_session::Transport;
 use nvme_session::factory::{Catalogue, CatalogueConfig, FactoryId};
@@ -211,6 +211,25 @@ impl Control {
         let options = nvme::Options { pci, place, ..self.config.nvme };
         let controller = nvme::Controller::new(device, index, options);
         self.units.push(Unit::new(name, controller, self.config.recovery));
+    }
+
+    /// How a controller can be left running, by its place in the order of [`add_device`](Self::add_device), and where its admin queue is;
+    /// see [`Controller::leave`](nvme::Controller::leave). `None`: not now.
+    pub fn leave_device(&self, controller: u16) -> Option<(Iova, nvme::Left)> {
+        self.units.get(usize::from(controller))?.controller().leave()
+    }
+
+    /// How long the slowest controller may take for a reset.
+    pub fn reset_wait(&self) -> Duration {
+        self.units.iter().map(|unit| unit.controller().reset_wait()).max().unwrap_or_default()
+    }
+
+    /// A controller was left running by another server; see [`Controller::go_on`](nvme::Controller::go_on). Before the first
+    /// [`poll`](Self::poll).
+    pub fn go_on_with_device(&mut self, controller: u16, left: nvme::Left, memory: DriverMemory) {
+        if let Some((unit, _)) = self.unit(controller) {
+            unit.controller_mut().go_on(left, memory);
+        }
     }
 
     /// Gives a controller up, by its place in the order of [`add_device`](Self::add_device): the home wants it back. What is

@@ -7,7 +7,7 @@ use crate::File;
 use crate::state::State;
 
 /// The version of both documents: another one whenever a field comes, goes, or changes its meaning.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Most bytes of a document.
 pub const DOCUMENT_MAX: usize = 16 << 20;
 /// Most descriptors that go with one.

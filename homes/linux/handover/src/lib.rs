@@ -28,6 +28,6 @@ pub use file::File;
 pub use kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession, Shelf, Shelved, Store};
 pub use state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
-    Lost, Machine, Mapped, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,
+    Left, Lost, Machine, Mapped, Memory, Partition, Peer, Policy, Rate, Ring, Session, State,
 };
 pub use words::{Wording, rate};

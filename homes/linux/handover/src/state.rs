@@ -25,6 +25,8 @@ pub struct State {
     pub lost: Vec<Lost>,
     /// What is drained: its sessions wait until it is resumed.
     pub drained: Vec<Drained>,
+    /// How long it stands still at most, from when it was asked to, in milliseconds.
+    pub stands_still: u64,
     /// Where it has memory mapped for its hardware controllers.
     pub mapped: Vec<Mapped>,
     /// Where it keeps what outlives a server that is killed, if it does.
@@ -39,6 +41,30 @@ pub struct Mapped {
     pub word: String,
     /// First address, and bytes.
     pub ranges: Vec<(u64, u64)>,
+    /// How it is left running; none: it has to be reset.
+    pub left: Option<Left>,
+}
+
+/// A hardware controller that is left running: its admin queue goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Left {
+    /// The memory of the queue.
+    pub file: File,
+    /// Its bus address.
+    pub at: u64,
+    /// The place of the next command.
+    pub tail: u16,
+    /// The place of the next answer.
+    pub head: u16,
+    /// The phase tag that it has.
+    pub phase: bool,
+    /// Identifiers of the requests to be told of events.
+    pub events: Vec<u16>,
+    /// How many I/O queue pairs it granted.
+    pub pairs: u16,
+    /// Identifiers of those that it has, which are to be deleted.
+    pub live: Vec<u16>,
 }
 
 /// Something that is drained.
@@ -414,6 +440,7 @@ impl State {
         for session in &self.sessions {
             session.name(&mut files);
         }
+        files.extend(self.mapped.iter().filter_map(|mapped| Some(mapped.left.as_ref()?.file)));
         self.store.iter().for_each(|store| store.name(&mut files));
         files
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use nvme_linux::memory::{MemoryFile, Refusal, Trusted};
+use nvme_linux::memory::{MemoryFile, Refusal, SEALS, Trusted, made_of_zeroes};
 use nvme_linux::vhost::{inflight_len, inflight_stride};
 use nvme_platform::{PAGE, Window};
 use nvme_session::virtqueue::{forget_journal, journal_holds, journal_len};
@@ -16,7 +16,6 @@ use rustix::fs::{fcntl_get_seals, fstat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::regions::{Order, Step};
-use crate::zeroes::{SEALS, made_of_zeroes};
 
 /// The journals of a client's rings.
 pub(crate) struct Inflight {

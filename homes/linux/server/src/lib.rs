@@ -34,7 +34,6 @@ mod seat;
 mod server;
 mod upgrade;
 mod worker;
-mod zeroes;
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;

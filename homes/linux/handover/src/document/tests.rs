@@ -4,7 +4,7 @@ use super::*;
 use crate::kept::{Crash, Gate, KeptFactory, KeptServer, KeptSession, Shelf, Shelved, Store};
 use crate::state::{
     Caller, Ceiling, Connection, Counters, Device, Drained, Factory, Holding, Identity, Inflight, Journals,
-    Lost, Machine, Mapped, Memory, Policy, Rate, Ring, Session,
+    Left, Lost, Machine, Mapped, Memory, Policy, Rate, Ring, Session,
 };
 
 fn files(count: &mut u32) -> File {
@@ -120,8 +120,20 @@ fn state(sessions: u64, bytes: Vec<u8>, number: u64) -> (State, usize) {
         sessions: sessions_of,
         factories: factories_of,
     });
-    let mapped = vec![Mapped { word: "vbus=pci:0000:01:00.0".into(), ranges: vec![(4096, number)] }];
+    let left = Left {
+        file: files(&mut count),
+        at: 4096,
+        tail: 15,
+        head: 1,
+        phase: number.is_multiple_of(2),
+        events: vec![3, 16],
+        pairs: 2,
+        live: vec![1, 2],
+    };
+    let mapped = |word: &str, left| Mapped { word: word.into(), ranges: vec![(4096, number)], left };
+    let mapped = vec![mapped("vbus=pci:0000:01:00.0", Some(left)), mapped("vbus=pci:0000:02:00.0", None)];
     let state = State {
+        stands_still: 10_000,
         mapped,
         next_session,
         next_factory: 1,

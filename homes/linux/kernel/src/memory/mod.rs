@@ -13,6 +13,7 @@ mod file;
 mod identity;
 mod image;
 mod lock;
+mod made;
 mod mapping;
 mod range;
 mod sigbus;
@@ -26,6 +27,7 @@ pub(crate) use faults::Faults;
 pub use file::MemoryFile;
 pub use identity::{FileId, Refusal};
 pub use image::{ImageAccess, ImageError, ImageFile};
+pub use made::{SEALS, made_of_zeroes};
 pub use range::WINDOWS_MAX;
 pub use sigbus::{Failures, failures};
 pub use trusted::Trusted;
@@ -40,6 +42,11 @@ pub(crate) fn device(
         mapping::MapError::TooMany => rustix::io::Errno::MFILE,
         mapping::MapError::System(why) => why,
     })
+}
+
+/// All of a file of our own, of so many bytes, as a window.
+pub(crate) fn whole(file: BorrowedFd<'_>, len: usize) -> Result<nvme_mem::Window, rustix::io::Errno> {
+    device(file, 0, len)
 }
 
 pub(crate) use lock::{Lock, lock_file};

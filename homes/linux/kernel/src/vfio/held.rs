@@ -9,7 +9,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nvme_platform::Registers;
+use nvme_platform::{DriverMemory, Iova, Registers};
 use rustix::io::Errno;
 
 use super::VfioError;
@@ -68,6 +68,16 @@ impl Held {
     /// What the server before uses. From here on the device has addresses.
     pub fn begin_beside(&self, others: &[(u64, u64)]) -> Result<(), VfioError> {
         self.container.begin_beside(others)
+    }
+
+    /// The memory at that address, for the next server, where it can go on with it.
+    pub fn left(&self, at: Iova) -> Option<OwnedFd> {
+        self.container.left(at.0)
+    }
+
+    /// Memory that the server before left at that address, which is among those that it [uses](Self::begin_beside). It stays mapped.
+    pub fn take(&self, at: Iova, file: OwnedFd) -> Result<DriverMemory, VfioError> {
+        self.container.take(at.0, file)
     }
 
     /// Nobody else uses it any more: takes away what they had mapped. How many bytes that was.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nvme_mem::{Owner, Window};
 use nvme_platform::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
+use rustix::fs::{fcntl_get_seals, fstat};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,6 +20,7 @@ use super::handle::{self, Handle, with};
 use super::info::{IOMMU_INFO, IommuInfo};
 use super::ioctl;
 use super::ranges::{FreeRanges, USUAL};
+use crate::memory::{SEALS, made_of_zeroes};
 
 const PAGE_BYTES: u64 = PAGE as u64;
 /// Large pages of an IOMMU. What is as long as one lies in it as its memory does in a page of that size, so that the IOMMU can
@@ -55,12 +57,15 @@ struct Ranges {
 pub(super) struct Container {
     handle: Handle,
     ranges: Arc<Mutex<Ranges>>,
+    /// Memory that the next server goes on with, and its address.
+    left: Arc<Mutex<Option<(u64, OwnedFd)>>>,
 }
 
 impl Container {
     fn new(container: OwnedFd) -> Result<Self, VfioError> {
         let ranges = Ranges { all: addresses(&container)?, ..Ranges::default() };
-        Ok(Self { handle: handle::new(container), ranges: Arc::new(Mutex::new(ranges)) })
+        let (ranges, left) = (Arc::new(Mutex::new(ranges)), Arc::default());
+        Ok(Self { handle: handle::new(container), ranges, left })
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -86,6 +91,36 @@ impl Container {
         ranges.free = free;
         ranges.others = others.to_vec();
         Ok(())
+    }
+
+    /// The memory that the next server may go on with, where it is at that address.
+    pub(super) fn left(&self, at: u64) -> Option<OwnedFd> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, file) = left.as_ref().filter(|(known, _)| *known == at)?;
+        rustix::io::fcntl_dupfd_cloexec(file, 0).ok()
+    }
+
+    fn leave(&self, at: u64, file: OwnedFd) {
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, file));
+    }
+
+    /// Memory that the server before has mapped at `at` is this server's as well from here on, and stays mapped.
+    pub(super) fn take(&self, at: u64, file: OwnedFd) -> Result<DriverMemory, VfioError> {
+        let unfit = VfioError::Handed("memory that goes on");
+        let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS));
+        let len = fstat(&file).ok().and_then(|seen| u64::try_from(seen.st_size).ok()).filter(|_| sealed);
+        let mut ranges = self.ranges();
+        let mut others = ranges.others.iter();
+        let found = len.and_then(|len| Some((others.position(|other| *other == (at, len))?, len)));
+        let Some((which, len)) = found else { return Err(unfit) };
+        let window = crate::memory::whole(file.as_fd(), usize::try_from(len).map_err(|_| unfit)?);
+        let window = window.map_err(|why| VfioError::System("mapping memory that goes on", why))?;
+        ranges.others.remove(which);
+        ranges.reserved.insert(at, Reserved { len, mapped: len });
+        LOCKED.fetch_add(len, Ordering::Relaxed);
+        drop(ranges);
+        self.leave(at, file);
+        Ok(of_space(window, Iova(at)))
     }
 
     /// Takes away all that somebody else has mapped, or had before it ended. How many bytes there were.
@@ -279,8 +314,24 @@ fn anonymous(len: usize) -> Result<Window, Errno> {
     Ok(unsafe { Window::new(base, len, owner) })
 }
 
+#[expect(clippy::disallowed_methods, reason = "the pool of this home, whose callers have it mapped there")]
+fn of_space(window: Window, at: Iova) -> DriverMemory {
+    DriverMemory::from_pool(window, at)
+}
+
+impl Space {
+    /// Has the device reach memory of the driver's own.
+    fn own(&mut self, window: Window) -> Result<DriverMemory, DmaError> {
+        let at = self.reserve(&window, DmaRights::ReadWrite)?;
+        if let Err(why) = self.map(at, &window, DmaRights::ReadWrite) {
+            let _ = self.unmap(at, window.len() as u64);
+            return Err(why);
+        }
+        Ok(of_space(window, at))
+    }
+}
+
 impl DmaPool for Space {
-    #[expect(clippy::disallowed_methods, reason = "the pool of this home")]
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         self.is_there()?;
         let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
@@ -289,12 +340,23 @@ impl DmaPool for Space {
             return Ok(memory);
         }
         let window = anonymous(len).map_err(|_| DmaError::NoMemory)?;
-        let at = self.reserve(&window, DmaRights::ReadWrite)?;
-        if let Err(why) = self.map(at, &window, DmaRights::ReadWrite) {
-            let _ = self.unmap(at, len as u64);
-            return Err(why);
+        self.own(window)
+    }
+
+    fn allocate_to_leave(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
+        self.is_there()?;
+        let len = pages.checked_mul(PAGE).filter(|len| *len > 0).ok_or(DmaError::BadRange)?;
+        let made = made_of_zeroes("nvme-admin-queue", len as u64)
+            .and_then(|file| Ok((crate::memory::whole(file.as_fd(), len)?, file)));
+        match made {
+            Ok((window, file)) => {
+                let memory = self.own(window)?;
+                self.container.leave(memory.iova().0, file);
+                Ok(memory)
+            }
+            // The next server resets the controller, then.
+            Err(_) => self.allocate(pages),
         }
-        Ok(DriverMemory::from_pool(window, at))
     }
 
     fn recycle(&mut self, memory: DriverMemory) {

@@ -6,11 +6,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nvme_linux::keep::crash::{PLACE, PLACES};
-use nvme_linux::memory::{MemoryFile, Refusal, Trusted};
+use nvme_linux::memory::{MemoryFile, Refusal, Trusted, made_of_zeroes};
 use nvme_platform::Window;
 use rustix::io::Errno;
-
-use crate::zeroes::made_of_zeroes;
 
 /// Images whose errors have a place: 16 bits each.
 const IMAGES: usize = 256;

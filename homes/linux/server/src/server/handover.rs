@@ -12,13 +12,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::TryRecvError;
 use std::time::Duration;
 
+use nvme_core::nvme;
 use nvme_handover::{Capabilities, Capability, Function, Manager};
 use nvme_linux::dispose::dispose;
 use nvme_linux::events::{Epoll, Events, Interest, now};
 use nvme_linux::logger::{REFUSAL, SERVER};
 use nvme_linux::socket::{self, Peer};
 use nvme_linux::vfio::{Descriptors, Held};
-use nvme_platform::Time;
+use nvme_platform::{Iova, Time};
 use nvme_policy::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -32,14 +33,19 @@ use crate::upgrade::{Broken, Files, Link, greeting};
 
 /// How long the next server may take until it has built on what this one was started with.
 const PREPARES: Duration = Duration::from_secs(30);
-/// How long everything may stand still: what is in flight ends, and the next server takes it up.
+/// How long everything may stand still: what is in flight ends, and the next server takes it up. Longer by what the slowest hardware controller
+/// may take for a reset.
 const STANDS_STILL: Duration = Duration::from_secs(10);
+/// Most of that.
+const RESETS: Duration = Duration::from_secs(60);
 /// How long what is in flight may take to end.
 const DRAINS: Duration = Duration::from_secs(5);
 /// How long a next server may take to end that does not take over.
 const ENDS: Duration = Duration::from_secs(15);
 /// Sessions wait for an image.
 const HELD_UP: &str = "sessions wait until what a killed server began in their image has ended";
+/// How long it is waited until nothing is under way at a controller's admin queue.
+const SETTLES: Duration = Duration::from_millis(200);
 /// How soon it is looked again whether all stands still, where nothing tells of it.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -314,7 +320,8 @@ impl Server {
         let handed = self
             .stand_still(start + DRAINS)
             .and_then(|()| self.settle_store(start + DRAINS))
-            .and_then(|()| self.give(&successor.link, start + STANDS_STILL));
+            .and_then(|()| self.settle_functions(now() + SETTLES))
+            .and_then(|()| self.give(&successor.link, start));
         match handed {
             Ok(()) => {
                 let took = (now() - start).as_millis();
@@ -477,6 +484,30 @@ impl Server {
         Ok(())
     }
 
+    /// Has hardware controllers answer what they were asked, so that they can be left running. One that does not in time is reset by the next
+    /// server.
+    fn settle_functions(&mut self, until: Time) -> Result<(), Stays> {
+        let own = self.own_events()?;
+        while now() < until && !self.lefts().iter().all(|(_, left)| left.is_some()) {
+            self.turn_still(&own, until)?;
+        }
+        Ok(())
+    }
+
+    /// How hardware controllers are left running, as far as they can be, with their words.
+    fn lefts(&self) -> Vec<(&str, Option<LeftRunning>)> {
+        let all = self.upgrades.began.controllers.iter().zip(0_u16..);
+        let hardware = all.filter_map(|((word, over), index)| match over {
+            Over::Hardware(held) => Some((word.as_str(), held, index)),
+            Over::Memory(_) | Over::Image(_) => None,
+        });
+        let lefts = hardware.map(|(word, held, index)| {
+            let left = self.control.leave_device(index);
+            (word, left.and_then(|(at, left)| Some(LeftRunning { file: held.left(at)?, at, left })))
+        });
+        lefts.collect()
+    }
+
     fn in_flight(&self) -> String {
         let busy = |seat: &&Seat| !seat.stands_still();
         let names: Vec<&str> = self.seats.values().filter(busy).map(|seat| seat.name.as_str()).collect();
@@ -540,8 +571,15 @@ impl Server {
         Ok(waited?)
     }
 
+    /// How long everything may stand still.
+    fn stands_still(&self) -> Duration {
+        let hardware = self.functions().next().is_some();
+        STANDS_STILL + if hardware { self.control.reset_wait().min(RESETS) } else { Duration::ZERO }
+    }
+
     /// Gives the next server all that this one has, and has it take over.
-    fn give(&mut self, link: &Link, until: Time) -> Result<(), Stays> {
+    fn give(&mut self, link: &Link, start: Time) -> Result<(), Stays> {
+        let until = start + self.stands_still();
         let head = match &mut self.audit {
             Some(audit) => Some(
                 audit.rest(now()).ok_or_else(|| Stays::Why("the audit trail cannot be written".into()))?,
@@ -549,14 +587,24 @@ impl Server {
             None => None,
         };
         self.notifier.alive();
+        let lefts = self.lefts();
         let mut files = Files::default();
-        let state = self.state(head.map(|head| head.to_string()), &mut files)?;
+        let state = self.state(head.map(|head| head.to_string()), &lefts, &mut files)?;
         self.upgrades.given.set(true);
         link.send_document(&state, &files, until)?;
         link.expect("ready", until)?;
         self.notifier.alive();
         Ok(link.send("go", &[], until)?)
     }
+}
+
+/// A hardware controller that is left running.
+struct LeftRunning {
+    /// The memory of its admin queue.
+    file: OwnedFd,
+    /// Where that is.
+    at: Iova,
+    left: nvme::Left,
 }
 
 fn function<'a>(word: &str, shared: &'a Descriptors, files: &mut Files<'a>) -> Function {

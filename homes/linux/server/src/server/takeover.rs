@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nvme_audit as audit;
 use nvme_audit::Record;
+use nvme_core::nvme;
 use nvme_core::server::control::{Drained, Event};
 use nvme_core::server::message::SessionKey;
 use nvme_handover as handover;
@@ -17,26 +18,29 @@ use nvme_linux::events::{Epoll, Interest, now};
 use nvme_linux::factory::Caller;
 use nvme_linux::logger::SERVER;
 use nvme_linux::socket::Cookie;
-use nvme_platform::Time;
+use nvme_platform::{Iova, Time};
 use nvme_session::factory::FactoryId;
 
 use super::factories::Post;
 use super::{Server, Watched};
 use crate::capability::Capability;
+use crate::devices::Over;
 use crate::failure::Failure;
 use crate::hints::Told;
 use crate::keep::Board;
 use crate::seat::{Phase, Seat, Source, Waiter, peer_of};
 use crate::upgrade::{Given, Predecessor};
 
-/// How long it may take to build all of it anew.
-const BUILDS: Duration = Duration::from_secs(8);
+/// How long before the other goes on all of it has to be built anew.
+const BEFORE: Duration = Duration::from_secs(2);
+/// How long the other stands still at most, whatever it says.
+const STANDS_STILL_MAX: Duration = Duration::from_secs(120);
 
 impl Server {
     /// Takes over all that the other server has. On failure the other goes on.
     pub(crate) fn take_over(&mut self, from: &Predecessor) -> Result<(), Failure> {
         let start = now();
-        let built = self.build(from, start + BUILDS);
+        let built = self.build(from, start);
         if let Err(why) = &built {
             from.refuse(&why.to_string());
         }
@@ -62,13 +66,14 @@ impl Server {
     }
 
     /// All that the other server has. The board of what it keeps, if it does.
-    fn build(&mut self, from: &Predecessor, until: Time) -> Result<Option<Board>, Failure> {
+    fn build(&mut self, from: &Predecessor, start: Time) -> Result<Option<Board>, Failure> {
         (self.upgrades.frozen, self.upgrades.taking) = (true, true);
         let (state, mut given) = from.state().map_err(|why| Failure::Failed(why.into()))?;
-        for handover::Mapped { word, ranges } in &state.mapped {
-            let held = self.functions().find(|(known, _)| known == word).map(|(_, held)| held);
-            let held = held.ok_or_else(|| Failure::asked(format!("{word}: it is not here")))?;
-            held.begin_beside(ranges).map_err(|why| Failure::asked(format!("{word}: {why}")))?;
+        let stands_still = Duration::from_millis(state.stands_still).min(STANDS_STILL_MAX);
+        let until = start + stands_still.saturating_sub(BEFORE);
+        for mapped in &state.mapped {
+            let taken = self.take_function(mapped, &mut given);
+            taken.map_err(|why| Failure::asked(format!("{}: {why}", mapped.word)))?;
         }
         let own = self.own_events()?;
         while !self.control.scanned() {
@@ -85,6 +90,7 @@ impl Server {
             lost,
             drained,
             mapped: _,
+            stands_still: _,
             store,
         } = state;
         if let (Some(audit), Some(head)) = (&mut self.audit, head) {
@@ -120,6 +126,28 @@ impl Server {
             self.wait(&own, until, "clients' memory is not mapped in time")?;
         }
         self.adopt_store(store, &mut given).map_err(Failure::asked)
+    }
+
+    /// A hardware controller: its addresses, and how it was left running, if it was.
+    fn take_function(&mut self, mapped: &handover::Mapped, given: &mut Given) -> Result<(), String> {
+        let handover::Mapped { word, ranges, left } = mapped;
+        let mut all = self.upgrades.began.controllers.iter().zip(0_u16..);
+        let found = all.find_map(|((known, over), index)| match over {
+            Over::Hardware(held) if known == word => Some((held, index)),
+            _ => None,
+        });
+        let (held, index) = found.ok_or("it is not here")?;
+        held.begin_beside(ranges).map_err(|why| why.to_string())?;
+        let Some(left) = left.clone() else {
+            log::info!(target: SERVER, "{word}: something is under way there: it is reset");
+            return Ok(());
+        };
+        let handover::Left { file, at, tail, head, phase, events, pairs, live } = left;
+        let (file, at) = (given.take(file)?, Iova(at));
+        let memory = held.take(at, file).map_err(|why| why.to_string())?;
+        let left = nvme::Left { tail, head, phase, events, pairs, live };
+        self.control.go_on_with_device(index, left, memory);
+        Ok(())
     }
 
     fn wait(&mut self, own: &Epoll, until: Time, late: &str) -> Result<(), Failure> {

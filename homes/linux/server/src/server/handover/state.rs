@@ -3,13 +3,14 @@
 use std::os::fd::AsFd;
 use std::time::UNIX_EPOCH;
 
+use nvme_core::nvme;
 use nvme_handover as handover;
 use nvme_linux::vfio::Held;
 use nvme_session::factory::FactoryView;
 
 use super::super::Server;
 use super::super::watched::Watched;
-use super::Stays;
+use super::{LeftRunning, Stays};
 use crate::capability::Capability as Minted;
 use crate::devices::Served;
 use crate::seat::{Seat, Source, peer};
@@ -19,6 +20,7 @@ impl Server {
     pub(super) fn state<'a>(
         &'a self,
         head: Option<String>,
+        lefts: &'a [(&str, Option<LeftRunning>)],
         files: &mut Files<'a>,
     ) -> Result<handover::State, Stays> {
         let mut sessions = Vec::new();
@@ -37,7 +39,8 @@ impl Server {
             callers: self.callers_state(files),
             lost: self.images.iter().flatten().filter_map(lost).collect(),
             drained: handover::drained(&self.control),
-            mapped: self.functions().map(mapped).collect(),
+            stands_still: u64::try_from(self.stands_still().as_millis()).unwrap_or(u64::MAX),
+            mapped: self.functions().map(|function| mapped(function, lefts, files)).collect(),
             store: self.store_state(files)?,
         })
     }
@@ -129,6 +132,15 @@ fn lost(served: &Served) -> Option<handover::Lost> {
     Some(handover::Lost { serial: image.serial().to_owned(), errno })
 }
 
-fn mapped((word, held): (&str, &Held)) -> handover::Mapped {
-    handover::Mapped { word: word.to_owned(), ranges: held.addresses() }
+fn mapped<'a>(
+    (word, held): (&str, &Held),
+    lefts: &'a [(&str, Option<LeftRunning>)],
+    files: &mut Files<'a>,
+) -> handover::Mapped {
+    let left = lefts.iter().find(|(known, _)| *known == word).and_then(|(_, left)| left.as_ref());
+    let left = left.map(|LeftRunning { file, at, left }| {
+        let nvme::Left { tail, head, phase, events, pairs, live } = left.clone();
+        handover::Left { file: files.add(file.as_fd()), at: at.0, tail, head, phase, events, pairs, live }
+    });
+    handover::Mapped { word: word.to_owned(), ranges: held.addresses(), left }
 }

@@ -1,4 +1,4 @@
-//! Memory files that the server makes, and whose length nobody changes.
+//! Memory files of our own, whose length nobody changes.
 
 use std::os::fd::OwnedFd;
 
@@ -9,11 +9,11 @@ use rustix::io::{Errno, write};
 const ZEROES: [u8; 16 << 10] = [0; 16 << 10];
 
 /// What keeps its length for ever.
-pub(crate) const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+pub const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// A memory file that nobody can make longer or shorter. (The sandbox lets nobody set the length of a file; and what is written is there, and
 /// costs no fault later.)
-pub(crate) fn made_of_zeroes(name: &str, len: u64) -> Result<OwnedFd, Errno> {
+pub fn made_of_zeroes(name: &str, len: u64) -> Result<OwnedFd, Errno> {
     let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut left = usize::try_from(len).unwrap_or(usize::MAX);
     while left > 0 {
