@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nvme_client::{Client, Factory, Options};
+use nvme_client::{Client, Factory, Io, Options, Segment, kind};
 
 use crate::server::{Bench, Server, WAIT};
 use crate::{inventory, run, text};
@@ -25,6 +25,27 @@ impl Reader {
             let mut data = vec![0; len];
             while !told.load(Ordering::Relaxed) {
                 client.read(0, &mut data).unwrap();
+            }
+        });
+        Self { stop, thread }
+    }
+
+    /// Always has as many requests waiting as a session's part of 30 ms is.
+    fn many(client: Client) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            // All of it: a session is over when its connection is.
+            let mut client = client;
+            let segments = [Segment { addr: client.scratch, len: 4096 }];
+            let io = Io { kind: kind::IN, sector: 0, segments: &segments, to_device: false };
+            while !told.load(Ordering::Relaxed) {
+                let queue = &mut client.queues[0];
+                while queue.in_flight() < 16 {
+                    queue.submit(io, 0).unwrap();
+                }
+                queue.publish().unwrap();
+                queue.next(Duration::ZERO, Instant::now() + WAIT).unwrap();
             }
         });
         Self { stop, thread }
@@ -164,11 +185,13 @@ fn together(bound: &str, wanted: f64, of: impl Fn(&(f64, f64)) -> f64) {
         .into_iter()
         .map(|word| {
             let fd = factory.create(&[word], None).unwrap();
-            Reader::start(Client::from_fd(fd, &Options::default()).unwrap(), 4096)
+            Reader::many(Client::from_fd(fd, &Options::default()).unwrap())
         })
         .collect();
-    let both = settles(&bench, bound, wanted, 0.05, |all| all.iter().map(&of).sum());
-    assert!(both.iter().all(|one| of(one) > wanted / 3.0), "each has its part: {both:?}");
+    settles(&bench, bound, wanted, 0.05, |all| all.iter().map(&of).sum());
+    // Half each, but for what a machine that has other things to do keeps from one of them.
+    let least = |all: &[(f64, f64)]| all.iter().map(&of).fold(f64::INFINITY, f64::min);
+    settles(&bench, bound, wanted / 2.0, 0.2, least);
     readers.into_iter().for_each(Reader::stop);
 }
 
