@@ -106,6 +106,25 @@ fn the_other_end_of_a_connection_is_not_kept_by_it() {
 }
 
 #[test]
+fn a_static_client_that_sends_its_own_end_and_goes_leaves_its_socket_to_the_next() {
+    let dir = crate::disk::memory_dir();
+    let path = dir.path().join("cl1");
+    let words = ["--client", "cl1", "--device", "partlabel:attack", "--cap"].map(String::from);
+    let arguments = words.into_iter().chain([format!("cl1=unix:{}", path.display())]).collect();
+    attack_on(Setup { arguments, ..Setup::default() }, |_| {
+        for kind in [request::SET_BACKEND_REQ_FD, request::SET_VRING_KICK, request::ADD_MEM_REG] {
+            let connection = OwnedFd::from(UnixStream::connect(&path).unwrap());
+            let copy = connection.try_clone().unwrap();
+            let client = Client::from_fd(connection, &options()).unwrap();
+            let payload = vec![0; if kind == request::SET_BACKEND_REQ_FD { 0 } else { 8 }];
+            let _ = client.front.command(kind, &payload, &[copy.as_fd()]);
+        }
+        let mut next = Client::connect(&path, &options()).unwrap();
+        next.read(0, &mut [0; 4096]).unwrap();
+    });
+}
+
+#[test]
 fn a_capability_that_lies_unread_in_a_channel_is_not_kept() {
     attack(|rig| {
         let (client, copy) = client(rig, &["device=partlabel:attack"]);

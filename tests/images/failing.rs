@@ -160,18 +160,20 @@ fn a_file_size_limit_is_the_requests_error_and_not_the_servers_end() {
     if !able() {
         return;
     }
-    let bench = Bench::new();
-    let image = bench.path("image");
-    sparse(&image, 16 * MIB);
-    let mut server = serve(&bench, &[vbus(&image, ",serial=a,engine=threads")]);
-    let mut client = session(&bench, &["device=a:n1"]);
-    run("prlimit", &["--pid", &server.pid().to_string(), "--fsize=4194304"]);
-    client.write(0, &[1; 4096]).unwrap();
-    assert!(client.write(8 * SECTORS, &[1; 4096]).is_err());
-    client.read(8 * SECTORS, &mut [0; 4096]).unwrap();
-    server.says("no space");
-    drop(client);
-    assert_eq!(server.stop(), 0);
+    for engine in ["uring", "threads"] {
+        let bench = Bench::new();
+        let image = bench.path("image");
+        sparse(&image, 16 * MIB);
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        run("prlimit", &["--pid", &server.pid().to_string(), "--fsize=4194304"]);
+        client.write(0, &[1; 4096]).unwrap();
+        assert!(client.write(8 * SECTORS, &[1; 4096]).is_err(), "{engine}");
+        client.read(8 * SECTORS, &mut [0; 4096]).unwrap();
+        server.says("no space");
+        drop(client);
+        assert_eq!(server.stop(), 0);
+    }
 }
 
 /// What a read sees that comes after the page which it reads into was given back, and touched again, as by a balloon.

@@ -1,6 +1,7 @@
 //! How large an image is, what it takes, and what an operator is told of it.
 
 use std::fs::{self, File};
+use std::time::Duration;
 
 use crate::server::{Bench, wait_until};
 use crate::storage::{MIB, Mount, able, operator, serve, session, sparse, taken, vbus};
@@ -33,6 +34,61 @@ fn growth_is_told_to_sessions_and_to_new_ones() {
         client.write(0, &[1; 4096]).unwrap();
         server.says("shrank");
         assert_eq!(operator(&bench, &["rescan", "nobody"]), Err(3));
+        drop(client);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn an_image_in_memory_that_shrank_fails_what_is_gone_of_it_and_serves_it_again_when_it_is_back() {
+    let bench = Bench::new();
+    let image = bench.path("image");
+    sparse(&image, 8 * MIB);
+    let resize = |bytes: u64| File::options().write(true).open(&image).unwrap().set_len(bytes).unwrap();
+    let mut server = serve(&bench, &[vbus(&image, ",serial=a")]);
+    server.says("engine=window");
+    let mut client = session(&bench, &["device=a:n1"]);
+    let mut bytes = vec![0; 4096];
+    for round in 1..4 {
+        for sector in [0, 6 * SECTORS] {
+            client.write(sector, &[round; 4096]).unwrap();
+        }
+        resize(4 * MIB);
+        assert!(client.read(6 * SECTORS, &mut bytes).is_err(), "round {round}: it is gone");
+        client.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes, [round; 4096]);
+        client.write(0, &[round + 1; 4096]).unwrap();
+        client.flush().unwrap();
+        resize(8 * MIB);
+        client.read(6 * SECTORS, &mut bytes).unwrap();
+        assert_eq!(bytes, [0; 4096], "round {round}");
+    }
+    drop(client);
+    assert_eq!(server.stop(), 0);
+}
+
+/// What a process had of processors so far, in ticks.
+fn ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn nothing_is_done_for_an_image_of_which_nobody_asks_anything() {
+    for engine in ["window", "uring", "threads"] {
+        let bench = Bench::new();
+        let image = bench.path("image");
+        sparse(&image, 8 * MIB);
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        client.write(0, &vec![1; MIB as usize]).unwrap();
+        client.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        let before = ticks(server.pid());
+        std::thread::sleep(Duration::from_millis(800));
+        let spent = ticks(server.pid()) - before;
+        assert!(spent <= 2, "{engine}: {spent} ticks of idling");
         drop(client);
         assert_eq!(server.stop(), 0);
     }

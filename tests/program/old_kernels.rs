@@ -9,6 +9,7 @@ use nvme_client::{Client, Options};
 use rustix::process::{Pid, Signal, kill_process};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
+use crate::disk;
 use crate::server::{Bench, wait_until};
 
 /// What the server uses where it is there, and is newer than Linux 4.18 or often not in a container's list. Calls of one
@@ -27,15 +28,15 @@ const OPTIONAL: &[&[i64]] = &[
     &[libc::SYS_membarrier],
 ];
 
-/// Starts a server for which these calls have that error.
-fn start(bench: &Bench, calls: &[i64], error: i32) -> Child {
+/// Starts a server over that disk, for which these calls have that error.
+fn start(bench: &Bench, disk: &str, calls: &[i64], error: i32) -> Child {
     let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
     let error = SeccompAction::Errno(error.unsigned_abs());
     let arch = std::env::consts::ARCH.try_into().unwrap();
     let filter: BpfProgram =
         SeccompFilter::new(rules, SeccompAction::Allow, error, arch).unwrap().try_into().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-drv"));
-    command.args(["-v", &bench.disk(), &bench.socket("svr")]).stdin(Stdio::null());
+    command.args(["-v", disk, &bench.socket("svr")]).stdin(Stdio::null());
     command.stderr(File::create(bench.path("log")).unwrap());
     // The filter is the thread's, and goes with it.
     std::thread::scope(|scope| {
@@ -53,11 +54,16 @@ fn said(bench: &Bench) -> String {
 
 fn is_served(calls: &[i64], error: i32) {
     let bench = Bench::new();
-    let mut server = start(&bench, calls, error);
+    serves(&bench, &bench.disk(), calls, error);
+}
+
+/// A client is served from that disk, and the server ends in order.
+fn serves(bench: &Bench, disk: &str, calls: &[i64], error: i32) {
+    let mut server = start(bench, disk, calls, error);
     wait_until("it is ready, or ends", || {
-        said(&bench).contains("partitions") || server.try_wait().unwrap().is_some()
+        said(bench).contains("partitions") || server.try_wait().unwrap().is_some()
     });
-    assert_eq!(server.try_wait().unwrap(), None, "without {calls:?}: {}", said(&bench));
+    assert_eq!(server.try_wait().unwrap(), None, "without {calls:?}: {}", said(bench));
     let session = bench.create(&["device=partlabel:attack"]);
     let mut client = Client::from_fd(session, &Options::default()).unwrap();
     let mut block = [0; 4096];
@@ -70,7 +76,7 @@ fn is_served(calls: &[i64], error: i32) {
     drop(client);
     let pid = Pid::from_raw(i32::try_from(server.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
-    assert_eq!(server.wait().unwrap().code(), Some(0), "{}", said(&bench));
+    assert_eq!(server.wait().unwrap().code(), Some(0), "{}", said(bench));
 }
 
 #[test]
@@ -90,6 +96,29 @@ fn a_client_is_served_where_each_newer_call_is_denied() {
 }
 
 #[test]
+fn where_there_is_no_io_uring_an_image_on_a_disk_is_served_by_threads_with_a_line() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let image = folder.path().join("disk");
+    std::fs::write(&image, disk::image(512)).unwrap();
+    if rustix::fs::statfs(&image).unwrap().f_type == libc::TMPFS_MAGIC {
+        eprintln!("skipped: {} is in memory, and is mapped", image.display());
+        return;
+    }
+    for error in [libc::ENOSYS, libc::EPERM] {
+        let bench = Bench::new();
+        let word = format!("--cap=vbus=soft:{}", image.display());
+        serves(&bench, &word, &[libc::SYS_io_uring_setup], error);
+        let log = said(&bench);
+        assert!(log.contains("no io_uring (") && log.contains("served by threads"), "{error}: {log}");
+        assert!(log.contains("engine=threads"), "{error}: {log}");
+        // Who asks for it by name gets nothing else.
+        let named = format!("{word},engine=uring");
+        let status = start(&bench, &named, &[libc::SYS_io_uring_setup], error).wait().unwrap();
+        assert!(!status.success() && said(&bench).contains("engine=uring: "), "{status}: {}", said(&bench));
+    }
+}
+
+#[test]
 fn a_call_that_cannot_be_done_without_is_named_before_anything_is_served() {
     for (call, name) in [
         (libc::SYS_statx, "statx"),
@@ -99,7 +128,7 @@ fn a_call_that_cannot_be_done_without_is_named_before_anything_is_served() {
     ] {
         for error in [libc::ENOSYS, libc::EPERM] {
             let bench = Bench::new();
-            let mut server = start(&bench, &[call], error);
+            let mut server = start(&bench, &bench.disk(), &[call], error);
             assert_eq!(server.wait().unwrap().code(), Some(1), "{name}: {}", said(&bench));
             assert!(said(&bench).contains(name), "{name}: {}", said(&bench));
         }

@@ -9,7 +9,9 @@ use nvme_core::server::control::{Config, Event, MemoryChange};
 use nvme_core::server::message::SessionKey;
 use nvme_core::server::worker::Worker;
 use nvme_platform::{Clock, Time};
+use nvme_policy::{FactoryRequest, SessionRequest, Trusted};
 use nvme_session::dataspace::{Claim, File, FileId};
+use nvme_session::factory::FactoryId;
 use nvme_soft::{Config as Soft, MemoryMedium, NamespaceConfig, SoftHandle};
 
 use crate::client::{Client, FLUSH, IN, IOERR, OK, region};
@@ -233,6 +235,41 @@ fn a_group_of_sixty_four_sessions_has_the_same_share_as_a_group_of_one() {
     let done: Vec<u64> = loads.iter().map(|load| load.done).collect();
     let (least, most) = (done.iter().min().unwrap(), done.iter().max().unwrap());
     assert!(*least > 0 && most - least <= least / 4 + 64, "and in it all have the same: {done:?}");
+}
+
+/// A factory at another, and a session of it.
+fn delegate(rig: &mut Rig, at: FactoryId, words: &[&str]) -> FactoryId {
+    let asked = FactoryRequest::from_words(words.iter().copied(), &Trusted::NONE).unwrap();
+    rig.control.delegate(at, &asked).unwrap()
+}
+
+fn minted(rig: &mut Rig, at: FactoryId) -> Load {
+    let asked = SessionRequest::from_words(["device=d0:n1", "read-only"], &Trusted::NONE).unwrap();
+    let key = rig.control.create_at(at, &asked).unwrap();
+    Load::small(rig.client_of(key))
+}
+
+#[test]
+fn factories_have_the_same_share_whatever_they_and_those_below_them_minted() {
+    let mut rig = rig(one_pair());
+    let tenant = |rig: &mut Rig, at| delegate(rig, at, &["device=d0:n1", "read-only", "factories=1"]);
+    let many = tenant(&mut rig, FactoryId::SERVER);
+    let below = delegate(&mut rig, many, &["device=d0:n1", "read-only"]);
+    let few = tenant(&mut rig, FactoryId::SERVER);
+    let mut loads: Vec<_> =
+        (0..64).map(|at| minted(&mut rig, if at % 2 == 0 { many } else { below })).collect();
+    loads.push(minted(&mut rig, few));
+    // One of the server's own factory's, which is a group as well.
+    loads.push(minted(&mut rig, FactoryId::SERVER));
+    rig.step();
+    let all = contend(&mut rig, &mut loads, 100 * MS);
+    for one in loads.split_off(64) {
+        let part = one.time();
+        assert!(part * 60 >= all * 17 && part * 60 <= all * 23, "about a third: {part:?} of {all:?}");
+    }
+    let done: Vec<u64> = loads.iter().map(|load| load.done).collect();
+    let (least, most) = (done.iter().min().unwrap(), done.iter().max().unwrap());
+    assert!(*least > 0 && most - least <= least / 4 + 64, "wherever they were minted: {done:?}");
 }
 
 #[test]
