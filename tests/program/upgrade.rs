@@ -278,9 +278,10 @@ fn many_sessions_go_on_through_one_upgrade_after_the_other_and_so_do_disks_in_me
     let checkers: Vec<Checker> = (0..sessions)
         .map(|n| Checker::start(client(&bench, &[&format!("device=m{n}:n1"), &format!("name=vm{n}")]), 8))
         .collect();
-    let mut paused = Vec::new();
+    let (mut paused, mut took_most) = (Vec::new(), Vec::new());
     for _ in 0..upgrades {
         checkers.iter().for_each(|checker| checker.more(20));
+        took_most.push(checkers.iter().map(|checker| checker.take_longest().as_millis()).max().unwrap());
         server = upgrade(&bench, server, &words);
         let said = server.said();
         let took = said.split(" after ").nth(1).and_then(|rest| rest.split(' ').next());
@@ -291,7 +292,7 @@ fn many_sessions_go_on_through_one_upgrade_after_the_other_and_so_do_disks_in_me
     let longest = seen.iter().map(|seen| seen.longest).max().unwrap();
     let requests: u64 = seen.iter().map(|seen| seen.requests).sum();
     println!(
-        "{upgrades} upgrades, {sessions} sessions, {requests} requests; the longest took {longest:?}; paused ms: {paused:?}"
+        "{upgrades} upgrades, {sessions} sessions, {requests} requests; the longest took {longest:?}; paused ms: {paused:?}; the longest request until each, in ms: {took_most:?}"
     );
     assert_eq!(server.stop(), 0);
 }
