@@ -8,20 +8,20 @@ use super::super::pair::PairMemory;
 use super::super::spec::command::{CQE_BYTES, SQE_SHIFT};
 use super::super::transfer::BOUNCE_CHUNK;
 
-/// Pages of a pair of this depth: its queues, lists, and bounce memory.
-pub(super) fn pages(depth: u16, chunks: u16) -> [usize; 4] {
-    let depth = usize::from(depth);
-    [
-        (depth << SQE_SHIFT).div_ceil(PAGE),
-        (depth * CQE_BYTES).div_ceil(PAGE),
-        depth.saturating_sub(1),
-        usize::from(chunks.max(1)) * (BOUNCE_CHUNK as usize / PAGE),
-    ]
+/// Pages of so many chunks of bounce memory.
+pub(super) fn chunks(count: u16) -> usize {
+    usize::from(count.max(1)) * (BOUNCE_CHUNK as usize / PAGE)
 }
 
-/// Memory for a pair of this depth; all or nothing.
-pub(super) fn allocate(pool: &mut dyn DmaPool, depth: u16, chunks: u16) -> Result<PairMemory, DmaError> {
-    let pages = pages(depth, chunks);
+/// Pages of a pair of this depth: its queues, lists, and bounce memory of so many pages.
+pub(super) fn pages(depth: u16, bounce: usize) -> [usize; 4] {
+    let depth = usize::from(depth);
+    [(depth << SQE_SHIFT).div_ceil(PAGE), (depth * CQE_BYTES).div_ceil(PAGE), depth.saturating_sub(1), bounce]
+}
+
+/// Memory for a pair of this depth, with so many pages to copy; all or nothing.
+pub(super) fn allocate(pool: &mut dyn DmaPool, depth: u16, bounce: usize) -> Result<PairMemory, DmaError> {
+    let pages = pages(depth, bounce);
     let mut got: Vec<DriverMemory> = Vec::with_capacity(pages.len());
     for (done, count) in pages.into_iter().enumerate() {
         match pool.allocate(count) {

@@ -21,16 +21,17 @@ use super::super::spec::command::Status;
 use super::super::troubles::Troubles;
 use super::admin::Job;
 use super::anomaly::Anomaly;
-use super::pair_memory::{allocate, pages, recycle};
+use super::pair_memory::{allocate, chunks, pages, recycle};
+use super::reads::SCAN_MAX;
 
 /// Fewest and most entries of a queue: one can never be used.
 const DEPTH_MIN: u16 = 2;
 const DEPTH_MAX: u16 = 1024;
 /// The identifier of the pair for the control role's own reads.
 const READS_PAIR: u16 = 1;
-/// Entries in its queues, and its chunks of bounce memory.
+/// Entries in its queues, and pages for what it reads.
 const READS_DEPTH: u16 = 4;
-const READS_CHUNKS: u16 = 1;
+const READS_PAGES: usize = SCAN_MAX as usize / PAGE;
 
 /// For whom a pair is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -247,7 +248,7 @@ impl Pairs {
 
     /// Bytes of the driver's own memory that a pair of this depth takes.
     pub(super) fn bytes(&self, depth: u16) -> u64 {
-        let pages = pages(self.allowed(depth), self.chunks);
+        let pages = pages(self.allowed(depth), chunks(self.chunks));
         (pages.into_iter().sum::<usize>() * PAGE) as u64
     }
 
@@ -295,8 +296,8 @@ impl Pairs {
         purpose: Purpose,
     ) -> Result<Job, PairError> {
         let depth = self.allowed(depth);
-        let chunks = if purpose == Purpose::Reads { READS_CHUNKS } else { self.chunks };
-        let memory = allocate(device.pool(), depth, chunks).map_err(PairError::Memory)?;
+        let bounce = if purpose == Purpose::Reads { READS_PAGES } else { chunks(self.chunks) };
+        let memory = allocate(device.pool(), depth, bounce).map_err(PairError::Memory)?;
         let vectors = device.bus().vectors().min(self.granted.vectors);
         // Vector 0 is the control role's: the admin queue's, and that of its own reads. The others are shared in turn.
         let own = purpose == Purpose::Reads || vectors < 2;

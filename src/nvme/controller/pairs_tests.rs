@@ -92,6 +92,17 @@ fn a_pair_is_no_deeper_than_its_home_lets_it_and_takes_the_memory_of_that() {
 }
 
 #[test]
+fn the_pair_for_reads_takes_the_memory_of_its_longest_read() {
+    let mut rig = rig(8);
+    rig.pairs.create_for_reads(&mut rig.device).unwrap();
+    assert!(rig.cq_created(1, OK).is_ok());
+    let Ok(Effect::ReadsMade(pair)) = rig.sq_created(1, OK) else { panic!() };
+    let PairMemory { sq, cq, lists, bounce } = &pair.memory;
+    let pages = [sq, cq, lists, bounce].map(|memory| memory.window().len() / PAGE);
+    assert_eq!(pages, [1, 1, 3, 4]);
+}
+
+#[test]
 fn a_pair_is_made_deleted_and_made_again_with_a_higher_generation() {
     let mut rig = rig(4);
     assert_eq!(rig.pairs.free(), 3, "one is for the control role's own reads");

@@ -16,11 +16,11 @@ use super::super::pair::{PairConfig, PairMemory};
 use super::super::retry;
 use super::super::ring::{CompletionRing, SubmissionRing};
 use super::super::spec::command::Status;
-use super::super::transfer::{BOUNCE_CHUNK, ListPage, prps};
+use super::super::transfer::{ListPage, prps};
 use super::pairs::ReadsPair;
 
-/// Longest read, in bytes.
-pub const SCAN_MAX: u32 = BOUNCE_CHUNK;
+/// Longest read, in bytes. Tables are read by the [page](crate::disk::READ_MAX); a controller has as much memory for that all the time.
+pub const SCAN_MAX: u32 = 16 << 10;
 
 /// Most reads that wait.
 const WAITING_MAX: usize = 64;
