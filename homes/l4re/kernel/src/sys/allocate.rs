@@ -8,7 +8,7 @@ use crate::kernel::{Cap, L4Error};
 const MA_CONTINUOUS: usize = 1;
 const MA_PINNED: usize = 2;
 /// What is not given to clients of our own memory.
-const RESERVE: usize = 512 << 10;
+const RESERVE: usize = 128 << 10;
 
 /// New memory of our own: zeroed, contiguous, and where it is for good.
 pub(super) fn pinned(len: usize) -> Result<Cap, L4Error> {
