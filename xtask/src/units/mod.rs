@@ -29,6 +29,14 @@ knock() { perl -MIO::Socket::UNIX -e 'exit !IO::Socket::UNIX->new(Peer => shift)
 scraped() { timeout 5 bash -c 'exec 3<>/dev/tcp/127.0.0.1/9559 && printf "GET /metrics HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n" >&3 && cat <&3'; }
 vm1() { systemctl is-active --quiet nvme-session@vm1.service && [ -e /run/nvme-session/vm1.sock ]; }
 ended() { [ "$(main_pid)" = 0 ] && [ "$(systemctl show -p Job --value nvme-drv-svr.socket)" = "" ] && ! [ -e /run/nvme-drv/svr ]; }
+# Whether the server is another process than that one.
+other() { [ $(main_pid) != 0 ] && [ $(main_pid) != $1 ]; }
+# Four sessions that write numbers and read them back; what they saw.
+load() {
+    [ $1 = begin ] || { touch /tmp/enough; wait $verifies; s=$?; cat /tmp/verified; rm /tmp/enough; return $s; }
+    blkverify /run/nvme-drv/svr device=m0:n1 device=m1:n1 device=m2:n1 device=m3:n1 --until /tmp/enough >/tmp/verified 2>&1 & verifies=$!
+    sleep 2
+}
 # What there is of a server that was stopped.
 off() { for u in nvme-drv nvme-session@vm1; do echo $u.service $(systemctl is-active $u.service); done; echo "[$(ls /run/nvme-drv)]"; }
 "#;
@@ -210,6 +218,27 @@ const CHECKS: &[Check] = &[
         "took over from pid",
     ),
     (
+        "sessions under load that is verified go on through kills, with RestartSec=100ms",
+        "disks=$(for n in 0 1 2 3; do echo --cap vbus=soft:mem:4M,serial=m$n; done)
+         conf -v $disks --cap upgrade=unix:/run/nvme-drv/upgrade
+         mkdir -p /etc/systemd/system/nvme-drv.service.d
+         printf '[Service]\\nRestartSec=100ms\\n' >/etc/systemd/system/nvme-drv.service.d/soon.conf
+         systemctl daemon-reload; systemctl restart nvme-drv.service
+         until_good [ -S /run/nvme-drv/upgrade ]; load begin
+         for kill in 1 2 3 4 5; do pid=$(main_pid); kill -9 $pid; until_good other $pid || break; sleep 1; done
+         load end && journalctl -u nvme-drv -o cat | grep '4 of 4 sessions go on' | wc -l",
+        0,
+        "requests verified",
+    ),
+    (
+        "and through reloads",
+        "load begin; s=0
+         for reload in 1 2 3 4 5; do pid=$(main_pid); systemctl reload nvme-drv.service || s=1; until_good other $pid || s=1; sleep 1; done
+         load end && rm -r /etc/systemd/system/nvme-drv.service.d && systemctl daemon-reload && [ $s = 0 ]",
+        0,
+        "requests verified",
+    ),
+    (
         "the metrics are had at their socket, by a server that has no network of its own",
         "conf -v --cap vbus=soft:/var/lib/nvme-drv/disk.img,serial=1234 --client cl1 --device 1234:n1 --readonly
          systemctl enable nvme-drv-client@cl1.socket nvme-drv-metrics.socket nvme-session@vm1.service 2>/dev/null
@@ -281,6 +310,9 @@ pub(crate) fn check(root: &mut Root, prelude: &str, checks: &[Check], wrong: &st
     for ((what, _, status, text), (got, said)) in checks.iter().zip(&answers) {
         let good = got == status && said.contains(text);
         println!("{} {what}", if good { "ok    " } else { "FAILED" });
+        for figure in said.lines().filter(|line| good && line.contains("the longest took")) {
+            println!("       {figure}");
+        }
         if !good {
             println!("       status {got}, not {status}; wanted {text:?} in:\n{said}");
             failed += 1;

@@ -13,7 +13,7 @@ const WAIT: &str = "300";
 const MARK: &str = "@@@ ";
 
 /// The programs, and where the unit looks for them.
-const PROGRAMS: [&str; 3] = ["nvme-drv", "nvme-ctl", "blkcheck"];
+const PROGRAMS: [&str; 4] = ["nvme-drv", "nvme-ctl", "blkcheck", "blkverify"];
 
 /// Calls that only the unit's filter is to decide about.
 const CALLS: &str = "seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self";
