@@ -75,12 +75,13 @@ fn a_machine_and_sessions_beside_it_notice_nothing_of_upgrades_and_of_kills() {
     let words: Vec<String> = [svr, upgrade, guest].into_iter().chain(disks).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut server = manager.start(&bench, &words);
-    let session = |n| client(&bench, &[&format!("device=m{n}:n1"), &format!("name=vm{n}")]);
-    let checkers: Vec<Checker> = (0..sessions).map(|n| Checker::start(session(n), 8)).collect();
-    let longest = || checkers.iter().map(Checker::take_longest).max().unwrap_or_default();
     let disk = Attach::Fd(bench.create(&["device=guest:n1", "name=guest"]));
     let shape = Shape { fio: true, memory: "512M", ..Shape::default() };
     let mut vm = Machine::boot("beside", needs.kernel, disk, &shape);
+    // Bounded, so that they leave the machine some of the processors.
+    let session = |n| client(&bench, &[&format!("device=m{n}:n1"), &format!("name=vm{n}"), "iops=1000"]);
+    let checkers: Vec<Checker> = (0..sessions).map(|n| Checker::start(session(n), 8)).collect();
+    let longest = || checkers.iter().map(Checker::take_longest).max().unwrap_or_default();
     let phases =
         [("upgrades", number("NVME_DRV_UPGRADES", 2), false), ("kills", number("NVME_DRV_KILLS", 2), true)];
     for (what, times, killed) in phases {
