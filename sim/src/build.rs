@@ -112,6 +112,7 @@ impl World {
             keeps: false,
             frozen: None,
             before: Vec::new(),
+            taking_up: false,
             troubled: Vec::new(),
             hangs: Vec::new(),
             setup,

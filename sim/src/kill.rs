@@ -31,6 +31,7 @@ impl World {
         self.dies();
         let began = self.begin();
         self.land_or_wait(kept.is_some());
+        self.taking_up = true;
         self.settle();
         if began.is_none() || !self.scanned {
             self.find(Judge::Life, || "another server does not begin".into());
@@ -40,6 +41,7 @@ impl World {
             Some((state, sessions)) => self.takes_up(&state, sessions),
             None => self.nothing_is_kept(),
         }
+        self.taking_up = false;
         self.control_awake = true;
         self.after_control();
         true
@@ -128,7 +130,9 @@ impl World {
         for (disk, storage) in std::mem::take(&mut self.before) {
             storage.freeze(false);
             if waits {
-                self.control.set_unsettled(Self::controller_of(disk) as u16, true);
+                let controller = Self::controller_of(disk);
+                self.control.set_unsettled(controller as u16, true);
+                self.court().unsettled.insert(controller);
                 self.before.push((disk, storage));
                 continue;
             }
@@ -144,6 +148,7 @@ impl World {
             self.before.remove(at);
             let controller = Self::controller_of(disk);
             if !self.before.iter().any(|(disk, _)| Self::controller_of(*disk) == controller) {
+                self.court().unsettled.remove(&controller);
                 self.control.set_unsettled(controller as u16, false);
                 self.control_awake = true;
                 self.goes_on_settled();

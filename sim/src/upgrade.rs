@@ -13,6 +13,7 @@ use crate::drains::Held;
 use crate::handed::Files;
 use crate::judge::Judge;
 use crate::judge::court::Bus;
+use crate::messages::Message;
 use crate::seat::{Conn, Device, Phase, Stage};
 use crate::world::{CONTROLLERS, Hand, Machine, World};
 
@@ -288,6 +289,10 @@ impl World {
     /// What its clients, its operators and its judges know is so in the next one.
     pub(crate) fn has_taken_over(&mut self) {
         for at in 0..self.seats.len() {
+            if self.seats[at].conn.as_ref().is_some_and(|c| matches!(c.waiting, Some(Message::GetInflight))) {
+                // It was sent, and its client has not looked yet.
+                self.has_journal(at);
+            }
             self.seats[at].made = None;
             self.seats[at].limited_at.clear();
             self.begin_meters(at);

@@ -119,6 +119,8 @@ pub(crate) struct World {
     pub(crate) frozen: Option<Frozen>,
     /// What a server that was killed had asked of storage, by disk.
     pub(crate) before: Vec<(usize, Arc<Slow>)>,
+    /// A server begins, and takes up what another left: nothing of that lands meanwhile.
+    pub(crate) taking_up: bool,
     /// Which controllers something was made to fail of, whichever server has them; which storages hang.
     pub(crate) troubled: Vec<bool>,
     pub(crate) hangs: Vec<bool>,
@@ -372,7 +374,12 @@ impl World {
             || (0..CONTROLLERS).any(|at| due(self.machines[at].again) && self.court().in_flight(at) > 0)
             || (0..CONTROLLERS).any(|at| self.machines[at].engine.is_some() && self.is_rung(at))
             || self.storages.iter().any(|s| s.is_busy())
-            || self.before.iter().any(|(_, s)| s.is_busy())
+            || self.landing().iter().any(|(_, s)| s.is_busy())
+    }
+
+    /// What may land now of a server that is no more.
+    fn landing(&self) -> &[(usize, Arc<Slow>)] {
+        if self.taking_up { &[] } else { &self.before }
     }
 
     /// Whether an engine apart has commands that it has not looked at.
@@ -434,7 +441,7 @@ impl World {
             for machine in 0..CONTROLLERS as u8 {
                 self.step(&Step::Engine(machine, 64));
             }
-            for disk in (0..self.storages.len() + self.before.len()).rev() {
+            for disk in (0..self.storages.len() + self.landing().len()).rev() {
                 let disk = disk as u8;
                 while self.step(&Step::Storage(disk, 0)) {}
             }

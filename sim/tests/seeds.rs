@@ -460,3 +460,38 @@ fn requests_go_on_through_upgrades_and_kills_and_are_answered_once() {
         assert!(run.answered >= 8, "{store}: {} answered", run.answered);
     }
 }
+
+/// Seed 8100000000113962: the simulator forgot what the first server had made when the second began, though its client had not looked yet.
+#[test]
+fn memory_for_what_is_in_flight_that_a_server_gave_is_taken_by_the_next() {
+    for talks in 0..16 {
+        let mut steps = vec![Step::Settle, Step::Operate(Operation::Create(0)), Step::Want(0, Wish::Connect)];
+        steps.extend([Step::Talk(0)].repeat(talks));
+        steps.push(Step::Operate(Operation::Upgrade(4)));
+        let run = run_steps(&kept(&["device=d1:n2", "read-only", "ds-max=4"]), &steps);
+        assert!(run.finding.is_none(), "{talks}: {}", run.finding.unwrap());
+    }
+}
+
+#[test]
+fn the_cache_mode_that_a_driver_chose_goes_on_with_its_session() {
+    let mut setup = alone(&["device=d0:n2", "ds-max=4"]);
+    setup.cache = true;
+    setup.seats[0].listens = true;
+    let mode = [Step::Want(0, Wish::WriteBack(false)), Step::Chat(0), Step::Settle];
+    let write = [ask(Kind::Write, 4, 0), Step::Kick(0, 0), Step::Settle, Step::Reap(0, 0)];
+    // Power is lost at the end.
+    keeps(&setup, &[&mode[..], &[Step::Operate(Operation::Upgrade(0)), Step::Settle], &write].concat());
+}
+
+/// What it asked of storage lands when the last steps are over.
+#[test]
+fn nobody_is_served_where_a_killed_server_s_write_may_still_land() {
+    let mut setup = kept(&["device=d0:n2", "ds-max=4"]);
+    (setup.slow, setup.store) = (true, true);
+    let mut steps = vec![ask(Kind::Write, 4, 0), Step::Kick(0, 0)];
+    steps.extend([Step::Deliver(0), Step::Worker(0), Step::Engine(0, 64)].repeat(3));
+    steps.extend([Step::Operate(Operation::Kill), ask(Kind::Write, 4, 0), Step::Kick(0, 0)]);
+    steps.extend([Step::Deliver(0), Step::Worker(0), Step::Hear(0), Step::Control].repeat(4));
+    keeps(&setup, &steps);
+}

@@ -132,6 +132,13 @@ impl Court {
         if colour.is_some_and(|key| self.held.contains(&key)) {
             self.colour(|| format!("a command of session {colour:?}, whose device is drained"));
         }
+        // (A scan reads what nobody holds.)
+        if self.unsettled.contains(&bus)
+            && (colour.is_some() || matches!(entry.opcode(), 1 | 8 | 9))
+            && number != 0
+        {
+            self.colour(|| format!("a command for controller {bus}, whose storage may still do what a dead server asked of it"));
+        }
         if let Some(queue) = self.buses[bus].queues.get_mut(&number) {
             if queue.flights.iter().any(|f| f.entry.cid() == entry.cid()) {
                 self.colour(|| format!("identifier {:#x} is used for two commands", entry.cid()));

@@ -138,6 +138,8 @@ pub(crate) struct Court {
     kept: Vec<Holding>,
     /// Sessions whose device is lost.
     lost: BTreeSet<u64>,
+    /// Controllers whose storage may still do what a dead server asked of it.
+    pub(crate) unsettled: BTreeSet<usize>,
 }
 
 impl Court {
