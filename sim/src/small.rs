@@ -462,10 +462,35 @@ pub fn smalls() -> Vec<Small> {
         acts.extend(more);
         acts
     };
+    let alone = |more: Step| vec![one(0, Kind::Write), takes_back.clone(), vec![more]];
     let small = |name, pairs, acts| Small { name, coarse: false, setup: setup(pairs, false), acts };
     let fine = vec![
         small("a request each, memory of one taken back", 8, both(vec![takes_back.clone()])),
         small("the same on one queue pair", 1, both(vec![takes_back.clone()])),
+        small(
+            "a request, its memory taken back, and its session ended",
+            8,
+            alone(Step::Operate(Operation::End(0))),
+        ),
+        small(
+            "a request, its memory taken back, the other session ended",
+            8,
+            alone(Step::Operate(Operation::End(1))),
+        ),
+        small(
+            "a request, its memory taken back, the other device reset",
+            8,
+            alone(Step::Want(1, Wish::Reset)),
+        ),
+        small(
+            "a request, its device reset, the other session ended",
+            8,
+            vec![
+                one(0, Kind::Write),
+                vec![Step::Want(0, Wish::Reset)],
+                vec![Step::Operate(Operation::End(1))],
+            ],
+        ),
         small(
             "a request each, memory of one taken back, the other session ended",
             8,
