@@ -20,10 +20,11 @@ const SECONDS: u64 = 40;
 /// Seconds after which something that does not come to an end is found.
 const HANGS: &str = "600";
 
-/// A fault: what it is, which test finds it, and why it is no loss if nobody does.
+/// A fault: what it is, what the simulator is told besides, which test finds it, and why it is no loss if nobody does.
 struct Planted {
     number: u32,
     title: String,
+    words: Option<String>,
     test: Option<String>,
     excuse: Option<String>,
 }
@@ -48,7 +49,7 @@ struct Plan {
     jobs: usize,
 }
 
-const HELP: &str = "cargo xtask mutants [--tests] [--cpu SECONDS] [--profile NAME] [--jobs N] [N…]";
+const HELP: &str = "cargo xtask mutants [--tests] [--cpu SECONDS] [--profile NAME] [--jobs N] [N | A-B …]";
 
 fn plan(words: &[String]) -> Outcome<Plan> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
@@ -61,7 +62,10 @@ fn plan(words: &[String]) -> Outcome<Plan> {
             "--cpu" => plan.seconds = value()?.parse()?,
             "--profile" => plan.profile.clone_from(value()?),
             "--jobs" => plan.jobs = value()?.parse()?,
-            number => plan.only.push(number.parse().map_err(|_| HELP)?),
+            numbers => {
+                let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+                plan.only.extend(first.parse::<u32>().map_err(|_| HELP)?..=last.parse().map_err(|_| HELP)?);
+            }
         }
     }
     Ok(plan)
@@ -79,7 +83,7 @@ enum Fate {
 }
 
 fn try_out(tree: &Path, plan: &Plan, fault: &Planted) -> Outcome<Fate> {
-    let found = let_loose(plan, fault.number)?;
+    let found = let_loose(plan, fault)?;
     let Some(test) = fault.test.as_ref().filter(|_| plan.tests || found.is_none()) else {
         return Ok(found.map_or(Fate::Unfound, |(judge, said)| Fate::Found(judge, said)));
     };
@@ -142,7 +146,7 @@ struct Tally {
 
 impl Tally {
     fn count(&mut self, fault: &Planted, fate: Outcome<Fate>) {
-        let Planted { number, title, test, excuse } = fault;
+        let Planted { number, title, test, excuse, .. } = fault;
         let test = test.as_deref().unwrap_or_default();
         let (count, said) = match (fate, excuse) {
             (Ok(Fate::Found(judge, said)), _) => (self.judges.entry(judge).or_default(), said),
@@ -159,32 +163,36 @@ impl Tally {
 
 /// Whether a test fails with that fault. It passes without any.
 fn fails(tree: &Path, number: u32, test: &str) -> Outcome<bool> {
-    let run = |number: u32| -> Outcome<Output> {
-        let mut command = Command::new("timeout");
-        command.current_dir(tree).arg(HANGS);
-        command.arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())).args(["test", "--quiet"]);
-        command.args(test.split(' ')).arg("--target-dir").arg(root().join("target/mutants-tests"));
-        Ok(command.env("PLANTED", number.to_string()).output()?)
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let run = |before: &[&str], more: &[&str], number: u32| -> Outcome<Output> {
+        let mut command = Command::new("env");
+        command.current_dir(tree).arg(format!("PLANTED={number}")).args(before).arg(&cargo);
+        command.args(["test", "--quiet"]).args(more).args(test.split(' '));
+        Ok(command.arg("--target-dir").arg(root().join("target/mutants-tests")).output()?)
     };
-    let without = run(0)?;
+    // It is built for as long as that takes.
+    run(&[], &["--no-run"], 0)?;
+    let timed = ["timeout", HANGS];
+    let without = run(&timed, &[], 0)?;
     let text = String::from_utf8_lossy(&without.stdout).into_owned();
     if !without.status.success() || !text.contains(" 1 passed") {
         let said = String::from_utf8_lossy(&without.stderr).into_owned();
         return Err(format!("without a fault, {test} does not pass: {text}{said}").into());
     }
-    let with = run(number)?;
+    let with = run(&timed, &[], number)?;
     let text = String::from_utf8_lossy(&with.stdout).into_owned();
     Ok(!with.status.success() && (text.contains("FAILED") || with.status.code() == Some(124)))
 }
 
 /// Runs the simulator with that fault. Which judge found it, and what it said.
-fn let_loose(plan: &Plan, number: u32) -> Outcome<Option<(String, String)>> {
+fn let_loose(plan: &Plan, fault: &Planted) -> Outcome<Option<(String, String)>> {
     let folder = if plan.profile == "dev" { "debug" } else { &plan.profile };
     let run = Command::new("timeout")
         .arg(HANGS)
         .arg(root().join("target/mutants-built").join(folder).join("nvme-sim"))
         .args(["--quick", "--seed", "1", "--cpu", &plan.seconds.to_string()])
-        .args(["--planted", &number.to_string()])
+        .args(["--planted", &fault.number.to_string()])
+        .args(fault.words.iter().flat_map(|words| words.split(' ')))
         .output()?;
     if run.status.success() {
         return Ok(None);
@@ -206,13 +214,14 @@ fn parse(text: &str) -> Outcome<(Vec<Planted>, Vec<Patch>)> {
             Some(("# ", rest)) => {
                 let Some((number, title)) = rest.split_once(' ') else { continue };
                 let Ok(number) = number.parse() else { continue };
-                faults.push(Planted { number, title: title.into(), test: None, excuse: None });
+                faults.push(Planted { number, title: title.into(), words: None, test: None, excuse: None });
             }
             Some(("@ ", file)) => {
                 patches.push(Patch { file: file.into(), old: Vec::new(), new: Vec::new() });
             }
             Some(("- ", old)) => patches.last_mut().ok_or("no file yet")?.old.push(old.into()),
             Some(("+ ", new)) => patches.last_mut().ok_or("no file yet")?.new.push(new.into()),
+            Some(("> ", words)) => faults.last_mut().ok_or("no fault yet")?.words = Some(words.into()),
             Some(("? ", test)) => faults.last_mut().ok_or("no fault yet")?.test = Some(test.into()),
             Some(("! ", excuse)) => faults.last_mut().ok_or("no fault yet")?.excuse = Some(excuse.into()),
             _ => {}
@@ -243,7 +252,11 @@ fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
 
 fn apply(tree: &Path, patch: &Patch) -> Outcome<()> {
     let path = tree.join(&patch.file);
-    let text = fs::read_to_string(&path)?;
+    write(&path, patched(&fs::read_to_string(&path)?, patch)?.as_bytes())
+}
+
+/// A file's text with a fault in it.
+fn patched(text: &str, patch: &Patch) -> Outcome<String> {
     let old = patch.old.join("\n");
     if !text.contains(&old) {
         return Err(
@@ -251,7 +264,7 @@ fn apply(tree: &Path, patch: &Patch) -> Outcome<()> {
         );
     }
     let new = patch.new.join("\n").replace("planted(", "nvme_mem::planted(");
-    write(&path, text.replacen(&old, &new, 1).as_bytes())
+    Ok(text.replacen(&old, &new, 1))
 }
 
 /// Which fault is loose is a number in the crate that all others have.
@@ -282,4 +295,34 @@ pub fn planted(number: u32) -> bool {
         write(&path, text.as_bytes())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_planted_fault_has_its_place_in_the_sources() {
+        let text = fs::read_to_string(root().join("sim/mutants/planted.txt")).unwrap();
+        let (faults, patches) = parse(&text).unwrap();
+        let mut files = BTreeMap::new();
+        for patch in &patches {
+            let text = files
+                .entry(&patch.file)
+                .or_insert_with(|| fs::read_to_string(root().join(&patch.file)).unwrap());
+            *text = patched(text, patch).unwrap();
+        }
+        let all = files.values().flat_map(|text| text.split("nvme_mem::planted(").skip(1));
+        let asked: Vec<u32> =
+            all.filter_map(|rest| rest.split(')').next().and_then(|number| number.parse().ok())).collect();
+        for fault in &faults {
+            assert!(asked.contains(&fault.number), "{}: nothing asks for it", fault.number);
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_not_there_any_more_is_refused_and_named() {
+        let patch = Patch { file: "a.rs".into(), old: vec!["is gone".into()], new: Vec::new() };
+        assert!(patched("all else", &patch).unwrap_err().to_string().starts_with("a.rs: there is no"));
+    }
 }

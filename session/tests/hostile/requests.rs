@@ -449,6 +449,7 @@ fn what_was_put_back_is_offered_again_in_order_and_can_be_cancelled() {
     assert_eq!((a.tag().head(), b.tag().head()), (0, 4));
     d.queue.put_back(b);
     d.queue.put_back(a);
+    assert!(d.queue.listen(), "nothing waits in the ring, and there is something to do");
     d.queue.cancel(&mut d.spares);
     assert_eq!((d.status(0), d.status(4)), (IOERR, IOERR));
     assert_eq!(d.used(), [(0, 1), (4, 1)]);

@@ -174,3 +174,28 @@ pub(crate) fn placed_of(device: &handover::Device) -> Result<Placed, Wording> {
         partition: partition.transpose()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_factory_may_give_goes_on_and_is_no_more() {
+        let rate = |iops, bytes| Rate { iops: NonZeroU64::new(iops), bytes: NonZeroU64::new(bytes) };
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            // The next server has its dataspaces in another order.
+            let of = |place| {
+                let each = (DsMax::new(3).unwrap(), Dataspaces::NONE.and(place).unwrap(), rate(7, 0));
+                Ceiling::SERVER.with_each(access, each.0, each.1, each.2).with_all(
+                    Some(5),
+                    2,
+                    NonZeroU64::new(4096),
+                    rate(0, 9),
+                )
+            };
+            let named = ceiling(&of(1), &["a", "b"]);
+            assert_eq!(ceiling_of(&named, &["b", "a"]), Ok(of(0)));
+            assert!(ceiling_of(&named, &["a"]).is_err(), "it is not known there");
+        }
+    }
+}
