@@ -1,7 +1,7 @@
 //! What a client asks of its session, done as the Linux home does it.
 
 use nvme_core::server::control::{Control, InForce, MemoryChange, QueueSpec, RegionMemory, SessionError};
-use nvme_core::server::message::SessionKey;
+use nvme_core::server::message::{Old, SessionKey};
 use nvme_linux::vhost::{Call, Region, Reply, Token};
 use nvme_platform::{Notify, Window};
 use nvme_policy::Dataspaces;
@@ -68,7 +68,7 @@ impl World {
                     return Some(Reply::RingBase(known.base));
                 }
                 self.pend(at, Pending::Base(token, ring));
-                self.stop(at, key, ring);
+                self.stop(at, key, ring, Old::First);
                 None
             }
             // The sim's eventfds are no descriptors.
@@ -103,7 +103,7 @@ impl World {
                     return Some(Reply::Done);
                 }
                 self.pend(at, Pending::Disable(token, ring));
-                self.stop(at, key, ring);
+                self.stop(at, key, ring, Old::Left);
                 None
             }
             Call::GetConfig { offset, len } => {
@@ -121,7 +121,7 @@ impl World {
             Call::ResetDevice => {
                 self.pend(at, Pending::Reset(token));
                 for ring in self.control.running_queues(key) {
-                    self.stop(at, key, ring);
+                    self.stop(at, key, ring, Old::Left);
                 }
                 self.settle_reset(at);
                 None
@@ -271,11 +271,15 @@ impl World {
         }
     }
 
-    pub(crate) fn stop(&mut self, at: usize, key: SessionKey, index: u16) {
+    pub(crate) fn stop(&mut self, at: usize, key: SessionKey, index: u16, old: Old) {
         if let Some(ring) = self.ring(at, index) {
             ring.stage = Stage::Stopping;
         }
-        if self.control.stop_queue(key, index).is_err() {
+        let stops = match old {
+            Old::First => self.control.finish_queue(key, index),
+            Old::Left => self.control.stop_queue(key, index),
+        };
+        if stops.is_err() {
             self.stopped(at, index, None);
         }
     }

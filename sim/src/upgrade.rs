@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use nvme_core::server::control::Control;
+use nvme_core::server::message::Old;
 use nvme_handover as handover;
 use nvme_handover::{Document, State};
 use nvme_platform::Time;
@@ -101,7 +102,7 @@ impl World {
                 self.begin_meters(at);
             }
             for index in runs {
-                self.stop(at, key, index);
+                self.stop(at, key, index, Old::Left);
             }
         }
         self.after_control();

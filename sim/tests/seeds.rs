@@ -495,3 +495,33 @@ fn nobody_is_served_where_a_killed_server_s_write_may_still_land() {
     steps.extend([Step::Deliver(0), Step::Worker(0), Step::Hear(0), Step::Control].repeat(4));
     keeps(&setup, &steps);
 }
+
+/// Seed 8100000000031527: where a ring went on was said at once, and what a killed server had left of it was done when it started again; a
+/// client that goes on elsewhere never does that.
+#[test]
+fn a_ring_stops_once_what_a_killed_server_left_of_it_is_done() {
+    let mut setup = alone(&["device=d0:n1:2", "ds-max=4", "iops=500"]);
+    setup.apart = [true, true];
+    setup.store = true;
+    setup.seats[0].listens = true;
+    setup.seats[0].declines = 8192;
+    let other = Place {
+        words: vec!["device=d1:n2", "ds-max=4"],
+        listens: true,
+        hostile: false,
+        sealed: true,
+        queues: 2,
+        declines: 512,
+        inflight: true,
+    };
+    setup.seats.push(other);
+    let begin =
+        |seat| [Step::Operate(Operation::Create(seat)), Step::Want(seat, Wish::Connect), Step::Chat(seat)];
+    let mut steps = vec![Step::Settle];
+    steps.extend(begin(0));
+    steps.extend(begin(1));
+    steps.extend([ask(Kind::Write, 44, 0), Step::Kick(0, 2), ask(Kind::Id, 48, 0), Step::Worker(0)]);
+    steps.extend([Step::Want(0, Wish::Stop(58)), Step::Operate(Operation::Kill), Step::Talk(0)]);
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}

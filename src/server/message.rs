@@ -73,7 +73,7 @@ pub enum ToWorker {
     AddQueue(NewQueue),
     /// Take nothing more from this virtqueue, finish what is in flight, and drop it. Answered by
     /// [`FromWorker::QueueStopped`].
-    StopQueue(QueueKey),
+    StopQueue(QueueKey, Old),
     /// Take nothing more from this virtqueue, finish what is in flight, and hand it back: it is going to another worker. Answered by
     /// [`FromWorker::GivenBack`].
     GiveBack(QueueKey),
@@ -106,6 +106,15 @@ pub enum ToWorker {
     IsStuck(StuckCommand),
 }
 
+/// What becomes of requests that were in flight when the last server died, where a virtqueue stops that has not come to them yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Old {
+    /// They are done first: the driver may go on elsewhere.
+    First,
+    /// They are left to whoever serves the virtqueue next, or nobody asks for them any more.
+    Left,
+}
+
 /// Of what a message to a worker speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum About {
@@ -122,7 +131,7 @@ impl ToWorker {
             Self::AddPair(pair, _) | Self::TakePair(pair) => About::Pair(*pair),
             Self::IsStuck(command) => About::Pair(command.pair),
             Self::AddQueue(new) => About::Session(new.key.session),
-            Self::StopQueue(key) | Self::GiveBack(key) | Self::SetNotify(key, _) => {
+            Self::StopQueue(key, _) | Self::GiveBack(key) | Self::SetNotify(key, _) => {
                 About::Session(key.session)
             }
             Self::SetTable(new) => About::Session(new.session),

@@ -401,7 +401,7 @@ impl Worker {
         for i in (0..self.stopping.len()).rev() {
             let Some(&token) = self.stopping.get(i) else { continue };
             let Some(queue) = self.roster.get_mut(token) else { continue };
-            if queue.virtqueue.in_flight() > 0 {
+            if queue.virtqueue.in_flight() > 0 || queue.virtqueue.has_old() {
                 continue;
             }
             if queue.virtqueue.publish() {

@@ -4,11 +4,45 @@ use std::fs::{self, File};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::server::{Bench, wait_until};
+use crate::server::{Bench, Server, wait_until};
 use crate::storage::{Loop, MIB, Mount, able, divide, operator, run, serve, session, sparse, vbus};
 
+/// What a server says of an image as it stops.
+const LOST: &str = "goes out of use after a failed write-back";
 /// Sectors of a mebibyte.
 const SECTORS: u64 = MIB / 512;
+
+/// An image of two partitions, 34 MiB each, on a file system over less room than it has been told.
+fn too_small(bench: &Bench, engine: &str) -> (Mount, Loop, Mount, Server) {
+    let small = Mount::tmpfs(24 * MIB);
+    sparse(&small.path("disk"), 128 * MIB);
+    // With blocks of 4096 bytes below, an image of 512-byte blocks goes through the page cache.
+    let device = Loop::over(&small.path("disk"), &["-b", "4096"]);
+    let system = Mount::ext4(&device.0);
+    let image = system.path("image");
+    sparse(&image, 80 * MIB);
+    divide(&image, &[34, 34]);
+    let server = serve(bench, &[vbus(&image, &format!(",serial=a,lba=512,engine={engine}"))]);
+    (small, device, system, server)
+}
+
+#[test]
+fn a_server_that_stops_says_which_images_have_a_failed_write_back() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let (_small, _device, _system, mut server) = too_small(&bench, "uring");
+    let mut a = session(&bench, &["device=a:n1:1"]);
+    for mib in 0..32 {
+        a.write(mib * SECTORS, &[1; MIB as usize]).unwrap();
+    }
+    assert!(a.flush().is_err(), "{}", server.said());
+    assert!(!server.said().contains(LOST));
+    drop(a);
+    server.stop();
+    server.says(LOST);
+}
 
 #[test]
 fn a_failed_write_back_fails_every_sessions_flush_until_it_is_resumed() {
@@ -17,15 +51,7 @@ fn a_failed_write_back_fails_every_sessions_flush_until_it_is_resumed() {
     }
     for engine in ["uring", "threads"] {
         let bench = Bench::new();
-        let small = Mount::tmpfs(24 * MIB);
-        sparse(&small.path("disk"), 128 * MIB);
-        // With blocks of 4096 bytes below, an image of 512-byte blocks goes through the page cache.
-        let device = Loop::over(&small.path("disk"), &["-b", "4096"]);
-        let system = Mount::ext4(&device.0);
-        let image = system.path("image");
-        sparse(&image, 80 * MIB);
-        divide(&image, &[34, 34]);
-        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,lba=512,engine={engine}"))]);
+        let (small, _device, _system, mut server) = too_small(&bench, engine);
         let mut a = session(&bench, &["device=a:n1:1"]);
         let mut b = session(&bench, &["device=a:n1:2"]);
         a.flush().unwrap();

@@ -120,9 +120,19 @@ enum State {
     Running,
     /// Not yet: first those that were in flight before.
     Again,
-    /// Not now. Afterwards: whether those come first that were in flight before.
-    Held(bool),
+    /// No more: only those that were in flight before.
+    Last,
+    /// Not now, and afterwards so.
+    Held(Then),
     Stopped,
+}
+
+/// What a queue does that is held, afterwards.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Running,
+    Again,
+    Last,
 }
 
 /// A virtqueue of which new requests are taken, by the fast way. Having it tells you that it runs and that nothing old comes first; as long
@@ -219,7 +229,7 @@ impl BlkQueue {
         match (self.ready.pop_front(), self.broken, self.state) {
             (Some(request), ..) => Next::Request(request),
             (None, Some(why), _) => Next::Broken(why),
-            (None, None, State::Again) => self.next_again(spares),
+            (None, None, State::Again | State::Last) => self.next_again(spares),
             (None, None, _) => Next::Idle,
         }
     }
@@ -227,7 +237,7 @@ impl BlkQueue {
     /// The next one that was in flight before. It is taken as if it was new: nothing of it was kept but its head.
     fn next_again(&mut self, spares: &mut Spares) -> Next {
         let Some(head) = self.again.pop_front() else {
-            self.state = State::Running;
+            self.state = if self.state == State::Last { State::Stopped } else { State::Running };
             return Next::Again;
         };
         match self.take_again(head) {
@@ -268,27 +278,50 @@ impl BlkQueue {
         self.state = State::Stopped;
     }
 
+    /// The same, but first does what was in flight when the last one who served the queue died: its driver was told of none of it, and may
+    /// go on elsewhere (GET_VRING_BASE). It is over when nothing [is left of that](Self::has_old) either.
+    pub fn take_old_only(&mut self) {
+        self.state = match self.state {
+            State::Again | State::Last => State::Last,
+            State::Held(Then::Again | Then::Last) => State::Held(Then::Last),
+            State::Running | State::Held(Then::Running) | State::Stopped => State::Stopped,
+        };
+    }
+
+    /// Whether something was in flight before that is to be done yet.
+    pub fn has_old(&self) -> bool {
+        let old = matches!(self.state, State::Again | State::Last | State::Held(Then::Again | Then::Last));
+        old && self.broken.is_none()
+    }
+
     /// Its client has left. What fails from now on, as what is not worth another try does, is not answered where it is kept what is in
     /// flight: whoever serves the ring next does it again.
     pub fn leave(&mut self) {
         self.left = true;
+        if matches!(self.state, State::Last | State::Held(Then::Last)) {
+            self.state = State::Stopped;
+        }
     }
 
     /// Takes no new requests while it is held: those of its driver wait in its ring. What is in flight goes on. When it is not held
     /// any more it is to be looked at, since its driver need not kick again.
     pub fn hold(&mut self, on: bool) {
-        match (self.state, on) {
-            (State::Running | State::Again, true) => self.state = State::Held(self.state == State::Again),
-            (State::Held(again), false) => self.state = if again { State::Again } else { State::Running },
-            _ => {}
-        }
+        self.state = match (self.state, on) {
+            (State::Running, true) => State::Held(Then::Running),
+            (State::Again, true) => State::Held(Then::Again),
+            (State::Last, true) => State::Held(Then::Last),
+            (State::Held(Then::Running), false) => State::Running,
+            (State::Held(Then::Again), false) => State::Again,
+            (State::Held(Then::Last), false) => State::Last,
+            (as_it_is, _) => as_it_is,
+        };
     }
 
     /// Whether there is anything to be taken, or to be said.
     pub fn has_work(&mut self) -> bool {
         !self.ready.is_empty()
             || self.broken.is_some()
-            || self.state == State::Again
+            || matches!(self.state, State::Again | State::Last)
             || (self.state == State::Running && self.ring.has_next())
     }
 
@@ -313,7 +346,7 @@ impl BlkQueue {
             return true;
         }
         // Of a queue that is broken nothing is taken again.
-        let again = || self.state == State::Again;
+        let again = || matches!(self.state, State::Again | State::Last);
         self.broken.is_none() && (again() || self.state == State::Running && self.ring.listen())
     }
 

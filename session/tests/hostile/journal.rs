@@ -82,6 +82,56 @@ fn what_was_in_flight_is_taken_again_in_its_order_and_what_was_answered_is_not()
 }
 
 #[test]
+fn a_queue_that_comes_to_its_end_does_what_was_in_flight_before_and_nothing_else() {
+    for held in [false, true] {
+        let journal = journal();
+        let mut d = driver(&journal);
+        for head in [9, 0, 6] {
+            read(&mut d, head);
+        }
+        let mut taken: Vec<_> = (0..3).map(|_| d.taken()).collect();
+        assert!(d.complete(taken.remove(1), Outcome::Done).is_none());
+        assert_eq!(d.used(), [(0, 513)]);
+        die(&mut d, &journal).unwrap();
+        read(&mut d, 3);
+        d.queue.hold(held);
+        d.queue.take_old_only();
+        if held {
+            assert_eq!(served(&mut d), [], "not before it goes on");
+            assert!(d.queue.has_old() && !d.queue.has_work());
+            d.queue.hold(false);
+        }
+        assert!(d.queue.has_old() && d.queue.has_work());
+        assert_eq!(served(&mut d), [9, 6], "what is new waits in the ring");
+        assert!(!d.queue.has_old() && !d.queue.has_work() && d.queue.in_flight() == 0);
+    }
+}
+
+#[test]
+fn a_queue_whose_client_leaves_or_that_breaks_does_nothing_of_what_was_in_flight_before() {
+    for leaves in [false, true] {
+        let journal = journal();
+        let mut d = driver(&journal);
+        for head in [9, 0] {
+            read(&mut d, head);
+        }
+        let mut taken: Vec<_> = (0..2).map(|_| d.taken()).collect();
+        assert!(d.complete(taken.remove(1), Outcome::Done).is_none());
+        assert_eq!(d.used(), [(0, 513)]);
+        die(&mut d, &journal).unwrap();
+        d.queue.take_old_only();
+        assert!(d.queue.has_old());
+        if leaves {
+            d.queue.leave()
+        } else {
+            d.queue.break_off(Broken::MemoryGone)
+        }
+        assert!(!d.queue.has_old());
+        assert!(matches!(d.next(), Next::Idle | Next::Broken(_)));
+    }
+}
+
+#[test]
 fn a_request_whose_used_entry_no_driver_saw_is_done_again() {
     let journal = journal();
     let mut d = driver(&journal);

@@ -6,7 +6,7 @@ mod places;
 mod queues;
 mod quiet;
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -87,6 +87,8 @@ pub struct Session {
     /// Until when no queue of it goes to another worker.
     pub(super) stays_until: Time,
     queues: BTreeMap<u16, QueueState>,
+    /// Of those that wait, the ones that stop once what was in flight before is done.
+    stops: BTreeSet<u16>,
     /// Of changes of its cache mode: how many workers have not answered yet.
     write_back_asked: VecDeque<usize>,
     /// How often workers were asked to say that nothing of it is in flight, and have not said it yet.
@@ -304,6 +306,7 @@ impl Control {
                 abroad: Vec::new(),
                 stays_until: Time::default(),
                 queues: BTreeMap::new(),
+                stops: BTreeSet::new(),
                 write_back_asked: VecDeque::new(),
                 hold_asked: 0,
                 limits,

@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use nvme_platform::Time;
 use nvme_session::queue::BlkQueue;
 
-use super::super::message::{FromWorker, NewTable, PairId, QueueKey, SessionKey, StuckCommand, ToWorker};
+use super::super::message::{
+    FromWorker, NewTable, Old, PairId, QueueKey, SessionKey, StuckCommand, ToWorker,
+};
 use super::drains::{Drain, TABLE_STEP};
 use super::roster::Duty;
 use super::{Pair, Worker};
@@ -23,7 +25,7 @@ impl Worker {
             ToWorker::AddPair(id, pair) => self.add_pair(id, pair),
             ToWorker::TakePair(id) => self.take_pair(id),
             ToWorker::AddQueue(new) => self.roster.add(new, now),
-            ToWorker::StopQueue(key) => self.stop_queue(key, now),
+            ToWorker::StopQueue(key, old) => self.stop_queue(key, old, now),
             ToWorker::GiveBack(key) => self.give_back(key, now),
             ToWorker::SetNotify(key, notify) => {
                 let token = self.roster.token(key);
@@ -132,7 +134,7 @@ impl Worker {
         self.outbox.push_back(FromWorker::PairTaken(id, pair));
     }
 
-    fn stop_queue(&mut self, key: QueueKey, now: Time) {
+    fn stop_queue(&mut self, key: QueueKey, old: Old, now: Time) {
         let token = self.roster.token(key);
         let Some((token, queue)) = token.and_then(|token| Some((token, self.roster.get_mut(token)?))) else {
             self.outbox.push_back(FromWorker::QueueStopped(key, 0));
@@ -140,8 +142,14 @@ impl Worker {
         };
         if queue.duty != Duty::Stop {
             queue.duty = Duty::Stop;
-            queue.virtqueue.take_no_more();
+            match old {
+                Old::First => queue.virtqueue.take_old_only(),
+                Old::Left => queue.virtqueue.take_no_more(),
+            }
             self.stopping.push(token);
+            if queue.virtqueue.has_old() {
+                self.roster.wake(token);
+            }
             // What it has begun is done now, whatever the limits are.
             self.release(token, now);
         }

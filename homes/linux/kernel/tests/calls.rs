@@ -244,13 +244,15 @@ fn what_it_takes_to_tell_a_client_is_known_before_a_worker_does() {
     let account = Account::new("session");
     let start = processor_time();
     let call = CallNotify::new(Some(fd.try_clone().unwrap()), None, &account).unwrap();
+    let mut longest = processor_time() - start;
     for _ in 0..200 {
+        let start = processor_time();
         call.used();
+        longest = longest.max(processor_time() - start);
         thread::sleep(Duration::from_micros(50));
     }
-    let spent = processor_time() - start;
-    // Two hundred that it makes itself take a hundred times as much.
-    assert!(spent < Duration::from_micros(2600), "{spent:?}");
+    // Not one that it makes itself: each takes as much.
+    assert!(longest < Duration::from_micros(1300), "{longest:?}");
     until("it is not known what it takes", || account.is_over());
     assert_eq!(account.ended(), None);
     drop(sets);

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use nvme_platform::debug;
 
-use super::super::super::message::{SessionKey, ToWorker};
+use super::super::super::message::{Old, SessionKey, ToWorker};
 use super::super::{Anomaly, Control, Event};
 use super::SessionPair;
 use super::{Goal, Session, SessionError};
@@ -33,7 +33,7 @@ impl Control {
         self.tell_workers(key, || ToWorker::Withdraw(key));
         for index in self.running_queues(key) {
             // It runs, so it can be stopped.
-            let _ = self.stop(key, index);
+            let _ = self.stop(key, index, Old::Left);
         }
     }
 

@@ -9,7 +9,7 @@ use nvme_session::factory::FactoryId;
 use nvme_session::queue::{BlkQueue, QueueConfig};
 use nvme_session::virtqueue::{Broken, RingAddresses};
 
-use super::super::super::message::{GroupKey, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use super::super::super::message::{GroupKey, NewQueue, Old, PairId, QueueKey, SessionKey, ToWorker};
 use super::super::{Control, Event};
 use super::places::QueueState;
 use super::{InForce, SessionError, SessionPair};
@@ -126,6 +126,7 @@ impl Control {
                 launched.push((worker, NewQueue { key, group, queue, pair, notify, limits, abroad }));
             }
         }
+        let stops: Vec<u16> = core::mem::take(&mut session.stops).into_iter().collect();
         for (worker, new) in launched {
             let PairId { controller, queue } = new.pair;
             debug!(
@@ -133,6 +134,10 @@ impl Control {
                 key.0, new.key.index, queue, controller
             );
             self.tell(worker, ToWorker::AddQueue(new));
+        }
+        for index in stops {
+            // One that was just launched can be stopped.
+            let _ = self.stop(key, index, Old::First);
         }
     }
 
@@ -166,16 +171,28 @@ impl Control {
     pub fn stop_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
         self.live(key)?;
         debug!("session {}: queue {} stops", key.0, index);
-        self.stop(key, index)
+        self.stop(key, index, Old::Left)
     }
 
-    pub(super) fn stop(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
+    /// The same, after what was in flight when the last server died, too: its driver may go on elsewhere, where nobody knows of that.
+    pub fn finish_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
+        self.live(key)?;
+        debug!("session {}: queue {} comes to its end", key.0, index);
+        self.stop(key, index, Old::First)
+    }
+
+    pub(super) fn stop(&mut self, key: SessionKey, index: u16, old: Old) -> Result<(), SessionError> {
         let session = self.sessions.get_mut(&key).ok_or(SessionError::Ended)?;
         match session.queues.get_mut(&index) {
             None => Err(SessionError::Queue),
+            Some(QueueState::Waiting(queue, ..)) if old == Old::First && queue.has_old() => {
+                session.stops.insert(index);
+                Ok(())
+            }
             Some(QueueState::Waiting(queue, ..)) => {
                 let next = queue.next_avail();
                 session.queues.remove(&index);
+                session.stops.remove(&index);
                 self.events.push_back(Event::QueueStopped(key, index, next));
                 Ok(())
             }
@@ -185,7 +202,7 @@ impl Control {
                 let told = matches!(state, QueueState::Leaving(journey) if journey.unheard.new.is_some());
                 if let Some(at) = state.at() {
                     *state = QueueState::Stopping(at, None);
-                    self.tell(at, ToWorker::StopQueue(QueueKey { session: key, index }));
+                    self.tell(at, ToWorker::StopQueue(QueueKey { session: key, index }, old));
                 }
                 if told {
                     self.events.push_back(Event::NotifySet(key, index));

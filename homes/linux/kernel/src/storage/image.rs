@@ -316,6 +316,17 @@ impl Image {
         lost.is_some()
     }
 
+    /// Says once more that a write-back failed, if nobody has resumed it: the next server does not know.
+    pub fn say_loss(&self) {
+        if let Some(why) = self.lost() {
+            log::warn!(
+                target: OPERATOR,
+                "{}: goes out of use after a failed write-back ({why}); what was acknowledged before may be lost",
+                self.options.name
+            );
+        }
+    }
+
     /// Looks how large it is by now. Growth counts; a smaller size is said, and refuses what lies beyond.
     pub fn rescan(&self) -> u64 {
         let before = self.size.load(Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use nvme_core::server::control::{Control, InForce, QueueSpec, SessionError};
-use nvme_core::server::message::SessionKey;
+use nvme_core::server::message::{Old, SessionKey};
 use nvme_linux::dispose::{ClientFd, dispose};
 use nvme_linux::logger::OPERATOR;
 use nvme_linux::socket;
@@ -74,7 +74,7 @@ impl Seat {
                     return Some(Reply::RingBase(known.base));
                 }
                 self.pend(Pending::Base(token, ring));
-                self.stop(key, ring, lent);
+                self.stop(key, ring, Old::First, lent);
                 None
             }
             Call::SetKick { ring, event } => {
@@ -139,7 +139,7 @@ impl Seat {
                     return Some(Reply::Done);
                 }
                 self.pend(Pending::Disable(token, ring));
-                self.stop(key, ring, lent);
+                self.stop(key, ring, Old::Left, lent);
                 None
             }
             Call::GetConfig { offset, len } => {
@@ -155,7 +155,7 @@ impl Seat {
             Call::ResetDevice => {
                 self.pend(Pending::Reset(token));
                 for ring in lent.control.running_queues(key) {
-                    self.stop(key, ring, lent);
+                    self.stop(key, ring, Old::Left, lent);
                 }
                 self.settle_reset(lent);
                 None
@@ -386,11 +386,15 @@ impl Seat {
         Ok(Some(conn.own.of(index, size, fresh)?))
     }
 
-    pub(super) fn stop(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) {
+    pub(super) fn stop(&mut self, key: SessionKey, index: u16, old: Old, lent: &mut Lent<'_>) {
         if let Some(ring) = self.ring(index) {
             ring.stage = Stage::Stopping;
         }
-        if let Err(why) = lent.control.stop_queue(key, index) {
+        let stops = match old {
+            Old::First => lent.control.finish_queue(key, index),
+            Old::Left => lent.control.stop_queue(key, index),
+        };
+        if let Err(why) = stops {
             // It does not run as control sees it: it is stopped.
             log::debug!("{}: stopping ring {index}: {why}", self.name);
             self.stopped(index, None, lent);

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use nvme_core::server::message::Old;
 use nvme_handover as handover;
 use nvme_handover::File;
 use nvme_linux::dispose::ClientFd;
@@ -40,7 +41,7 @@ impl Seat {
             ring.paused |= core::mem::take(&mut ring.resumes) || runs.contains(index);
         }
         for index in runs {
-            self.stop(key, index, lent);
+            self.stop(key, index, Old::Left, lent);
         }
         self.stands_still()
     }

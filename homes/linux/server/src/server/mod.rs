@@ -200,6 +200,9 @@ impl Server {
                 if let Some(keep) = &self.keep {
                     keep.close();
                 }
+                for served in self.images.iter().flatten() {
+                    served.stored.image().say_loss();
+                }
                 for (index, worker) in self.workers.iter().enumerate() {
                     let (longest, otherwise, long) = worker.waits();
                     let (longest, otherwise) = (longest.as_micros(), otherwise.as_micros());
