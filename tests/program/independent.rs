@@ -16,7 +16,16 @@ use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::disk::{pattern, start};
-use crate::server::Bench;
+use crate::server::{Bench, Server};
+
+/// Who reaches the disk.
+const ENGINES: [&str; 3] = ["window", "uring", "threads"];
+
+fn serve(bench: &Bench, engine: &str) -> Server {
+    let (disk, svr) = (format!("{},engine={engine}", bench.disk()), bench.socket("svr"));
+    // So few that there are descriptors for all queues, whatever the limit is here.
+    bench.start(&[&disk, &svr, "--sessions-max=16"], &[], &[])
+}
 
 /// Waits for one request's end. (How it ended cannot be read without unsafe code; the data is looked at instead.)
 fn wait(queue: &mut Blkioq) {
@@ -26,9 +35,12 @@ fn wait(queue: &mut Blkioq) {
 
 #[test]
 fn libblkio_reads_writes_flushes_and_discards() {
+    ENGINES.into_iter().for_each(libblkio);
+}
+
+fn libblkio(engine: &str) {
     let bench = Bench::new();
-    // So few that there are descriptors for all queues, whatever the limit is here.
-    let mut server = bench.serve(&["--sessions-max=16"]);
+    let mut server = serve(&bench, engine);
     let listener = UnixListener::bind(bench.path("blkio.sock")).unwrap();
     let words = ["device=partlabel:attack", "ds-max=16"];
     let lifetime = bench.factory().create(&words, Some(listener.as_fd())).unwrap();
@@ -77,8 +89,12 @@ fn libblkio_reads_writes_flushes_and_discards() {
 
 #[test]
 fn the_front_end_of_rust_vmm_reads_a_block() {
+    ENGINES.into_iter().for_each(rust_vmm);
+}
+
+fn rust_vmm(engine: &str) {
     let bench = Bench::new();
-    let mut server = bench.serve(&["--sessions-max=16"]);
+    let mut server = serve(&bench, engine);
     let session = bench.create(&["device=partlabel:attack", "read-only"]);
     let mut front = Frontend::from_stream(UnixStream::from(session), 256);
     front.set_owner().unwrap();
