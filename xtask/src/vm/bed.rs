@@ -71,7 +71,8 @@ impl Bed {
 
     /// Starts a server. Its log is in `/tmp/log`.
     pub(super) fn start(&mut self, command: &str) {
-        self.guest.run(&format!("rm -f /tmp/svr; {command} >/tmp/log 2>&1 & echo $! >/tmp/pid"));
+        // Appended, since the log of a server that takes over is appended to it: two that write at places of their own write over each other's lines.
+        self.guest.run(&format!("rm -f /tmp/svr /tmp/log; {command} >>/tmp/log 2>&1 & echo $! >/tmp/pid"));
         // Until it listens, or has ended.
         self.guest.run(
             "P=$(cat /tmp/pid); for i in $(seq 100); do [ -S /tmp/svr ] && break; readlink /proc/$P/exe >/dev/null || break; sleep 0.1; done",
