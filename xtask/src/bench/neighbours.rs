@@ -230,6 +230,7 @@ fn make(path: &Path) -> Result<()> {
 fn measure(plan: &Plan, depth: u16, server: &Server) -> Result<Figures> {
     let mut command = Command::new(&plan.blkbench);
     command.args(["--plain", "--depth", &depth.to_string(), "--time", &plan.seconds.to_string()]);
+    command.args(["--pid", &server.child.id().to_string()]);
     command.args(["--create", "device=partlabel:bystander", "--create", "read-only"]).arg(&server.factory);
     figures(command)
 }
@@ -239,6 +240,7 @@ fn measure_fixed(plan: &Plan, depth: u16, server: &Server) -> Result<Figures> {
     let mut command = Command::new(&plan.blkbench);
     command
         .args(["--plain", "--depth", &depth.to_string(), "--time", &plan.seconds.to_string()])
+        .args(["--pid", &server.child.id().to_string()])
         .arg(&server.fixed);
     figures(command)
 }
@@ -260,9 +262,9 @@ fn all(plan: &Plan) -> Result<()> {
         plan.seconds
     );
     println!(
-        "| neighbour | depth | alone: IOPS | beside: IOPS | of alone | p99 µs | control: IOPS | of control | p99 µs | wait µs | long turns | longest wait µs | |"
+        "| neighbour | depth | alone: IOPS | beside: IOPS | of alone | without a processor: client, server | p99 µs | control: IOPS | of control | p99 µs | wait µs | long turns | longest wait µs | |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let mut missed = 0;
     let wanted = |kind: &str| plan.only.is_empty() || plan.only.iter().any(|only| only == kind);
     for (name, kind, arguments) in NEIGHBOURS.iter().filter(|(_, kind, _)| wanted(kind)) {
@@ -311,9 +313,10 @@ fn row(plan: &Plan, name: &str, kind: &str, arguments: &[&str], depth: u16) -> R
         if missed.is_empty() { "reached".to_string() } else { format!("missed: {}", missed.join(", ")) };
     let ended = if busy { "" } else { "; its session was ended" };
     println!(
-        "| {name} | {depth} | {:.0} | {:.0} | {part:.2} | {:.0} | {:.0} | {:.2} | {:.0} | {:.0} | {} | {:.0} | {verdict}{ended} |",
+        "| {name} | {depth} | {:.0} | {:.0} | {part:.2} | {} | {:.0} | {:.0} | {:.2} | {:.0} | {:.0} | {} | {:.0} | {verdict}{ended} |",
         of(&alone, "iops"),
         of(&beside, "iops"),
+        ready(&beside),
         of(&beside, "p99") / 1e3,
         of(&control, "iops"),
         of(&beside, "iops") / of(&control, "iops"),
@@ -323,6 +326,12 @@ fn row(plan: &Plan, name: &str, kind: &str, arguments: &[&str], depth: u16) -> R
         wait.longest,
     );
     Ok(missed.is_empty())
+}
+
+/// The parts of the time for which the client, and the server, were ready to run and had no processor: where these are large, it is the
+/// machine that is shared.
+fn ready(figures: &Figures) -> String {
+    format!("{:.0} %, {:.0} %", of(figures, "client_ready") * 100.0, of(figures, "server_ready") * 100.0)
 }
 
 /// A static client beside 64 busy sessions of the factory: half each.
@@ -337,8 +346,9 @@ fn group(plan: &Plan) -> Result<bool> {
     let part = of(&beside, "iops") / alone;
     let reached = part >= PART / 2.0 && wait.is_good(64);
     println!(
-        "| 64 busy sessions beside a static client | {depth} | {alone:.0} | {:.0} | {part:.2} | {:.0} | | | | {:.0} | {} | {:.0} | {} |",
+        "| 64 busy sessions beside a static client | {depth} | {alone:.0} | {:.0} | {part:.2} | {} | {:.0} | | | | {:.0} | {} | {:.0} | {} |",
         of(&beside, "iops"),
+        ready(&beside),
         of(&beside, "p99") / 1e3,
         wait.otherwise,
         wait.long_turns,

@@ -16,6 +16,8 @@ pub struct Usage {
 struct Thread {
     /// Nanoseconds on a CPU, user and system.
     cpu: u64,
+    /// Nanoseconds for which it was ready to run, and had no CPU.
+    ready: u64,
     /// Times it went to sleep by itself.
     sleeps: u64,
     /// Times others had its processor though it was not done.
@@ -27,15 +29,16 @@ fn field(status: &str, name: &str) -> Option<u64> {
     line.get(name.len()..)?.split_whitespace().next()?.parse().ok()
 }
 
-/// Nanoseconds on a CPU, the first number of a `schedstat` file.
-fn nanos(sched: &str) -> Result<u64> {
-    let first = sched.split_whitespace().next().and_then(|n| n.parse().ok());
-    first.ok_or_else(|| Error::other("this kernel has no schedstat"))
+/// Nanoseconds on a CPU, and ready to run without one: the first numbers of a `schedstat` file.
+fn nanos(sched: &str) -> Result<(u64, u64)> {
+    let mut numbers = sched.split_whitespace().map_while(|n| n.parse().ok());
+    numbers.next().zip(numbers.next()).ok_or_else(|| Error::other("this kernel has no schedstat"))
 }
 
 /// CPU time of the calling thread.
 pub(super) fn own_cpu() -> Result<Duration> {
-    Ok(Duration::from_nanos(nanos(&std::fs::read_to_string("/proc/thread-self/schedstat")?)?))
+    let (cpu, _) = nanos(&std::fs::read_to_string("/proc/thread-self/schedstat")?)?;
+    Ok(Duration::from_nanos(cpu))
 }
 
 impl Usage {
@@ -57,7 +60,8 @@ impl Usage {
             };
             let sleeps = field(&status, "voluntary_ctxt_switches:").unwrap_or(0);
             let put_aside = field(&status, "nonvoluntary_ctxt_switches:").unwrap_or(0);
-            threads.insert(id, Thread { cpu: nanos(&sched)?, sleeps, put_aside });
+            let (cpu, ready) = nanos(&sched)?;
+            threads.insert(id, Thread { cpu, ready, sleeps, put_aside });
         }
         Ok(Self { threads, rss_anon })
     }
@@ -70,6 +74,11 @@ impl Usage {
     /// CPU time of all threads since an earlier look. What a thread used that has ended meanwhile is not in it.
     pub fn cpu_since(&self, before: &Usage) -> Duration {
         Duration::from_nanos(self.sum_since(before, |thread| thread.cpu))
+    }
+
+    /// For how long threads were ready to run and had no CPU, summed, since an earlier look.
+    pub fn ready_since(&self, before: &Usage) -> Duration {
+        Duration::from_nanos(self.sum_since(before, |thread| thread.ready))
     }
 
     /// How often threads went to sleep since an earlier look.
@@ -104,5 +113,11 @@ mod tests {
         let after = Usage::of(pid).unwrap();
         assert!(after.cpu_since(&before) > Duration::from_micros(500));
         assert!(after.rss_anon > 0 && after.threads() > 0);
+    }
+
+    #[test]
+    fn time_on_a_cpu_and_without_one_are_told_apart() {
+        assert_eq!(nanos("120 34 5\n").unwrap(), (120, 34));
+        assert!(nanos("120").is_err() && nanos("").is_err());
     }
 }

@@ -113,12 +113,15 @@ fn connect(arguments: &Arguments) -> Result<Client> {
 /// One set of figures.
 struct Figures {
     measured: Measured,
+    /// For how long this process was ready to run, and had no processor.
+    ready: Duration,
     used: Option<Used>,
 }
 
 /// What the server used meanwhile.
 struct Used {
     cpu: Duration,
+    ready: Duration,
     sleeps: u64,
     put_aside: u64,
     rss_anon: u64,
@@ -131,12 +134,15 @@ fn one(
     pid: Option<u32>,
 ) -> Result<Figures> {
     let before = pid.map(Usage::of).transpose()?;
+    let own = Usage::of(std::process::id())?;
     let measured = load.run(client, buffers)?;
+    let ready = Usage::of(std::process::id())?.ready_since(&own);
     let used = match (pid, before) {
         (Some(pid), Some(before)) => {
             let after = Usage::of(pid)?;
             Some(Used {
                 cpu: after.cpu_since(&before),
+                ready: after.ready_since(&before),
                 sleeps: after.sleeps_since(&before),
                 put_aside: after.put_aside_since(&before),
                 rss_anon: after.rss_anon,
@@ -144,7 +150,7 @@ fn one(
         }
         _ => None,
     };
-    Ok(Figures { measured, used })
+    Ok(Figures { measured, ready, used })
 }
 
 fn bench(arguments: &Arguments) -> Result<()> {
@@ -218,9 +224,11 @@ fn figures(best: &Figures) -> Vec<(&'static str, f64)> {
         ("kicks", got.kicks as f64 / requests),
         ("calls", got.calls as f64 / requests),
         ("client_sleeps", got.sleeps as f64 / requests),
+        ("client_ready", best.ready.as_secs_f64() / got.elapsed.as_secs_f64()),
     ];
-    if let Some(Used { cpu, sleeps, put_aside, rss_anon }) = best.used {
+    if let Some(Used { cpu, ready, sleeps, put_aside, rss_anon }) = best.used {
         words.push(("cpu", cpu.as_nanos() as f64 / requests));
+        words.push(("server_ready", ready.as_secs_f64() / got.elapsed.as_secs_f64()));
         words.push(("sleeps", sleeps as f64 / requests));
         words.push(("put_aside", put_aside as f64 / requests));
         words.push(("rss_anon", rss_anon as f64));
