@@ -10,7 +10,7 @@ const SECTORS: u64 = MIB / 512;
 
 #[test]
 fn growth_is_told_to_sessions_and_to_new_ones() {
-    for engine in ["uring", "threads"] {
+    for engine in ["uring", "threads", "window"] {
         let bench = Bench::new();
         let image = bench.path("image");
         sparse(&image, 8 * MIB);
@@ -25,6 +25,10 @@ fn growth_is_told_to_sessions_and_to_new_ones() {
         let mut client = session(&bench, &["device=a:n1"]);
         assert_eq!(client.config.capacity, 12 * SECTORS);
         client.write(11 * SECTORS, &[1; 4096]).unwrap();
+        let mut bytes = vec![0; 4096];
+        client.read(11 * SECTORS, &mut bytes).unwrap();
+        assert_eq!(bytes, [1; 4096]);
+        assert_eq!(fs::read(&image).unwrap()[11 << 20..][..4096], [1; 4096]);
         // Less of it is refused blocks, and not a dead image.
         File::options().write(true).open(&image).unwrap().set_len(4 * MIB).unwrap();
         operator(&bench, &["rescan"]).unwrap();

@@ -26,7 +26,7 @@ const BLKROGET: libc::Ioctl = 0x125e;
 /// STATX_DIOALIGN of statx(2).
 const DIOALIGN: u32 = 0x2000;
 /// An image that is longer is never mapped: an address space has 128 TiB.
-const MAP_MAX: u64 = 32 << 40;
+pub(super) const MAP_MAX: u64 = 32 << 40;
 /// Processes whose descriptors are looked through for one that has an image open.
 const PROCESSES_MAX: usize = 65_536;
 
@@ -78,6 +78,8 @@ pub struct Facts {
     pub block_size: u32,
     /// It is in memory.
     pub memory: bool,
+    /// It has huge pages of its own: what is mapped of it is reserved.
+    pub huge: bool,
     /// A discard gives something back.
     pub discards: bool,
     /// What it looks like, if not raw.
@@ -138,6 +140,7 @@ impl Facts {
             size,
             block_size,
             memory,
+            huge: !block_device && kind == HUGETLBFS,
             discards: !block_device || discards(&stat),
             format: format(file),
             writer: above.or_else(|| writer(&stat)),

@@ -129,6 +129,8 @@ pub struct Image {
     block_size: u32,
     alignment: Alignment,
     size: AtomicU64,
+    /// How long it may become until it is opened anew, where it is mapped.
+    reach: OnceLock<u64>,
     /// Who reaches it: never [`Engine::Auto`].
     engine: Engine,
     durable: Durable,
@@ -210,6 +212,7 @@ impl Image {
             block_size,
             alignment,
             size: AtomicU64::new(size),
+            reach: OnceLock::new(),
             engine,
             durable: Durable::default(),
             bounces: Mutex::new(bounces),
@@ -251,6 +254,16 @@ impl Image {
     /// Its serial number.
     pub fn serial(&self) -> &str {
         &self.options.serial
+    }
+
+    /// Whether more of it may be mapped than there is. Of huge pages there must be as many as are mapped.
+    pub(super) fn may_grow(&self) -> bool {
+        !self.facts.huge
+    }
+
+    /// It is mapped, and so far.
+    pub(super) fn reaches(&self, len: u64) {
+        let _ = self.reach.set(len);
     }
 
     /// Whether a discard means anything to it.
@@ -330,12 +343,16 @@ impl Image {
     /// Looks how large it is by now. Growth counts; a smaller size is said, and refuses what lies beyond.
     pub fn rescan(&self) -> u64 {
         let before = self.size.load(Ordering::Relaxed);
-        // A window is as long as it was mapped.
-        if self.engine == Engine::Window {
-            return before;
+        let Ok(found) = facts::size(self.file.as_fd(), self.facts.block_device) else { return before };
+        let reach = self.reach.get().copied().unwrap_or(u64::MAX);
+        let size = found.min(reach) / u64::from(self.block_size) * u64::from(self.block_size);
+        if found > reach && size != before {
+            log::warn!(
+                target: OPERATOR,
+                "{}: no more than {size} bytes are served until the next start, since no more are mapped",
+                self.options.name
+            );
         }
-        let Ok(size) = facts::size(self.file.as_fd(), self.facts.block_device) else { return before };
-        let size = size / u64::from(self.block_size) * u64::from(self.block_size);
         if size != before {
             self.size.store(size, Ordering::Relaxed);
             let how = if size > before { "grew" } else { "shrank" };

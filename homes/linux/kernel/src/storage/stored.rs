@@ -48,8 +48,10 @@ impl Stored {
         let image = Arc::new(Image::open(file, options, index, rings)?);
         let window = match image.engine() {
             Engine::Window => {
-                let mapped = Mapped::new(image.file(), image.size(), !image.read_only());
-                Some(mapped.map_err(OpenError::Window)?)
+                let mapped = Mapped::new(image.file(), image.size(), !image.read_only(), image.may_grow())
+                    .map_err(OpenError::Window)?;
+                image.reaches(mapped.reach());
+                Some(mapped)
             }
             Engine::Auto | Engine::Uring | Engine::Threads => None,
         };

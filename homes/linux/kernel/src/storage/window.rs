@@ -10,10 +10,14 @@ use std::sync::Arc;
 use nvme_mem::Window;
 use nvme_soft::{Begun, Failure, Job, Request, Resident};
 
+use super::facts::MAP_MAX;
 use super::helpers;
 use super::image::Image;
 use super::task::Task;
 use crate::memory::{Faults, map_image};
+
+/// How much more than there is of an image is mapped, at least, so that it may grow: that takes addresses, and no memory.
+const ROOM: u64 = 64 << 30;
 
 pub(super) struct Mapped {
     window: Window,
@@ -21,9 +25,17 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
-    pub(super) fn new(file: BorrowedFd<'_>, size: u64, writable: bool) -> Result<Self, String> {
-        let (window, faults) = map_image(file, size, writable)?;
+    /// `grows`: more is mapped than there is, if there are addresses for it.
+    pub(super) fn new(file: BorrowedFd<'_>, size: u64, writable: bool, grows: bool) -> Result<Self, String> {
+        let reach = size.saturating_add(size.max(ROOM)).min(MAP_MAX);
+        let more = if grows && reach > size { map_image(file, reach, writable).ok() } else { None };
+        let (window, faults) = more.map_or_else(|| map_image(file, size, writable), Ok)?;
         Ok(Self { window, faults })
+    }
+
+    /// How long the image may become.
+    pub(super) fn reach(&self) -> u64 {
+        self.window.len() as u64
     }
 
     /// What the controller copies from and to itself.
