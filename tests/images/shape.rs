@@ -44,6 +44,27 @@ fn growth_is_told_to_sessions_and_to_new_ones() {
 }
 
 #[test]
+fn growth_is_noticed_without_an_operator() {
+    let bench = Bench::new();
+    let engines = ["uring", "threads", "window"];
+    for engine in engines {
+        sparse(&bench.path(engine), 8 * MIB);
+    }
+    let all = engines.map(|engine| vbus(&bench.path(engine), &format!(",serial={engine},engine={engine}")));
+    let mut server = serve(&bench, &all);
+    let mut clients = engines.map(|engine| session(&bench, &[&format!("device={engine}:n1")]));
+    for engine in engines {
+        File::options().write(true).open(bench.path(engine)).unwrap().set_len(12 * MIB).unwrap();
+    }
+    for client in &mut clients {
+        wait_until("the session's new size", || client.read_config().unwrap().capacity == 12 * SECTORS);
+        client.write(11 * SECTORS, &[1; 4096]).unwrap();
+    }
+    drop(clients);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
 fn an_image_in_memory_that_shrank_fails_what_is_gone_of_it_and_serves_it_again_when_it_is_back() {
     let bench = Bench::new();
     let image = bench.path("image");

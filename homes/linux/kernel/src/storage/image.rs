@@ -256,6 +256,11 @@ impl Image {
         &self.options.serial
     }
 
+    /// Whether it costs nothing to look how large it is.
+    pub fn is_local(&self) -> bool {
+        self.facts.local
+    }
+
     /// Whether more of it may be mapped than there is. Of huge pages there must be as many as are mapped.
     pub(super) fn may_grow(&self) -> bool {
         !self.facts.huge

@@ -272,15 +272,6 @@ impl Server {
             );
         }
     }
-
-    /// Looks whether images grew: before somebody new is told how large they are.
-    pub(super) fn look_at_images(&mut self, time: Time) {
-        for Served { stored, handle } in self.images.iter().flatten() {
-            stored.image().rescan();
-            handle.rescan(1);
-        }
-        self.lose_images(time);
-    }
 }
 
 /// How much is said from now on: as with so many `-v`.

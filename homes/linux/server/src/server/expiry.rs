@@ -26,6 +26,7 @@ impl Server {
             self.record_deadline(),
             self.drain_deadline(),
             self.rescan_deadline(),
+            self.growth_deadline(),
             self.upgrades.deadline(),
         ];
         conns.chain(lanes).chain(waiting).chain(idle).chain(own.into_iter().flatten()).min()
@@ -48,6 +49,7 @@ impl Server {
             self.lend(id, time, |seat, _| seat.out_of_patience());
             self.serve(id, time);
         }
+        self.look_again(time);
         self.expire_successor(time);
         self.expire_waiting(time);
         self.expire_records(time);

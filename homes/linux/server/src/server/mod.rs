@@ -120,6 +120,8 @@ pub(crate) struct Server {
     draining: Vec<Draining>,
     /// Operators who wait until controllers were looked at.
     rescans: Vec<Rescan>,
+    /// When it was last looked how large images are.
+    looked: Time,
     /// Which controllers are lost, as far as that was written down.
     lost: Vec<bool>,
     metrics: Option<OwnedFd>,

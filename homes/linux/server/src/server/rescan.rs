@@ -15,6 +15,9 @@ use crate::devices::Served;
 /// How long a look may take until the operator is told that it does.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How often it is looked whether images grew, while somebody has a session.
+const EVERY: Duration = Duration::from_secs(5);
+
 /// A look whose operator waits.
 pub(super) struct Rescan {
     operator: u64,
@@ -96,5 +99,37 @@ impl Server {
 
     pub(super) fn rescan_deadline(&self) -> Option<Time> {
         self.rescans.iter().map(|rescan| rescan.until).min()
+    }
+
+    /// Looks whether images grew: before somebody new is told how large they are.
+    pub(super) fn look_at_images(&mut self, time: Time) {
+        self.looked = time;
+        for Served { stored, handle } in self.images.iter().flatten() {
+            stored.image().rescan();
+            handle.rescan(1);
+        }
+        self.lose_images(time);
+    }
+
+    /// Looks so now and then, where nobody need be asked who might not answer, so that those who have one are told without an operator.
+    pub(super) fn look_again(&mut self, time: Time) {
+        if self.growth_deadline().is_none_or(|at| time < at) {
+            return;
+        }
+        self.looked = time;
+        for Served { stored, handle } in self.images.iter().flatten() {
+            if stored.image().is_local() {
+                stored.image().rescan();
+                handle.rescan(1);
+            }
+        }
+        self.lose_images(time);
+    }
+
+    /// When it is looked next.
+    pub(super) fn growth_deadline(&self) -> Option<Time> {
+        let some =
+            !self.seats.is_empty() && self.images.iter().flatten().any(|s| s.stored.image().is_local());
+        some.then(|| self.looked + EVERY)
     }
 }

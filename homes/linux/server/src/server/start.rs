@@ -100,6 +100,7 @@ impl Server {
             late: None,
             draining: Vec::new(),
             rescans: Vec::new(),
+            looked: nvme_platform::Time::default(),
             lost: Vec::new(),
             metrics: parts.metrics,
             trusted: Arc::new(parts.trusted),
