@@ -237,8 +237,9 @@ impl World {
             // Its driver is told.
             (queue.running, queue.broken) = (false, true);
         }
-        // Whose device is lost is served by nobody, and needs nothing of it.
-        let excused = self.is_troubled(at) && !self.seats[at].lost;
+        // Whose device is lost is served by nobody, and needs nothing of it; whose session ends is told so, with the end of its connection.
+        let ends = self.control.session(key).is_none_or(|session| session.is_leaving());
+        let excused = self.is_troubled(at) && (ends || !self.seats[at].lost);
         if failed && rings && !excused && !self.seats[at].place.hostile {
             self.find(Judge::Life, || format!("ring {index} of seat {at} does not go on"));
         }

@@ -78,12 +78,6 @@ impl World {
 
     /// A message is about to be said.
     fn before(&mut self, at: usize, message: Message) {
-        if matches!(
-            message,
-            Message::Reset | Message::OwnerAgain | Message::GetBase(_) | Message::Enable(_, false)
-        ) {
-            self.begin_meters(at);
-        }
         let Some(driver) = &mut self.seats[at].driver else { return };
         match message {
             Message::Add(region) => {

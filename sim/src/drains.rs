@@ -76,8 +76,6 @@ impl World {
     pub(crate) fn drain(&mut self, which: u8) -> bool {
         let Some((what, area)) = self.area(which) else { return false };
         self.drained.push(area);
-        // What is begun is finished, whatever it comes to.
-        (0..self.seats.len()).for_each(|at| self.begin_meters(at));
         self.control.drain(what);
         self.look_at_held();
         true
@@ -138,6 +136,11 @@ impl World {
         if self.seats[at].held != Held::Finishes {
             let state = self.seats[at].held;
             return self.find(Judge::Life, || format!("seat {at} is said to be quiet, and it is {state:?}"));
+        }
+        if self.seats[at].device.is_some_and(|d| self.court().unsettled.contains(&d.controller)) {
+            self.find(Judge::Life, || {
+                format!("seat {at} is said to be quiet, and storage has something of it")
+            });
         }
         // What is answered by now was answered before.
         (0..3).for_each(|queue| {

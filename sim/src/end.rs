@@ -131,7 +131,9 @@ impl World {
         self.seats.iter().all(|seat| {
             let (talked, answered) = (seat.has_been_heard(), seat.is_answered());
             let waits = seat.driver.as_ref().is_some_and(|driver| driver.waits);
+            let session = seat.key.and_then(|key| self.control.session(key));
             let settled = !matches!(seat.phase, Phase::Clearing | Phase::Ending)
+                && session.is_none_or(|session| !session.is_leaving())
                 && (!waits || seat.phase == Phase::Empty);
             settled && (seat.place.hostile || talked && answered)
         })

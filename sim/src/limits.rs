@@ -52,6 +52,9 @@ impl World {
         let moves = matches!(asked.kind, Kind::Read | Kind::Write | Kind::Zeroes) && well;
         let bytes = if moves { u64::from(asked.sectors) * 512 } else { 0 };
         let (now, workers) = (self.now.as_nanos(), self.hands.len() as u64);
+        // Each virtqueue of those that stop may have begun one.
+        let begun = |seat: &crate::seat::Seat| u64::from(seat.place.queues).max(workers);
+        let (own, all) = (begun(&self.seats[at]), self.seats.iter().map(begun).sum());
         let seat = &mut self.seats[at];
         let heard = self.hands.iter().zip(&seat.limited_at).all(|(hand, at)| hand.delivered >= *at);
         if !heard {
@@ -61,14 +64,14 @@ impl World {
                 // What was taken before they heard of it does not count.
                 seat.meter.begin(now);
             }
-            if let Err(what) = seat.meter.answered(asked.at, bytes, now, workers) {
+            if let Err(what) = seat.meter.answered(asked.at, bytes, now, (workers, own)) {
                 self.find(Judge::Authority, || format!("seat {at} did more than it may: {what}"));
             }
         }
         let above: Vec<u64> = self.above(self.seats[at].factory).map(|f| f.number).collect();
         for number in above {
             let Some(factory) = self.factories.iter_mut().find(|f| f.number == number) else { continue };
-            if let Err(what) = factory.meter.answered(asked.at, bytes, now, workers) {
+            if let Err(what) = factory.meter.answered(asked.at, bytes, now, (workers, all)) {
                 self.find(Judge::Authority, || {
                     format!("the sessions of factory {number} did more than they may: {what}")
                 });
@@ -76,7 +79,7 @@ impl World {
         }
     }
 
-    /// What was begun is done at once, whatever that comes to: what is asked for from now on counts.
+    /// Another server begins to count: what is asked for from now on.
     pub(crate) fn begin_meters(&mut self, at: usize) {
         let now = self.now.as_nanos();
         self.seats[at].meter.begin(now);

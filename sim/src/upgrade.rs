@@ -97,10 +97,6 @@ impl World {
             for (index, ring) in &mut conn.rings {
                 ring.paused |= std::mem::take(&mut ring.resumes) || runs.contains(index);
             }
-            if !runs.is_empty() {
-                // What was taken is answered, whatever that comes to.
-                self.begin_meters(at);
-            }
             for index in runs {
                 self.stop(at, key, index, Old::Left);
             }
@@ -298,7 +294,11 @@ impl World {
             self.seats[at].limited_at.clear();
             self.begin_meters(at);
             let Some(key) = self.seats[at].key else { continue };
-            if self.seats[at].held == Held::Finishes {
+            if self.seats[at].held != Held::No && self.control.is_unsettled(key) {
+                // What the server before had begun there is to end first.
+                self.seats[at].held = Held::Finishes;
+                self.court().held.remove(&key.0);
+            } else if self.seats[at].held == Held::Finishes {
                 (0..3).for_each(|queue| {
                     self.reap(at, queue);
                 });

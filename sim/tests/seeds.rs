@@ -525,3 +525,90 @@ fn a_ring_stops_once_what_a_killed_server_left_of_it_is_done() {
     let run = run_steps(&setup, &steps);
     assert!(run.finding.is_none(), "{}", run.finding.unwrap());
 }
+
+/// Seeds 8100000000024502 and 8100000000119145: what virtqueues had begun when they stopped was done at once, and nobody paid for it.
+#[test]
+fn who_stops_in_the_middle_of_long_requests_has_no_more_than_it_may() {
+    let mut setup = kept(&["device=d1:n1", "ds-max=4", "bytes=64K"]);
+    setup.mqes = 3;
+    setup.seats[0].queues = 1;
+    let long = |slot: u16| {
+        [
+            Step::Ask { seat: 0, queue: 0, kind: Kind::Read, sector: 32 * slot, sectors: 31, layout: 0 },
+            Step::Kick(0, 0),
+            Step::Settle,
+        ]
+    };
+    let again =
+        [Wish::Stop(0), Wish::Start(0)].map(|wish| [Step::Want(0, wish), Step::Chat(0), Step::Settle]);
+    let connected =
+        [Step::Want(0, Wish::Reconnect), Step::Settle, Step::Want(0, Wish::Connect), Step::Chat(0)];
+    for how in [again.concat(), connected.to_vec()] {
+        let mut steps = Vec::new();
+        for slot in 0..4 {
+            steps.extend(long(slot));
+            steps.extend(&how);
+            steps.push(Step::Time(50_000_000));
+        }
+        keeps(&setup, &steps);
+    }
+}
+
+/// Seed 8200000000011570: a session that waited for what a killed server had asked of storage was not said to be quiet once it was.
+#[test]
+fn a_drain_right_after_a_kill_comes_to_its_end() {
+    let mut setup = alone(&["device=d0:n1:2", "ds-max=4", "iops=20"]);
+    (setup.slow, setup.store, setup.pairs) = (true, true, 2);
+    setup.seats[0].queues = 2;
+    let mut other = setup.seats[0].clone();
+    other.words = vec!["device=d0:n2", "ds-max=4"];
+    setup.seats.push(other);
+    let begin =
+        |seat| [Step::Operate(Operation::Create(seat)), Step::Want(seat, Wish::Connect), Step::Chat(seat)];
+    let mut steps = vec![Step::Settle];
+    steps.extend(begin(0));
+    steps.extend(begin(1));
+    steps.extend([
+        Step::Ask { seat: 1, queue: 0, kind: Kind::Flush, sector: 244, sectors: 0, layout: 0 },
+        Step::Deliver(1),
+        Step::Worker(0),
+        Step::Operate(Operation::Kill),
+        // What the first one has.
+        Step::Operate(Operation::Drain(39)),
+    ]);
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}
+
+/// Seed 8100000000132512: a device was lost in the moment of an upgrade that did not come off, while storage had a request of its session. That ends, and its client
+/// is told so: with the end of its connection.
+#[test]
+fn a_session_that_ends_in_the_moment_of_an_upgrade_is_said_to_have_ended() {
+    let mut setup = kept(&["device=d1:n2", "read-only", "ds-max=4", "bytes=64K"]);
+    (setup.slow, setup.shared) = (true, true);
+    setup.seats[0].declines = 512;
+    let other = Place {
+        words: vec!["device=d0:n3", "read-only", "ds-max=4"],
+        listens: true,
+        hostile: false,
+        sealed: true,
+        queues: 3,
+        declines: 2048,
+        inflight: false,
+    };
+    setup.seats.push(other);
+    let begin =
+        |seat| [Step::Operate(Operation::Create(seat)), Step::Want(seat, Wish::Connect), Step::Chat(seat)];
+    let mut steps = vec![Step::Settle];
+    steps.extend(begin(0));
+    steps.extend(begin(1));
+    steps.extend([
+        ask(Kind::Read, 21, 0),
+        Step::Kick(0, 2),
+        Step::Worker(0),
+        Step::Spoil(Spoil::Vanish(1)),
+        Step::Operate(Operation::Upgrade(45)),
+    ]);
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}

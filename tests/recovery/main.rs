@@ -10,6 +10,7 @@ mod factories;
 mod faults;
 mod hanging;
 mod health;
+mod held;
 mod lost;
 mod memory;
 mod parts;

@@ -62,8 +62,15 @@ impl Meter {
         time(requests, self.iops).max(time(bytes, self.bytes))
     }
 
-    /// A request is answered; by `workers` it may have been taken.
-    pub(crate) fn answered(&mut self, asked: u64, bytes: u64, now: u64, workers: u64) -> Result<(), String> {
+    /// A request is answered. So many may be beyond what may be done: one of each worker, since what it comes to is known when it was taken; and where virtqueues
+    /// stop that had begun long ones, all that each of these comes to.
+    pub(crate) fn answered(
+        &mut self,
+        asked: u64,
+        bytes: u64,
+        now: u64,
+        (workers, begun): (u64, u64),
+    ) -> Result<(), String> {
         if !self.any() || asked < self.since {
             return Ok(());
         }
@@ -79,7 +86,7 @@ impl Meter {
             if self.iops.is_some_and(|rate| requests > most(rate) + workers) {
                 return Err(format!("{requests} requests in {} ns at {:?} a second", now - asked, self.iops));
             }
-            if self.bytes.is_some_and(|rate| sum > most(rate) + workers * longest) {
+            if self.bytes.is_some_and(|rate| sum > most(rate) + begun * longest) {
                 return Err(format!("{sum} bytes in {} ns at {:?} a second", now - asked, self.bytes));
             }
         }
@@ -100,14 +107,20 @@ mod tests {
     fn the_rate_a_burst_and_one_request_are_allowed_and_no_more() {
         let mut meter = Meter::new(Some(20), None, SECOND);
         // Two of the burst, one on credit.
-        assert!((0..3).all(|_| meter.answered(SECOND, 0, SECOND, 1).is_ok()));
-        assert!(meter.answered(SECOND, 0, SECOND + 40_000_000, 1).is_ok());
-        assert!(meter.answered(SECOND, 0, SECOND + 40_000_000, 1).is_err());
+        assert!((0..3).all(|_| meter.answered(SECOND, 0, SECOND, (1, 1)).is_ok()));
+        assert!(meter.answered(SECOND, 0, SECOND + 40_000_000, (1, 1)).is_ok());
+        assert!(meter.answered(SECOND, 0, SECOND + 40_000_000, (1, 1)).is_err());
         meter.begin(2 * SECOND);
-        assert!(meter.answered(2 * SECOND, 0, 2 * SECOND, 1).is_ok());
+        assert!(meter.answered(2 * SECOND, 0, 2 * SECOND, (1, 1)).is_ok());
         let mut meter = Meter::new(None, Some(1 << 20), 0);
-        assert!((0..7).all(|_| meter.answered(5, 16 << 10, 5, 1).is_ok()));
-        assert!(meter.answered(5, 16 << 10, 5, 1).is_err());
+        assert!((0..7).all(|_| meter.answered(5, 16 << 10, 5, (1, 1)).is_ok()));
+        assert!(meter.answered(5, 16 << 10, 5, (1, 1)).is_err());
+        let mut meter = Meter::new(None, Some(1 << 20), 0);
+        assert!(
+            (0..9).all(|_| meter.answered(5, 16 << 10, 5, (1, 3)).is_ok()),
+            "three virtqueues had begun one each"
+        );
+        assert!(meter.answered(5, 16 << 10, 5, (1, 3)).is_err());
     }
 
     #[test]

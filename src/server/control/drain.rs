@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use nvme_policy::Extent;
 
 use super::super::message::{SessionKey, ToWorker};
-use super::session::Session;
+use super::session::{Hold, Session};
 use super::{Control, Event};
 
 /// What is drained.
@@ -84,10 +84,19 @@ impl Control {
         &self.drained
     }
 
-    /// Whether a session of these blocks is held from its beginning.
-    pub(super) fn is_drained(&self, extent: &Extent) -> bool {
+    /// Whether a session of these blocks is held.
+    fn is_drained(&self, extent: &Extent) -> bool {
         self.unsettled.contains(&extent.namespace().controller)
             || self.drained.iter().any(|drained| drained.holds(extent))
+    }
+
+    /// Whether a session of these blocks is held from its beginning: it has nothing in flight, but there may be what another server began.
+    pub(super) fn hold_of(&self, extent: &Extent) -> Hold {
+        match (self.is_drained(extent), self.unsettled.contains(&extent.namespace().controller)) {
+            (false, _) => Hold::No,
+            (true, true) => Hold::Finishes,
+            (true, false) => Hold::Quiet,
+        }
     }
 
     /// Has each session held, or not, as what is drained says.
@@ -96,8 +105,15 @@ impl Control {
         for key in keys {
             let Some(session) = self.sessions.get(&key) else { continue };
             let held = self.is_drained(session.extent());
+            let unsettled = self.is_unsettled(key);
             let Some(session) = self.sessions.get_mut(&key) else { continue };
             if !session.set_held(held) {
+                // It was held already. What is under way there may be another server's, and that has an end too.
+                if unsettled {
+                    session.is_not_quiet();
+                } else if session.has_said_it_is_quiet() {
+                    self.quiet(key);
+                }
                 continue;
             }
             let told = self.tell_workers(key, || ToWorker::Hold(key, held));
@@ -120,9 +136,9 @@ impl Control {
         }
     }
 
-    /// Nothing of a session is in flight, and nothing comes.
+    /// Nothing of a session is in flight, and nothing comes; unless somebody else may still change what is there.
     fn quiet(&mut self, key: SessionKey) {
-        if self.sessions.get_mut(&key).is_some_and(Session::became_quiet) {
+        if !self.is_unsettled(key) && self.sessions.get_mut(&key).is_some_and(Session::became_quiet) {
             self.events.push_back(Event::Held(key));
         }
     }

@@ -51,7 +51,7 @@ enum Goal {
 
 /// Whether a session waits because its device is drained.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Hold {
+pub(super) enum Hold {
     No,
     /// It finishes what it has in flight.
     Finishes,
@@ -185,6 +185,18 @@ impl Session {
         self.hold_asked == 0
     }
 
+    /// Whether nobody is waited for who was asked whether anything of it is in flight.
+    pub(super) fn has_said_it_is_quiet(&self) -> bool {
+        self.hold_asked == 0
+    }
+
+    /// If it waits, there is something that is still to end.
+    pub(super) fn is_not_quiet(&mut self) {
+        if self.hold == Hold::Quiet {
+            self.hold = Hold::Finishes;
+        }
+    }
+
     /// It has nothing in flight any more. Whether it waits, and that is news.
     pub(super) fn became_quiet(&mut self) -> bool {
         let news = self.hold == Hold::Finishes;
@@ -291,7 +303,7 @@ impl Control {
             dataspaces: policy.dataspaces(),
         });
         let write_back = minted.limits().volatile_cache;
-        let drained = self.is_drained(minted.grant().extent());
+        let hold = self.hold_of(minted.grant().extent());
         let limits = self.limits_of(&minted);
         self.sessions.insert(
             key,
@@ -316,7 +328,7 @@ impl Control {
                 generation: 0,
                 goal: Goal::Serve,
                 lost: false,
-                hold: if drained { Hold::Quiet } else { Hold::No },
+                hold,
                 quarantined: false,
                 hangs: quiet::Hangs::No,
             },

@@ -49,17 +49,52 @@ impl Worker {
             let most = u32::try_from(requests).unwrap_or(u32::MAX).min(left);
             queue.piece = limits.piece();
             queue.virtqueue.goes_on(now);
-            let before = (queue.virtqueue.next_avail(), queue.virtqueue.bytes_begun());
-            let taken = self.take_some(token, pair, &Turn::of(most), now, its_turn);
+            let taken = self.take_counted(token, pair, &Turn::of(most), now, its_turn);
             let Some(queue) = self.roster.get_mut(token) else { break };
-            let after = (queue.virtqueue.next_avail(), queue.virtqueue.bytes_begun());
-            limits.take(after.0.wrapping_sub(before.0).into(), after.1.wrapping_sub(before.1), now);
             units += taken;
             if taken == 0 || queue.duty != Duty::Serve || queue.activity == Activity::InLine {
                 break;
             }
         }
         units
+    }
+
+    /// Takes what a virtqueue of such a session has begun that stops, or is broken: all of it, and its session pays for it. Whoever stops its
+    /// virtqueues in the middle of long requests has no more by that. How many units that came to.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take_begun(
+        &mut self,
+        token: usize,
+        pair: Option<usize>,
+        turn: &Turn,
+        now: Time,
+        its_turn: bool,
+    ) -> u32 {
+        if let Some(queue) = self.roster.get_mut(token) {
+            queue.piece = u64::MAX;
+        }
+        self.take_counted(token, pair, turn, now, its_turn)
+    }
+
+    /// Takes from a virtqueue, and counts it for what its session may do.
+    fn take_counted(
+        &mut self,
+        token: usize,
+        pair: Option<usize>,
+        turn: &Turn,
+        now: Time,
+        its_turn: bool,
+    ) -> u32 {
+        let Some((queue, served)) = self.roster.with_session(token) else { return 0 };
+        let limits = Arc::clone(&served.limits);
+        let before = (queue.virtqueue.next_avail(), queue.virtqueue.bytes_begun());
+        let taken = self.take_some(token, pair, turn, now, its_turn);
+        if let Some(queue) = self.roster.get_mut(token) {
+            let after = (queue.virtqueue.next_avail(), queue.virtqueue.bytes_begun());
+            limits.take(after.0.wrapping_sub(before.0).into(), after.1.wrapping_sub(before.1), now);
+        }
+        taken
     }
 
     /// Whose time has come has turns again.

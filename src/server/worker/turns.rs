@@ -354,9 +354,12 @@ impl Worker {
         if served.lost {
             return self.fail_requests(token, now);
         }
-        // What a queue has begun that stops, or is broken, is not held back.
         if served.limited && queue.duty == Duty::Serve {
             return self.take_limited(token, pair, turn, now, its_turn);
+        }
+        if served.limited {
+            // It is not held back.
+            return self.take_begun(token, pair, turn, now, its_turn);
         }
         queue.piece = u64::MAX;
         self.take_some(token, pair, turn, now, its_turn)
