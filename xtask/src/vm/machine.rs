@@ -209,12 +209,28 @@ impl Plan {
     }
 
     /// A namespace of a controller, of `bytes` in blocks of `block`.
-    pub(crate) fn namespace(mut self, controller: &str, nsid: u32, bytes: u64, block: u32) -> Result<Self> {
+    pub(crate) fn namespace(self, controller: &str, nsid: u32, bytes: u64, block: u32) -> Result<Self> {
+        self.namespace_with(controller, nsid, bytes, block, "")
+    }
+
+    /// One in blocks of 512, to which no more than so many bytes a second are written.
+    pub(crate) fn held_back(self, controller: &str, nsid: u32, bytes: u64, rate: u64) -> Result<Self> {
+        self.namespace_with(controller, nsid, bytes, 512, &format!(",throttling.bps-write={rate}"))
+    }
+
+    fn namespace_with(
+        mut self,
+        controller: &str,
+        nsid: u32,
+        bytes: u64,
+        block: u32,
+        more: &str,
+    ) -> Result<Self> {
         let id = format!("{controller}n{nsid}");
         let path = self.disk(controller, nsid);
         File::options().create(true).truncate(false).write(true).open(&path)?.set_len(bytes)?;
         // Without the host's cache flushes: nothing here outlives the machine.
-        let drive = format!("file={},if=none,id={id},format=raw,cache=unsafe", path.display());
+        let drive = format!("file={},if=none,id={id},format=raw,cache=unsafe{more}", path.display());
         let blocks = format!("logical_block_size={block},physical_block_size={block}");
         let device = format!("nvme-ns,drive={id},bus={controller},nsid={nsid},{blocks}");
         self.namespaces += 1;

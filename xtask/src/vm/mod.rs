@@ -16,6 +16,7 @@
 //! | `upgraded` | what hands over to the next |
 //! | `trouble` | what is killed or pulled out |
 //! | `power` | a power cut, at many places |
+//! | `slow` | storage of 5 MB/s, and a logical volume that grows |
 //! | `remote` | a disk of another machine: NVMe/TCP |
 //! | `lacking` | machines without an IOMMU, or without interrupt remapping |
 
@@ -31,6 +32,7 @@ mod modes;
 mod page;
 mod power;
 mod remote;
+mod slow;
 mod trouble;
 mod upgraded;
 mod users;
@@ -76,8 +78,12 @@ const PARTS: [Part; 15] = [
 /// The same with machines of its own, and Intel's IOMMU; how many checks failed there.
 type Alone = (&'static str, fn(&std::path::Path) -> Result<usize>);
 
-const ALONE: [Alone; 3] =
-    [("power", power::power), ("remote", remote::remote), ("lacking", lacking::lacking)];
+const ALONE: [Alone; 4] = [
+    ("power", power::power),
+    ("slow", slow::slow),
+    ("remote", remote::remote),
+    ("lacking", lacking::lacking),
+];
 
 /// The word for a bed with the other IOMMU, which needs QEMU 10 or newer.
 const AMD: &str = "--amd-iommu";
