@@ -151,6 +151,7 @@ pub fn virtqueue(data: &[u8]) {
         limits: Limits {
             transfer_blocks: 8,
             discard_blocks: 8,
+            discard_granularity: 0,
             write_zeroes_blocks: 8,
             volatile_cache: true,
             unmaps_to_zeroes: false,

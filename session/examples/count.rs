@@ -59,6 +59,7 @@ fn main() {
         limits: Limits {
             transfer_blocks: 256,
             discard_blocks: 0,
+            discard_granularity: 0,
             write_zeroes_blocks: 0,
             volatile_cache: true,
             unmaps_to_zeroes: false,

@@ -269,6 +269,8 @@ pub struct Limits {
     pub transfer_blocks: u32,
     /// Most blocks one discard may cover before it is split; 0: no discard.
     pub discard_blocks: u32,
+    /// How many blocks it gives back at a time: what a driver is told to keep discards to; 0: not said, so each by itself.
+    pub discard_granularity: u32,
     /// Most blocks one write-zeroes may cover before it is split; 0: none.
     pub write_zeroes_blocks: u32,
     /// Whether the controller has a volatile write cache.

@@ -20,6 +20,7 @@ fn entry() -> NamespaceEntry {
     let limits = Limits {
         transfer_blocks: 256,
         discard_blocks: 8,
+        discard_granularity: 0,
         write_zeroes_blocks: 8,
         volatile_cache: true,
         unmaps_to_zeroes: false,

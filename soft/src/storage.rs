@@ -113,6 +113,10 @@ pub trait Storage: Send + Sync {
     fn resident(&self) -> Option<Resident> {
         None
     }
+    /// How many bytes are given back together (Identify Namespace, NPDG); 0: not known.
+    fn discard_granularity(&self) -> u64 {
+        0
+    }
     /// Whether bytes that were given back read as zeroes for certain (Identify Namespace, DLFEAT).
     fn unmaps_to_zeroes(&self) -> bool {
         false

@@ -34,6 +34,11 @@ fn a_block_device_is_served_with_its_own_blocks() {
             let mut client = session(&bench, &["device=a:n1"]);
             assert_eq!((client.config.capacity, client.config.blk_size), (32 * SECTORS, block), "{engine}");
             assert_eq!(client.config.write_zeroes_may_unmap, 1);
+            let name = device.0.file_name().unwrap().to_str().unwrap();
+            let said = fs::read_to_string(format!("/sys/block/{name}/queue/discard_granularity")).unwrap();
+            let granularity: u32 = said.trim().parse().unwrap();
+            assert!(granularity >= 4096, "{granularity}");
+            assert_eq!(client.config.discard_sector_alignment * 512, granularity);
             let written: Vec<u8> = (0..MIB as usize).map(|n| (n * 7 / 13) as u8).collect();
             client.write(8 * SECTORS, &written).unwrap();
             client.flush().unwrap();

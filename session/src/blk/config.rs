@@ -63,6 +63,12 @@ impl ConfigSpace {
         let range = u32::try_from(sectors).unwrap_or(u32::MAX).min(RANGE_SECTORS_MAX);
         let size_max = (u64::from(limits.transfer_blocks) * block).clamp(block.max(4096), SEGMENT_MAX);
         let only = |on: bool, value: u32| U32::new(if on { value } else { 0 });
+        // It is a hint of the device's: one that no discard could keep to is none.
+        let granularity = (u64::from(limits.discard_granularity.max(1)) * block / SECTOR)
+            .try_into()
+            .ok()
+            .filter(|sectors| *sectors <= range)
+            .unwrap_or((block / SECTOR) as u32);
         let (discard, zeroes) = (limits.discard_blocks > 0, limits.write_zeroes_blocks > 0);
         let layout = Layout {
             capacity: U64::new(sectors),
@@ -79,7 +85,7 @@ impl ConfigSpace {
             num_queues: U16::new(queues.max(1)),
             max_discard_sectors: only(discard, range),
             max_discard_seg: only(discard, RANGES_MAX),
-            discard_sector_alignment: only(discard, (block / SECTOR) as u32),
+            discard_sector_alignment: only(discard, granularity),
             max_write_zeroes_sectors: only(zeroes, range),
             max_write_zeroes_seg: only(zeroes, RANGES_MAX),
             write_zeroes_may_unmap: u8::from(zeroes && limits.unmaps_to_zeroes),
@@ -132,10 +138,15 @@ mod tests {
     use super::*;
 
     fn space() -> ConfigSpace {
+        space_of(0)
+    }
+
+    fn space_of(discard_granularity: u32) -> ConfigSpace {
         let extent = Extent::whole(Namespace { controller: 0, nsid: 1 }, 1 << 30, BlockSize::B4096).unwrap();
         let limits = Limits {
             transfer_blocks: 32,
             discard_blocks: 8,
+            discard_granularity,
             write_zeroes_blocks: 0,
             volatile_cache: true,
             unmaps_to_zeroes: false,
@@ -156,6 +167,16 @@ mod tests {
         let words = [8, 12, 20, 36, 40, 44, 48, 52].map(|o| u32::from_le_bytes(field(&s, o)));
         assert_eq!(words, [32 * 4096, 254, 4096, 1 << 22, 16, 8, 0, 0]);
         assert_eq!((field(&s, 32), u16::from_le_bytes(field(&s, 34))), ([1], 256));
+    }
+
+    #[test]
+    fn discards_are_to_keep_to_what_the_device_gives_back_together() {
+        // In sectors, of blocks of 4096; what no discard could keep to is not passed on.
+        for (granularity, sectors) in
+            [(0, 8), (1, 8), (16, 128), (1 << 19, 1 << 22), ((1 << 19) + 1, 8), (u32::MAX, 8)]
+        {
+            assert_eq!(u32::from_le_bytes(field(&space_of(granularity), 44)), sectors, "{granularity}");
+        }
     }
 
     #[test]

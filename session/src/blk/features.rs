@@ -109,6 +109,7 @@ mod tests {
     const LIMITS: Limits = Limits {
         transfer_blocks: 256,
         discard_blocks: 8,
+        discard_granularity: 0,
         write_zeroes_blocks: 8,
         volatile_cache: true,
         unmaps_to_zeroes: false,

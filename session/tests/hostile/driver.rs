@@ -80,6 +80,7 @@ pub(crate) fn config() -> QueueConfig {
         limits: Limits {
             transfer_blocks: 256,
             discard_blocks: 1 << 16,
+            discard_granularity: 0,
             write_zeroes_blocks: 1 << 16,
             volatile_cache: true,
             unmaps_to_zeroes: false,

@@ -11,6 +11,7 @@ pub(crate) const B: Namespace = Namespace { controller: 1, nsid: 1 };
 pub(crate) const LIMITS: Limits = Limits {
     transfer_blocks: 256,
     discard_blocks: 8,
+    discard_granularity: 0,
     write_zeroes_blocks: 8,
     volatile_cache: true,
     unmaps_to_zeroes: false,

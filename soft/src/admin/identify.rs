@@ -90,7 +90,10 @@ struct IdentifyNamespace {
     flbas: u8,
     rsvd27: [u8; 6],
     dlfeat: u8,
-    rsvd34: [u8; 65],
+    rsvd34: [u8; 34],
+    npdg: U16,
+    npda: U16,
+    rsvd72: [u8; 27],
     nsattr: u8,
     rsvd100: [u8; 20],
     eui64: [u8; 8],
@@ -174,6 +177,14 @@ impl Control {
             let unmaps =
                 self.nature.write_zeroes && namespace.storage.as_ref().is_some_and(|s| s.unmaps_to_zeroes());
             id.dlfeat = if unmaps { 0b1001 } else { 0 };
+            // OPTPERF, and what is given back together.
+            let granularity = namespace.storage.as_ref().map_or(0, |s| s.discard_granularity());
+            if let Some(less_one) = (granularity >> namespace.shift).checked_sub(1)
+                && let Ok(less_one) = u16::try_from(less_one)
+            {
+                id.nsfeat = 1 << 4;
+                (id.npdg, id.npda) = (U16::new(less_one), U16::new(less_one));
+            }
             // Write protected.
             id.nsattr = u8::from(namespace.read_only);
             id.eui64 = eui64(&self.nature, nsid);

@@ -269,6 +269,11 @@ pub(super) fn namespace(
     let limits = Limits {
         transfer_blocks: transfer_blocks.min(NLB_MAX),
         discard_blocks: caps.discard.in_blocks(size.shift()),
+        discard_granularity: if data.nsfeat & identify::NSFEAT_OPTPERF == 0 {
+            0
+        } else {
+            u32::from(data.npdg.get()) + 1
+        },
         write_zeroes_blocks: caps.zeroes.in_blocks(size.shift()),
         volatile_cache: *volatile_cache,
         // Write Zeroes may deallocate, and what is deallocated reads as zeroes.

@@ -91,6 +91,11 @@ fn a_namespace_is_served_with_its_limits() {
     assert_eq!(info.limits.transfer_blocks, 256);
     assert_eq!((info.limits.discard_blocks, info.limits.write_zeroes_blocks), (1 << 21, 65536));
     let mut data = ns(1000);
+    data.npdg = 7.into();
+    assert_eq!(check(&data).unwrap().limits.discard_granularity, 0, "it is not said that this counts");
+    data.nsfeat = 1 << 4;
+    assert_eq!(check(&data).unwrap().limits.discard_granularity, 8);
+    let mut data = ns(1000);
     data.lbaf[0].lbads = 12;
     data.nsattr = 1;
     let info = check(&data).unwrap();

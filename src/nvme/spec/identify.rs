@@ -41,6 +41,8 @@ pub const CMIC_CONTROLLERS: u8 = 1 << 1;
 pub const OACS_DOORBELL_BUFFERS: u16 = 1 << 8;
 /// NMIC: the namespace may be shared by several controllers.
 pub const NMIC_SHARED: u8 = 1;
+/// NSFEAT: NPDG counts (NVM 4.1.5.1, OPTPERF).
+pub const NSFEAT_OPTPERF: u8 = 1 << 4;
 
 /// Identifiers in one Active Namespace ID list.
 pub const LIST_ENTRIES: usize = 1024;
@@ -171,6 +173,7 @@ pub struct Namespace {
     pub nsze: U64,
     pub ncap: U64,
     pub nuse: U64,
+    /// Features; bit 4: what the namespace prefers is said (NPDG and its neighbours).
     pub nsfeat: u8,
     /// Number of LBA formats, less one.
     pub nlbaf: u8,
@@ -186,7 +189,10 @@ pub struct Namespace {
     pub fpi: u8,
     /// What deallocated blocks are; bits 2:0: 1 they read as zeroes, bit 3: Write Zeroes may deallocate.
     pub dlfeat: u8,
-    pub reserved34: [u8; 65],
+    pub reserved34: [u8; 34],
+    /// Blocks that are preferably deallocated together, less one.
+    pub npdg: U16,
+    pub reserved70: [u8; 29],
     /// Attributes; bit 0: write protected.
     pub nsattr: u8,
     pub reserved100: [u8; 4],
@@ -203,5 +209,6 @@ const _: () = assert!(offset_of!(Namespace, nsattr) == 99 && offset_of!(Namespac
 const _: () = assert!(
     offset_of!(Namespace, nmic) == 30
         && offset_of!(Namespace, dlfeat) == 33
+        && offset_of!(Namespace, npdg) == 68
         && offset_of!(Namespace, nguid) == 104
 );

@@ -86,6 +86,8 @@ pub struct Facts {
     pub huge: bool,
     /// A discard gives something back.
     pub discards: bool,
+    /// How many bytes it gives back together, as far as that is known.
+    pub discard_granularity: u64,
     /// What it looks like, if not raw.
     pub format: Option<&'static str>,
     /// Who else has it open for writing.
@@ -146,7 +148,8 @@ impl Facts {
             memory,
             local: block_device || kind == TMPFS || LOCAL.contains(&kind),
             huge: !block_device && kind == HUGETLBFS,
-            discards: !block_device || discards(&stat),
+            discards: !block_device || queue_limit(&stat, "discard_max_bytes") > 0,
+            discard_granularity: if block_device { queue_limit(&stat, "discard_granularity") } else { 0 },
             format: format(file),
             writer: above.or_else(|| writer(&stat)),
             space,
@@ -204,13 +207,14 @@ fn sysfs(stat: &Stat) -> String {
     format!("/sys/dev/block/{}:{}", major(stat.st_rdev), minor(stat.st_rdev))
 }
 
-fn discards(stat: &Stat) -> bool {
+/// A limit of a device's queue, in bytes; 0: none is said.
+fn queue_limit(stat: &Stat, name: &str) -> u64 {
     let folder = sysfs(stat);
     // A partition's queue is its disk's.
-    [format!("{folder}/queue"), format!("{folder}/../queue")].iter().any(|queue| {
-        let limit = fs::read_to_string(format!("{queue}/discard_max_bytes"));
-        limit.is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|bytes| bytes > 0))
-    })
+    let mut queues = [format!("{folder}/queue"), format!("{folder}/../queue")].into_iter();
+    let limit =
+        queues.find_map(|queue| fs::read_to_string(format!("{queue}/{name}")).ok()?.trim().parse().ok());
+    limit.unwrap_or(0)
 }
 
 /// How long storage may take to give the first bytes. They are only looked at for a warning.

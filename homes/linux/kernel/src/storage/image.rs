@@ -271,6 +271,11 @@ impl Image {
         let _ = self.reach.set(len);
     }
 
+    /// How many bytes a discard gives back together; 0: not known.
+    pub(super) fn discard_granularity(&self) -> u64 {
+        self.facts.discard_granularity
+    }
+
     /// Whether a discard means anything to it.
     pub fn discards(&self) -> bool {
         self.facts.discards

@@ -130,6 +130,10 @@ impl Storage for Stored {
         self.window.as_ref().map(Mapped::resident)
     }
 
+    fn discard_granularity(&self) -> u64 {
+        self.image.discard_granularity()
+    }
+
     fn unmaps_to_zeroes(&self) -> bool {
         true
     }
