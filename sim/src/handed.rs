@@ -92,7 +92,7 @@ impl World {
             addresses: ring.addresses,
             base: ring.base,
             enabled: ring.enabled,
-            runs: ring.paused || ring.stage == Stage::Running,
+            runs: ring.paused || ring.resumes || ring.stage == Stage::Running,
             kick: ring.kick.then(|| files.add(Thing::Null)),
             call: None,
             error: None,

@@ -41,6 +41,9 @@ fn in_the_small(most: Option<u64>, only: Option<u64>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// After how many seeds it says how far it is.
+const SAYS: u64 = 100_000;
+
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (mut all, mut quick, mut cpu, mut exhaustive) = (false, false, None, false);
@@ -109,7 +112,11 @@ fn main() -> ExitCode {
                 .map(|c| if c.is_ascii_digit() { '#' } else { c })
                 .take(110)
                 .collect();
-            found.entry(kind).or_insert((0, seed)).0 += 1;
+            let times = &mut found.entry(kind).or_insert((0, seed)).0;
+            *times += 1;
+            if *times == 1 {
+                println!("seed {seed}, after {} steps: {finding}", run.steps.len());
+            }
         } else if let Some(finding) = &run.finding {
             println!("seed {seed}, after {} steps: {finding}", run.steps.len());
             println!("found in {:.2} s, seed {runs}", spent().as_secs_f64());
@@ -127,6 +134,9 @@ fn main() -> ExitCode {
         }
         if one {
             break;
+        }
+        if runs.is_multiple_of(SAYS) {
+            println!("{runs} seeds, {taken} steps, {:.0} s", start.elapsed().as_secs_f64());
         }
     }
     for (kind, (count, seed)) in &found {

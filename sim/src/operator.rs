@@ -111,6 +111,11 @@ impl World {
         self.seats[at].meter = self.meter_of(at, self.seats[at].factory);
         let device = self.seats[at].device;
         if device.is_some_and(|d| self.is_drained(d.controller, &d.holding)) {
+            if self.control.is_unsettled(key) {
+                // What a server before had begun there is to end first.
+                self.seats[at].held = Held::Finishes;
+                return true;
+            }
             // It never had anything in flight.
             self.seats[at].held = Held::Quiet;
             self.court().hold(key.0);

@@ -50,6 +50,7 @@ impl Chooser {
         for kind in SWARM {
             on[kind] = random.chance(500);
         }
+        on[12] |= restarts;
         on[13] &= setup.faulty;
         on[15] = setup.slow;
         on[14] &= setup.seats.iter().any(|s| s.hostile);
@@ -67,6 +68,10 @@ impl Chooser {
         for ((weight, usual), on) in self.weights.iter_mut().zip(USUAL).zip(self.on) {
             let factor = [1, 2, 4, 8, 16][self.random.below(5) as usize];
             *weight = if on { usual * factor } else { 0 };
+        }
+        if self.restarts {
+            // Operators replace the server, too.
+            self.weights[12] *= 3;
         }
     }
 
@@ -183,6 +188,10 @@ impl Chooser {
     fn operation(&mut self, a: u8, b: u8) -> Operation {
         let seat = self.seat();
         match a % 16 {
+            0 | 1 | 15 if self.restarts && self.operations & 4 == 4 && b & 1 == 0 => {
+                Operation::Upgrade(b >> 1)
+            }
+            0 | 1 | 15 if self.restarts && self.operations & 8 == 8 => Operation::Kill,
             0..4 => Operation::Create(seat),
             4 => Operation::End(seat),
             5 | 6 => Operation::Delegate(b & 7, b >> 3),
@@ -191,8 +200,6 @@ impl Chooser {
             11 | 12 if self.operations & 1 == 1 => Operation::Limit(seat, b),
             13 if self.operations & 2 == 2 => Operation::Drain(b),
             14 if self.operations & 2 == 2 => Operation::Resume(if b & 1 == 0 { 0 } else { b }),
-            15 if self.restarts && self.operations & 4 == 4 && b & 1 == 0 => Operation::Upgrade(b >> 1),
-            15 if self.restarts && self.operations & 8 == 8 => Operation::Kill,
             _ => Operation::Create(seat),
         }
     }
@@ -224,12 +231,17 @@ impl Chooser {
 /// Steps of a run whose bytes somebody chose.
 const STEPS_MAX: usize = 2000;
 
+/// How many runs of a thousand have servers that are upgraded and killed, and clients that keep what is in flight and connect again.
+const RESTARTS: u32 = 400;
+
 /// Runs a world by a seed, so many steps.
 pub fn run_seed(seed: u64, steps: usize) -> Run {
-    run_by(Random::new(seed), steps, false)
+    // Chosen by itself, so that all else is the same whether it is so or is asked for.
+    let restarts = Random::new(!seed).chance(RESTARTS);
+    run_by(Random::new(seed), steps, restarts)
 }
 
-/// The same of a world whose servers are upgraded and killed, and whose clients keep what is in flight and connect again.
+/// The same, and servers are replaced in any case.
 pub fn run_restarting(seed: u64, steps: usize) -> Run {
     run_by(Random::new(seed), steps, true)
 }

@@ -60,6 +60,11 @@ impl Ring {
         self.stage != Stage::Stopped
     }
 
+    /// Whether it runs in the next server: it does here, or will as soon as it has stopped, or would if nothing were to stand still.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.paused || self.resumes || self.stage == Stage::Running
+    }
+
     /// How many eventfds it has.
     pub(crate) fn eventfds(&self) -> usize {
         [self.kick.is_some(), self.call.is_some(), self.error.is_some()].into_iter().map(usize::from).sum()
@@ -125,4 +130,21 @@ pub(crate) fn send_kick(lent: &Lent<'_>, key: SessionKey, index: u16, kick: Arc<
     let worker = worker.and_then(|worker| lent.workers.get(worker));
     // A worker that is gone ends the server at the next message of its own.
     worker.is_some_and(|w| w.send(Message::Kick(QueueKey { session: key, index }, kick)).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_goes_on_once_it_has_stopped_runs_in_the_next_server() {
+        let ring = |stage, paused, resumes| Ring { stage, paused, resumes, ..Ring::default() };
+        // An upgrade did not come off, since what is in flight takes long; the server is killed before that has ended.
+        assert!(ring(Stage::Stopping, false, true).goes_on());
+        assert!(ring(Stage::Running, false, false).goes_on() && ring(Stage::Stopped, true, false).goes_on());
+        // Its client stops it.
+        assert!(
+            !ring(Stage::Stopping, false, false).goes_on() && !ring(Stage::Stopped, false, false).goes_on()
+        );
+    }
 }

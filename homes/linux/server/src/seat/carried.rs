@@ -150,7 +150,7 @@ impl Seat {
                 addresses: ring.addresses,
                 base: ring.base,
                 enabled: ring.enabled,
-                runs: ring.paused || ring.stage == Stage::Running,
+                runs: ring.goes_on(),
                 kick,
                 call,
                 error,
