@@ -9,7 +9,7 @@ use nvme_core::nvme::PciId;
 use nvme_linux::caps::{ControllerKind, ControllerSpec, Image, SoftOptions};
 use nvme_linux::events::{Doorbell, now};
 use nvme_linux::logger::OPERATOR;
-use nvme_linux::memory::{ImageError, ImageFile};
+use nvme_linux::memory::{ImageError, ImageFile, anonymous};
 use nvme_linux::storage::{self, ImageOptions, OpenError, Rings, RingsError, Seed, Stored};
 use nvme_linux::vfio::{
     Descriptors, Held, Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions,
@@ -252,6 +252,7 @@ impl Opener {
             write_cache: !image.in_memory(),
             dataset_management: image.discards(),
             interrupts: Some(Box::new(Rung(Arc::clone(&self.bell)))),
+            memory: Some(Box::new(|len| anonymous(len).ok())),
             pause: std::thread::yield_now,
             ..Config::default()
         };
@@ -288,6 +289,7 @@ fn memory(
         namespaces_max: 1,
         // What is in memory is as durable as it will ever be.
         write_cache: false,
+        memory: Some(Box::new(|len| anonymous(len).ok())),
         pause: std::thread::yield_now,
         ..Config::default()
     };

@@ -7,6 +7,7 @@
 //! The files stay their owners' to shrink. A fault in a window that no longer has a file behind it puts zero pages there
 //! and marks the window failed; the control role learns of it by [`failures`].
 
+mod anonymous;
 mod entries;
 mod faults;
 mod file;
@@ -49,6 +50,7 @@ pub(crate) fn whole(file: BorrowedFd<'_>, len: usize) -> Result<nvme_mem::Window
     device(file, 0, len)
 }
 
+pub use anonymous::anonymous;
 pub(crate) use lock::{Lock, lock_file};
 pub(crate) use mapping::{map_image, withdraw};
 

@@ -1,17 +1,14 @@
 //! The bus addresses of one controller, and what is mapped there: clients' memory, and the driver's own.
-#![expect(unsafe_code, reason = "makes windows of what it mapped for the device")]
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nvme_mem::{Owner, Window};
+use nvme_mem::Window;
 use nvme_platform::{DmaError, DmaPool, DmaRights, DmaSpace, DriverMemory, Iova, PAGE};
 use rustix::fs::{fcntl_get_seals, fstat};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vfio_bindings::bindings::vfio;
 
@@ -20,7 +17,7 @@ use super::handle::{self, Handle, with};
 use super::info::{IOMMU_INFO, IommuInfo};
 use super::ioctl;
 use super::ranges::{FreeRanges, USUAL};
-use crate::memory::{SEALS, made_of_zeroes};
+use crate::memory::{SEALS, anonymous, made_of_zeroes};
 
 const PAGE_BYTES: u64 = PAGE as u64;
 /// Large pages of an IOMMU. What is as long as one lies in it as its memory does in a page of that size, so that the IOMMU can
@@ -278,40 +275,6 @@ impl DmaSpace for Space {
         ranges.free.give(at.0, len);
         Ok(())
     }
-}
-
-/// Memory of the process's own.
-struct Anonymous {
-    base: NonNull<u8>,
-    len: usize,
-}
-
-// SAFETY: the bytes are reached through windows alone, which copy and never refer.
-unsafe impl Send for Anonymous {}
-// SAFETY: as above.
-unsafe impl Sync for Anonymous {}
-
-impl Drop for Anonymous {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `len` are what `mmap` returned; the last window is gone with its owner. Where the device
-        // still reaches these pages, the IOMMU's pin keeps them from being anybody else's.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
-    }
-}
-
-fn anonymous(len: usize) -> Result<Window, Errno> {
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a fresh mapping at an address of the kernel's choice.
-    let base = unsafe { mmap_anonymous(ptr::null_mut(), len, protection, MapFlags::PRIVATE) }?;
-    let base = NonNull::new(base.cast::<u8>()).ok_or(Errno::FAULT)?;
-    let owner = Arc::new(Owner::new(Box::new(Anonymous { base, len })));
-    for advice in [Advice::LinuxDontDump, Advice::LinuxDontFork] {
-        // SAFETY: the range was just mapped; neither advice changes its bytes. (A fork would leave the device with the
-        // parent's old pages.)
-        unsafe { madvise(base.as_ptr().cast(), len, advice) }?;
-    }
-    // SAFETY: mapped for `len` bytes until the owner drops the mapping; no reference to the bytes was ever made.
-    Ok(unsafe { Window::new(base, len, owner) })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the pool of this home, whose callers have it mapped there")]
