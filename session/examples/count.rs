@@ -1,7 +1,8 @@
 //! 4 KiB reads through a virtqueue, one after the other or in batches, for counting instructions:
-//! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT [JOURNAL [BATCH]]]]`.
-//! JOURNAL 1: what is in flight is kept, as with `INFLIGHT_SHMFD`; 2: and one request of the first batch is overtaken. BATCH: so many
-//! requests are taken before the first of them is answered; with 2 the last that was taken is answered first.
+//! `valgrind --tool=callgrind --toggle-collect=count::serve target/release/examples/count [REGIONS [INDIRECT [JOURNAL [BATCH [ORDER]]]]]`.
+//! JOURNAL 1: what is in flight is kept, as with `INFLIGHT_SHMFD`. BATCH: so many requests are taken before the first of them is answered.
+//! ORDER 1: the last of a batch that was taken is answered first; 2: and the first is answered, and its driver told, with the next batch only,
+//! so that all others overtake it.
 #![expect(clippy::disallowed_methods, reason = "tests make for themselves what they begin with")]
 
 use std::collections::VecDeque;
@@ -21,13 +22,34 @@ use nvme_testkit::{Desc, Ring, desc_flag};
 const REGION: u64 = 0x10000;
 const ROUNDS: u16 = 1000;
 
+/// In which order requests are answered.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    Taken,
+    /// The last of a batch first.
+    Reversed,
+    /// The first of a batch with the next one.
+    Across,
+}
+
 /// Requests, from the available ring to the used ring.
 #[inline(never)]
-fn serve(queue: &mut BlkQueue, spares: &mut Spares, batch: &mut VecDeque<Request>, overtake: bool) -> bool {
+fn serve(queue: &mut BlkQueue, spares: &mut Spares, batch: &mut VecDeque<Request>, order: Order) -> bool {
+    // Of the batch before.
+    let late = batch.len();
     while let Next::Request(request) = queue.next(spares) {
         batch.push_back(black_box(request));
     }
-    while let Some(request) = if overtake { batch.pop_back() } else { batch.pop_front() } {
+    let stay = if order == Order::Across {
+        batch.swap(0, late);
+        1
+    } else {
+        0
+    };
+    while batch.len() > stay {
+        let Some(request) = (if order == Order::Taken { batch.pop_front() } else { batch.pop_back() }) else {
+            break;
+        };
         queue.complete(request.end(Outcome::Done, Quiet::seen(QuietBy::Completed)), spares);
     }
     queue.publish()
@@ -77,6 +99,11 @@ fn main() {
     // Each request of a batch has a table of its own.
     let each = |i: u64| if indirect == 1 { 0x3000 + i * 64 } else { 0 };
     let mut requests = VecDeque::with_capacity(256);
+    let order = match words.next() {
+        Some(1) => Order::Reversed,
+        Some(2) => Order::Across,
+        _ => Order::Taken,
+    };
     let mut avail: u16 = 0;
     for round in 0..ROUNDS {
         for i in 0..batch {
@@ -84,6 +111,8 @@ fn main() {
             let data = (u64::from(round) * 7 % count) * 2 * REGION + 0x8000;
             let write = desc_flag::WRITE;
             let chain = [(0x7000, 16, 0), (data, 4096, write), (0x7010, 1, write)];
+            // One of the batch before may have its head still.
+            let i = if order == Order::Across { i + u64::from(round % 2) * batch } else { i };
             let head = if indirect == 1 { i } else { 3 * i } as u16;
             if indirect == 1 {
                 let at = each(i) as usize;
@@ -96,8 +125,8 @@ fn main() {
             }
             ring.offer(&mut avail, head).expect("inside");
         }
-        black_box(serve(&mut queue, &mut spares, &mut requests, journal == 2));
+        black_box(serve(&mut queue, &mut spares, &mut requests, order));
     }
-    assert_eq!(ram.load16(0x2002), Ok(avail));
-    assert_eq!(queue.bytes_held(), 0);
+    assert_eq!(ram.load16(0x2002), Ok(avail.wrapping_sub(requests.len() as u16)));
+    assert_eq!(queue.bytes_held(), 4097 * requests.len() as u64);
 }

@@ -214,18 +214,24 @@ impl Table<[u64; 2]> {
         }
     }
 
-    /// Stores one of the four words of 16 bits that are the first half of the entry that `index` comes to in a ring of a power of two of
-    /// them. What we wrote before is visible to whoever acquires it.
+    /// For each pair of an index and a word: stores one of the four words of 16 bits that are the first half of the entry that the index comes
+    /// to in a ring of a power of two of them. What we wrote before is visible to whoever acquires it.
     #[inline(always)]
-    pub fn store_quarter_around<const QUARTER: usize>(&self, index: u32, word: u16) {
+    pub fn store_quarters_around<const QUARTER: usize>(&self, words: impl Iterator<Item = (u32, u16)>) {
         const { assert!(QUARTER < 4) };
-        if self.window.owner().is_spent() {
-            return;
+        // The place of the table is looked up once, not again after each store.
+        let (base, last) = (self.base, self.last);
+        for (index, word) in words {
+            if self.window.owner().is_spent() {
+                continue;
+            }
+            // SAFETY: M2: as `around`.
+            let at = unsafe { base.add((index & last) as usize) }.cast::<AtomicU16>();
+            // SAFETY: M2: half an item is four of these.
+            let at = unsafe { at.add(QUARTER) };
+            // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
+            unsafe { at.as_ref() }.store(word.to_le(), Ordering::Release);
         }
-        // SAFETY: M2: half an item is four of these.
-        let at = unsafe { self.around(index).cast::<AtomicU16>().add(QUARTER) };
-        // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
-        unsafe { at.as_ref() }.store(word.to_le(), Ordering::Release);
     }
 }
 
@@ -283,9 +289,9 @@ mod tests {
         let w = heap(64).unwrap();
         let table = Table::<[u64; 2]>::new(&w, 16, 2).unwrap();
         table.store_backwards_around(3, [1, 2]);
-        table.store_quarter_around::<3>(5, 0xabcd);
+        table.store_quarters_around::<3>([(5, 0xabcd)].into_iter());
         assert_eq!((table.read(0), table.read(1)), (Ok([0; 2]), Ok([0xabcd << 48 | 1, 2])));
-        table.store_quarter_around::<0>(1, 0);
+        table.store_quarters_around::<0>([(0, 5), (1, 0), (2, 0)].into_iter());
         assert_eq!((w.load_entry(0), w.load_entry(32)), (Ok([0; 2]), Ok([0xabcd << 48, 2])));
         assert_eq!(w.load_entry(48), Ok([0; 2]));
         Table::<u16>::new(&w, 48, 4).unwrap().store_around(6, 9);

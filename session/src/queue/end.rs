@@ -77,7 +77,7 @@ impl BlkQueue {
             Left::Others => None,
             Left::Answer(Outcome::Failed, status, ..) if self.left && self.keeps() => {
                 // Others may be answered before it.
-                self.keep_order(tag.take());
+                self.keep_order(1);
                 self.account.unpin(status);
                 None
             }

@@ -110,16 +110,24 @@ pub(super) struct Course {
 pub(super) struct Flights {
     by_head: alloc::boxed::Box<[Option<Flight>]>,
     courses: alloc::boxed::Box<[Course]>,
-    /// How many there were.
+    /// How many there were, and one.
     before: u64,
-    /// How many of them have ended.
+    /// How many of them have ended, and one.
     ended: u64,
+    /// The last that has to have ended, with all before it, so that those that have are the first that were taken.
+    latest: Take,
 }
 
 impl Flights {
     pub(super) fn new(size: u16) -> Self {
         let courses = alloc::vec![Course::default(); size.into()].into_boxed_slice();
-        Self { by_head: (0..size).map(|_| None).collect(), courses, before: 0, ended: 0 }
+        Self {
+            by_head: (0..size).map(|_| None).collect(),
+            courses,
+            before: 1,
+            ended: 1,
+            latest: Take::default(),
+        }
     }
 
     /// How many requests there are.
@@ -148,20 +156,21 @@ impl Flights {
         take
     }
 
-    /// Whether the one that has just ended was the one that was taken first of all that were in flight, if all before it were as well.
+    /// This one has ended, and is answered.
     #[inline(always)]
-    pub(super) fn was_first(&self, take: Take) -> bool {
-        take == Take::new(take.head(), self.ended.wrapping_sub(1))
+    pub(super) fn is_answered(&mut self, take: Take) {
+        self.latest = self.latest.max(take);
     }
 
-    /// What a request would be that is taken now.
-    pub(super) fn would_be(&self, head: u16) -> Take {
-        Take::new(head, self.before)
+    /// All that were taken are overtaken by one that is answered and never was in flight.
+    pub(super) fn all_are_overtaken(&mut self) {
+        self.latest = Take::new(0, self.before - 1);
     }
 
-    /// Which requests there are, by head.
-    pub(super) fn takes(&self) -> impl Iterator<Item = Take> + use<'_> {
-        self.by_head.iter().flatten().map(|flight| flight.take)
+    /// Whether those that were answered are the first that were taken: all up to the latest have ended, since as many have as there were.
+    #[inline(always)]
+    pub(super) fn are_in_order(&self) -> bool {
+        self.ended > self.latest.before()
     }
 
     /// What is known of a request that is in flight, or was a moment ago.

@@ -4,7 +4,7 @@ use core::mem;
 
 use nvme_platform::{Window, debug};
 
-use super::request::{Tag, Take};
+use super::request::Tag;
 use super::{BlkQueue, RingError, State};
 use crate::virtqueue::{Broken, Found, Journal, Keeping};
 
@@ -34,27 +34,38 @@ impl BlkQueue {
         !matches!(self.journal, Keeping::Nothing)
     }
 
-    /// A request that was taken from the ring is answered next. In a journal without entries it is to be the first of those that are not.
+    /// A request that was taken from the ring is answered next.
     #[inline(always)]
     pub(super) fn keep_after(&mut self, tag: Tag) {
-        if matches!(self.journal, Keeping::InOrder(_)) && !self.flights.was_first(tag.take()) {
-            self.keep_order(tag.take());
+        if matches!(self.journal, Keeping::InOrder(_)) {
+            self.flights.is_answered(tag.take());
         }
     }
 
-    /// This one is answered before others that were taken earlier: from now on the journal has entries, for all whose driver was told
-    /// nothing.
+    /// Publishes what nothing is entered of. In a journal without entries all of it has to be what was taken first.
+    #[inline(always)]
+    pub(super) fn publish_in_order(&mut self) -> bool {
+        if matches!(self.journal, Keeping::InOrder(_)) && !self.flights.are_in_order() {
+            self.keep_order(0);
+            return self.publish_entries();
+        }
+        self.ring.publish()
+    }
+
+    /// Something is answered before others that were taken earlier: from now on the journal has entries, for all whose driver was told
+    /// nothing. `never`: of so many that are in flight no more it never will be.
     #[cold]
     #[inline(never)]
-    pub(super) fn keep_order(&mut self, take: Take) {
+    pub(super) fn keep_order(&mut self, never: u16) {
         // What ends in a broken ring is answered no more: all of it is taken from there again.
         if self.broken.is_some() {
             return;
         }
         self.journal = match mem::take(&mut self.journal) {
             Keeping::InOrder(mut journal) => {
-                let all = self.flights.takes().chain([take]).map(|take| (take.before(), take.head()));
-                journal.enter(self.ring.used(), self.ring.unpublished(), all);
+                // Together they are no more than there are heads.
+                let count = (self.flights.count() as u16).wrapping_add(self.ring.to_publish());
+                journal.enter(self.ring.used(), self.ring.taken_last(count.wrapping_add(never)));
                 Keeping::Entries(journal)
             }
             as_it_is => as_it_is,

@@ -337,7 +337,11 @@ impl BlkQueue {
         if self.broken.is_some() {
             return false;
         }
-        if matches!(self.journal, Keeping::Entries(_)) { self.publish_entries() } else { self.ring.publish() }
+        if matches!(self.journal, Keeping::Entries(_)) {
+            self.publish_entries()
+        } else {
+            self.publish_in_order()
+        }
     }
 
     /// Asks for kicks. True: there is something to do already, nobody will kick for it.

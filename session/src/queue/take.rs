@@ -223,7 +223,7 @@ impl BlkQueue {
         }
         trace!("request {} is answered at once: status {}", head, status as u8);
         if self.flights.count() > 0 {
-            self.keep_order(self.flights.would_be(head));
+            self.flights.all_are_overtaken();
         }
         self.answer(head, at, status, data);
         Next::Again

@@ -5,30 +5,31 @@
 //! index and one bit for each descriptor; what cannot be is refused, and what can be makes a client ask its own requests once more.
 //! Requests that are found in flight are taken, decided and mediated as new ones are.
 //!
-//! As long as requests are answered in the order in which they were taken, nothing of them is entered: the ring itself says all. Its used index
+//! As long as those that their driver was told of are the first that were taken, nothing is entered: the ring itself says all. Its used index
 //! tells how many were answered, what follows in the available ring was not, and a journal without entries says just that: it is taken
-//! again from there. With the first that overtakes another everything that its driver was told nothing of is entered, and from then on each
-//! that is taken ([`Keeping`]).
+//! again from there. So those that are published together may have ended in any order. Before something is published that overtakes
+//! another, everything that its driver was told nothing of is entered, and from then on each that is taken ([`Keeping`]).
 //!
 //! Whoever serves the queue may die between any two stores; the stores of a process that died are all there, in their order. The entries
 //! that count, and the answers that the driver was told, are together the first of the available ring, always; so the next index to take
 //! follows from the used index and from how many are entered.
-//! * The first that overtakes: `used_idx` becomes the ring's, so that the list of an old batch says nothing any more. Then the entries are made,
-//!   in the order of the available ring: what was answered since the used index moved, then what is in flight. Dead before the last of
-//!   them, those that were not entered are taken from the ring.
+//! * Before the first that overtakes: `used_idx` becomes the ring's, so that the list of an old batch says nothing any more. Then the entries
+//!   are made, in the order of the available ring, of what was answered since the used index moved and of what is in flight. Dead before the
+//!   last of them, those that were not entered are taken from the ring.
 //! * Taken: `counter`, then `inflight`. Before the second the request counts as not taken, and is taken again from the ring.
 //! * Answered: the heads of the batch are linked into a list (`next`, `last_batch_head`), then the used index of the ring moves, then
 //!   the batch's `inflight` go, then `used_idx` follows. Dead before the ring's index moved, the requests are in flight: they are done
 //!   again, and their driver was told nothing. Dead after that, `used_idx` is not the ring's, and says how many heads of the list are to be
 //!   cleared still.
 //!
-//! The heads of a batch are read from the used ring, where they were just written. A client that changes them there has other entries of its
-//! journal cleared than those that were answered, and is as well off as if it had done so itself.
+//! The heads of a batch are read from the used ring, where they were just written, and those that are entered all at once from the available
+//! ring, where its driver leaves them until they are answered. A client that changes them there has other entries of its journal made and
+//! cleared than those of its requests, and is as well off as if it had done so itself.
 
 use alloc::boxed::Box;
 use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
-use core::mem;
+use core::{iter, mem};
 
 use nvme_platform::{OutOfBounds, Table, Window};
 
@@ -82,7 +83,7 @@ pub(crate) enum Keeping {
     /// Not.
     #[default]
     Nothing,
-    /// In the ring's own order: no entry is made as long as nothing is overtaken.
+    /// In the ring's own order: no entry is made as long as nothing that is published overtakes another.
     InOrder(Box<Journal>),
     /// With an entry for each request.
     Entries(Box<Journal>),
@@ -101,8 +102,6 @@ pub(crate) struct Journal {
     last: u16,
     /// How many were answered since the first was entered.
     answered: u32,
-    /// Room for all heads, to put them in order.
-    room: Vec<(u64, u16)>,
 }
 
 /// So many times the queue's size are answered before it is tried again whether they come in order. To find out that they do not costs a
@@ -118,8 +117,7 @@ impl Journal {
             Ok((Table::new(window, 0, HEAD as u32 / 2)?, entries))
         };
         let (header, entries) = tables().map_err(|_: OutOfBounds| RingError::Journal)?;
-        let room = Vec::with_capacity(size.into());
-        let mut journal = Self { header, entries, size, counter: 0, last: 0, answered: 0, room };
+        let mut journal = Self { header, entries, size, counter: 0, last: 0, answered: 0 };
         let [version, descriptors, last, before] = [VERSION, DESC_NUM, LAST_BATCH_HEAD, USED_IDX]
             .map(|at| journal.header.load_around(at as u32 / 2));
         let fresh = version == 0;
@@ -152,7 +150,12 @@ impl Journal {
 
     #[inline(always)]
     fn clear(&self, head: u16) {
-        self.entries.store_quarter_around::<{ INFLIGHT / 2 }>(head.into(), 0);
+        self.clear_all(iter::once(head));
+    }
+
+    #[inline(always)]
+    fn clear_all(&self, heads: impl Iterator<Item = u16>) {
+        self.entries.store_quarters_around::<{ INFLIGHT / 2 }>(heads.map(|head| (head.into(), 0)));
     }
 
     fn read(&self, head: u16) -> Result<[u64; 2], RingError> {
@@ -195,25 +198,13 @@ impl Journal {
         Ok(found.into_iter().map(|(_, head)| head).collect())
     }
 
-    /// From now on there are entries. `used` is the ring's index; `answered` are the heads that were answered since it moved, in the order in
-    /// which they were taken; `in_flight` are all others, in any order, each with a number that tells theirs.
+    /// From now on there are entries. `used` is the ring's index; `heads` are all that were taken and that their driver was told nothing of,
+    /// in the order in which they were taken.
     #[cold]
-    pub(crate) fn enter(
-        &mut self,
-        used: u16,
-        answered: impl Iterator<Item = u16>,
-        in_flight: impl Iterator<Item = (u64, u16)>,
-    ) {
+    pub(crate) fn enter(&mut self, used: u16, heads: impl Iterator<Item = u16>) {
         self.put(USED_IDX, used);
         (self.counter, self.answered) = (0, 0);
-        answered.for_each(|head| self.taken(head));
-        let mut room = mem::take(&mut self.room);
-        room.clear();
-        // There is room for each head once, and each is in flight once.
-        room.extend(in_flight.take(self.size.into()));
-        room.sort_unstable();
-        room.iter().for_each(|(_, head)| self.taken(*head));
-        self.room = room;
+        heads.for_each(|head| self.taken(head));
     }
 
     /// The head was taken from the ring. It is a descriptor of the queue.
@@ -228,21 +219,17 @@ impl Journal {
     #[inline(always)]
     pub(crate) fn answered(&mut self, heads: impl Iterator<Item = u16>) {
         let mut last = self.last;
-        for head in heads {
-            self.entries.store_quarter_around::<{ NEXT / 2 }>(head.into(), last);
-            last = head;
-        }
+        let linked = heads.map(|head| (head.into(), mem::replace(&mut last, head)));
+        self.entries.store_quarters_around::<{ NEXT / 2 }>(linked);
         self.put(LAST_BATCH_HEAD, last);
         self.last = last;
     }
 
     /// The driver sees those used entries, up to this index.
     #[inline(always)]
-    pub(crate) fn published(&mut self, heads: impl Iterator<Item = u16>, used: u16) {
-        for head in heads {
-            self.clear(head);
-            self.answered = self.answered.saturating_add(1);
-        }
+    pub(crate) fn published(&mut self, heads: impl ExactSizeIterator<Item = u16>, used: u16) {
+        self.answered = self.answered.saturating_add(heads.len() as u32);
+        self.clear_all(heads);
         self.put(USED_IDX, used);
     }
 

@@ -226,21 +226,30 @@ impl Ring {
         self.published != self.next_used
     }
 
-    /// The heads in the used entries that the driver does not see yet, as they are there: the client may have changed them. All are
-    /// descriptors of the queue.
+    /// The heads in the used entries that the driver does not see yet, as they are there: the client may have changed them, and they may be
+    /// no descriptors of this queue.
     #[inline(always)]
-    pub(crate) fn unpublished(&self) -> impl Iterator<Item = u16> + use<'_> {
+    pub(crate) fn unpublished(&self) -> impl ExactSizeIterator<Item = u16> + use<'_> {
         self.given(self.published, self.next_used)
     }
 
-    /// The heads in the used entries from one index to another.
+    /// How many there are of them.
+    pub(crate) fn to_publish(&self) -> u16 {
+        self.next_used.wrapping_sub(self.published)
+    }
+
+    /// The heads that were taken last, so many of them but no more than there are, as they are in the available ring: as above.
+    pub(crate) fn taken_last(&self, count: u16) -> impl Iterator<Item = u16> + use<'_> {
+        let count = count.min(self.size);
+        let first = self.next_avail.wrapping_sub(count);
+        (0..count).map(move |i| self.rings.heads.load_around(first.wrapping_add(i).into()))
+    }
+
+    /// The same in the used entries from one index to another.
     #[inline(always)]
-    pub(crate) fn given(&self, from: u16, to: u16) -> impl Iterator<Item = u16> + use<'_> {
-        let mask = self.size - 1;
-        (0..to.wrapping_sub(from)).map(move |i| {
-            let at = from.wrapping_add(i);
-            self.rings.given.load_first_around(at.into()) as u16 & mask
-        })
+    pub(crate) fn given(&self, from: u16, to: u16) -> impl ExactSizeIterator<Item = u16> + use<'_> {
+        let at = move |i| from.wrapping_add(i).into();
+        (0..to.wrapping_sub(from)).map(move |i| self.rings.given.load_first_around(at(i)) as u16)
     }
 
     /// Publishes the used entries, and says whether the driver wants to be told.
