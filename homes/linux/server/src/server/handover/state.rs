@@ -10,7 +10,8 @@ use nvme_session::factory::FactoryView;
 
 use super::super::Server;
 use super::super::watched::Watched;
-use super::{LeftRunning, Stays};
+use super::Stays;
+use super::give::LeftRunning;
 use crate::capability::Capability as Minted;
 use crate::devices::Served;
 use crate::seat::{Seat, Source, peer};
