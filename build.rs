@@ -1,5 +1,5 @@
-//! Tells the programs which commit they are built from, and links them with defmt's section of strings when they are built with the
-//! feature `defmt`.
+//! Tells the programs which commit they are built from and with which features, and links them with defmt's section of strings when they
+//! are built with the feature `defmt`.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,10 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed={SAID}");
     let commit = std::env::var(SAID).ok().filter(|said| !said.is_empty()).or_else(commit);
-    let features = if std::env::var_os("CARGO_FEATURE_DEFMT").is_some() { "defmt" } else { "none" };
+    let has =
+        |feature: &&str| std::env::var_os(format!("CARGO_FEATURE_{}", feature.to_uppercase())).is_some();
+    let features: Vec<&str> = ["defmt", "twin"].into_iter().filter(has).collect();
+    let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
     println!(
         "cargo:rustc-env=NVME_DRV_VERSION={} (commit {}, features: {features})",
         env!("CARGO_PKG_VERSION"),

@@ -58,8 +58,8 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     }
     cargo(&tests)?;
     if args.is_empty() {
-        // Builds of their own: trace points as frames, and the program that decodes them.
-        cargo(&["test", "-p", "nvme-drv", "--features", "defmt", "--test", "frames"])?;
+        // Builds of their own: trace points as frames, from controllers that complete out of order; and the program that decodes them.
+        cargo(&["test", "-p", "nvme-drv", "--features", "defmt,twin", "--test", "frames"])?;
         two_builds()?;
         cargo(&["test", "-p", "nvme-decode", "--features", "sample", "--test", "decode"])?;
         core_without_std()?;
@@ -72,17 +72,31 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The server with trace points as frames, which was just built, and the one without take over from each other.
+/// The server with trace points as frames whose controllers complete out of order, which was just built: it is killed, and it and the one
+/// without take over from each other.
 fn two_builds() -> Result<()> {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
     let other = target.join("debug/nvme-drv-frames");
     std::fs::copy(target.join("debug/nvme-drv"), &other)?;
-    let words = ["test", "--workspace", "--test", "program", "--", "--ignored", "two_builds"];
+    let words = [
+        "test",
+        "--workspace",
+        "--test",
+        "program",
+        "--",
+        "--ignored",
+        "two_builds",
+        "complete_out_of_order",
+    ];
     println!("cargo {}", words.join(" "));
     let mut cargo = Command::new(program());
     let status = cargo.current_dir(crate::root()).args(words).env("NVME_DRV_OTHER", &other).status()?;
-    if status.success() { Ok(()) } else { Err("two builds do not take over from each other".into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err("two builds do not take over from each other, or do not outlive kills".into())
+    }
 }
 
 /// One line for each kind of test that cannot run here. In CI that is a failure of these tests.

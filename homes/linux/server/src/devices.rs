@@ -16,6 +16,9 @@ use nvme_linux::vfio::{
 };
 use nvme_platform::{Device, Time, Window};
 use nvme_policy::PciPlace;
+use nvme_soft::faulty::Rule;
+#[cfg(feature = "twin")]
+use nvme_soft::faulty::{Action, Queue, When};
 use nvme_soft::{Config, ConfigError, Medium, MediumFailed, NamespaceConfig, SoftDevice, SoftHandle};
 
 use crate::keep::Beginning;
@@ -254,6 +257,7 @@ impl Opener {
             interrupts: Some(Box::new(Rung(Arc::clone(&self.bell)))),
             memory: Some(Box::new(|len| anonymous(len).ok())),
             pause: std::thread::yield_now,
+            faults: twin(),
             ..Config::default()
         };
         let device = SoftDevice::new(config).map_err(|why| DeviceError::Soft(name.clone(), why))?;
@@ -269,6 +273,23 @@ impl Opener {
             over,
         })
     }
+}
+
+/// What the faulty twin does in builds for tests: it holds some commands up, so that others overtake them.
+#[cfg(feature = "twin")]
+#[expect(clippy::unnecessary_wraps, reason = "as in other builds")]
+fn twin() -> Option<Vec<Rule>> {
+    let held = |per_mille, seed, micros| {
+        let when = When::Chance { per_mille, seed };
+        Rule::any(Queue::AnyIo, when, Action::Delay(Duration::from_micros(micros)))
+    };
+    Some(vec![held(200, 1, 3000), held(250, 2, 400)])
+}
+
+/// Software controllers do as they should.
+#[cfg(not(feature = "twin"))]
+const fn twin() -> Option<Vec<Rule>> {
+    None
 }
 
 /// A controller over memory.
@@ -291,6 +312,7 @@ fn memory(
         write_cache: false,
         memory: Some(Box::new(|len| anonymous(len).ok())),
         pause: std::thread::yield_now,
+        faults: twin(),
         ..Config::default()
     };
     let device = SoftDevice::new(config).map_err(|why| DeviceError::Soft(origin.clone(), why))?;
