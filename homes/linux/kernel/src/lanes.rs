@@ -18,9 +18,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::events::Doorbell;
 
-/// Threads that may work for one group of sessions at a time.
-pub const PER_GROUP: usize = 16;
-/// Threads for groups besides the first, at most: one for each.
+/// Threads that may work for the sessions of factories at a time.
+const FACTORIES: usize = 16;
+/// Of these, for one group of them: what a tenant makes slow leaves others some.
+const PER_GROUP: usize = 12;
+/// Threads for static clients at most: one for each.
 const OTHERS_MAX: usize = 24;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -54,13 +56,30 @@ struct State {
     busy: BTreeMap<u64, usize>,
 }
 
+impl State {
+    /// Whether a thread may work for one more of that group's lanes.
+    fn allows(&self, group: u64) -> bool {
+        let own = self.busy.get(&group).copied().unwrap_or(0);
+        if !is_factory(group) {
+            return own == 0;
+        }
+        let all = self.busy.iter().filter(|(group, _)| is_factory(**group)).map(|(_, many)| many);
+        own < PER_GROUP && all.sum::<usize>() < FACTORIES
+    }
+}
+
+/// Whether a group is a factory's, as keys of groups are given: 0 is the server's own, and others are counted from the other end.
+fn is_factory(group: u64) -> bool {
+    group == 0 || group >= 1 << 63
+}
+
 static POOL: OnceLock<Pool> = OnceLock::new();
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Lane>>> = const { RefCell::new(None) };
 }
 
-/// Starts the threads: for one group of sessions, and so many more. Each thing that is done rings `bell`. A server calls this before it
+/// Starts the threads: those for the sessions of factories, and one for each of so many static clients. Each thing that is done rings `bell`. A server calls this before it
 /// gives up the right to start threads; without it everything is done where it is put.
 pub fn start(others: usize, bell: &Arc<Doorbell>) -> io::Result<()> {
     let pool = Pool { state: Mutex::default(), news: Condvar::new(), bell: Arc::clone(bell) };
@@ -68,7 +87,7 @@ pub fn start(others: usize, bell: &Arc<Doorbell>) -> io::Result<()> {
         return Ok(());
     }
     let Some(pool) = POOL.get() else { return Ok(()) };
-    for _ in 0..PER_GROUP + others.min(OTHERS_MAX) {
+    for _ in 0..FACTORIES + others.min(OTHERS_MAX) {
         std::thread::Builder::new().name("lane".into()).stack_size(64 << 10).spawn(|| pool.serve())?;
     }
     Ok(())
@@ -154,7 +173,7 @@ impl Pool {
     fn take(&self) -> Arc<Lane> {
         let mut state = self.state();
         loop {
-            let free = |lane: &Arc<Lane>| state.busy.get(&lane.group).is_none_or(|n| *n < PER_GROUP);
+            let free = |lane: &Arc<Lane>| state.allows(lane.group);
             if let Some(lane) = state.waiting.iter().position(free).and_then(|at| state.waiting.remove(at)) {
                 *state.busy.entry(lane.group).or_default() += 1;
                 return lane;
@@ -198,6 +217,20 @@ mod tests {
         start(3, BELL.get_or_init(|| Arc::new(Doorbell::new().unwrap()))).unwrap();
     }
 
+    fn tenant(number: u64) -> u64 {
+        u64::MAX - number
+    }
+
+    #[test]
+    fn all_factories_together_leave_static_clients_their_threads() {
+        let busy =
+            |groups: &[(u64, usize)]| State { busy: groups.iter().copied().collect(), ..State::default() };
+        assert!(busy(&[(0, PER_GROUP - 1)]).allows(0) && !busy(&[(0, PER_GROUP)]).allows(0));
+        let full = busy(&[(0, PER_GROUP), (tenant(1), FACTORIES - PER_GROUP)]);
+        assert!(!full.allows(tenant(1)) && !full.allows(tenant(2)));
+        assert!(full.allows(1) && full.allows(2) && !busy(&[(1, 1)]).allows(1));
+    }
+
     /// Holds a thread until the sender is dropped.
     fn stuck(lane: &Arc<Lane>) -> Sender<()> {
         let (sender, held) = channel::<()>();
@@ -213,7 +246,7 @@ mod tests {
     #[test]
     fn things_of_one_lane_are_done_one_after_the_other_in_their_order() {
         pool();
-        let lane = Lane::new(1);
+        let lane = Lane::new(tenant(1));
         let (sender, done) = channel();
         for n in 0..1000 {
             let sender = sender.clone();
@@ -231,13 +264,13 @@ mod tests {
     #[test]
     fn one_lane_that_is_stuck_holds_up_no_other() {
         pool();
-        let slow = Lane::new(2);
+        let slow = Lane::new(tenant(2));
         let held = stuck(&slow);
         for _ in 0..20 {
             slow.put(|| ());
         }
         let (sender, done) = channel();
-        Lane::new(2).put(move || sender.send(()).unwrap());
+        Lane::new(tenant(2)).put(move || sender.send(()).unwrap());
         done.recv_timeout(WAIT).unwrap();
         assert!(!slow.is_idle());
         drop(held);
@@ -246,14 +279,17 @@ mod tests {
     #[test]
     fn a_group_whose_lanes_are_all_stuck_holds_up_no_other_group() {
         pool();
-        let group: Vec<_> = (0..2 * PER_GROUP).map(|_| Lane::new(3)).collect();
+        let group: Vec<_> = (0..2 * PER_GROUP).map(|_| Lane::new(tenant(3))).collect();
         let held: Vec<_> = group.iter().map(stuck).collect();
-        let (sender, done) = channel();
-        Lane::new(4).put(move || sender.send(()).unwrap());
-        done.recv_timeout(WAIT).unwrap();
+        // Another tenant's, and a static client's.
+        for other in [tenant(4), 4] {
+            let (sender, done) = channel();
+            Lane::new(other).put(move || sender.send(()).unwrap());
+            done.recv_timeout(WAIT).unwrap();
+        }
         // What of the group waits comes when there is a thread for it.
         let (sender, late) = channel();
-        Lane::new(3).put(move || sender.send(()).unwrap());
+        Lane::new(tenant(3)).put(move || sender.send(()).unwrap());
         assert!(late.recv_timeout(Duration::from_millis(100)).is_err());
         drop(held);
         late.recv_timeout(WAIT).unwrap();
@@ -262,7 +298,7 @@ mod tests {
     #[test]
     fn what_is_to_be_taken_down_is_before_the_next_thing_is_done() {
         pool();
-        let lane = Lane::new(5);
+        let lane = Lane::new(tenant(5));
         let held = stuck(&lane);
         let (sender, done) = channel();
         let put = |what: &'static str, down: bool| {
@@ -282,7 +318,7 @@ mod tests {
     #[test]
     fn a_thing_knows_its_lane_and_nobody_else_does() {
         pool();
-        let lane = Lane::new(6);
+        let lane = Lane::new(tenant(6));
         let (sender, done) = channel();
         lane.put(move || sender.send(Lane::current()).unwrap());
         let current = done.recv_timeout(WAIT).unwrap().unwrap();

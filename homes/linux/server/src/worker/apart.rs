@@ -24,6 +24,8 @@ use crate::devices::AllInterrupts;
 
 /// Threads for sessions of factories.
 const FACTORIES: usize = 16;
+/// Of these, for those of one top-level factory at most: a tenant that has its sessions moved leaves others some.
+const FACTORY_MAX: usize = 12;
 /// Threads for static clients' sessions at most, one for each.
 const STATIC_MAX: usize = 24;
 /// Descriptors of each.
@@ -60,8 +62,32 @@ pub(super) struct Given {
 #[derive(Default)]
 struct State {
     idle: Vec<usize>,
-    /// Threads that have sessions of factories.
-    factories: usize,
+    /// How many threads have sessions of each group.
+    groups: HashMap<GroupKey, usize>,
+}
+
+impl State {
+    fn take(&mut self, group: GroupKey) -> Option<usize> {
+        let of = |(group, many): (&GroupKey, &usize)| if group.is_static() { 0 } else { *many };
+        let full = self.groups.iter().map(of).sum::<usize>() >= FACTORIES
+            || self.groups.get(&group).is_some_and(|many| *many >= FACTORY_MAX);
+        if !group.is_static() && full {
+            return None;
+        }
+        let index = self.idle.pop()?;
+        *self.groups.entry(group).or_default() += 1;
+        Some(index)
+    }
+
+    fn put(&mut self, index: usize, group: GroupKey) {
+        self.idle.push(index);
+        if let Some(many) = self.groups.get_mut(&group) {
+            *many -= 1;
+            if *many == 0 {
+                self.groups.remove(&group);
+            }
+        }
+    }
 }
 
 /// All these threads.
@@ -112,7 +138,7 @@ impl Apart {
             is_ready.recv().map_err(|_| io::Error::other("a thread for one session did not start"))??;
         }
         let idle = (0..threads.len()).rev().collect();
-        Ok(Arc::new(Self { threads, state: Mutex::new(State { idle, factories: 0 }) }))
+        Ok(Arc::new(Self { threads, state: Mutex::new(State { idle, ..State::default() }) }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -120,19 +146,11 @@ impl Apart {
     }
 
     fn take(&self, group: GroupKey) -> Option<usize> {
-        let mut state = self.state();
-        if !group.is_static() && state.factories >= FACTORIES {
-            return None;
-        }
-        let index = state.idle.pop()?;
-        state.factories += usize::from(!group.is_static());
-        Some(index)
+        self.state().take(group)
     }
 
     fn put(&self, index: usize, group: GroupKey) {
-        let mut state = self.state();
-        state.idle.push(index);
-        state.factories -= usize::from(!group.is_static());
+        self.state().put(index, group);
     }
 }
 
@@ -250,5 +268,23 @@ impl Thread {
         if let Message::Core(ToWorker::Release(session)) = message {
             self.given.sessions.remove(session);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_top_level_factory_leaves_threads_to_others_and_static_clients_have_their_own() {
+        let mut state = State { idle: (0..count(3)).rev().collect(), ..State::default() };
+        let (tenant, other, fixed) = (GroupKey::FACTORY, GroupKey(u64::MAX), GroupKey(1));
+        assert!(other != tenant && !other.is_static() && fixed.is_static());
+        let taken: Vec<_> = (0..FACTORIES).map_while(|_| state.take(tenant)).collect();
+        assert_eq!(taken.len(), FACTORY_MAX);
+        assert_eq!((0..FACTORIES).map_while(|_| state.take(other)).count(), FACTORIES - FACTORY_MAX);
+        assert!((0..3).all(|_| state.take(fixed).is_some()) && state.take(fixed).is_none());
+        state.put(taken[0], tenant);
+        assert_eq!((state.take(tenant), state.take(tenant)), (Some(taken[0]), None));
     }
 }
