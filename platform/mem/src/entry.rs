@@ -16,16 +16,35 @@ pub struct Entries<'w> {
     base: NonNull<u64>,
     count: u32,
     window: PhantomData<&'w Window>,
+    /// Whose they are.
+    #[cfg(debug_assertions)]
+    reader: Option<&'w Window>,
 }
 
 impl Entries<'_> {
     /// A table without entries.
-    pub const EMPTY: Self = Self { base: NonNull::dangling(), count: 0, window: PhantomData };
+    pub const EMPTY: Self = Self {
+        base: NonNull::dangling(),
+        count: 0,
+        window: PhantomData,
+        #[cfg(debug_assertions)]
+        reader: None,
+    };
 
     /// The table of `count` entries from `base` on. For tables that were checked before.
     #[inline(always)]
-    pub(crate) fn checked(base: NonNull<u64>, count: u32, _: &Window) -> Entries<'_> {
-        Entries { base, count, window: PhantomData }
+    #[cfg_attr(
+        not(debug_assertions),
+        expect(unused_variables, reason = "only builds that assert look at it")
+    )]
+    pub(crate) fn checked(base: NonNull<u64>, count: u32, window: &Window) -> Entries<'_> {
+        Entries {
+            base,
+            count,
+            window: PhantomData,
+            #[cfg(debug_assertions)]
+            reader: Some(window),
+        }
     }
 
     /// Entry `index` as two words, each read once; `None` behind the end.
@@ -42,6 +61,11 @@ impl Entries<'_> {
         let at = unsafe { at.add(1) };
         // SAFETY: as for the first.
         let second = unsafe { at.read_volatile() };
+        #[cfg(debug_assertions)]
+        if let Some(window) = self.reader {
+            // SAFETY: M2: the entry's first word, again.
+            window.was_read(unsafe { at.sub(1) }.cast(), ENTRY);
+        }
         Some([first, second])
     }
 }
@@ -51,7 +75,7 @@ impl Window {
     #[inline(always)]
     pub fn entries(&self, offset: usize, count: u32) -> Result<Entries<'_>, OutOfBounds> {
         let base = self.at_known(offset, ENTRY * count as usize)?.cast::<u64>();
-        if base.is_aligned() { Ok(Entries { base, count, window: PhantomData }) } else { Err(OutOfBounds) }
+        if base.is_aligned() { Ok(Entries::checked(base, count, self)) } else { Err(OutOfBounds) }
     }
 
     #[inline(always)]

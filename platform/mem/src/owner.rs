@@ -3,9 +3,9 @@
 use alloc::boxed::Box;
 use core::any::Any;
 use core::fmt;
-#[cfg(debug_assertions)]
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::{AtomicBool, Ordering};
+#[cfg(debug_assertions)]
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
 
 /// The owner of mapped memory. Dropping the last reference to it drops `resource`, which unmaps.
 pub struct Owner {
@@ -13,6 +13,11 @@ pub struct Owner {
     /// So many stores are made still ([`limit`](Self::limit)).
     #[cfg(debug_assertions)]
     left: AtomicU32,
+    /// Eight bytes that become others once they were read ([`Window::change_once_read`](crate::Window::change_once_read)); null: none.
+    #[cfg(debug_assertions)]
+    changes: AtomicPtr<u8>,
+    #[cfg(debug_assertions)]
+    becomes: AtomicU64,
     resource: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -23,6 +28,10 @@ impl Owner {
             failed: AtomicBool::new(false),
             #[cfg(debug_assertions)]
             left: AtomicU32::new(u32::MAX),
+            #[cfg(debug_assertions)]
+            changes: AtomicPtr::new(core::ptr::null_mut()),
+            #[cfg(debug_assertions)]
+            becomes: AtomicU64::new(0),
             resource: Some(resource),
         }
     }
@@ -38,6 +47,26 @@ impl Owner {
     #[cfg(debug_assertions)]
     pub fn left(&self) -> u32 {
         self.left.load(Ordering::SeqCst)
+    }
+
+    /// The eight bytes there, which are mapped, are to become others.
+    #[cfg(debug_assertions)]
+    pub(crate) fn change(&self, at: *mut u8, to: u64) {
+        self.becomes.store(to, Ordering::SeqCst);
+        self.changes.store(at, Ordering::SeqCst);
+    }
+
+    /// Whether the first of the bytes that are to become others is among these, which were just read: where they are, and what they become.
+    #[cfg(debug_assertions)]
+    #[inline]
+    pub(crate) fn changed_by(&self, from: *const u8, len: usize) -> Option<(*mut u8, u64)> {
+        let at = self.changes.load(Ordering::Relaxed);
+        let read = from.addr()..from.addr() + len;
+        if at.is_null() || !read.contains(&at.addr()) {
+            return None;
+        }
+        self.changes.store(core::ptr::null_mut(), Ordering::SeqCst);
+        Some((at, self.becomes.load(Ordering::SeqCst)))
     }
 
     /// Whether the store that comes now is not to be made.

@@ -101,7 +101,9 @@ impl Table<u16> {
     pub fn load_around(&self, index: u32) -> u16 {
         let at = self.around(index).cast::<AtomicU16>();
         // SAFETY: M1, M2, and aligned. M3, M4: a reference to an atomic excludes no other writer.
-        u16::from_le(unsafe { at.as_ref() }.load(Ordering::Acquire))
+        let word = unsafe { at.as_ref() }.load(Ordering::Acquire);
+        self.window.was_read(at.cast(), 2);
+        u16::from_le(word)
     }
 
     /// Stores the little-endian word that `index` comes to in a ring of a power of two of them; what we wrote before is visible to whoever

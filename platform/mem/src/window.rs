@@ -114,6 +114,30 @@ impl Window {
         Ok(unsafe { self.base.add(offset) })
     }
 
+    /// For tests, and only in builds that assert: the eight bytes at `offset` become others as soon as the first of them was read, as if their
+    /// client had been waiting for that.
+    #[cfg(debug_assertions)]
+    pub fn change_once_read(&self, offset: usize, to: u64) -> Result<(), OutOfBounds> {
+        self.owner.change(self.at(offset, 8)?.as_ptr(), to);
+        Ok(())
+    }
+
+    /// These bytes were read: what waits for that happens.
+    #[cfg(debug_assertions)]
+    #[inline]
+    pub(crate) fn was_read(&self, from: NonNull<u8>, len: usize) {
+        if let Some((at, to)) = self.owner.changed_by(from.as_ptr(), len) {
+            // SAFETY: M1, M2: eight bytes from there on were checked when this was asked for, of a mapping of the same owner. M4: others read.
+            unsafe { at.cast::<u64>().write_unaligned(to) };
+        }
+    }
+
+    /// Nothing waits for that, in other builds.
+    #[cfg(not(debug_assertions))]
+    #[expect(clippy::unused_self, reason = "as in builds that assert")]
+    #[inline(always)]
+    pub(crate) const fn was_read(&self, _: NonNull<u8>, _: usize) {}
+
     /// Copies bytes out.
     #[inline]
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfBounds> {
@@ -122,6 +146,7 @@ impl Window {
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) };
         // M4: what is looked at from here on is the copy. It costs no instruction.
         compiler_fence(Ordering::AcqRel);
+        self.was_read(from, into.len());
         Ok(())
     }
 
@@ -167,7 +192,8 @@ impl Window {
     /// Reads a value, each of its bytes exactly once. Any address will do; eight-byte alignment is fast.
     #[inline]
     pub fn read_value<T: FromBytes>(&self, offset: usize) -> Result<T, OutOfBounds> {
-        let from = self.at(offset, size_of::<T>())?.as_ptr();
+        let start = self.at(offset, size_of::<T>())?;
+        let from = start.as_ptr();
         let mut value = MaybeUninit::<T>::uninit();
         let into = value.as_mut_ptr().cast::<u8>();
         if size_of::<T>().is_multiple_of(8) && (from as usize).is_multiple_of(8) {
@@ -185,6 +211,7 @@ impl Window {
             // SAFETY: M1, M2 for `from`; `into` is a value of ours of that size.
             unsafe { read_bytes(from, into, size_of::<T>()) };
         }
+        self.was_read(start, size_of::<T>());
         // SAFETY: every byte was written, and `FromBytes` says that any bytes are a valid `T` (M4).
         Ok(unsafe { value.assume_init() })
     }
@@ -222,7 +249,10 @@ impl Window {
     /// Loads a little-endian 16-bit word; what its writer released before it is visible afterwards.
     #[inline]
     pub fn load16(&self, offset: usize) -> Result<u16, OutOfBounds> {
-        Ok(u16::from_le(self.atomic16(offset)?.load(Ordering::Acquire)))
+        let word = self.atomic16(offset)?;
+        let value = word.load(Ordering::Acquire);
+        self.was_read(NonNull::from(word).cast(), 2);
+        Ok(u16::from_le(value))
     }
 
     /// Stores a little-endian 16-bit word; what we wrote before it is visible to whoever acquires it.
@@ -325,5 +355,33 @@ mod tests {
         let mut all = [0; 64];
         w.read(0, &mut all).unwrap();
         assert!(all.iter().enumerate().all(|(i, b)| (*b == 0xff) == (16..32).contains(&i)));
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    fn what_waits_to_change_does_so_once_its_first_byte_was_read() {
+        let w = heap(64).unwrap();
+        let table = crate::Table::<u16>::new(&w, 0, 4).unwrap();
+        assert!(w.change_once_read(57, 1).is_err());
+        let looks: [(usize, &dyn Fn() -> u64); 5] = [
+            (16, &|| w.read_value::<u64>(16).unwrap()),
+            (17, &|| w.read_value::<[u8; 3]>(16).unwrap()[0].into()),
+            (16, &|| w.load16(16).unwrap().into()),
+            (24, &|| w.entries(16, 1).unwrap().get(0).unwrap()[1]),
+            (4, &|| table.load_around(2).into()),
+        ];
+        for (at, look) in looks {
+            w.fill(0, 64, 0).unwrap();
+            w.change_once_read(at, u64::MAX).unwrap();
+            // Beside it nobody waits.
+            assert_eq!(w.read_value::<u32>(32), Ok(0));
+            assert_eq!(look(), 0, "at {at}");
+            let mut bytes = [0; 8];
+            w.read(at, &mut bytes).unwrap();
+            assert_eq!(bytes, [0xff; 8], "at {at}");
+            w.fill(0, 64, 0).unwrap();
+            look();
+            assert_eq!(w.read_value::<u64>(at), Ok(0), "once");
+        }
     }
 }
