@@ -253,3 +253,27 @@ fn the_factory_of_a_controller_that_is_pulled_out_has_the_rest_and_is_taken_back
     let mut again = rig.client(&["device=d1:n1"]);
     rig.serves(&mut again, 0, 3);
 }
+
+#[test]
+fn sessions_of_a_factory_have_together_what_it_allows_to_all() {
+    let mut rig = Rig::new(1);
+    let words = ["device=d0:n1", "read-only", "iops-all=100"];
+    let tenant = delegate(&mut rig, FactoryId::SERVER, &words).unwrap();
+    let mut clients = [(); 2].map(|()| {
+        let key = create(&mut rig, tenant, &["device=d0:n1", "read-only"]).unwrap();
+        rig.client_of(key)
+    });
+    rig.pass_time(SECOND);
+    for client in &mut clients {
+        for slot in 0..8 {
+            client.ask(0, slot, IN, 0, Client::place(slot), 4096);
+        }
+        rig.kick(client, 0);
+    }
+    rig.step();
+    let mut answered = || clients.iter_mut().map(|client| client.used(0).len()).sum::<usize>();
+    let at_once = answered();
+    assert!((10..=12).contains(&at_once), "a burst of 10, and one of each on credit: {at_once}");
+    rig.pass_time(SECOND / 5);
+    assert_eq!(at_once + answered(), 16);
+}

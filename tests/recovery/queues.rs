@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use nvme_core::server::control::{ControllerState, Event, SessionError};
+use nvme_core::server::control::{ControllerState, Event, MemoryChange, SessionError};
 use nvme_platform::DmaError;
 use nvme_session::blk::features;
 use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};
 
-use crate::client::{ALL, Client, IOERR, OK, PENDING};
+use crate::client::{ALL, Client, GUEST, IOERR, LEN, OK, PENDING};
 use crate::device::Knobs;
 use crate::rig::{MS, Rig, SECOND, config, medium, soft};
 
@@ -82,6 +82,24 @@ fn the_next_client_of_a_session_finds_nothing_of_the_last() {
     rig.change(&next, &add, |_| Some(next.memory.clone())).unwrap();
     rig.start(&mut next).unwrap();
     rig.serves(&mut next, 0, 2);
+}
+
+#[test]
+fn a_session_without_memory_ends_when_its_worker_has_given_its_queues_back_and_not_before() {
+    let mut rig = Rig::new(1);
+    let a = rig.client(&["device=d0:n1"]);
+    // Nothing of memory is left to be waited for.
+    rig.change(&a, &MemoryChange::Remove(GUEST, GUEST, LEN), |_| None).unwrap();
+    rig.control.end(a.key);
+    for _ in 0..10 {
+        rig.control.poll(rig.now);
+        while let Some(event) = rig.control.take_event() {
+            assert!(!matches!(event, Event::Ended(_)), "its worker has not been told yet");
+        }
+    }
+    rig.expect("the end", |e| matches!(e, Event::Ended(key) if *key == a.key));
+    let mut next = rig.client(&["device=d0:n1"]);
+    rig.serves(&mut next, 0, 1);
 }
 
 #[test]
