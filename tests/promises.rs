@@ -123,7 +123,7 @@ fn judges() -> Vec<String> {
     names.map(str::to_lowercase).collect()
 }
 
-/// What is wrong with the third column of a promise about memory or disks: a judge of the simulator, or `none` with the reason.
+/// What is wrong with the third column of a promise about memory or disks: it names judges of the simulator, and no other.
 fn unjudged(page: &str, judges: &[String]) -> Vec<String> {
     let (mut is_judged, mut wrong) = (false, Vec::new());
     for (number, line) in page.lines().enumerate() {
@@ -136,8 +136,7 @@ fn unjudged(page: &str, judges: &[String]) -> Vec<String> {
         let named: Vec<&str> = words(judge).collect();
         let known = |name: &&str| judges.iter().any(|judge| judge == name);
         let is_header = judge == "judge of the simulator";
-        let has_reason = judge.strip_prefix("none").is_some_and(|why| why.len() > 10);
-        if !is_header && !(named.iter().all(known) && (!named.is_empty() || has_reason)) {
+        if !is_header && (named.is_empty() || !named.iter().all(known)) {
             wrong.push(format!("line {}: {judge:?}", number + 1));
         }
     }
@@ -145,7 +144,7 @@ fn unjudged(page: &str, judges: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn every_promise_of_memory_and_disks_names_a_judge_of_the_simulator_or_why_there_is_none() {
+fn every_promise_of_memory_and_disks_names_a_judge_of_the_simulator() {
     let judges = judges();
     assert_eq!(judges, ["colour", "model", "life", "authority", "itself"]);
     let wrong = unjudged(PAGE, &judges);
@@ -156,13 +155,13 @@ fn every_promise_of_memory_and_disks_names_a_judge_of_the_simulator_or_why_there
 }
 
 #[test]
-fn a_judge_that_does_not_exist_or_none_without_a_reason_is_found_out() {
+fn a_judge_that_does_not_exist_or_none_is_found_out() {
     let judges = judges();
     let row = |judge: &str| format!("## Memory\n\n| x | `y` |{judge}\n## Rings\n\n| x | `y` |\n");
-    for good in [" `colour` |", " `model`, `life` |", " none: it is one thread |"] {
+    for good in [" `colour` |", " `model`, `life` |"] {
         assert_eq!(unjudged(&row(good), &judges), Vec::<String>::new(), "{good}");
     }
-    for wrong in [" `colours` |", " none |", " colour |", "", " `colour`, `taste` |"] {
+    for wrong in [" `colours` |", " none: it is one thread |", " colour |", "", " `colour`, `taste` |"] {
         assert_eq!(unjudged(&row(wrong), &judges).len(), 1, "{wrong}");
     }
 }

@@ -16,8 +16,10 @@ use nvme_session::queue::Direction;
 use nvme_soft::{Config as Soft, Medium, MemoryMedium, NamespaceConfig, SoftDevice, WriteCache};
 
 use crate::device::{Books, Knobs, Watched};
+use crate::gpt::{self, Table};
 use crate::judge::court::Place;
 use crate::judge::model::{self, Disk, TABLE};
+use crate::judge::titles;
 use crate::seat::Seat;
 use crate::setup::Setup;
 use crate::storage::Slow;
@@ -28,8 +30,8 @@ pub(crate) fn config(setup: &Setup) -> Config {
     Config {
         workers: setup.workers,
         sessions_max: 64,
-        memory_max: 1 << 30,
-        trusted_only: false,
+        memory_max: setup.besides.memory_max(),
+        trusted_only: setup.besides.trusted,
         queues: crate::driver::QUEUES,
         transport: Transport { direction: Direction::AsFlagged, features: features::OPTIONAL },
         nvme: Options { io_timeout: IO, ..Options::default() },
@@ -56,10 +58,22 @@ impl World {
         let books = Books::default();
         let mut court = books.open();
         let (mut disks, mut caches, mut media) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tables, mut titles) = (Vec::new(), Vec::new());
         for (disk, (controller, nsid, sectors, shift)) in NAMESPACES.iter().enumerate() {
             let medium = MemoryMedium::new(sectors * 512)?;
             let mut model = Disk::new(*sectors, setup.cache);
-            if disk == 0 {
+            let (kind, scale) = (setup.besides.tables[disk], 1 << (shift - 9));
+            let table = match kind {
+                0 => Table::default(),
+                kind => gpt::table(kind, *sectors as u64 / scale, *shift),
+            };
+            for (sector, bytes) in &table.sectors {
+                medium.window().write(*sector as usize * 512, bytes).ok()?;
+                model.put(*sector, gpt::NUMBERS + sector);
+            }
+            titles.extend(titles::titles(disk, &table, scale));
+            tables.push(table);
+            if disk == 0 && kind == 0 {
                 let mut table = [0; 512];
                 model::fill(TABLE, &mut table);
                 medium.window().write(0, &table).ok()?;
@@ -84,6 +98,7 @@ impl World {
                 media.push((controller, shift, Arc::clone(&medium)));
                 court.places.insert((controller, nsid), Place { disk: disks.len(), shift });
             }
+            tables.push(Table::default());
             disks.push(Disk::new(sectors, false));
             caches.push(None);
         }
@@ -96,6 +111,8 @@ impl World {
             caches,
             books,
             disks,
+            tables,
+            titles,
             media,
             storages: Vec::new(),
             seats: setup.seats.iter().cloned().map(Seat::new).collect(),
@@ -144,6 +161,7 @@ impl World {
             self.plug_in(number, namespaces)?;
             self.machines[number].troubled = self.troubled.get(number).is_some_and(|troubled| *troubled);
         }
+        self.keep_for_the_first();
         Some(())
     }
 

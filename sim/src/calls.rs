@@ -9,16 +9,23 @@ use nvme_session::dataspace::{Claim, File, FileId};
 use nvme_session::queue::{AddressSpace, RingAddresses};
 use nvme_session::virtqueue::journal_holds;
 
-use crate::driver::{SEALED, Share};
+use crate::driver::{REGIONS, SEALED, Share};
 use crate::handed::Change;
 use crate::judge::Judge;
 use crate::judge::court::Arena;
+use crate::judge::{rate, register};
 use crate::messages::JOURNAL;
 use crate::seat::{Pending, Ring, Stage};
 use crate::world::World;
 
 /// How a virtqueue is started.
 type Start = fn(&mut Control, SessionKey, u16, QueueSpec, Box<dyn Notify>) -> Result<(), SessionError>;
+
+/// Those of the trusted dataspaces, by bits.
+fn trusted_by(bits: u64) -> Dataspaces {
+    let places: Vec<usize> = (0..64).filter(|place| bits >> place & 1 == 1).collect();
+    Dataspaces::of(&places)
+}
 
 impl World {
     pub(crate) fn ring(&mut self, at: usize, ring: u16) -> Option<&mut Ring> {
@@ -194,10 +201,13 @@ impl World {
             let id = FileId(1 + at as u64, clients * 8 + file as u64);
             let size = windows[i].len() as u64;
             let writable = !(self.seats[at].place.sealed && file == SEALED);
-            wanted.push((claim, File { id, size, writable, memory: true, trusted: Dataspaces::NONE }));
+            let memory = self.setup.besides.is_memory(clients + at as u64, file);
+            let trusted = trusted_by(self.setup.besides.trusted(clients + at as u64, file));
+            wanted.push((claim, File { id, size, writable, memory, trusted }));
         }
         let named = |i: usize| files.get(i).copied().unwrap_or(0) % 3;
         let regions: Vec<(Region, usize)> = claims.iter().enumerate().map(|(i, c)| (*c, named(i))).collect();
+        let wrong = self.registered_wrongly(at, add.is_some(), &regions);
         self.changes(at, if add.is_some() { Change::Add(regions) } else { Change::Replace(regions) });
         let change = match (add, wanted.first()) {
             (Some(()), Some((claim, file))) => MemoryChange::Add(*claim, *file),
@@ -219,7 +229,52 @@ impl World {
             }
             self.control.change_memory(&plan, memory)
         });
+        self.judge_registering(at, wrong, &result);
         self.asked(at, token, result)
+    }
+
+    /// Why a client's change of memory has to be refused: one more region, or all of these.
+    fn registered_wrongly(&self, at: usize, adds: bool, regions: &[(Region, usize)]) -> Option<&'static str> {
+        let (besides, seat) = (self.setup.besides, &self.seats[at]);
+        let driver = seat.driver.as_ref()?;
+        let claim = |(region, file): &(Region, usize)| register::Claim {
+            guest: region.guest,
+            user: region.user,
+            len: region.size,
+            offset: region.offset,
+            file: *file as u64,
+            size: driver.memory[file % REGIONS].window.len() as u64,
+            trusted: besides.trusted(seat.clients + at as u64, *file),
+            memory: besides.is_memory(seat.clients + at as u64, *file),
+        };
+        let new: Vec<register::Claim> = regions.iter().map(claim).collect();
+        let mut all: Vec<register::Claim> =
+            seat.conn.iter().filter(|_| adds).flat_map(|conn| &conn.regions).map(claim).collect();
+        // What is there already is the same.
+        all.extend(new.iter().filter(|new| !adds || !all.contains(new)).copied().collect::<Vec<_>>());
+        let words = &seat.place.words;
+        let names = words.iter().filter_map(|word| word.strip_prefix("ds="));
+        let named = names.fold(0, |bits, name| bits | if name == "a" { 0b01 } else { 0b10 });
+        let one_of = (besides.trusted && named == 0).then_some(0b11).or((named != 0).then_some(named));
+        let files = rate::number(words, "ds-max").unwrap_or(u64::MAX);
+        register::wrong(&all, &new, register::Bounds { files, bytes: besides.memory_max(), one_of })
+    }
+
+    /// What must not be registered is refused, and what may be is not, whatever is wrong with its device.
+    fn judge_registering(&self, at: usize, wrong: Option<&'static str>, result: &Result<(), SessionError>) {
+        use nvme_session::dataspace::RegistryError as Why;
+        let hostile = self.seats[at].place.hostile;
+        match (wrong, result) {
+            (Some(wrong), Ok(())) => {
+                self.find(Judge::Authority, || format!("seat {at} registers memory, and {wrong}"));
+            }
+            (None, Err(SessionError::Memory(why)))
+                if !hostile && !matches!(why, Why::Busy | Why::NoRoom { .. } | Why::Outdated) =>
+            {
+                self.find(Judge::Life, || format!("seat {at} may register memory, and is refused: {why}"));
+            }
+            _ => {}
+        }
     }
 
     fn start(&mut self, at: usize, key: SessionKey, index: u16) -> Option<Reply> {

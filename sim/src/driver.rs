@@ -221,6 +221,8 @@ pub(crate) struct Driver {
     pub(crate) journal: Option<Journal>,
     /// It has no server, and will have one.
     pub(crate) waits: bool,
+    /// Since when its rings have vanished, if nothing was under way then.
+    pub(crate) vanished: Option<u64>,
 }
 
 pub(crate) struct Done {
@@ -261,7 +263,15 @@ impl Driver {
             });
         }
         memory.iter_mut().for_each(Memory::count_own);
-        Some(Self { memory, queues: made, features: 0, write_back: true, journal: None, waits: false })
+        Some(Self {
+            memory,
+            queues: made,
+            features: 0,
+            write_back: true,
+            journal: None,
+            waits: false,
+            vanished: None,
+        })
     }
 
     /// Whether somebody else holds one of the regions.

@@ -5,6 +5,7 @@
 //! Every step is judged by judges that share no code with what they judge (`judge`).
 //!
 //! * `world`: roles, controllers, channels, time. `seat`, `calls`: where clients connect. `driver`, `client`, `requests`, `messages`: the other side of it.
+//! * `besides`: what only some worlds have; `gpt`: tables of their disks.
 //! * `inflight`: drivers that outlive their connection.
 //! * `upgrade`, `kill`: one server after the other; `handed`: what goes from one to the next.
 //! * `operator`, `spoil`: who makes and takes back, and what goes wrong. `end`: how a run ends.
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![forbid(clippy::disallowed_methods)]
 
+mod besides;
 mod build;
 mod calls;
 mod client;
@@ -21,6 +23,7 @@ mod device;
 mod drains;
 mod driver;
 mod end;
+mod gpt;
 mod handed;
 mod identity;
 mod inflight;
@@ -43,6 +46,7 @@ mod tables;
 mod upgrade;
 mod world;
 
+pub use besides::Besides;
 pub use driver::Kind;
 pub use judge::{Finding, Judge};
 pub use search::{Run, run_bytes, run_restarting, run_seed, run_steps};

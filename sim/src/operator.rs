@@ -1,13 +1,14 @@
 //! What operators do: sessions and factories, made and taken back.
 
 use nvme_core::server::message::SessionKey;
-use nvme_policy::{FactoryRequest, Policy, SessionRequest, Trusted};
+use nvme_policy::{Ceiling, FactoryRequest, SessionRequest, Trusted};
 use nvme_session::factory::FactoryId;
 
 use crate::drains::Held;
 use crate::judge::court::Holding;
 use crate::judge::model::TABLE;
 use crate::judge::rate::{Meter, number};
+use crate::judge::titles::Title;
 use crate::judge::{Finding, Judge};
 use crate::seat::{Device, Phase};
 use crate::step::Operation;
@@ -68,6 +69,7 @@ impl World {
             Operation::Resume(which) => self.resume(which),
             Operation::Upgrade(how) => self.upgrade(how),
             Operation::Kill => self.kill(),
+            Operation::Misspell(seat, which) => self.misspell(usize::from(seat), which),
         };
         self.after_control();
         done
@@ -88,15 +90,29 @@ impl World {
             return false;
         }
         let asked = self.spelled(&self.words(at));
-        let key = match &factory {
+        let asked = SessionRequest::from_words(&asked, &self.setup.besides.names());
+        let fixed = at == 0 && self.setup.besides.fixed && factory.is_none();
+        let created = match &factory {
             None => {
-                Policy::from_words(&asked).ok().and_then(|policy| self.control.create(&policy, false).ok())
+                let Ok(policy) = asked.and_then(|asked| Ceiling::SERVER.admit(&asked)) else { return false };
+                self.control.create(&policy, fixed)
             }
-            Some(made) => SessionRequest::from_words(&asked, &Trusted::NONE)
-                .ok()
-                .and_then(|asked| self.control.create_at(made.id, &asked).ok()),
+            Some(made) => {
+                let Ok(asked) = asked else { return false };
+                self.control.create_at(made.id, &asked)
+            }
         };
-        let Some(key) = key else { return false };
+        let key = match created {
+            Ok(key) => key,
+            Err(why) => {
+                if fixed {
+                    self.first_was_refused(&why);
+                } else if factory.is_none() {
+                    self.was_refused(&self.words(at), &why);
+                }
+                return false;
+            }
+        };
         if let Some(made) = &factory {
             self.within(at, made);
         }
@@ -133,6 +149,12 @@ impl World {
             let holds = |held: &str| {
                 device == held || device.strip_prefix(held).is_some_and(|rest| rest.starts_with(':'))
             };
+            let by_name = |held: &str| {
+                let (disk, part) = Self::numbered(held)?;
+                let of = |t: &&Title| t.disk == disk && part.is_none_or(|part| t.number == part);
+                Some(self.called(device).iter().any(of))
+            };
+            let holds = |held: &str| holds(held) || by_name(held) == Some(true);
             let right = factory.devices.iter().any(|held| holds(held)) && (read_only || !factory.read_only);
             if !right || factory.ended {
                 self.find(Judge::Authority, || format!("{words:?} was minted at a factory of {factory:?}"));
@@ -182,19 +204,23 @@ impl World {
             writes: grant.access() == nvme_policy::Access::ReadWrite,
         };
         let words = self.words(at);
-        if let Err(what) = self.may_mean(&words, &holding) {
+        if let Err(what) = self.may_mean(&words, &holding, self.seats[at].factory.is_some()) {
             self.find(Judge::Authority, || format!("seat {at}: {words:?} was granted {holding:?}: {what}"));
         }
         self.court().grant(key.0, holding);
+        self.leaves_the_first_its_own(at, controller, &holding);
         let device = Device { controller, holding, block: 1 << scale };
         let seat = &mut self.seats[at];
         (seat.device, seat.last) = (Some(device), Some(device));
     }
 
     /// Whether a name can mean these sectors, by the tables that the disk may hold.
-    fn may_mean(&self, words: &[&str], holding: &Holding) -> Result<(), String> {
+    fn may_mean(&self, words: &[&str], holding: &Holding, factory: bool) -> Result<(), String> {
         if holding.writes == words.contains(&"read-only") {
             return Err("another access than was asked for".into());
+        }
+        if let Some(said) = self.titled(words, holding, factory) {
+            return said;
         }
         let name = words[0].trim_start_matches("device=");
         let mut parts = name.split(':');

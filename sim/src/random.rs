@@ -29,6 +29,11 @@ impl Random {
         Self((z ^ z >> 31) | 1, None)
     }
 
+    /// Others, by the same seed, of which these know nothing.
+    pub(crate) fn aside(&self) -> Self {
+        Self::new(self.0)
+    }
+
     /// Of bytes.
     pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         Self(1, Some(Bytes(bytes.to_vec(), 0)))

@@ -198,6 +198,12 @@ impl World {
         let well = said == status::OK;
         let troubled = self.is_troubled(at);
         let seat = &self.seats[at];
+        let vanished = seat.driver.as_ref().and_then(|driver| driver.vanished);
+        if vanished.is_some_and(|vanished| asked.begun > vanished) {
+            self.find(Judge::Life, || {
+                format!("seat {at} is answered what it asked for in rings that had vanished")
+            });
+        }
         if seat.place.hostile {
             return self.over(at, asked, false);
         }
@@ -227,7 +233,8 @@ impl World {
             }
             let (holding, now) = (device.holding, self.seq);
             for (sector, bytes) in (holding.first + asked.sector..).zip(buffer[..len].chunks_exact(512)) {
-                let id = crate::judge::model::number(bytes);
+                let table = self.tables.get(holding.disk).and_then(|table| table.number(sector, bytes));
+                let id = table.or_else(|| crate::judge::model::number(bytes));
                 if let Err(wrong) = self.disks[holding.disk].saw(sector, id, asked.begun, now) {
                     self.find(Judge::Model, || format!("{}: disk {}, {wrong}", what(), holding.disk));
                     break;
@@ -275,7 +282,9 @@ impl World {
     /// A hostile driver writes where its rings and tables are.
     pub(crate) fn scribble(&mut self, at: usize, place: u16, value: u32) -> bool {
         let Some(seat) = self.seats.get_mut(at).filter(|s| s.place.hostile) else { return false };
-        let Some(driver) = &mut seat.driver else { return false };
+        let Some(driver) = seat.driver.as_mut().filter(|driver| driver.vanished.is_none()) else {
+            return false;
+        };
         if let Some(journal) = driver.journal.as_ref().filter(|_| place.is_multiple_of(5)) {
             let at = usize::from(place) * 7 % (journal.window.len() - 4);
             let _ = journal.window.write(at, &value.to_le_bytes());
@@ -298,7 +307,8 @@ impl World {
     pub(crate) fn say(&mut self, at: usize, kind: u8, value: u64) -> bool {
         let Some(seat) = self.seats.get_mut(at).filter(|s| s.place.hostile) else { return false };
         let Some(conn) = &mut seat.conn else { return false };
-        if self.frozen.is_some() || conn.taking_up || conn.rest.is_some() {
+        let vanished = seat.driver.as_ref().is_some_and(|driver| driver.vanished.is_some());
+        if self.frozen.is_some() || conn.taking_up || conn.rest.is_some() || vanished {
             return false;
         }
         let out = conn.machine.outgoing().len();

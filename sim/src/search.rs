@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::besides::Steps;
 use crate::driver::Kind;
 use crate::judge::{Finding, Judge};
 use crate::random::Random;
@@ -42,10 +43,13 @@ struct Chooser {
     /// Whether servers and connections are replaced.
     restarts: bool,
     seats: u32,
+    /// What comes besides.
+    besides: Option<Steps>,
 }
 
 impl Chooser {
-    fn new(mut random: Random, setup: &Setup, restarts: bool) -> Self {
+    fn new(mut random: Random, setup: &Setup, restarts: bool, aside: Random) -> Self {
+        let besides = Steps::new(aside, setup.seats.iter().any(|s| s.hostile)).filter(|_| !restarts);
         let mut on = [true; KINDS];
         for kind in SWARM {
             on[kind] = random.chance(500);
@@ -57,7 +61,7 @@ impl Chooser {
         let (wishes, spoils, operations) = (random.next() as u32, random.next() as u32, random.next() as u32);
         let seats = setup.seats.len() as u32;
         let weights = [0; KINDS];
-        let mut this = Self { random, weights, on, wishes, spoils, operations, restarts, seats };
+        let mut this = Self { random, weights, on, wishes, spoils, operations, restarts, seats, besides };
         this.drift();
         this
     }
@@ -80,6 +84,9 @@ impl Chooser {
     }
 
     fn next(&mut self) -> Step {
+        if let Some(step) = self.besides.as_mut().and_then(|besides| besides.next(self.seats)) {
+            return step;
+        }
         let all = self.weights.iter().sum::<u32>().max(1);
         let mut at = self.random.below(all);
         let mut kind = 0;
@@ -252,12 +259,14 @@ pub fn run_bytes(bytes: &[u8]) -> Run {
 }
 
 fn run_by(mut random: Random, steps: usize, restarts: bool) -> Run {
+    let mut aside = random.aside();
     let mut setup = Setup::random(&mut random);
     if !restarts {
+        setup.add_besides(&mut aside);
         setup.store = false;
         setup.seats.iter_mut().for_each(|place| place.inflight = false);
     }
-    let mut chooser = Chooser::new(random, &setup, restarts);
+    let mut chooser = Chooser::new(random, &setup, restarts, aside);
     let mut begin = vec![Step::Settle];
     for seat in 0..setup.seats.len() as u8 {
         begin.extend([

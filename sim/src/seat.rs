@@ -211,6 +211,7 @@ impl World {
             Some(driver) => Self::boot_again(driver, seat.clients).into(),
             None => {
                 let Some(driver) = Driver::new(seat.place.queues) else { return false };
+                seat.place.hostile = self.setup.seats[at].hostile;
                 seat.driver = Some(driver);
                 Message::boot(seat.place.queues, seat.place.inflight)
             }
@@ -321,6 +322,9 @@ impl World {
                 if let Some(Pending::Memory(token)) =
                     self.take_pending(at, |p| matches!(p, Pending::Memory(_)))
                 {
+                    if result.is_ok() {
+                        self.reaches_no_more(at, key);
+                    }
                     if let Some(conn) = &mut self.seats[at].conn {
                         conn.changed(result.is_ok());
                         conn.refused |= token == Token::NOBODY && result.is_err();
@@ -397,6 +401,15 @@ impl World {
             Event::FactoryEnded(id) => self.factory_ended(id),
             Event::Held(key) => self.is_quiet(key),
             Event::CatalogueChanged | Event::Scanned | Event::ShutDown => {}
+        }
+    }
+
+    /// Of a session's memory no more is mapped than it may register: what is leaving is gone when a change is said to be done.
+    fn reaches_no_more(&self, at: usize, key: SessionKey) {
+        let most = self.setup.besides.memory_max();
+        let mapped = self.court().mapped_of(key.0);
+        if mapped > most && !self.seats[at].place.hostile && !self.keeps {
+            self.find(Judge::Life, || format!("{mapped} bytes of seat {at} are mapped, and {most} may be"));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a run's world is like: chosen by its seed, and a part of its trace.
 
+use crate::besides::Besides;
 use crate::random::Random;
 
 /// A seat: what its sessions are asked for with, and how its clients behave.
@@ -48,6 +49,8 @@ pub struct Setup {
     pub store: bool,
     /// The seats.
     pub seats: Vec<Place>,
+    /// What else there is.
+    pub besides: Besides,
 }
 
 const WORDS: [&[&str]; 10] = [
@@ -119,6 +122,7 @@ impl Setup {
             shared,
             faulty,
             store: random.chance(300),
+            besides: Besides::default(),
         }
     }
 }

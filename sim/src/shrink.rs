@@ -62,7 +62,7 @@ impl Shrinking {
 
     /// A simpler world, and requests that are laid out simply.
     fn simplify(&mut self) {
-        let simpler: [fn(&mut Setup); 10] = [
+        let simpler: [fn(&mut Setup); 15] = [
             |s| s.workers = 1,
             |s| s.cache = false,
             |s| s.slow = false,
@@ -73,6 +73,11 @@ impl Shrinking {
             |s| s.mqes = 63,
             |s| s.mdts = 8,
             |s| s.pairs = 8,
+            |s| s.besides.memory = 0,
+            |s| s.besides.trusted = false,
+            |s| s.besides.files = false,
+            |s| s.besides.fixed = false,
+            |s| s.besides.tables = [0; 4],
         ];
         for simpler in simpler {
             let mut setup = self.best.setup.clone();

@@ -18,6 +18,7 @@ use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::besides::Besides;
 use crate::driver::Kind;
 use crate::judge::{Finding, Judge};
 use crate::seat::Phase;
@@ -454,6 +455,7 @@ pub fn smalls() -> Vec<Small> {
         faulty: true,
         store: false,
         seats: vec![place("device=d0:n1:1"), place("device=d0:n1:2")],
+        besides: Besides::default(),
     };
     let one = |seat: u8, kind: Kind| vec![ask(seat, kind, 0, APART), Step::Kick(seat, 0)];
     let takes_back = vec![Step::Want(0, Wish::Remove(0))];

@@ -89,6 +89,7 @@ impl World {
                 self.trouble(number(at));
                 self.machines[number(at)].knobs().maps_left = (left != 255).then_some(left.into());
             }
+            Spoil::Gone(at, region) => return self.memory_goes(at.into(), region),
             Spoil::Unprovable(at) => {
                 self.trouble(number(at));
                 self.keeps = true;

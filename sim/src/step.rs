@@ -54,6 +54,8 @@ pub enum Operation {
     Upgrade(u8),
     /// The server is killed, and another is started.
     Kill,
+    /// Somebody misspells a word of a seat's, by number.
+    Misspell(u8, u8),
 }
 
 /// What goes wrong with a device or a disk.
@@ -89,6 +91,8 @@ pub enum Spoil {
     Freeze(u8),
     /// So many requests to a disk's storage fail, for a reason by number.
     Fail(u8, u8, u8),
+    /// Memory of a seat's client vanishes: a region.
+    Gone(u8, u8),
 }
 
 /// A step.
@@ -147,6 +151,15 @@ pub enum Step {
     Spoil(Spoil),
     /// A hostile driver writes into its rings and tables.
     Scribble {
+        /// Whose.
+        seat: u8,
+        /// Where.
+        at: u16,
+        /// What.
+        value: u32,
+    },
+    /// A hostile driver lies in wait: what is in its rings, tables or headers becomes something else as soon as the server has read it.
+    Change {
         /// Whose.
         seat: u8,
         /// Where.

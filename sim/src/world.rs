@@ -13,8 +13,10 @@ use nvme_platform::Time;
 use nvme_soft::{Engine, Medium, MemoryMedium, SoftHandle, WriteCache};
 
 use crate::device::{Books, Knobs};
+use crate::gpt::Table;
 use crate::judge::court::Court;
 use crate::judge::model::Disk;
+use crate::judge::titles::Title;
 use crate::judge::{Finding, Judge};
 use crate::seat::Seat;
 use crate::setup::Setup;
@@ -95,6 +97,9 @@ pub(crate) struct World {
     pub(crate) caches: Vec<Option<Arc<Cache>>>,
     pub(crate) books: Books,
     pub(crate) disks: Vec<Disk>,
+    /// The GPTs that the disks began with, and what may be had by them.
+    pub(crate) tables: Vec<Table>,
+    pub(crate) titles: Vec<Title>,
     /// What the disks are kept in, whichever server has them.
     pub(crate) media: Vec<Kept>,
     pub(crate) storages: Vec<Arc<Slow>>,
@@ -177,6 +182,7 @@ impl World {
             Step::Operate(what) => self.operate(*what),
             Step::Spoil(what) => self.spoil(*what),
             Step::Scribble { seat, at, value } => self.scribble(usize::from(*seat), *at, *value),
+            Step::Change { seat, at, value } => self.lie_in_wait(usize::from(*seat), *at, *value),
             Step::Say { seat, kind, value } => self.say(usize::from(*seat), *kind, *value),
         }
     }

@@ -1,7 +1,7 @@
 //! Runs of the simulator that every test run makes: some seeds, and what is to be said of replaying them.
 #![forbid(clippy::disallowed_methods)]
 
-use nvme_sim::{Kind, Operation, Place, Setup, Spoil, Step, Wish, run_seed, run_steps};
+use nvme_sim::{Besides, Kind, Operation, Place, Setup, Spoil, Step, Wish, run_seed, run_steps};
 
 #[test]
 fn every_promise_is_kept_through_two_hundred_seeds() {
@@ -66,6 +66,7 @@ fn alone(words: &[&'static str]) -> Setup {
             declines: nvme_testkit::feature::EVENT_IDX,
             inflight: false,
         }],
+        besides: Besides::default(),
     }
 }
 

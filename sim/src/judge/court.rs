@@ -41,7 +41,7 @@ impl Holding {
         self.disk == disk && first >= self.first && first + sectors <= self.first + self.sectors
     }
 
-    fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
         self.disk == other.disk
             && self.first < other.first + other.sectors
             && other.first < self.first + self.sectors
@@ -212,6 +212,21 @@ impl Court {
             });
         }
         self.holdings.insert(key, holding);
+    }
+
+    /// How many bytes of a session's memory controllers reach.
+    pub(crate) fn mapped_of(&self, key: u64) -> u64 {
+        let own = |map: &&Map| {
+            let Behind::Client(at) = map.behind else { return false };
+            self.memory.get(&at).is_some_and(|memory| memory.state == Arena::In(key))
+        };
+        self.buses
+            .iter()
+            .filter(|bus| !bus.off)
+            .flat_map(|bus| bus.maps.values())
+            .filter(own)
+            .map(|map| map.len)
+            .sum()
     }
 
     /// A session has lost its device for good.

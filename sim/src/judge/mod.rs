@@ -4,12 +4,16 @@
 //! * [`colour`](court): whose memory a command may touch, and which blocks; `bus` is the controllers' side of its books.
 //! * [`model`]: what a block may be read as.
 //! * [`rate`]: how much somebody may have been answered.
+//! * [`register`]: which memory a session may have.
+//! * [`titles`]: what may be had of disks, and by which names.
 //! * `life` and `authority` are questions that the world asks at certain moments; what they are about is in [`Finding`].
 
 mod bus;
 pub(crate) mod court;
 pub(crate) mod model;
 pub(crate) mod rate;
+pub(crate) mod register;
+pub(crate) mod titles;
 mod walk;
 
 use std::fmt;
