@@ -17,7 +17,7 @@ cd "$dir"
 qemu=1:7.2+dfsg-7+deb12u18
 mkdir -p debs/partial
 # Whatever of QEMU's libraries is not installed comes with it.
-apt-get -qq -y --no-install-recommends --reinstall --download-only -o Dir::Cache::archives="$dir/debs" install \
+apt-get -qq -y --no-install-recommends --reinstall --download-only -o Debug::NoLocking=1 -o Dir::Cache::archives="$dir/debs" install \
     qemu-system-x86="$qemu*" qemu-system-common="$qemu*" qemu-system-data="$qemu*" seabios=1.16.2-1 >log 2>&1 || { cat log >&2; exit 1; }
 for package in debs/*.deb; do dpkg -x "$package" root; done
 export LD_LIBRARY_PATH="$dir/root/lib/x86_64-linux-gnu:$dir/root/usr/lib/x86_64-linux-gnu"

@@ -15,7 +15,7 @@ trap 'rm -rf "$dir"' EXIT
 cd "$dir"
 mkdir -p debs/partial
 # Whatever of their libraries is not installed comes with them.
-apt-get -qq -y --no-install-recommends --reinstall --download-only -o Dir::Cache::archives="$dir/debs" install \
+apt-get -qq -y --no-install-recommends --reinstall --download-only -o Debug::NoLocking=1 -o Dir::Cache::archives="$dir/debs" install \
     qemu-utils='1:7.2+dfsg-7+deb12u18*' nbdkit=1.32.5-1 libnbd-bin=1.14.2-1 >log 2>&1 || { cat log >&2; exit 1; }
 for package in debs/*.deb; do dpkg -x "$package" root; done
 export PATH="$dir/root/sbin:$dir/root/usr/sbin:$dir/root/bin:$dir/root/usr/bin:$PATH"
