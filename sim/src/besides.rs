@@ -9,6 +9,7 @@ use crate::judge::Judge;
 use crate::judge::court::Holding;
 use crate::judge::titles::{May, Title, called};
 use crate::random::Random;
+use crate::seat::Device;
 use crate::setup::Setup;
 use crate::step::{Operation, Spoil, Step};
 use crate::world::{World, disk_of};
@@ -263,6 +264,7 @@ impl World {
     pub(crate) fn memory_goes(&mut self, at: usize, region: u8) -> bool {
         let Some(seat) = self.seats.get_mut(at) else { return false };
         let Some(driver) = &mut seat.driver else { return false };
+        let device = seat.device;
         let nothing_asked = driver.queues.iter().all(|queue| queue.slots.iter().all(Option::is_none));
         let region = usize::from(region) % REGIONS;
         let memory = &mut driver.memory[region];
@@ -274,6 +276,13 @@ impl World {
         }
         seat.place.hostile = true;
         seat.excuse();
+        // What it writes from there is what the memory has by then, in part.
+        let Some(Device { holding: Holding { disk, first, sectors, writes }, .. }) = device else {
+            return true;
+        };
+        for sector in (first..first + sectors).filter(|_| writes) {
+            self.disks[disk].is_lost(sector);
+        }
         true
     }
 

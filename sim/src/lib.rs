@@ -49,7 +49,7 @@ mod world;
 pub use besides::Besides;
 pub use driver::Kind;
 pub use judge::{Finding, Judge};
-pub use search::{Run, run_bytes, run_restarting, run_seed, run_steps};
+pub use search::{Run, run_bytes, run_restarting, run_seed, run_steps, run_without_restarts};
 pub use setup::{Place, Setup};
 pub use shrink::shrink;
 pub use small::{Seen, Small, exhaust, smalls};

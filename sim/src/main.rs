@@ -47,7 +47,7 @@ const SAYS: u64 = 100_000;
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let (mut all, mut quick, mut cpu, mut exhaustive) = (false, false, None, false);
-    let mut restarts = false;
+    let mut restarts = None;
     let (mut states, mut world) = (None, None);
     let (mut seed, mut trace, mut seconds, mut steps, mut seeds) = (None, false, 10, 1000, u64::MAX);
     while let Some(arg) = args.next() {
@@ -57,7 +57,8 @@ fn main() -> ExitCode {
             "--trace" => trace = true,
             "--all" => all = true,
             "--quick" => quick = true,
-            "--restarts" => restarts = true,
+            "--restarts" => restarts = Some(true),
+            "--without-restarts" => restarts = Some(false),
             "--exhaustive" => exhaustive = true,
             "--states" => states = number(),
             "--world" => world = number(),
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
             "--seeds" => (seeds, seconds) = (number().unwrap_or(1), u64::MAX / 4),
             _ => {
                 eprintln!(
-                    "sim [--seed N] [--trace] [--seconds N | --cpu N | --seeds N] [--steps N] [--restarts]\nsim --exhaustive [--world N] [--states N]"
+                    "sim [--seed N] [--trace] [--seconds N | --cpu N | --seeds N] [--steps N] [--restarts | --without-restarts]\nsim --exhaustive [--world N] [--states N]"
                 );
                 return ExitCode::from(2);
             }
@@ -94,7 +95,11 @@ fn main() -> ExitCode {
     };
     while (!over() && runs < seeds) || (one && runs == 0) {
         let seed = first.wrapping_add(runs);
-        let run_one = if restarts { nvme_sim::run_restarting } else { nvme_sim::run_seed };
+        let run_one = match restarts {
+            None => nvme_sim::run_seed,
+            Some(true) => nvme_sim::run_restarting,
+            Some(false) => nvme_sim::run_without_restarts,
+        };
         let run = run_one(seed, steps as usize);
         runs += 1;
         taken += run.taken;
@@ -128,7 +133,11 @@ fn main() -> ExitCode {
                 println!("in {} steps: {finding}\n{:?}", short.steps.len(), short.setup);
                 short.steps.iter().for_each(|step| println!("    Step::{step:?},"));
             }
-            let restarts = if restarts { " --restarts" } else { "" };
+            let restarts = match restarts {
+                None => "",
+                Some(true) => " --restarts",
+                Some(false) => " --without-restarts",
+            };
             println!("again: cargo xtask sim --seed {seed} --steps {steps}{restarts} --trace");
             return ExitCode::FAILURE;
         }

@@ -248,6 +248,11 @@ pub fn run_seed(seed: u64, steps: usize) -> Run {
     run_by(Random::new(seed), steps, restarts)
 }
 
+/// The same, and servers are replaced in no case.
+pub fn run_without_restarts(seed: u64, steps: usize) -> Run {
+    run_by(Random::new(seed), steps, false)
+}
+
 /// The same, and servers are replaced in any case.
 pub fn run_restarting(seed: u64, steps: usize) -> Run {
     run_by(Random::new(seed), steps, true)

@@ -13,6 +13,7 @@ use nvme_linux::socket::{Kind, ListenSpec};
 use rustix::process::Signal;
 
 use crate::checker::Checker;
+use crate::manager::Manager;
 use crate::server::{Bench, Server, WAIT, wait_until};
 
 /// A server over the disk with a factory, that can be taken over from.
@@ -259,6 +260,42 @@ fn a_server_with_other_words_does_not_take_over_and_says_why() {
     checker.more(20);
     checker.stop();
     Client::connect(bench.path("cl2"), &Options::default()).unwrap().read(0, &mut [0; 512]).unwrap();
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn a_program_of_another_control_group_takes_over_from_no_service() {
+    if nvme_linux::socket::Group::own().is_none() || !rustix::process::geteuid().is_root() {
+        println!("skipped: this needs root, and a kernel that says the control group of a peer (6.13)");
+        return;
+    }
+    let bench = Bench::new();
+    let manager = Manager::new(&bench, 64);
+    let (disk, svr, upgrade) = (bench.disk(), bench.socket("svr"), bench.socket("upgrade"));
+    let words = [disk.as_str(), svr.as_str(), upgrade.as_str()];
+    let server = manager.start(&bench, &words);
+    server.says("ready");
+    let checker = Checker::start(client(&bench, &["device=partlabel:attack"]), 4);
+    checker.more(20);
+    let place = bench.path("groups");
+    std::fs::create_dir(&place).unwrap();
+    let name = format!("nvme-drv-test-{}", std::process::id());
+    let there = |script: &str| {
+        let script = format!("mount -t cgroup2 none \"$PLACE\" && {script}");
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_nvme-drv")]).args(words);
+        command.env("PLACE", &place).env("NAME", &name).output().unwrap()
+    };
+    let next = there(r#"mkdir "$PLACE/$NAME" && echo $$ >"$PLACE/$NAME/cgroup.procs" && exec "$@""#);
+    let said = String::from_utf8_lossy(&next.stderr);
+    assert!(there(r#"rmdir "$PLACE/$NAME""#).status.success());
+    // What it says may come too late for the one that it is said to.
+    assert!(!next.status.success(), "{said}");
+    server.says("refused: a service is taken over by a program in its own control group only");
+    checker.more(20);
+    let mut server = manager.upgrade(&bench, server, &words);
+    checker.more(20);
+    checker.stop();
     assert_eq!(server.stop(), 0);
 }
 

@@ -283,3 +283,15 @@ fn a_pair_that_is_made_while_others_come_back_from_a_reset_serves() {
     }
     assert!(![&a, &b, &c].into_iter().any(|client| rig.lost(client)));
 }
+
+#[test]
+fn sessions_for_which_a_controller_makes_no_pair_do_not_hope_for_each_others_without_an_end() {
+    for sessions in 2..5 {
+        let mut rig = Rig::new(1);
+        rig.inject(Queue::Admin, 0x05, When::Always, Action::Fail(nvme_soft::wire::Status::QUEUE_ID));
+        let mut clients: Vec<_> =
+            (0..sessions).map(|_| rig.registered(&["device=d0:n1", "read-only"])).collect();
+        clients.iter_mut().for_each(|client| rig.start(client).unwrap());
+        rig.until("the end of their hope", |rig| clients.iter().all(|client| rig.lost(client)));
+    }
+}

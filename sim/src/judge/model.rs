@@ -109,6 +109,13 @@ impl Disk {
         }
     }
 
+    /// Nobody knows what is there from now on.
+    pub(crate) fn is_lost(&mut self, sector: u64) {
+        if let Some(sector) = self.at(sector) {
+            sector.any = true;
+        }
+    }
+
     /// A write of that number begins.
     pub(crate) fn begin(&mut self, sector: u64, id: u64, now: u64) {
         if let Some(sector) = self.at(sector) {

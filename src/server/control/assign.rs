@@ -180,6 +180,10 @@ impl Control {
                 self.lose_session(key);
             }
         }
+        // As long as another wants one, those who hope for it do: were they to ask again, each might wait for the other by turns, without an end.
+        if self.sessions.values().any(|s| s.is_on(controller, SessionPair::Wanted)) {
+            return self.assign_waiting();
+        }
         self.settle_waiting(controller);
     }
 

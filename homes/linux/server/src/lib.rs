@@ -338,6 +338,7 @@ fn start(
         controllers: over,
         audit: capabilities.audit.as_ref().map(again).transpose().map_err(io::Error::from)?,
         user: rustix::process::geteuid().as_raw(),
+        group: nvme_linux::socket::Group::own(),
     };
 
     let signals = Signals::new()?;
@@ -347,6 +348,7 @@ fn start(
         .map_err(|why| Failure::Failed(format!("io_uring: {why}").into()))?;
     let hardware = interrupts.iter().any(Option::is_some);
     let mut ioctls = if hardware { vfio::ioctls() } else { Vec::new() };
+    ioctls.extend(began.group.iter().map(|_| nvme_linux::socket::Group::ioctl()));
     ioctls.extend(images.iter().flatten().flat_map(|served| served.stored.image().ioctls()));
     let pins = images.iter().flatten().any(|served| served.stored.image().pins());
     let prepared = Sandbox::prepare(Options { ioctls, pins })?;

@@ -4,6 +4,7 @@
 //! `unix:` SPEC; [`accept`] takes connections; [`peer`] names the process at the other end for the log.
 
 mod acceptor;
+mod group;
 mod identity;
 mod listen;
 mod message;
@@ -19,6 +20,7 @@ use rustix::net::sockopt::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with};
 
 pub use acceptor::Acceptor;
+pub use group::Group;
 pub use identity::{Cookie, NotAChannel, channel};
 pub use listen::{ListenError, ListenSpec, SpecError, listen_at};
 pub use message::{DESCRIPTORS_MAX, ReceiveError, receive, receive_from, send};

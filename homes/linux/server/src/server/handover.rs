@@ -50,6 +50,8 @@ pub(crate) struct Began {
     pub(crate) audit: Option<OwnedFd>,
     /// Whose process this is.
     pub(crate) user: u32,
+    /// In which control group, where the kernel can say that.
+    pub(crate) group: Option<socket::Group>,
 }
 
 /// How far the next server is.
@@ -159,11 +161,17 @@ impl Server {
             }
             let peer = socket::peer(&socket);
             let who = shown(peer);
+            // A service manager knows its service by that, and would not have another for it.
+            let group = self.upgrades.began.group.as_ref().filter(|_| self.notifier.socket().is_some());
+            let stranger = group.and_then(|group| group.has_peer(&socket)) == Some(false);
             let Ok(link) = Link::new(socket) else { continue };
             let own = self.upgrades.began.user;
             let refused = match peer {
                 _ if self.upgrades.successor.is_some() => Some("another program is taking over already"),
                 _ if self.stop => Some("the server is stopping"),
+                _ if stranger => Some(
+                    "a service is taken over by a program in its own control group only (systemctl reload)",
+                ),
                 Some(peer) if peer.uid == own || peer.uid == 0 => None,
                 _ => Some("only the server's own user, or root, takes over"),
             };
