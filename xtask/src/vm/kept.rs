@@ -3,8 +3,10 @@
 use super::ADDRESS;
 use super::bed::Bed;
 
-/// How often it is killed under one job.
+/// How often it is killed under one job, unless `NVME_DRV_KILLS` says so.
 const KILLS: usize = 3;
+/// How long the job goes on for each of them, in seconds.
+const FOR_EACH: u32 = 6;
 /// The most that a request may take over a kill, in microseconds.
 const PAUSE: u64 = 5_000_000;
 
@@ -21,10 +23,11 @@ impl Bed {
         self.bound();
         self.start(&kept_server(""));
         self.attach("device=1234:n1");
-        self.start_fio("16m", 20);
+        let kills = std::env::var("NVME_DRV_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
+        self.start_fio("16m", 2 + kills as u32 * FOR_EACH);
         let group = format!("$(readlink /sys/bus/pci/devices/{ADDRESS}/iommu_group | sed 's,.*/,,')");
-        for kill in 1..=KILLS {
-            if kill == KILLS {
+        for kill in 1..=kills {
+            if kill == kills {
                 // Somebody else has its group as soon as nobody has, as if the dead one's descriptors were still open.
                 let hold = format!(
                     "(for i in $(seq 3000); do sleep 1 3<>/dev/vfio/{group} && break; done) 2>/dev/null &"
