@@ -357,6 +357,9 @@ impl World {
         let left = !broken && size.zip(own).is_some_and(|(size, own)| journal_holds(own, size));
         let Some(ring) = self.ring(at, index) else { return };
         ring.killed |= left;
+        // One that broke is started by its client and by nobody else.
+        ring.paused &= !broken;
+        ring.resumes &= !broken;
         if let Some(next) = next {
             ring.base = next;
         }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use nvme_audit::{Event, verify};
 use nvme_client::message::protocol;
-use nvme_client::{Client, Factory, Options, socket};
+use nvme_client::{Client, Factory, Io, Options, Segment, kind, socket};
 use nvme_handover::VERSION;
 use nvme_linux::inventory::{Inventory, Session};
 use nvme_linux::socket::{Kind, ListenSpec};
+use rustix::event::PollFlags;
 use rustix::process::Signal;
 
 use crate::checker::Checker;
@@ -74,6 +75,43 @@ fn a_session_by_descriptor_goes_on_in_the_next_server_and_no_request_fails() {
 }
 
 /// A listening socket that is the test's own.
+#[test]
+fn a_ring_that_broke_is_not_started_by_an_upgrade() {
+    let bench = Bench::new();
+    let server = serve(&bench, &[]);
+    let mut session = client(&bench, &["device=partlabel:attack"]);
+    session.write(0, &[7; 4096]).unwrap();
+    let queue = session.queue(0).unwrap();
+    // No chain is there: it breaks the ring, and is answered never.
+    queue.offer(5).unwrap();
+    queue.publish().unwrap();
+    queue.kick().unwrap();
+    socket::wait_for(queue.err.as_fd(), PollFlags::IN, socket::until(WAIT)).unwrap();
+    let (addr, used) = (session.scratch, session.queue(0).unwrap().poll().unwrap());
+    assert!(used.is_none());
+    session.memory.write(addr, &[8; 4096]).unwrap();
+    let segments = [Segment { addr, len: 4096 }];
+    let io = Io { kind: kind::OUT, sector: 0, segments: &segments, to_device: true };
+    let queue = session.queue(0).unwrap();
+    queue.submit(io, 1).unwrap();
+    queue.publish().unwrap();
+    queue.kick().unwrap();
+    let mut server = upgrade(&bench, server, &[]);
+    // By then every ring has started that does.
+    let mut other = client(&bench, &["device=partlabel:before", "read-only"]);
+    other.read(0, &mut [0; 512]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(session.queue(0).unwrap().poll().unwrap().is_none(), "it is served behind what broke it");
+    session.front.reset_device().unwrap();
+    session.front.set_features(session.features).unwrap();
+    session.restart_queue(0).unwrap();
+    let mut bytes = [0; 4096];
+    session.read(0, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|b| *b == 7));
+    drop((session, other));
+    assert_eq!(server.stop(), 0);
+}
+
 fn listening(path: &Path, kind: Kind) -> OwnedFd {
     ListenSpec::parse(&path.display().to_string()).unwrap().listen(kind).unwrap()
 }

@@ -191,6 +191,9 @@ impl Seat {
         ring.stage = Stage::Stopped;
         // What a killed server left and nobody did before it stopped is to be done when it is started again.
         ring.killed |= !ring.broken && ring.size.is_some_and(|size| conn.own.holds(index, size));
+        // One that broke is started by its client and by nobody else: it would go on behind what broke it, which is answered never.
+        ring.paused &= !ring.broken;
+        ring.resumes &= !ring.broken;
         if let Some(next) = next {
             ring.base = next;
         }
