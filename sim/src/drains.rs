@@ -159,7 +159,9 @@ impl World {
     /// All that is drained comes to rest, and nobody who waits is kept from being heard; then it goes on.
     pub(crate) fn end_drains(&mut self) {
         self.rest("what is drained to be quiet", |w| {
-            let answered = |s: &Seat| s.place.hostile || s.has_been_heard() && (!s.lost || s.is_answered());
+            let heard =
+                |s: &Seat| s.has_been_heard() || s.held == Held::Quiet && s.stops_with_what_was_left();
+            let answered = |s: &Seat| s.place.hostile || heard(s) && (!s.lost || s.is_answered());
             w.seats.iter().all(|s| s.held != Held::Finishes && answered(s))
         });
         self.operate(crate::step::Operation::Resume(0));

@@ -138,6 +138,8 @@ pub(crate) struct Asked {
     pub(crate) must_fail: bool,
     /// What it supersedes is gone for good when it ends well.
     pub(crate) durable: bool,
+    /// Whoever had it is no more: it may have to be done again.
+    pub(crate) left: bool,
 }
 
 /// How a driver is told. Nobody listens: drivers look when the seed says so.

@@ -76,6 +76,11 @@ pub(crate) struct Made {
 }
 
 impl Driver {
+    /// Whoever served it is no more.
+    pub(crate) fn is_left(&mut self) {
+        self.queues.iter_mut().flat_map(|q| q.slots.iter_mut().flatten()).for_each(|asked| asked.left = true);
+    }
+
     /// Nobody else has any of its memory.
     pub(crate) fn count_own(&mut self) {
         for memory in &mut self.memory {
@@ -184,6 +189,7 @@ impl World {
                 asked.durable = false;
             }
         }
+        driver.is_left();
         driver.write_back = true;
         driver.waits = true;
         for memory in &mut driver.memory {

@@ -21,9 +21,8 @@ type Kept = (usize, handover::Session, Files);
 impl World {
     /// Kills the server. The next one has begun.
     pub(crate) fn kill(&mut self) -> bool {
-        // What nothing proves quiet is a hardware controller's: of those nothing is kept.
         let busy = !self.before.is_empty() || self.down || self.has_two_of_a_number();
-        if busy || !self.scanned || self.court().keeps_any() {
+        if busy || !self.scanned || self.is_unproven() {
             return false;
         }
         self.frozen = None;
@@ -121,6 +120,7 @@ impl World {
             // What a process had that died without a word nobody holds.
             for driver in seat.driver.iter_mut().chain(&mut seat.left) {
                 driver.count_own();
+                driver.is_left();
             }
         }
     }

@@ -94,6 +94,7 @@ impl World {
             may_fail,
             must_fail,
             durable,
+            left: false,
         };
         if driver.ask(queue, slot, layout, asked.clone()).is_none() {
             return false;

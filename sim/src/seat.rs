@@ -183,6 +183,15 @@ impl Seat {
         self.conn.as_ref().is_none_or(|c| c.waiting.is_none() && c.todo.is_empty())
     }
 
+    /// Whether its client waits for a ring to stop of which somebody who is no more had something. What is drained does nothing, and where the ring is at its end is said once
+    /// that is done: who goes on elsewhere leaves nothing behind.
+    pub(crate) fn stops_with_what_was_left(&self) -> bool {
+        let waiting = self.conn.as_ref().and_then(|conn| conn.waiting);
+        let (Some(Message::GetBase(queue)), Some(driver)) = (waiting, &self.driver) else { return false };
+        let queue = driver.queues.get(usize::from(queue));
+        queue.is_some_and(|queue| queue.slots.iter().flatten().any(|asked| asked.left))
+    }
+
     /// Whether all that its driver asked for on queues that run is answered.
     pub(crate) fn is_answered(&self) -> bool {
         self.driver.as_ref().is_none_or(|driver| {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use nvme_core::server::control::Control;
+use nvme_core::server::control::{Control, ControllerState};
 use nvme_core::server::message::Old;
 use nvme_handover as handover;
 use nvme_handover::{Document, State};
@@ -43,14 +43,23 @@ struct Aside {
 impl World {
     /// The next server asks for everything.
     pub(crate) fn upgrade(&mut self, how: u8) -> bool {
-        // A device that nothing proves quiet is hardware, and that is not handed over.
         let busy = self.frozen.is_some() || !self.before.is_empty() || self.down;
-        if busy || !self.scanned || self.court().keeps_any() || self.has_two_of_a_number() {
+        if busy || !self.scanned || self.is_unproven() || self.has_two_of_a_number() {
             return false;
         }
         self.frozen = Some(Frozen { until: self.now + DRAINS, how });
         self.stand_still();
         true
+    }
+
+    /// Whether a device is gone, and nothing proves it quiet: that is hardware, of which the Linux home hands nothing over, nor is anything of it kept. (Its
+    /// images never go, only the namespaces that they are in.) Sessions of it that had no memory with it have ended: a Flush, for one, may be under way still.
+    pub(crate) fn is_unproven(&self) -> bool {
+        let court = self.court();
+        let with = |at: usize| court.in_flight(at) > 0 && !court.buses[at].off;
+        let lost = |state| state == ControllerState::Lost;
+        court.keeps_any()
+            || self.control.controllers().enumerate().any(|(at, (.., state))| lost(state) && with(at))
     }
 
     /// What is drained is told by its controller's serial number, which two of one subsystem share: images have their own.
@@ -61,7 +70,7 @@ impl World {
     /// Has everything stand still, and hands over once it does.
     pub(crate) fn stand_still(&mut self) {
         let Some(Frozen { until, how }) = self.frozen else { return };
-        if self.control.sessions().any(|(_, session)| session.is_lost()) {
+        if self.control.sessions().any(|(_, session)| session.is_lost()) || self.is_unproven() {
             return self.go_on();
         }
         if self.rests() {

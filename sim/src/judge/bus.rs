@@ -247,8 +247,13 @@ impl Court {
             _ => {}
         }
         let changes = entry.opcode() != 2;
+        let mut holder = colour;
         for (first, sectors) in places {
             let fits = |h: &Holding| h.has(disk, first, sectors) && (h.writes || !changes);
+            if changes && holder.is_none() {
+                // Writers overlap nobody, so it is that one's, whatever memory it has.
+                holder = self.holdings.iter().find(|(_, h)| fits(h)).map(|(key, _)| *key);
+            }
             let right = match colour {
                 Some(key) => self.holdings.get(&key).is_some_and(fits),
                 // Through the driver's own memory: somebody must hold it. The scan of partition tables reads what nobody holds.
@@ -261,7 +266,7 @@ impl Court {
                 });
             }
         }
-        (digest, colour, maps)
+        (digest, holder, maps)
     }
 
     /// Looks for completions that were posted.

@@ -65,6 +65,7 @@ pub(super) struct Flight {
     pub(super) entry: Entry,
     /// The data's place, to be found unchanged at the end.
     pub(super) digest: u64,
+    /// Whose it is: by its memory; one that changes blocks by way of the driver's own, or of none, by these.
     pub(super) colour: Option<u64>,
     /// The mappings that it reaches.
     pub(super) maps: Vec<u64>,

@@ -355,3 +355,82 @@ fn a_ring_that_goes_on_once_it_has_stopped_runs_in_the_next_server() {
     let run = run_steps(&setup, &steps);
     assert!(run.finding.is_none(), "{}", run.finding.unwrap());
 }
+
+/// Seeds 70728, 8400000000111831 and 8400000000151458: a controller that storage is behind was gone with a Flush under way, and with a write by way of the driver's own
+/// memory, and the simulated home handed it over; the Linux home has no such controller.
+#[test]
+fn a_controller_that_is_gone_with_something_under_way_is_not_handed_over() {
+    let begin =
+        [Step::Settle, Step::Operate(Operation::Create(0)), Step::Want(0, Wish::Connect), Step::Chat(0)];
+    let (one, end) =
+        ([Step::Worker(0), Step::Engine(1, 1)], [Step::Settle, Step::Operate(Operation::Upgrade(8))]);
+    let mut setup = alone(&["device=d1:n1", "ds-max=4"]);
+    setup.slow = true;
+    for how in [Spoil::Vanish(1), Spoil::Remove(1)] {
+        for asked in [ask(Kind::Flush, 0, 0), ask(Kind::Zeroes, 0, 0)] {
+            let steps = [
+                &begin[..],
+                &[Step::Control, asked],
+                &[Step::Deliver(0), Step::Deliver(0)],
+                &one,
+                &[Step::Spoil(how)],
+                &end,
+            ]
+            .concat();
+            let run = run_steps(&setup, &steps);
+            assert!(run.finding.is_none(), "{how:?}: {}", run.finding.unwrap());
+        }
+    }
+}
+
+/// Seed 1002225: a ring that a driver had broken was served by the next server, behind what had broken it, and what it was answered there was done again after a kill.
+#[test]
+fn a_ring_that_broke_is_not_started_by_an_upgrade() {
+    for how in [5, 7] {
+        let mut setup = alone(&["device=d1:n2", "ds-max=4"]);
+        setup.store = true;
+        (setup.seats[0].queues, setup.seats[0].declines) = (3, 8192);
+        let ask =
+            |queue, kind, sectors, layout| Step::Ask { seat: 0, queue, kind, sector: 0, sectors, layout };
+        let steps = [
+            Step::Settle,
+            Step::Operate(Operation::Create(0)),
+            Step::Want(0, Wish::Connect),
+            Step::Chat(0),
+            Step::Control,
+            Step::Deliver(0),
+            ask(2, Kind::Read, 21, 3744914546),
+            Step::Deliver(0),
+            Step::Deliver(0),
+            ask(2, Kind::Zeroes, 0, 0),
+            Step::Deliver(0),
+            Step::Worker(0),
+            Step::Operate(Operation::Upgrade(how)),
+            Step::Settle,
+            Step::Operate(Operation::Kill),
+            ask(1, Kind::Write, 0, 0),
+        ];
+        let run = run_steps(&setup, &steps);
+        assert!(run.finding.is_none(), "{how}: {}", run.finding.unwrap());
+    }
+}
+
+/// Seed 7015960080386169: a client's ring stops while it is drained, and a killed server has left a request of it that a later one had overtaken.
+#[test]
+fn a_ring_that_stops_while_it_is_drained_does_so_once_it_is_resumed() {
+    let mut setup = kept(&["device=d1:n2", "read-only", "ds-max=4"]);
+    (setup.apart, setup.store) = ([true, true], true);
+    (setup.seats[0].queues, setup.seats[0].listens) = (3, false);
+    let steps = [
+        Step::Control,
+        ask(Kind::Read, 0, 0),
+        ask(Kind::Flush, 43, 0),
+        Step::Deliver(0),
+        Step::Deliver(0),
+        Step::Operate(Operation::Drain(0)),
+        Step::Worker(0),
+        Step::Operate(Operation::Kill),
+        Step::Want(0, Wish::Stop(21)),
+    ];
+    keeps(&setup, &steps);
+}
