@@ -137,8 +137,19 @@ impl Link {
                 Err(Errno::AGAIN | Errno::INTR) => self.wait(PollFlags::OUT, until)?,
                 // More descriptors are under way than the user may have: the other side takes them.
                 Err(Errno::TOOMANYREFS) if now() < until => std::thread::sleep(AGAIN),
-                Err(Errno::PIPE | Errno::CONNRESET) => return Err(Broken::Closed),
+                Err(Errno::PIPE | Errno::CONNRESET) => return Err(self.said_last()),
                 Err(why) => return Err(Broken::System(why)),
+            }
+        }
+    }
+
+    /// Why the other side hung up: its refusal may have come before what it was to be told.
+    fn said_last(&self) -> Broken {
+        loop {
+            match self.try_receive() {
+                Ok(Some((_, files))) => dispose(files),
+                Ok(None) => return Broken::Closed,
+                Err(why) => return why,
             }
         }
     }
@@ -309,5 +320,15 @@ mod tests {
         assert!(matches!(read, Err(Broken::NotSealed)));
         drop(theirs);
         assert!(matches!(ours.expect("go", soon()), Err(Broken::Closed)));
+        assert!(matches!(ours.send("go", &[], soon()), Err(Broken::Closed)));
+    }
+
+    #[test]
+    fn who_was_refused_before_it_said_anything_knows_why() {
+        let (ours, theirs) = links();
+        theirs.refuse("no room");
+        drop(theirs);
+        let sent = ours.send(&greeting(), &[], soon());
+        assert!(matches!(sent, Err(Broken::Refused(why)) if why == "no room"));
     }
 }
