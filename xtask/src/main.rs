@@ -32,7 +32,7 @@ cargo xtask deb                 makes a Debian package in target/deb
 cargo xtask package             installs, uses and purges such a package, in a container (as root)
 cargo xtask picture             makes doc/top.svg of what nvme-ctl top shows, in tmux
 cargo xtask libvirt             runs doc/libvirt.md with a real libvirtd (as root)
-cargo xtask newer [STEP...]     runs qtest, vm and xtask vm on Debian's next QEMU and Linux (as root, with debootstrap)
+cargo xtask newer [STEP...]     runs qtest, vm and xtask vm on Debian's next QEMU and Linux (as root, with debootstrap); -- WORD... to each
 cargo xtask bench [--vm]        measures the server beside qemu-storage-daemon; on VFIO, in a virtual machine
 cargo xtask bench --neighbours  measures what a client loses beside others that cost the server much";
 

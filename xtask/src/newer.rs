@@ -1,8 +1,9 @@
-//! `cargo xtask newer [WORD...]`: the suites `qtest` and `vm` and `cargo xtask vm` on the QEMU and the kernel of Debian's next release and its
+//! `cargo xtask newer [WORD...] [-- WORD...]`: the suites `qtest` and `vm` and `cargo xtask vm` on the QEMU and the kernel of Debian's next release and its
 //! backports, in a root of their own. By hand, as it downloads a system; the next versions are one command away.
 //!
 //! The root is made by debootstrap, once, in target/newer, and brought up to date each time. What is run in it is what this machine built: the
-//! source tree and the toolchain are bound to the same places. Words choose steps; without any, all are run.
+//! source tree and the toolchain are bound to the same places. Words choose steps; without any, all are run. What stands after `--` is told to
+//! each of them besides: `cargo xtask newer vm -- notices_nothing_of_killed` runs the tests of that name.
 
 use std::error::Error;
 use std::fs;
@@ -48,6 +49,10 @@ const STEPS: [(&str, Step); 4] = [
 ];
 
 pub(crate) fn newer(args: &[String]) -> Result<()> {
+    let (args, besides) = match args.iter().position(|arg| arg == "--") {
+        Some(at) => (&args[..at], &args[at + 1..]),
+        None => (args, &[][..]),
+    };
     if let Some(unknown) = args.iter().find(|arg| STEPS.iter().all(|(name, _)| name != arg)) {
         let names = STEPS.map(|(name, _)| name).join(" ");
         return Err(format!("{unknown} is no step; there are: {names}").into());
@@ -66,6 +71,7 @@ pub(crate) fn newer(args: &[String]) -> Result<()> {
             Step::Test(test) => (built(test)?, Vec::new()),
             Step::Own(words) => (std::env::current_exe()?, words.to_vec()),
         };
+        let words: Vec<&str> = words.into_iter().chain(besides.iter().map(String::as_str)).collect();
         let good = inside(&root, &program, &words)?;
         println!("{} {name}: {:.0} s", if good { "ok    " } else { "FAILED" }, begin.elapsed().as_secs_f64());
         if !good {
