@@ -209,6 +209,11 @@ impl Signalled {
         }
     }
 
+    /// It is looked at from now on, and was not before.
+    pub(super) fn goes_on_trial(&self) -> bool {
+        self.looked_at.swap(false, Ordering::Relaxed)
+    }
+
     /// It was looked at, and a write takes so long.
     pub(super) fn takes(&self, took: Duration) {
         if took >= ENDS {

@@ -1,8 +1,8 @@
 //! The thread that finds out what it takes to tell a client something, and tells those to whom it takes long.
 //!
 //! It looks at an eventfd by writing 0: the kernel wakes all who wait for it, and counts nothing. What that takes is told from what
-//! others had of the processor by the thread's own time, and by doing it twice: a machine that stood still in the middle of one
-//! does not do so in the next.
+//! others had of the processor by the thread's own time, and by doing it again and again ([`Trial`]): a machine that stood still in the middle
+//! of one, or of two in a row, does not do so in each.
 //!
 //! What the kernel does there it does without letting anybody else have the processor. So the thread rests after each: a session has
 //! a tenth of a processor, a group's first looks a quarter, and all that take long together a quarter. And it keeps off the
@@ -32,8 +32,12 @@ const TAKEN: usize = 64;
 /// How long a session rests, and its group or all that take long, in times of what the last one took.
 const REST: u32 = 9;
 const REST_OF_ALL: u32 = 3;
-/// Between two looks at one that took long: those run who waited for the processor.
-const PAUSE: Duration = Duration::from_millis(5);
+/// So many looks at one that took long, of which the least counts. A processor that is an emulated one, or shared with other machines, stands
+/// still for some milliseconds again and again, and says nothing of it: two in a row were seen.
+const LOOKS: u32 = 8;
+/// And so many at one that takes so long each time: that is no processor that stood still, and each look is one more wait for others.
+const LOOKS_AT_LONG: u32 = 3;
+const LONG: Duration = Duration::from_millis(20);
 
 /// What is to be done. An eventfd that its client replaced meanwhile is nobody's any more.
 pub(super) enum Order {
@@ -41,6 +45,32 @@ pub(super) enum Order {
     Look(Weak<Signalled>),
     /// To be told what waits for it.
     Tell(Weak<Signalled>),
+    /// It took long so far.
+    Again(Weak<Signalled>, Trial),
+}
+
+/// What is known of an eventfd that took long when it was looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Trial {
+    least: Duration,
+    looks: u32,
+}
+
+impl Trial {
+    fn begins(took: Duration) -> Self {
+        Self { least: took, looks: 1 }
+    }
+
+    /// One look more.
+    fn looked(self, took: Duration) -> Self {
+        Self { least: self.least.min(took), looks: self.looks + 1 }
+    }
+
+    /// What a write takes, once that is known.
+    fn known(self) -> Option<Duration> {
+        let enough = if self.least >= LONG { LOOKS_AT_LONG } else { LOOKS };
+        (self.least < DEAR || self.looks >= enough).then_some(self.least)
+    }
 }
 
 static SENDER: OnceLock<SyncSender<Order>> = OnceLock::new();
@@ -92,7 +122,7 @@ pub fn guard_calls() -> io::Result<()> {
 
 impl Order {
     fn of(&self) -> Option<Arc<Signalled>> {
-        let (Self::Look(signalled) | Self::Tell(signalled)) = self;
+        let (Self::Look(signalled) | Self::Tell(signalled) | Self::Again(signalled, _)) = self;
         signalled.upgrade().filter(|signalled| signalled.account.ended().is_none())
     }
 }
@@ -164,7 +194,11 @@ impl Slowly {
             Order::Look(_) if signalled.account.is_over() => signalled.takes(Duration::ZERO),
             Order::Look(_) => {
                 let took = self.write(&signalled, 0);
-                signalled.takes(if took >= DEAR { took.min(self.once_more(&signalled)) } else { took });
+                self.go_on(&signalled, Trial::begins(took));
+            }
+            Order::Again(_, trial) => {
+                let took = self.write(&signalled, 0);
+                self.go_on(&signalled, trial.looked(took));
             }
             Order::Tell(_) => {
                 // Before the write: what is to be told after this has a place of its own.
@@ -172,16 +206,19 @@ impl Slowly {
                 // To whom it takes long it is said once, since it may have to be said by one call for each.
                 let count = if signalled.account.is_over() { count.min(1) } else { count };
                 let took = self.write(&signalled, count);
-                if took >= ENDS {
-                    signalled.takes(took.min(self.once_more(&signalled)));
+                if took >= ENDS && signalled.goes_on_trial() {
+                    self.go_on(&signalled, Trial::begins(took));
                 }
             }
         }
     }
 
-    fn once_more(&mut self, signalled: &Signalled) -> Duration {
-        std::thread::sleep(PAUSE);
-        self.write(signalled, 0)
+    /// One that took long is looked at again when its session has rested.
+    fn go_on(&mut self, signalled: &Arc<Signalled>, trial: Trial) {
+        match trial.known() {
+            Some(takes) => signalled.takes(takes),
+            None => self.put(Order::Again(Arc::downgrade(signalled), trial)),
+        }
     }
 
     /// Counts it up. What that took of a processor.
@@ -225,5 +262,35 @@ impl Places {
             // Where that is not to be had it is slower for others, and nothing else.
             let _ = sched_setaffinity(None, &chosen);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(looks: impl IntoIterator<Item = u64>) -> Option<u64> {
+        let mut looks = looks.into_iter().map(Duration::from_millis);
+        let first = Trial::begins(looks.next()?);
+        looks.fold(first, Trial::looked).known().map(|takes| takes.as_millis() as u64)
+    }
+
+    #[test]
+    fn a_processor_that_stands_still_again_and_again_ends_nobody() {
+        assert_eq!(known([0]), Some(0));
+        assert_eq!(known([7]), None);
+        // Of an eventfd that one thread waits for, in an emulated machine beside others.
+        assert_eq!(known([5, 7]), None);
+        assert_eq!(known([5, 7, 6, 30, 9, 8, 7, 0]), Some(0));
+        assert_eq!(known([30, 30, 0]), Some(0));
+    }
+
+    #[test]
+    fn what_takes_long_each_time_does() {
+        assert_eq!(known([6; 7]), None);
+        assert_eq!(known([6; 8]), Some(6));
+        assert_eq!(known([6, 2, 6, 6, 6, 6, 6, 6]), Some(2));
+        assert_eq!(known([400; 2]), None);
+        assert_eq!(known([400; 3]), Some(400));
     }
 }
