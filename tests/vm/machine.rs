@@ -30,6 +30,16 @@ impl Default for Shape {
 /// For the kernel.
 const WORDS: &str = "memhp_default_state=online";
 
+/// What tells QEMU to look for the server again each second: another word since 9.2, and the one before is gone since 10.0.
+fn each_second() -> &'static str {
+    let said = Command::new("qemu-system-x86_64").arg("--version").output().unwrap().stdout;
+    let said = String::from_utf8(said).unwrap();
+    let version = said.split_whitespace().nth(3).unwrap_or_default();
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (9, 2) { ",reconnect-ms=1000" } else { ",reconnect=1" }
+}
+
 /// QEMU's command, kernel and initramfs, its standard input, and what lives as long as the machine.
 type Prepared<'k> = (Command, (&'k Path, &'k Path), Stdio, Option<Box<dyn Any>>);
 
@@ -77,7 +87,7 @@ impl Machine {
                 (Stdio::from(fd), None)
             }
             Attach::Path(path, held) => {
-                let again = if shape.more.contains(&"reconnect") { ",reconnect=1" } else { "" };
+                let again = if shape.more.contains(&"reconnect") { each_second() } else { "" };
                 command.arg("-chardev").arg(format!("socket,id=disk,path={}{again}", path.display()));
                 (Stdio::null(), held.map(|held| Box::new(held) as Box<dyn Any>))
             }
