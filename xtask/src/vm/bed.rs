@@ -1,7 +1,7 @@
 //! Checks in a machine, and what is started and stopped there.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::ADDRESS;
 use super::machine::Iommu;
@@ -38,12 +38,14 @@ pub(super) struct Bed {
     /// Where QEMU writes its traces.
     traces: PathBuf,
     pub(super) iommu: Iommu,
+    /// When the job that runs, if any, is to have run for as long as it was told to.
+    pub(super) runs_until: Instant,
     failed: usize,
 }
 
 impl Bed {
     pub(super) fn new(guest: Machine, traces: PathBuf, iommu: Iommu) -> Self {
-        Self { guest, traces, iommu, failed: 0 }
+        Self { guest, traces, iommu, runs_until: Instant::now(), failed: 0 }
     }
 
     /// Runs a command, whose status must be `status` and whose output must hold `text`; says whether it is so.

@@ -42,7 +42,10 @@ impl Bed {
                  grep '1 of 1 sessions go on' /tmp/log | tail -1; [ $(grep -c '1 of 1 sessions go on' /tmp/log) = {kill} ]; S=$?; \
                  sleep {lives}; (exit $S)"
             );
-            self.check("killed in mid-I/O, its session goes on", &told, 0, "1 of 1 sessions go on");
+            if !self.check("killed in mid-I/O, its session goes on", &told, 0, "1 of 1 sessions go on") {
+                println!("{}", self.guest.run("tail -n 40 /tmp/log; ps"));
+                break;
+            }
         }
         let waited = "grep 'it is waited for' /tmp/log";
         self.check("as long as somebody has the group nothing is touched", waited, 0, "has IOMMU group");
