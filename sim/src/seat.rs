@@ -441,7 +441,8 @@ impl World {
     pub(crate) fn left_nothing(&mut self, at: usize, lost: bool) {
         for driver in std::mem::take(&mut self.seats[at].left) {
             // What cannot be proven quiet is kept for ever, and touched no more by anybody but the device.
-            let excused = self.keeps && lost || !self.before.is_empty();
+            let kept = self.keeps && lost;
+            let excused = kept || !self.before.is_empty();
             if let Some(region) = driver.held().filter(|_| !excused) {
                 self.find(Judge::Life, || {
                     format!("region {region} of seat {at} is held, and its client is cleared away")
@@ -465,8 +466,9 @@ impl World {
             for asked in driver.queues.iter().flat_map(|q| q.slots.iter().flatten()) {
                 self.over(at, asked, false);
             }
+            // That device may still end what it was asked.
             let mut court = self.court();
-            for memory in &driver.memory {
+            for memory in driver.memory.iter().filter(|_| !kept) {
                 court.drop_memory(&memory.window);
             }
         }

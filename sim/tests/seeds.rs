@@ -308,3 +308,49 @@ fn a_device_that_is_drained_holds_nobody_who_has_its_disk_by_another_controller(
 fn ask(kind: Kind, sector: u16, layout: u32) -> Step {
     Step::Ask { seat: 0, queue: 0, kind, sector, sectors: 0, layout }
 }
+
+/// Seed 8610000000039983: a judge forgot the memory of a session whose device nothing proved quiet, and that device ended what it had been asked.
+#[test]
+fn a_device_that_is_not_proven_quiet_may_end_what_it_was_asked_by_who_is_gone() {
+    let mut setup = alone(&["device=d1:n2", "read-only", "ds-max=4", "bytes=64K"]);
+    (setup.workers, setup.apart, setup.pairs, setup.faulty) = (1, [false, true], 3, true);
+    let seat = |words: &[&'static str], queues, listens| Place {
+        words: words.to_vec(),
+        queues,
+        listens,
+        ..setup.seats[0].clone()
+    };
+    let seats = vec![
+        seat(&["device=d1:n2", "read-only", "ds-max=4", "bytes=64K"], 1, true),
+        seat(&["device=d0:n1:2", "ds-max=4"], 2, false),
+        seat(&["device=d1:n1", "read-only", "ds-max=4"], 2, false),
+        seat(&["device=d1:n1", "read-only", "ds-max=4"], 2, true),
+    ];
+    setup.seats = seats;
+    let begin =
+        |seat| [Step::Operate(Operation::Create(seat)), Step::Want(seat, Wish::Connect), Step::Chat(seat)];
+    let ask =
+        |seat, queue, kind, sector, sectors, layout| Step::Ask { seat, queue, kind, sector, sectors, layout };
+    let mut steps = vec![Step::Settle];
+    (0..4).for_each(|seat| steps.extend(begin(seat)));
+    steps.extend([
+        ask(3, 2, Kind::Read, 37, 25, 162461205),
+        Step::Deliver(0),
+        Step::Worker(0),
+        Step::Engine(1, 1),
+        Step::Spoil(Spoil::Rule(1, 157, 100)),
+        ask(1, 1, Kind::Write, 147, 0, 0),
+        Step::Spoil(Spoil::Rule(0, 178, 51)),
+        Step::Engine(1, 1),
+        ask(0, 2, Kind::Read, 501, 0, 0),
+        Step::Spoil(Spoil::Unprovable(1)),
+        Step::Spoil(Spoil::Remove(1)),
+        Step::Kick(0, 1),
+        Step::Worker(0),
+        Step::Engine(1, 2),
+        Step::Kick(1, 1),
+        Step::Worker(1),
+    ]);
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}
