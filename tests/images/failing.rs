@@ -135,6 +135,50 @@ fn a_write_without_space_fails_alone_and_later_ones_succeed_when_there_is_some()
 }
 
 #[test]
+fn a_write_beyond_a_quota_fails_alone_and_later_ones_succeed_when_there_is_more() {
+    if !able() {
+        return;
+    }
+    for engine in ["uring", "threads"] {
+        let bench = Bench::new();
+        let file = bench.path("file");
+        sparse(&file, 256 * MIB);
+        let device = Loop::over(&file, &[]);
+        let system = Mount::btrfs(&device.0, 12 * MIB);
+        let limited = system.path("limited");
+        let image = limited.join("image");
+        sparse(&image, 64 * MIB);
+        divide(&image, &[30, 30]);
+        let mut server = serve(&bench, &[vbus(&image, &format!(",serial=a,engine={engine}"))]);
+        let mut writer = session(&bench, &["device=a:n1:1"]);
+        let mut reader = session(&bench, &["device=a:n1:2", "read-only"]);
+        let failed: Vec<u64> =
+            (0..20).filter(|mib| writer.write(mib * SECTORS, &[7; MIB as usize]).is_err()).collect();
+        assert!((8..20).contains(&failed.len()), "{engine}: {failed:?}");
+        server.says(": a:n1:1: a write of ");
+        server.says(" failed: no space");
+        let mut bytes = vec![0; MIB as usize];
+        writer.read(0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 7), "{engine}");
+        for mib in 0..20 {
+            reader.read(mib * SECTORS, &mut bytes).unwrap_or_else(|e| panic!("{engine}: {mib} {e}"));
+        }
+        // Zeroes where nothing was written take nothing.
+        for (sectors, may_unmap) in [(16, false), (16, true), (1024, false), (1024, true)] {
+            let zeroed = writer.write_zeroes(28 * SECTORS, sectors, may_unmap);
+            assert!(zeroed.is_ok(), "{engine}: {sectors} {may_unmap}: {}", server.said());
+        }
+        run("btrfs", &["-q", "qgroup", "limit", "none", limited.to_str().unwrap()]);
+        writer.write(failed[0] * SECTORS, &[8; MIB as usize]).unwrap();
+        writer.read(failed[0] * SECTORS, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 8), "{engine}");
+        writer.flush().unwrap();
+        drop((writer, reader));
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
 fn write_zeroes_of_holes_need_no_space() {
     if !able() {
         return;

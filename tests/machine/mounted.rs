@@ -1,4 +1,4 @@
-//! File systems on loop devices, which can be frozen. It takes root, and `losetup`, `mkfs.ext4` and `fsfreeze`.
+//! File systems on loop devices, which can be frozen. It takes root, and `losetup`, `mkfs.ext4`, `mkfs.btrfs` and `fsfreeze`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,6 +36,19 @@ impl Mount {
         let device = device.to_str().unwrap();
         run("mkfs.ext4", &["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "nodiscard", device]);
         Self::of(device)
+    }
+
+    /// A Btrfs file system, made anew on a device, whose subvolume `limited` may take so many bytes.
+    pub(crate) fn btrfs(device: &Path, bytes: u64) -> Self {
+        let device = device.to_str().unwrap();
+        run("mkfs.btrfs", &["-q", "-f", "-K", device]);
+        let system = Self::of(device);
+        let limited = system.path("limited");
+        let limited = limited.to_str().unwrap();
+        run("btrfs", &["-q", "subvolume", "create", limited]);
+        run("btrfs", &["-q", "quota", "enable", limited]);
+        run("btrfs", &["-q", "qgroup", "limit", &bytes.to_string(), limited]);
+        system
     }
 
     pub(crate) fn of(device: &str) -> Self {

@@ -288,7 +288,9 @@ impl Task {
             }
             // A hole needs no space; and what cannot be told to the file system is written.
             (Call::Allocate { .. }, Job::Zero { .. })
-                if unsupported || why == Errno::NOSPC && self.zeroing.first() == Some(&Zeroing::Range) =>
+                if unsupported
+                    || matches!(why, Errno::NOSPC | Errno::DQUOT)
+                        && self.zeroing.first() == Some(&Zeroing::Range) =>
             {
                 self.zeroing = self.zeroing.get(1..).unwrap_or_default();
                 self.call = self.zeroes(job);
