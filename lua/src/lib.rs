@@ -5,6 +5,18 @@
 //! program, whose life is looked after in `supervise` and whose output in `output`. What a server has kept, and that it is started again, is
 //! in `keep`.
 
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![forbid(unsafe_code)]
 
 mod cap;

@@ -179,6 +179,18 @@
 //! // The driver takes no memory back from a controller that says nothing; this proves that it is done.
 //! controller.cut_off().expect("it is seen to be cut off");
 //! ```
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -13,6 +13,18 @@
 //!   that a command stays inside.
 //! * [`grant`]: an extent with the right to read it, or to read and write it. Only it makes a [`WritePermit`], the
 //!   proof that a command may change the disk.
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![cfg_attr(not(test), forbid(clippy::disallowed_methods))]
 #![no_std]
 #![forbid(unsafe_code)]

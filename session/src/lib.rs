@@ -9,6 +9,18 @@
 //! * [`Transport`]: what the home says of how its clients reach their queues.
 //!
 //! No state machine here waits, allocates per request, or believes what a client wrote.
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -37,6 +37,7 @@ impl Hits {
     /// Small regions are this far apart, guard included.
     const SHIFT: u32 = 17;
 
+    #[cfg_attr(not(test), expect(clippy::indexing_slicing, reason = "a remainder by how many there are"))]
     #[inline]
     fn place(&mut self, iova: u64) -> &mut u16 {
         let Self(places) = self;

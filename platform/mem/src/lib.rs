@@ -47,6 +47,18 @@
 //!   it, do not.
 //!
 //! When Rust gains a copy that is atomic by the byte, `read`, `write`, `fill` and `copy_to` become that, and the second point goes.
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![forbid(clippy::disallowed_methods)]
 #![no_std]
 

@@ -28,6 +28,7 @@ mod counts;
 mod decide;
 mod end;
 #[cfg(feature = "fake")]
+#[cfg_attr(not(test), expect(clippy::expect_used, reason = "for tests: a misuse is to end them"))]
 pub mod fake;
 mod fault;
 mod flight;

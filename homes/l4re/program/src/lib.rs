@@ -1,4 +1,16 @@
 //! The program for L4Re: entry, allocator, panic handler, log; all else is in its crates.
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![expect(unsafe_code, reason = "is a C program's entry")]
 #![no_std]
 

@@ -8,6 +8,18 @@
 //! * [`Hardware`]: what the program found on the vbus. [`Tuning`]: bounds. [`StartError`]: why it does not start.
 //! * [`message`]: the protocols on the wire. `page`: the configuration page.
 //! * [`Output`]: lines for the operator.
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![forbid(clippy::disallowed_methods)]
 #![no_std]
 #![forbid(unsafe_code)]

@@ -8,6 +8,18 @@
 //!
 //! The fields are documented in `doc/audit.md`. A reader takes fields that it does not know for additions, and refuses another
 //! [`SCHEMA`].
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 

@@ -11,6 +11,18 @@
 //!
 //! * `document`: bytes to document and back. `state`: what came of it. `kept`: what is left by a server that died. `file`: descriptors by number.
 //! * `core`: what the core has, as documents say it, and the other way; `words`: its policies and places.
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![forbid(unsafe_code)]
 
 mod core;

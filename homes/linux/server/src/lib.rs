@@ -9,6 +9,18 @@
 //!   `backend`: one disk for one client. `audit`: the audit trail.
 //!   [`hints`]: what to do about a refusal. [`failure`]: the exit status.
 //!   [`frames`]: trace points, in a build that has them. [`budget`]: who may have how many descriptors.
+// Nothing that comes from outside ends a server: what may not be there is looked for, and not counted on.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 #![forbid(clippy::disallowed_methods)]
 #![forbid(unsafe_code)]
 

@@ -49,6 +49,7 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
     }
 
     /// Where the devices reach `len` bytes from a place on, one user more.
+    #[cfg_attr(not(test), expect(clippy::indexing_slicing, reason = "where it is was looked up just before"))]
     pub(crate) fn take(&mut self, part: Place, len: u64) -> Result<(ChunkId, u64), DmaError> {
         let chunk = chunk_size(part.size);
         let offset = part.offset / chunk * chunk;
@@ -119,6 +120,7 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
     }
 
     /// Counts a source's chunks anew; without any, its capability is given back.
+    #[cfg_attr(not(test), expect(clippy::indexing_slicing, reason = "where it is was looked up just before"))]
     fn count(&mut self, dataspace: Cap, change: impl Fn(usize) -> usize) {
         let Some(at) = self.sources.iter().position(|s| s.dataspace == dataspace) else { return };
         let source = &mut self.sources[at];
@@ -148,6 +150,7 @@ impl<P: DmaSpaces + DriverDataspaces> Chunks<P> {
     }
 
     /// One user less of a chunk. Without users, the devices reach it no more when this returns.
+    #[cfg_attr(not(test), expect(clippy::indexing_slicing, reason = "where it is was looked up just before"))]
     pub(crate) fn give(&mut self, id: ChunkId) -> Result<(), DmaError> {
         let index = self.chunks.iter().position(|chunk| chunk.id == id).ok_or(DmaError::BadRange)?;
         let chunk = &mut self.chunks[index];

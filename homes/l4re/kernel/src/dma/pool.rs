@@ -56,6 +56,7 @@ impl<P: DmaSpaces + DriverDataspaces> Pool<P> {
 }
 
 impl<P: DmaSpaces + DriverDataspaces + Send + Sync> DmaPool for Pool<P> {
+    #[cfg_attr(not(test), expect(clippy::indexing_slicing, reason = "where it is was looked up just before"))]
     fn allocate(&mut self, pages: usize) -> Result<DriverMemory, DmaError> {
         if self.cut_off {
             return Err(DmaError::Gone);
