@@ -26,7 +26,7 @@ impl Bed {
         let kills = std::env::var("NVME_DRV_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
         let lives: u32 = if kills > IN_A_ROW { 7 } else { 1 };
         // For each what it lives, and what it takes to come back.
-        self.start_fio("16m", 2 + kills as u32 * (lives + 5));
+        self.start_fio("16m", 2 + kills as u32 * (lives + 4));
         let group = format!("$(readlink /sys/bus/pci/devices/{ADDRESS}/iommu_group | sed 's,.*/,,')");
         for kill in 1..=kills {
             if kill == kills {
