@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// Whether there can be loop devices and mounts here. Where tests must not be skipped, there must.
 pub(crate) fn able() -> bool {
@@ -83,8 +84,12 @@ impl Drop for Mount {
 /// A loop device. Gone with this value.
 pub(crate) struct Loop(pub(crate) PathBuf);
 
+/// Two that look for a free loop device find the same one, and the second holds it for a moment, while the first has it in use.
+static LOOKS: Mutex<()> = Mutex::new(());
+
 impl Loop {
     pub(crate) fn over(file: &Path, words: &[&str]) -> Self {
+        let _looks = LOOKS.lock().unwrap_or_else(PoisonError::into_inner);
         let file = [file.to_str().unwrap()];
         let words: Vec<&str> = ["-f", "--show"].iter().chain(words).chain(&file).copied().collect();
         Self(run("losetup", &words).into())

@@ -65,7 +65,10 @@ impl Bench {
         variables: &[(&str, &str)],
     ) -> Server {
         let log = self.path("log");
-        let stderr = File::create(&log).unwrap();
+        // What the server before says from now on, if there is one, comes behind: two that write at places of their own would write over
+        // each other's lines.
+        drop(File::create(&log).unwrap());
+        let stderr = File::options().append(true).open(&log).unwrap();
         let null = File::options().read(true).write(true).open("/dev/null").unwrap();
         let program = self.program.lock().unwrap().clone();
         let mut spawn = Spawn::new(&program, OsStr::new("nvme-drv")).unwrap();
