@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use nvme_core::server::control::{Event, InForce};
+use nvme_core::server::control::{Adopted, Event, InForce};
 use nvme_session::blk::features;
 use nvme_soft::{MemoryMedium, NamespaceConfig, WriteCache};
 
@@ -14,12 +14,17 @@ const WRITE_BACK: u32 = 32;
 
 type Cache = Arc<WriteCache<MemoryMedium>>;
 
-/// A client that acknowledged these features, on a disk whose cache really loses data.
+/// A server of a disk whose cache really loses data.
+fn server(cache: &Cache) -> Rig {
+    let mut device = soft("d0");
+    device.namespaces = vec![NamespaceConfig::new(Arc::new(Arc::clone(cache)))];
+    Rig::with(config(), vec![device])
+}
+
+/// A client of it that acknowledged these features.
 fn caching(features: u64) -> (Rig, Client, Cache) {
     let cache: Cache = Arc::new(WriteCache::new(MemoryMedium::new(8 << 20).unwrap()).unwrap());
-    let mut device = soft("d0");
-    device.namespaces = vec![NamespaceConfig::new(Arc::new(Arc::clone(&cache)))];
-    let mut rig = Rig::with(config(), vec![device]);
+    let mut rig = server(&cache);
     let mut client = rig.registered(&["device=d0:n1"]);
     rig.control.set_features(client.key, features).unwrap();
     rig.start(&mut client).unwrap();
@@ -105,6 +110,41 @@ fn a_cache_mode_is_in_force_when_its_worker_says_so_and_not_before() {
     rig.control.stop_queue(key, 0).unwrap();
     rig.expect("its end", |e| matches!(e, Event::QueueStopped(..)));
     assert_eq!(rig.control.write_config(key, WRITE_BACK, &[1]), Ok(InForce::Now));
+}
+
+#[test]
+fn the_cache_mode_that_a_driver_chose_is_in_force_in_the_next_server() {
+    for back in [0, 1] {
+        let (mut rig, a, cache) = caching(ALL);
+        let key = a.key;
+        // The other one first: neither is what there is anyway.
+        for mode in [1 - back, back] {
+            rig.control.write_config(key, WRITE_BACK, &[mode]).unwrap();
+            rig.step();
+        }
+        let mut next = server(&cache);
+        let (session, catalogue) = (rig.control.session(key).unwrap(), rig.control.catalogue());
+        let minted = session.minted();
+        let adopted = Adopted {
+            number: minted.session().number(),
+            policy: minted.policy(),
+            factory: minted.factory(),
+            at: &catalogue.placed(minted.session()).unwrap(),
+            is_static: false,
+            rate: session.rate(),
+        };
+        let key = next.control.adopt(&adopted).unwrap();
+        next.control.adopt_features(key, ALL, session.write_back()).unwrap();
+        rig.end(&a);
+        let mut mode = [0xff];
+        next.control.session(key).unwrap().read_config(WRITE_BACK, &mut mode);
+        assert_eq!(mode, [back]);
+        let mut a = next.with_memory(key);
+        next.start(&mut a).unwrap();
+        write(&mut next, &mut a, 1);
+        cache.lose_power();
+        assert_eq!(first(&mut next, &mut a) == pattern(1, 4096), back == 0);
+    }
 }
 
 #[test]

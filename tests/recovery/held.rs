@@ -4,7 +4,7 @@ use nvme_core::server::control::{Drained, Event};
 use nvme_mem::{Window, heap};
 use nvme_session::virtqueue::{journal_holds, journal_len};
 
-use crate::client::{Client, DATA, GUEST, IN, IOERR, OK, PENDING, SIZE};
+use crate::client::{Client, DATA, FLUSH, GUEST, IN, IOERR, OK, PENDING, SIZE};
 use crate::rig::{MS, Rig, SECOND};
 
 /// Long for who may have 64 KiB a second: it is done in sixteen pieces.
@@ -129,5 +129,33 @@ fn a_ring_that_stops_while_it_is_drained_is_in_nobodys_way() {
         rig.expect("the loss", |e| matches!(e, Event::Lost(_)));
         rig.expect("the stop", |e| matches!(e, Event::QueueStopped(..)));
         assert_eq!(a.status(0, 0), IOERR);
+    }
+}
+
+#[test]
+fn nobody_is_served_where_what_another_server_began_may_still_land() {
+    let mut rig = Rig::new(2);
+    let mut before = rig.client(&["device=d0:n1", "read-only"]);
+    let mut beside = rig.client(&["device=d1:n1"]);
+    rig.control.set_unsettled(0, true);
+    let mut after = rig.client(&["device=d0:n1", "read-only"]);
+    let done = |rig: &Rig| (rig.handles[0].statistics().reads, rig.handles[0].statistics().flushes);
+    let begun = done(&rig);
+    for client in [&mut before, &mut after] {
+        client.ask(0, 0, IN, 0, Client::place(0), 4096);
+        client.ask(0, 1, FLUSH, 0, 0, 0);
+        rig.kick(client, 0);
+    }
+    rig.pass_time(SECOND);
+    for client in [&before, &after] {
+        assert!(rig.control.is_unsettled(client.key));
+        assert_eq!([0, 1].map(|slot| client.status(0, slot)), [PENDING; 2]);
+    }
+    assert_eq!(done(&rig), begun, "its controller is asked for nothing");
+    rig.serves(&mut beside, 0, 1);
+    rig.control.set_unsettled(0, false);
+    for client in [&mut before, &mut after] {
+        rig.answered(client, 0, vec![0, 1]);
+        assert_eq!([0, 1].map(|slot| client.status(0, slot)), [OK; 2]);
     }
 }

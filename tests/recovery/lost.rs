@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use nvme_core::server::control::{ControllerState, Event, MemoryChange, SessionError};
+use nvme_core::server::control::{ControllerState, Drained, Event, MemoryChange, SessionError};
 use nvme_platform::fake::FakeNotify;
 use nvme_session::factory::CreateError;
 use nvme_soft::faulty::{Action, Queue, When};
 
-use crate::client::{Client, GUEST, IOERR, LEN, region};
+use crate::client::{Client, FLUSH, GUEST, IOERR, LEN, PENDING, region};
 use crate::device::Knobs;
 use crate::rig::{Rig, SECOND, config, soft};
 
@@ -42,7 +42,7 @@ fn everything_on_a_device_that_is_pulled_out_fails_and_others_go_on() {
     assert_eq!(rig.events.iter().filter(|e| matches!(e, Event::Lost(_))).count(), 1);
     // What comes later fails at once, on the queue that was used and on the one that slept.
     for queue in 0..2 {
-        a.ask(queue, 5, crate::client::FLUSH, 0, 0, 0);
+        a.ask(queue, 5, FLUSH, 0, 0, 0);
         let start = rig.now;
         assert_eq!(rig.status(&mut a, queue, 5), IOERR);
         assert_eq!(rig.now, start);
@@ -169,7 +169,7 @@ fn queues_that_their_home_had_stopped_go_on_and_fail_what_they_are_asked_when_th
             rig.control.resume_queue(a.key, *queue as u16, a.spec(*queue), notify).unwrap();
         }
         for queue in 0..2 {
-            a.ask(queue, 5, crate::client::FLUSH, 0, 0, 0);
+            a.ask(queue, 5, FLUSH, 0, 0, 0);
             let start = rig.now;
             assert_eq!(rig.status(&mut a, queue, 5), IOERR);
             assert_eq!(rig.now, start);
@@ -177,6 +177,27 @@ fn queues_that_their_home_had_stopped_go_on_and_fail_what_they_are_asked_when_th
         rig.serves(&mut b, 0, 3);
         rig.end(&a);
         rig.step();
+        assert!(is_released(&a));
+    }
+}
+
+#[test]
+fn who_is_drained_when_its_device_is_lost_is_answered_and_waits_for_nobody_to_resume_it() {
+    for drained in [Drained::All, Drained::Controller(0)] {
+        let mut rig = Rig::new(2);
+        let mut a = rig.client(&["device=d0:n1"]);
+        rig.control.drain(drained);
+        rig.expect("that it is quiet", |e| matches!(e, Event::Held(key) if *key == a.key));
+        a.ask(0, 0, FLUSH, 0, 0, 0);
+        rig.kick(&a, 0);
+        rig.pass_time(SECOND);
+        assert_eq!(a.status(0, 0), PENDING);
+        vanish(&mut rig);
+        rig.answered(&mut a, 0, vec![0]);
+        assert_eq!(a.status(0, 0), IOERR);
+        a.ask(0, 1, FLUSH, 0, 0, 0);
+        assert_eq!(rig.status(&mut a, 0, 1), IOERR);
+        rig.end(&a);
         assert!(is_released(&a));
     }
 }
@@ -190,7 +211,7 @@ fn a_queue_that_waits_for_a_pair_fails_its_requests_when_the_device_is_lost() {
     rig.start(&mut a).unwrap();
     rig.step();
     vanish(&mut rig);
-    a.ask(0, 0, crate::client::FLUSH, 0, 0, 0);
+    a.ask(0, 0, FLUSH, 0, 0, 0);
     assert_eq!(rig.status(&mut a, 0, 0), IOERR);
     rig.serves(&mut b, 0, 1);
     rig.end(&a);

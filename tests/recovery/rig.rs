@@ -251,10 +251,15 @@ impl Rig {
 
     /// The same of a session that is there.
     fn registered_of(&mut self, key: SessionKey) -> Client {
-        let client = Client::new(key);
-        let (claim, file) = region(GUEST, LEN, key.0);
         let offered = self.control.session(key).unwrap().offered();
         self.control.set_features(key, ALL & offered).unwrap();
+        self.with_memory(key)
+    }
+
+    /// A session whose driver has acknowledged what it wants, with its memory registered.
+    pub(crate) fn with_memory(&mut self, key: SessionKey) -> Client {
+        let client = Client::new(key);
+        let (claim, file) = region(GUEST, LEN, key.0);
         self.change(&client, &MemoryChange::Add(claim, file), |_| Some(client.memory.clone())).unwrap();
         client
     }

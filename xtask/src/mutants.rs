@@ -17,8 +17,10 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Seconds of CPU that the simulator has for each.
 const SECONDS: u64 = 40;
-/// Seconds after which something that does not come to an end is found.
-const HANGS: &str = "600";
+/// Seconds of CPU in which a test that is named passes without a fault, and fails with its own.
+const TESTS: u64 = 60;
+/// Seconds after which something that sleeps is taken for what never wakes: many, since the machine may do other things.
+const HANGS: &str = "1800";
 
 /// A fault: what it is, what the simulator is told besides, which test finds it, and why it is no loss if nobody does.
 struct Planted {
@@ -75,8 +77,8 @@ fn plan(words: &[String]) -> Outcome<Plan> {
 enum Fate {
     /// A judge found it, and said so.
     Found(String, String),
-    /// The test that is named for it fails.
-    Tested,
+    /// The test that is named for it fails, in that way.
+    Tested(&'static str),
     /// It does not.
     Untested,
     Unfound,
@@ -88,9 +90,9 @@ fn try_out(tree: &Path, plan: &Plan, fault: &Planted) -> Outcome<Fate> {
         return Ok(found.map_or(Fate::Unfound, |(judge, said)| Fate::Found(judge, said)));
     };
     Ok(match (fails(tree, fault.number, test)?, found) {
-        (false, _) => Fate::Untested,
-        (true, Some((judge, said))) => Fate::Found(judge, said),
-        (true, None) => Fate::Tested,
+        (None, _) => Fate::Untested,
+        (Some(_), Some((judge, said))) => Fate::Found(judge, said),
+        (Some(how), None) => Fate::Tested(how),
     })
 }
 
@@ -150,7 +152,7 @@ impl Tally {
         let test = test.as_deref().unwrap_or_default();
         let (count, said) = match (fate, excuse) {
             (Ok(Fate::Found(judge, said)), _) => (self.judges.entry(judge).or_default(), said),
-            (Ok(Fate::Tested), _) => (&mut self.tests, test.to_owned()),
+            (Ok(Fate::Tested(how)), _) => (&mut self.tests, format!("{test} {how}")),
             (Ok(Fate::Untested), _) => (&mut self.missed, format!("NOT FOUND by {test}")),
             (Ok(Fate::Unfound), Some(excuse)) => (&mut self.harmless, format!("not found; {excuse}")),
             (Ok(Fate::Unfound), None) => (&mut self.missed, "NOT FOUND".into()),
@@ -161,34 +163,45 @@ impl Tally {
     }
 }
 
-/// Whether a test fails with that fault. It passes without any.
-fn fails(tree: &Path, number: u32, test: &str) -> Outcome<bool> {
+/// A command whose processes have so many seconds of CPU each, and come to an end at some time.
+fn bounded(seconds: u64) -> Command {
+    let mut command = Command::new("timeout");
+    command.args([HANGS, "sh", "-c", &format!("ulimit -t {seconds} && exec \"$@\""), "sh"]);
+    command
+}
+
+/// How a test fails with that fault, if it does. It passes without any.
+fn fails(tree: &Path, number: u32, test: &str) -> Outcome<Option<&'static str>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let run = |before: &[&str], more: &[&str], number: u32| -> Outcome<Output> {
-        let mut command = Command::new("env");
-        command.current_dir(tree).arg(format!("PLANTED={number}")).args(before).arg(&cargo);
+    let run = |mut command: Command, more: &[&str], number: u32| -> Outcome<Output> {
+        command.arg(&cargo).current_dir(tree).env("PLANTED", number.to_string());
         command.args(["test", "--quiet"]).args(more).args(test.split(' '));
         Ok(command.arg("--target-dir").arg(root().join("target/mutants-tests")).output()?)
     };
     // It is built for as long as that takes.
-    run(&[], &["--no-run"], 0)?;
-    let timed = ["timeout", HANGS];
-    let without = run(&timed, &[], 0)?;
+    run(Command::new("env"), &["--no-run"], 0)?;
+    let without = run(bounded(TESTS), &[], 0)?;
     let text = String::from_utf8_lossy(&without.stdout).into_owned();
     if !without.status.success() || !text.contains(" 1 passed") {
         let said = String::from_utf8_lossy(&without.stderr).into_owned();
         return Err(format!("without a fault, {test} does not pass: {text}{said}").into());
     }
-    let with = run(&timed, &[], number)?;
+    let with = run(bounded(TESTS), &[], number)?;
     let text = String::from_utf8_lossy(&with.stdout).into_owned();
-    Ok(!with.status.success() && (text.contains("FAILED") || with.status.code() == Some(124)))
+    let said = String::from_utf8_lossy(&with.stderr).into_owned();
+    Ok(match with.status.code() {
+        Some(0) => None,
+        Some(124) => Some("does not come to an end"),
+        _ if said.contains("SIGXCPU") => Some("goes on and on"),
+        _ => text.contains("FAILED").then_some("fails"),
+    })
 }
 
 /// Runs the simulator with that fault. Which judge found it, and what it said.
 fn let_loose(plan: &Plan, fault: &Planted) -> Outcome<Option<(String, String)>> {
     let folder = if plan.profile == "dev" { "debug" } else { &plan.profile };
-    let run = Command::new("timeout")
-        .arg(HANGS)
+    // It ends by itself soon after its time is over, unless a world of it does not.
+    let run = bounded(2 * plan.seconds + TESTS)
         .arg(root().join("target/mutants-built").join(folder).join("nvme-sim"))
         .args(["--quick", "--seed", "1", "--cpu", &plan.seconds.to_string()])
         .args(["--planted", &fault.number.to_string()])

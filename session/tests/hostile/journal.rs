@@ -3,8 +3,8 @@
 use nvme_mem::heap;
 use nvme_platform::Window;
 use nvme_session::operation::Outcome;
-use nvme_session::queue::{BlkQueue, Broken, Next, RingError};
-use nvme_session::virtqueue::journal_len;
+use nvme_session::queue::{BlkQueue, Broken, Next, QueueConfig, RingError};
+use nvme_session::virtqueue::{forget_journal, journal_holds, journal_len};
 use proptest::prelude::*;
 
 use super::driver::*;
@@ -128,6 +128,47 @@ fn a_queue_whose_client_leaves_or_that_breaks_does_nothing_of_what_was_in_flight
         }
         assert!(!d.queue.has_old());
         assert!(matches!(d.next(), Next::Idle | Next::Broken(_)));
+    }
+}
+
+#[test]
+fn a_journal_that_was_forgotten_has_nothing_in_flight_and_is_as_good_as_new() {
+    // The ring's index comes round to where rings begin that are set up anew: by it nobody sees that the journal was another's.
+    let before = || QueueConfig { next_avail: u16::MAX, ..config() };
+    for forgotten in [false, true] {
+        let journal = journal();
+        let d = Driver::with(|config| *config = before());
+        d.set_avail(u16::MAX);
+        let (window, offset) = d.at(USED);
+        window.store16(offset + 2, u16::MAX).unwrap();
+        let queue = BlkQueue::new(before(), d.table.clone()).unwrap();
+        let mut d = Driver { queue, seen_used: u16::MAX, ..d };
+        d.queue.keep(journal.clone()).unwrap();
+        for head in [9, 0] {
+            read(&mut d, head);
+        }
+        let mut taken: Vec<_> = (0..2).map(|_| d.taken()).collect();
+        // Out of order, so that the other is entered.
+        assert!(d.complete(taken.remove(1), Outcome::Done).is_none());
+        assert_eq!(d.used(), [(0, 513)]);
+        assert!(journal_holds(&journal, SIZE));
+        if forgotten {
+            forget_journal(&journal);
+        }
+        assert_eq!(journal_holds(&journal, SIZE), !forgotten);
+        let mut d = Driver::new();
+        d.queue.keep(journal.clone()).unwrap();
+        assert_eq!(d.queue.has_work(), !forgotten);
+        if forgotten {
+            read(&mut d, 3);
+            assert_eq!(served(&mut d), [3]);
+        }
+        // The next ring may be a shorter one, too.
+        if forgotten {
+            forget_journal(&journal);
+        }
+        let mut d = Driver::with(|config| config.size = SIZE / 2);
+        assert_eq!(d.queue.keep(journal).is_ok(), forgotten);
     }
 }
 
