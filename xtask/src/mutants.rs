@@ -100,11 +100,7 @@ pub(crate) fn mutants(words: &[String]) -> Outcome<()> {
     let plan = plan(words)?;
     let (faults, patches) = parse(&fs::read_to_string(root().join("sim/mutants/planted.txt"))?)?;
     let tree = root().join("target/mutants");
-    copy(&tree)?;
-    for patch in &patches {
-        apply(&tree, patch)?;
-    }
-    prepare(&tree)?;
+    plant(&tree, &patches)?;
     let build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&tree)
         .args(["build", "--quiet", "--profile", &plan.profile, "-p", "nvme-sim", "--features", "planted"])
@@ -243,12 +239,25 @@ fn parse(text: &str) -> Outcome<(Vec<Planted>, Vec<Patch>)> {
     Ok((faults, patches))
 }
 
-/// The sources as they are in the working tree; what is the same stays untouched, so that little is built anew.
-fn copy(tree: &Path) -> Outcome<()> {
+/// The sources as they are in the working tree, with all faults in them; what is the same as before stays untouched, so that little is built anew.
+fn plant(tree: &Path, patches: &[Patch]) -> Outcome<()> {
+    let mut planted = BTreeMap::<&str, String>::new();
+    for patch in patches {
+        let before = planted.remove(patch.file.as_str());
+        let before = before.map_or_else(|| fs::read_to_string(root().join(&patch.file)), Ok)?;
+        planted.insert(&patch.file, patched(&before, patch)?);
+    }
+    for (file, prepared) in PREPARED {
+        let before = planted.remove(file).map_or_else(|| fs::read_to_string(root().join(file)), Ok)?;
+        planted.insert(file, prepared(before));
+    }
     let listed = Command::new("git").current_dir(root()).args(["ls-files", "-z"]).output()?;
     for file in String::from_utf8(listed.stdout)?.split('\0').filter(|file| !file.is_empty()) {
-        let Ok(bytes) = fs::read(root().join(file)) else { continue };
-        write(&tree.join(file), &bytes)?;
+        let path = tree.join(file);
+        match planted.get(file) {
+            Some(text) => write(&path, text.as_bytes())?,
+            None => fs::read(root().join(file)).map_or(Ok(()), |bytes| write(&path, &bytes))?,
+        }
     }
     Ok(())
 }
@@ -263,11 +272,6 @@ fn write(path: &Path, bytes: &[u8]) -> Outcome<()> {
     Ok(fs::write(path, bytes)?)
 }
 
-fn apply(tree: &Path, patch: &Patch) -> Outcome<()> {
-    let path = tree.join(&patch.file);
-    write(&path, patched(&fs::read_to_string(&path)?, patch)?.as_bytes())
-}
-
 /// A file's text with a fault in it.
 fn patched(text: &str, patch: &Patch) -> Outcome<String> {
     let old = patch.old.join("\n");
@@ -280,11 +284,18 @@ fn patched(text: &str, patch: &Patch) -> Outcome<String> {
     Ok(text.replacen(&old, &new, 1))
 }
 
+/// A file, and what is made of its text.
+type Prepared = (&'static str, fn(String) -> String);
+
 /// Which fault is loose is a number in the crate that all others have.
-fn prepare(tree: &Path) -> Outcome<()> {
-    let path = tree.join("platform/mem/src/lib.rs");
-    let mut text = fs::read_to_string(&path)?;
-    text += "
+const PREPARED: [Prepared; 4] = [
+    ("platform/mem/src/lib.rs", |text| text + ASKED),
+    ("policy/Cargo.toml", asks),
+    ("src/Cargo.toml", asks),
+    ("homes/linux/handover/Cargo.toml", asks),
+];
+
+const ASKED: &str = "
 /// Which planted fault is let loose; none, before the environment was asked.
 pub static PLANTED: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(u32::MAX);
 
@@ -300,14 +311,10 @@ pub fn planted(number: u32) -> bool {
     loose == number
 }
 ";
-    write(&path, text.as_bytes())?;
-    for package in ["policy", "src", "homes/linux/handover"] {
-        let path = tree.join(package).join("Cargo.toml");
-        let text = fs::read_to_string(&path)?;
-        let text = text.replacen("[dependencies]\n", "[dependencies]\nnvme-mem.workspace = true\n", 1);
-        write(&path, text.as_bytes())?;
-    }
-    Ok(())
+
+/// A package that is to ask for it.
+fn asks(manifest: String) -> String {
+    manifest.replacen("[dependencies]\n", "[dependencies]\nnvme-mem.workspace = true\n", 1)
 }
 
 #[cfg(test)]
