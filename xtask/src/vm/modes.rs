@@ -69,6 +69,20 @@ impl Bed {
         }
     }
 
+    /// One request after the other: the worker looks for what came, and goes to sleep, at any moment of the device's. One whose interrupt it
+    /// does not notice waits until it looks by itself, a second later.
+    fn one_at_a_time(&mut self) {
+        let command = "blkbench /tmp/svr --create device=1234:n2 --depth 1 --time 6 --plain | tr ' ' '\\n' | grep ^longest=";
+        let text = self.guest.run(command);
+        let longest = text.trim().strip_prefix("longest=").and_then(|text| text.parse::<u64>().ok());
+        let found = format!("the longest took {} ms", longest.unwrap_or(0) / 1_000_000);
+        self.note(
+            longest.is_some_and(|longest| longest < 900_000_000),
+            "usual, one request after the other",
+            &found,
+        );
+    }
+
     fn mode(&mut self, mode: &Mode) {
         let options = mode.options;
         let name = match (options, mode.spec) {
@@ -84,6 +98,9 @@ impl Bed {
         let found = format!("{prp} transfers by PRP, {sgl} by SGL");
         self.note(prp > 0 && (sgl > 0) == mode.sgl, &format!("{name}, as QEMU sees it"), &found);
         self.fio(&format!("{name}, blocks of 4096, fio"), "device=1234:n2", "16m");
+        if name == "usual" {
+            self.one_at_a_time();
+        }
         let unbind = format!("nvme-ctl unbind {ADDRESS}");
         self.check(&format!("{name}, unbind while served is refused"), &unbind, 1, "in use by a program");
         self.check(&format!("{name}, log"), &format!("grep -F '{}' /tmp/log", mode.says), 0, mode.says);

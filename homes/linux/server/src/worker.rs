@@ -313,11 +313,12 @@ impl Thread {
             }
             // Others may have been kicked meanwhile, whatever keeps this thread awake.
             let looked = time - last_look >= LOOK_EVERY;
+            let mut came = false;
             if looked {
                 let unseen = u64::try_from((began - last_look).as_nanos()).unwrap_or(u64::MAX);
                 self.pulses.longest_unseen.fetch_max(unseen, Ordering::Relaxed);
                 last_look = time;
-                self.wait(&mut events, Some(Duration::ZERO), time);
+                came = self.wait(&mut events, Some(Duration::ZERO), time);
             }
             // Where nobody but storage that has much to do is waited for, neither its answers nor its drivers are polled for.
             let deep = match station::deep(time) {
@@ -331,7 +332,7 @@ impl Thread {
                 None => false,
             };
             let window = if deep { Duration::ZERO } else { polling.window() };
-            if worked || time - last_work < window {
+            if goes_round(worked, came, time - last_work, window) {
                 if !worked && !looked {
                     core::hint::spin_loop();
                 }
@@ -368,15 +369,19 @@ impl Thread {
         self.worker.is_vacant() && self.forward.is_empty() && self.unsent.is_empty()
     }
 
-    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>, time: Time) {
+    /// Whether anything came.
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>, time: Time) -> bool {
         if self.epoll.wait(events, timeout).is_err() {
-            return;
+            return false;
         }
+        let mut came = false;
         for Ready { token, .. } in events.iter() {
+            came = true;
             if token < INTERRUPT {
                 self.worker.kick(token as usize, time);
             }
         }
+        came
     }
 
     /// Takes the messages that wait; false when control is gone.
@@ -492,5 +497,24 @@ impl Thread {
                 return self.unsent.push_front(news);
             }
         }
+    }
+}
+/// Whether there is another pass before the thread may sleep. What `came` is seen once: an interrupt is for a completion that the next pass finds,
+/// and nothing else wakes the thread for it.
+fn goes_round(worked: bool, came: bool, idle: Duration, window: Duration) -> bool {
+    worked || came || idle < window
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_is_looked_into_before_the_thread_sleeps() {
+        let (long, window) = (Duration::from_millis(1), Duration::from_micros(80));
+        assert!(goes_round(false, true, long, window));
+        assert!(goes_round(true, false, long, window));
+        assert!(goes_round(false, false, Duration::ZERO, window));
+        assert!(!goes_round(false, false, long, window));
     }
 }

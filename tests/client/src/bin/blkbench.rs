@@ -221,6 +221,7 @@ fn figures(best: &Figures) -> Vec<(&'static str, f64)> {
         ("iops", got.iops()),
         ("p50", got.latency.quantile(0.5) as f64),
         ("p99", got.latency.quantile(0.99) as f64),
+        ("longest", got.latency.quantile(1.0) as f64),
         ("kicks", got.kicks as f64 / requests),
         ("calls", got.calls as f64 / requests),
         ("client_sleeps", got.sleeps as f64 / requests),
