@@ -78,8 +78,9 @@ pub struct Extent {
     unit: Unit,
     first: u64,
     blocks: u64,
-    /// What follows from these: its length, and the size of a block less one, in bytes.
+    /// What follows from these: its length in bytes and in sectors, and the size of a block less one, in bytes.
     bytes: u64,
+    sectors: u64,
     in_block: u64,
 }
 
@@ -115,6 +116,7 @@ impl Extent {
             first: 0,
             blocks,
             bytes: blocks << size.shift(),
+            sectors: (blocks << size.shift()) / SECTOR,
             in_block: size.bytes() - 1,
         })
     }
@@ -122,8 +124,10 @@ impl Extent {
     /// The part of `blocks` blocks from block `first` of this extent on. `None` unless it lies inside.
     pub fn part(&self, first: u64, blocks: u64) -> Option<Self> {
         let inside = blocks > 0 && first < self.blocks && blocks <= self.blocks - first;
-        let bytes = || blocks << self.block_size().shift();
-        inside.then(|| Self { first: self.first + first, blocks, bytes: bytes(), ..*self })
+        inside.then(|| {
+            let bytes = blocks << self.block_size().shift();
+            Self { first: self.first + first, blocks, bytes, sectors: bytes / SECTOR, ..*self }
+        })
     }
 
     /// The namespace it lies in.
@@ -174,16 +178,19 @@ impl Extent {
         if bytes == 0 {
             return Err(NotConfined::Empty);
         }
-        let start = sector.checked_mul(SECTOR).ok_or(NotConfined::Outside)?;
-        let total = self.bytes();
-        if start >= total || bytes > total - start {
+        // Below the extent's length, so its address in bytes does not wrap.
+        if sector >= self.sectors {
+            return Err(NotConfined::Outside);
+        }
+        let start = sector * SECTOR;
+        if bytes > self.bytes - start {
             return Err(NotConfined::Outside);
         }
         if (start | bytes) & self.in_block != 0 {
             return Err(NotConfined::Misaligned);
         }
         let shift = self.block_size().shift();
-        Ok(LbaRange { unit: self.unit, first: self.first + (start >> shift), blocks: bytes >> shift })
+        Ok(LbaRange { unit: self.unit, first: self.first + (start >> shift), bytes })
     }
 
     /// As [`confine`](Self::confine), for a request that is whole sectors and may be parts of blocks: the blocks around it,
@@ -222,7 +229,8 @@ pub struct Cover {
 pub struct LbaRange {
     unit: Unit,
     first: u64,
-    blocks: u64,
+    /// Whole blocks.
+    bytes: u64,
 }
 
 impl LbaRange {
@@ -241,13 +249,13 @@ impl LbaRange {
     /// The number of blocks; at least 1.
     #[inline]
     pub fn blocks(&self) -> u64 {
-        self.blocks
+        self.bytes >> self.unit.size().shift()
     }
 
     /// The number of bytes.
     #[inline]
     pub fn bytes(&self) -> u64 {
-        self.blocks << self.unit.size().shift()
+        self.bytes
     }
 
     /// The size of a block.
@@ -258,11 +266,13 @@ impl LbaRange {
 
     /// Divides it after `blocks` blocks; hands it back when a side would be empty.
     pub fn split_at(self, blocks: u64) -> Result<(LbaRange, LbaRange), LbaRange> {
-        if blocks == 0 || blocks >= self.blocks {
+        if blocks == 0 || blocks >= self.blocks() {
             return Err(self);
         }
-        let Self { unit, first, blocks: all } = self;
-        Ok((Self { unit, first, blocks }, Self { unit, first: first + blocks, blocks: all - blocks }))
+        let Self { unit, first, bytes: all } = self;
+        // Less than all, so it does not wrap.
+        let bytes = blocks << unit.size().shift();
+        Ok((Self { unit, first, bytes }, Self { unit, first: first + blocks, bytes: all - bytes }))
     }
 }
 
