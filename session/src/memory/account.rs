@@ -48,9 +48,19 @@ const _: () = assert!(SLOTS_MAX == 1 << SLOT_BITS);
 #[derive(Debug, Default)]
 pub struct Account {
     slots: Vec<Slot>,
+    /// Where the controller finds each of them.
+    iovas: Vec<u64>,
     /// Its number, where a mark has it.
     number: u32,
     refused: u64,
+}
+
+/// The one place where a [`DmaRange`] is made. So many bytes at the offset lie in the region, at least 1, and it has the right that is
+/// needed; the mark and the slot are the region's.
+#[inline(always)]
+fn prove(region: &Region, mark: u32, slot: &mut Slot, offset: usize, bytes: u32) -> DmaRange {
+    slot.hold(bytes);
+    DmaRange::mediated(Iova(region.iova.0 + offset as u64), bytes, mark)
 }
 
 impl Account {
@@ -88,12 +98,13 @@ impl Account {
             debug_assert!(index < SLOTS_MAX, "the table checked it");
             if index >= self.slots.len() {
                 self.slots.resize_with(index + 1, || Slot::NONE);
+                self.iovas.resize(index + 1, 0);
             }
-            if let Some(slot) = self.slots.get_mut(index) {
+            if let Some((slot, iova)) = self.slots.get_mut(index).zip(self.iovas.get_mut(index)) {
                 slot.list(true);
                 // A table changes in a region or two, as a rule. A slot that is used again was let go of before.
                 if !slot.window.as_ref().is_some_and(|window| window.is(&region.window)) {
-                    slot.iova = region.iova.0;
+                    *iova = region.iova.0;
                     slot.window = Some(region.window.clone());
                 }
             }
@@ -123,14 +134,18 @@ impl Account {
         Ok((region, offset))
     }
 
-    /// The one place where a [`DmaRange`] is made. So many bytes at the offset lie in the region, at least 1, and it has the right that is
-    /// needed.
+    /// What a region's ranges are marked with, and where they are counted.
+    #[inline(always)]
+    fn counted(&mut self, region: &Region) -> Result<(u32, &mut Slot), NotMediated> {
+        let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
+        Ok((self.number | u32::from(region.slot), slot))
+    }
+
+    /// A range of so many bytes at the offset, at least 1: they lie in the region, and it has the right that is needed.
     #[inline(always)]
     fn prove(&mut self, region: &Region, offset: usize, bytes: u32) -> Result<DmaRange, NotMediated> {
-        let slot = self.slots.get_mut(usize::from(region.slot)).ok_or(NotMediated::NotRegistered)?;
-        slot.hold(bytes);
-        let mark = self.number | u32::from(region.slot);
-        Ok(DmaRange::mediated(Iova(region.iova.0 + offset as u64), bytes, mark))
+        let (mark, slot) = self.counted(region)?;
+        Ok(prove(region, mark, slot, offset, bytes))
     }
 
     /// Checks guest memory of `len` bytes at `addr` against `table` and appends the ranges to `into`: one for each
@@ -155,19 +170,22 @@ impl Account {
         need: Rights,
         into: &mut Segments,
     ) -> Result<(), NotMediated> {
-        // The region of the buffer before: it has the right that is needed.
-        let mut near: Option<&Region> = None;
-        for &Buffer { addr, len, .. } in buffers {
+        let mut rest = buffers;
+        while let Some((&Buffer { addr, len, .. }, behind)) = rest.split_first() {
+            rest = behind;
             if len == 0 {
                 continue;
             }
-            if let Some(region) = near
+            let region = self.mediate_anew(table, addr, len, need, into)?;
+            let (mark, slot) = self.counted(region)?;
+            // Those that follow in the same region, which has the right that is needed.
+            while let Some((&Buffer { addr, len, .. }, behind)) = rest.split_first()
                 && let Some(offset) = region.offset(addr)
+                && len != 0
                 && len as usize <= region.window.len() - offset
             {
-                into.push(self.prove(region, offset, len)?);
-            } else {
-                near = Some(self.mediate_anew(table, addr, len, need, into)?);
+                into.push(prove(region, mark, slot, offset, len));
+                rest = behind;
             }
         }
         Ok(())
@@ -276,8 +294,9 @@ impl Account {
 
     /// Our own view of a range of this account that is in flight, for bounce copies.
     pub fn window(&self, range: &DmaRange) -> Option<Window> {
-        let slot = self.slots.get(self.slot_of(range))?;
-        let offset = range.iova().0.checked_sub(slot.iova)?;
+        let at = self.slot_of(range);
+        let (slot, iova) = self.slots.get(at).zip(self.iovas.get(at))?;
+        let offset = range.iova().0.checked_sub(*iova)?;
         slot.window.as_ref()?.sub(usize::try_from(offset).ok()?, usize::try_from(range.len()).ok()?).ok()
     }
 

@@ -8,15 +8,18 @@ pub(super) struct Slot {
     /// Bytes in flight. Counted from [`UNLISTED`] where the current table has not the slot, which is kept for what is in flight then: so
     /// whoever gives bytes back sees by the sign alone that there is more to do.
     pub(super) bytes: i64,
-    pub(super) iova: u64,
     pub(super) window: Option<Window>,
 }
+
+// It is looked for four times for each request.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Slot>() == 32);
 
 /// Far below any count of bytes.
 pub(super) const UNLISTED: i64 = i64::MIN / 2;
 
 impl Slot {
-    pub(super) const NONE: Self = Self { bytes: UNLISTED, iova: 0, window: None };
+    pub(super) const NONE: Self = Self { bytes: UNLISTED, window: None };
 
     /// How many bytes of it are in flight.
     pub(super) fn held(&self) -> u64 {

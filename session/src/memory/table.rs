@@ -173,10 +173,11 @@ impl MemoryTable {
         // An address before the first region wraps to one behind the last, and is in no bucket.
         let bucket = addr.wrapping_sub(self.base) >> self.shift;
         let low = self.buckets.get(bucket as usize)?;
-        match self.regions.get(usize::from(*low)) {
-            Some(region) => region.offset(addr).map(|offset| (region, offset)),
-            None => self.search(addr),
-        }
+        let region = match self.regions.get(usize::from(*low)) {
+            Some(region) => region,
+            None => self.search(addr)?,
+        };
+        region.offset(addr).map(|offset| (region, offset))
     }
 
     /// In how many regions guest memory of `len` bytes at `addr` lies, without going through them: as many ranges as it comes to. `None`: it
@@ -191,13 +192,12 @@ impl MemoryTable {
         (last < end).then(|| before(last) - first)
     }
 
-    /// As [`find`](Self::find), where several regions are in the address's bucket.
+    /// The only region that can hold an address, where several are in its bucket.
     #[cold]
     #[inline(never)]
-    fn search(&self, addr: u64) -> Option<(&Region, usize)> {
+    fn search(&self, addr: u64) -> Option<&Region> {
         let before = self.starts.partition_point(|s| *s <= addr).checked_sub(1)?;
-        let region = self.regions.get(before)?;
-        Some((region, region.offset(addr)?))
+        self.regions.get(before)
     }
 
     /// The window of `len` bytes at an address in the client's own process, and whether it may be written. `None`
