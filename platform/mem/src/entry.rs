@@ -47,6 +47,32 @@ impl Entries<'_> {
         }
     }
 
+    /// As [`get`](Self::get), the second word as two halves.
+    #[inline(always)]
+    pub fn get_parts(&self, index: u32) -> Option<(u64, [u32; 2])> {
+        if index >= self.count {
+            return None;
+        }
+        // SAFETY: M2: `count` entries from `base` on were checked, and `index` is below `count`. M1: the window is borrowed.
+        let at = unsafe { self.base.add(2 * index as usize) };
+        // SAFETY: M1, M2; `base` is a multiple of eight. M4: any words are an entry, and each is read once.
+        let first = unsafe { at.read_volatile() };
+        // SAFETY: M2: the entry's second word.
+        let at = unsafe { at.add(1) }.cast::<u32>();
+        // SAFETY: as for the first.
+        let second = unsafe { at.read_volatile() };
+        // SAFETY: M2: the second half of that word.
+        let at = unsafe { at.add(1) };
+        // SAFETY: as for the first.
+        let third = unsafe { at.read_volatile() };
+        #[cfg(debug_assertions)]
+        if let Some(window) = self.reader {
+            // SAFETY: M2: the entry's first word, again.
+            window.was_read(unsafe { at.sub(3) }.cast(), ENTRY);
+        }
+        Some((first, [second, third]))
+    }
+
     /// Entry `index` as two words, each read once; `None` behind the end.
     #[inline(always)]
     pub fn get(&self, index: u32) -> Option<[u64; 2]> {
@@ -126,6 +152,14 @@ mod tests {
         let got: [_; 4] = core::array::from_fn(|i| table.get(i as u32));
         assert_eq!(got, [Some([2, 3]), Some([4, 5]), Some([6, 7]), None]);
         assert!(table.get(u32::MAX).is_none() && Entries::EMPTY.get(0).is_none());
+        w.write_value(40, &0x7000_0003_0000_0002_u64.to_le()).unwrap();
+        let [two, three] = [2, 0x7000_0003].map(u32::to_le);
+        assert_eq!(table.get_parts(1), Some((4, [two, three])));
+        assert!(
+            table.get_parts(3).is_none()
+                && table.get_parts(u32::MAX).is_none()
+                && Entries::EMPTY.get_parts(0).is_none()
+        );
         assert!(w.entries(16, 4).is_err() && w.entries(4, 1).is_err() && w.entries(0, u32::MAX).is_err());
         assert!(w.entries(64, 0).is_ok_and(|t| t.get(0).is_none()));
     }

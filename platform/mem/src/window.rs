@@ -363,11 +363,12 @@ mod tests {
         let w = heap(64).unwrap();
         let table = crate::Table::<u16>::new(&w, 0, 4).unwrap();
         assert!(w.change_once_read(57, 1).is_err());
-        let looks: [(usize, &dyn Fn() -> u64); 5] = [
+        let looks: [(usize, &dyn Fn() -> u64); 6] = [
             (16, &|| w.read_value::<u64>(16).unwrap()),
             (17, &|| w.read_value::<[u8; 3]>(16).unwrap()[0].into()),
             (16, &|| w.load16(16).unwrap().into()),
             (24, &|| w.entries(16, 1).unwrap().get(0).unwrap()[1]),
+            (24, &|| w.entries(16, 1).unwrap().get_parts(0).unwrap().1[0].into()),
             (4, &|| table.load_around(2).into()),
         ];
         for (at, look) in looks {

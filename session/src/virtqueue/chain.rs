@@ -57,6 +57,33 @@ impl Descriptor {
     }
 }
 
+/// A descriptor in three parts: address, length, and flags with next, in our own byte order. So each is looked at without taking a word apart.
+#[derive(Clone, Copy)]
+struct Parts {
+    addr: u64,
+    len: u32,
+    link: u32,
+}
+
+impl Parts {
+    #[inline(always)]
+    fn from_le((addr, [len, link]): (u64, [u32; 2])) -> Self {
+        Self { addr: u64::from_le(addr), len: u32::from_le(len), link: u32::from_le(link) }
+    }
+}
+
+impl From<Parts> for Descriptor {
+    fn from(parts: Parts) -> Self {
+        Self { addr: parts.addr, rest: u64::from(parts.len) | u64::from(parts.link) << 32 }
+    }
+}
+
+/// Flags and next, as [`Parts`] have them.
+#[inline(always)]
+const fn link(flags: u16, next: u16) -> u32 {
+    flags as u32 | (next as u32) << 16
+}
+
 /// The chain goes on at `next`.
 const NEXT: u16 = 1;
 /// The device writes the buffer.
@@ -176,24 +203,16 @@ impl Ring {
             left(Some(first), &[]);
             return None;
         };
-        let (table, one) = if first.shape() == indirect {
+        if first.shape() == indirect {
             let table = near.window.entries(offset, THREE).unwrap_or(Entries::EMPTY);
-            let Some(one) = table.get(0).map(Descriptor::from_words) else {
-                left(Some(first), &[]);
-                return None;
-            };
-            (table, one)
-        } else if first.flags() & INDIRECT == 0 && u32::from(self.size()) >= THREE {
-            (ring, first)
-        } else {
+            return table_of_three(table, near, |behind| left(Some(first), behind));
+        }
+        let one = first;
+        if one.shape() != HEADER_SHAPE || u32::from(self.size()) < THREE {
             left(Some(first), &[]);
             return None;
-        };
-        if one.shape() != HEADER_SHAPE {
-            left(Some(first), &[one]);
-            return None;
         }
-        let Some(two) = table.get(one.next().into()).map(Descriptor::from_words) else {
+        let Some(two) = ring.get(one.next().into()).map(Descriptor::from_words) else {
             left(Some(first), &[one]);
             return None;
         };
@@ -201,7 +220,7 @@ impl Ring {
             left(Some(first), &[one, two]);
             return None;
         }
-        let Some(three) = table.get(two.next().into()).map(Descriptor::from_words) else {
+        let Some(three) = ring.get(two.next().into()).map(Descriptor::from_words) else {
             left(Some(first), &[one, two]);
             return None;
         };
@@ -243,6 +262,43 @@ impl Ring {
         }
         Ok(())
     }
+}
+
+/// Reads a table of three, one behind the other, as drivers make them. Any other order is for the walk, as any other chain is: then `left`
+/// is given what was read.
+#[inline(always)]
+fn table_of_three<'a>(
+    table: Entries<'_>,
+    near: &'a Region,
+    left: impl FnOnce(&[Descriptor]),
+) -> Option<Three<'a>> {
+    let read = |index| table.get_parts(index).map(Parts::from_le);
+    let Some(one) = read(0) else {
+        left(&[]);
+        return None;
+    };
+    if one.len != 16 || one.link != link(NEXT, 1) {
+        left(&[one.into()]);
+        return None;
+    }
+    let Some(two) = read(1) else {
+        left(&[one.into()]);
+        return None;
+    };
+    if two.link & !u32::from(WRITE) != link(NEXT, 2) {
+        left(&[one.into(), two.into()]);
+        return None;
+    }
+    let Some(three) = read(2) else {
+        left(&[one.into(), two.into()]);
+        return None;
+    };
+    if three.len != 1 || three.link as u16 != WRITE {
+        left(&[one.into(), two.into(), three.into()]);
+        return None;
+    }
+    let data = Buffer { addr: two.addr, len: two.len, write: two.link & u32::from(WRITE) != 0 };
+    Some(Three { header: one.addr, data, status: three.addr, near })
 }
 
 impl Walk<'_> {

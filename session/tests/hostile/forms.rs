@@ -1,5 +1,5 @@
 //! One request in many forms: what it comes to does not depend on how its header, its data and its status are divided into
-//! descriptors, or on whether those lie in the ring or in an indirect table.
+//! descriptors, or on whether those lie in the ring or in an indirect table, and in which order.
 
 use nvme_policy::{Access, BlockSize};
 use nvme_session::blk::features;
@@ -30,6 +30,8 @@ struct Asked {
 #[derive(Clone, Debug)]
 struct Form {
     indirect: bool,
+    /// Behind the first descriptor the last of the chain comes first in the table.
+    backwards: bool,
     header: Vec<u32>,
     data: Vec<u32>,
 }
@@ -111,10 +113,11 @@ fn ask(asked: &Asked, form: &Form) -> Came {
     }
     list.push((HEAD + 16, 1, WRITE));
     let last = list.len() as u16 - 1;
+    let place = |i: u16| if form.backwards && i > 0 { last + 1 - i } else { i };
     for (i, (addr, len, flags)) in (0..).zip(list) {
-        let one =
-            desc(addr, len, if i == last { flags } else { flags | NEXT }, if i == last { 0 } else { i + 1 });
-        if form.indirect { d.set_indirect(i, one) } else { d.set_desc(i, one) }
+        let (flags, next) = if i == last { (flags, 0) } else { (flags | NEXT, place(i + 1)) };
+        let one = desc(addr, len, flags, next);
+        if form.indirect { d.set_indirect(place(i), one) } else { d.set_desc(place(i), one) }
     }
     if form.indirect {
         d.set_desc(0, desc(TABLE, 16 * (u32::from(last) + 1), INDIRECT, 0));
@@ -181,12 +184,17 @@ fn asked() -> impl Strategy<Value = Asked> {
 
 fn form() -> impl Strategy<Value = Form> {
     let cuts = |most| prop::collection::vec(any::<u32>(), 0..most);
-    (any::<bool>(), cuts(4), cuts(6)).prop_map(|(indirect, header, data)| Form { indirect, header, data })
+    (any::<(bool, bool)>(), cuts(4), cuts(6)).prop_map(|((indirect, backwards), header, data)| Form {
+        indirect,
+        backwards,
+        header,
+        data,
+    })
 }
 
 /// The form that most drivers give a request.
 fn usual(indirect: bool) -> Form {
-    Form { indirect, header: vec![], data: vec![] }
+    Form { indirect, backwards: false, header: vec![], data: vec![] }
 }
 
 proptest! {
@@ -196,6 +204,7 @@ proptest! {
     fn a_request_comes_to_the_same_in_whatever_form_it_is_asked(asked in asked(), forms in prop::collection::vec(form(), 1..4)) {
         let came = ask(&asked, &usual(false));
         prop_assert_eq!(&ask(&asked, &usual(true)), &came);
+        prop_assert_eq!(&ask(&asked, &Form { backwards: true, ..usual(true) }), &came);
         for form in forms {
             prop_assert_eq!(&ask(&asked, &form), &came, "{:?}", form);
         }
