@@ -1,5 +1,7 @@
 //! What a session asks of the driver: an operation is built from proofs, and carries them.
 
+use core::mem;
+
 use nvme_policy::{LbaRange, WritePermit};
 
 use crate::memory::{DmaRange, Ranges, Segments, Spares};
@@ -103,7 +105,10 @@ impl Part {
 }
 
 /// One thing to do on disk. Whoever has it can do just that.
+///
+/// Which it is, is a byte in front: that is looked at, and written, for each request.
 #[derive(Debug)]
+#[repr(u8)]
 pub enum Operation {
     /// Disk to memory.
     Read(Transfer),
@@ -143,12 +148,12 @@ pub enum Operation {
     ReadPart(Part),
     /// Memory to a part of a block, the rest of which stays what it is, whatever else is done to that block meanwhile.
     WritePart {
-        /// What goes where.
-        part: Part,
-        /// The right to change the disk.
-        permit: WritePermit,
         /// Whether it must be durable when it completes.
         fua: bool,
+        /// The right to change the disk.
+        permit: WritePermit,
+        /// What goes where.
+        part: Part,
     },
 }
 
@@ -181,13 +186,18 @@ impl Operation {
         }
     }
 
-    /// Its memory, when [that is one range](Self::is_of_one) and it is over: its other proofs are spent.
+    /// Its memory, when it is over: its other proofs are spent. `None` unless [that is one range](Self::is_of_one).
     #[inline(always)]
-    pub fn into_one(self) -> Result<DmaRange, Self> {
+    pub fn into_one(self) -> Option<DmaRange> {
         match self {
-            Self::Read(Transfer { memory: Ranges::One(range), .. }) => Ok(range),
-            Self::Write { transfer: Transfer { memory: Ranges::One(range), .. }, .. } => Ok(range),
-            other => Err(other),
+            Self::Read(Transfer { memory: Ranges::One(range), .. }) => Some(range),
+            Self::Write { transfer: Transfer { memory: Ranges::One(range), .. }, .. } => Some(range),
+            other => {
+                debug_assert!(false, "it is of another kind");
+                // What is lost that way is not freed either, so nothing is moved for this.
+                mem::forget(other);
+                None
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use nvme_platform::{Time, trace, warn};
 use nvme_session::memory::DmaRange;
 use nvme_session::operation::{Operation, Outcome};
-use nvme_session::queue::{Ended, EndedOne};
+use nvme_session::queue::{Ended, EndedOne, QueueTag};
 
 use super::caches;
 use super::clients::Clients;
@@ -22,6 +22,35 @@ pub enum Came {
     Ended(Ended),
     /// One that failed for the moment was issued again.
     Again,
+}
+
+/// A pair whose completions are taken, by the fast way.
+pub struct Ending<'p>(&'p mut QueuePair);
+
+impl Ending<'_> {
+    /// Whose the request is, probably, that the next completion ends: what is there may be anything.
+    #[inline(always)]
+    pub fn whose(&self) -> Option<QueueTag> {
+        let Self(pair) = self;
+        pair.flight.get(pair.cq.peek()?.cid).map(|issued| issued.request.tag().queue())
+    }
+
+    /// The next request of that virtqueue that a good completion ends, of one range of memory that was not bounced. `None`: what comes next
+    /// is another's, or to be asked for by [`next_ended`](QueuePair::next_ended), where its entry is loaded anew and checked by itself.
+    #[inline(always)]
+    pub fn next_of(&mut self, queue: QueueTag) -> Option<EndedOne> {
+        let Self(pair) = self;
+        let completion = pair.cq.peek().filter(|completion| completion.status.code() == Status::SUCCESS)?;
+        let issued = pair.claim(&completion, |issued| {
+            let Issued { request, standing, .. } = issued;
+            request.operation().is_of_one()
+                && matches!(standing, Standing::Direct)
+                && request.tag().queue() == queue
+        })?;
+        pair.cq.advance();
+        // It is of one range: that was looked at.
+        issued.request.end_one(quiet::completed())
+    }
 }
 
 impl QueuePair {
@@ -47,36 +76,10 @@ impl QueuePair {
         taken
     }
 
-    /// The fast way of [`next_ended`](Self::next_ended): takes up to `most` requests that a good completion ends, of one range of memory
-    /// that was not bounced, and gives each to `each`. How many. What is behind them is to be asked for there, where its entry is
-    /// loaded anew and checked by itself.
+    /// The fast way of [`next_ended`](Self::next_ended), for any number of completions. `None`: it is closed.
     #[inline(always)]
-    pub fn ended_fast(&mut self, most: u32, mut each: impl FnMut(EndedOne)) -> u32 {
-        if !self.ended.is_empty() || self.state != State::Running {
-            return 0;
-        }
-        let mut taken = 0;
-        while taken < most
-            && let Some(completion) = self.cq.peek()
-            && completion.status.code() == Status::SUCCESS
-            && let Some(issued) = self.claim(&completion, |issued| {
-                matches!(issued.standing, Standing::Direct) && issued.request.operation().is_of_one()
-            })
-        {
-            self.cq.advance();
-            taken += 1;
-            match issued.request.end_one(quiet::completed()) {
-                Ok(one) => each(one),
-                // Never: it was looked at.
-                Err(ended) => self.keep_ended(ended),
-            }
-        }
-        taken
-    }
-
-    #[cold]
-    fn keep_ended(&mut self, ended: Ended) {
-        self.ended.push(ended);
+    pub fn ending(&mut self) -> Option<Ending<'_>> {
+        (self.ended.is_empty() && self.state == State::Running).then_some(Ending(self))
     }
 
     /// Whether nothing has ended that was not taken.

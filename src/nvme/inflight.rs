@@ -196,12 +196,14 @@ impl<T> InFlight<T> {
         if slot.cid != cid || !slot.command.as_ref().is_some_and(which) {
             return None;
         }
+        // Before anything is written: so what was just looked at is not loaded again.
+        let command = slot.command.take();
         // The next sequence number, above the slot's own bits.
         slot.cid = cid.wrapping_add(self.slot_mask).wrapping_add(1);
         slot.next = self.free;
         self.free = at as u16;
         self.count -= 1;
-        slot.command.take()
+        command
     }
 
     /// The command with this identifier, if it is in flight.

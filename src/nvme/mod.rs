@@ -48,7 +48,7 @@ mod transfer;
 mod troubles;
 
 pub use clients::Clients;
-pub use complete::Came;
+pub use complete::{Came, Ending};
 pub use controller::{Controller, SCAN_MAX};
 pub use event::{AbortOutcome, ControllerEvent, Failure, PairError, ResetReason, ScanError, Smart};
 pub use info::{ControllerInfo, NamespaceInfo, SglSupport};

@@ -4,10 +4,53 @@
 use nvme_platform::{Time, warn};
 
 use super::flight::Left;
-use super::{BlkQueue, Ended, EndedOne, Request, Tag};
+use super::{BlkQueue, Ended, EndedOne, QueueTag, Request, Tag};
 use crate::blk::request::Status;
 use crate::memory::{DmaRange, Lists, Pinned, Quiet, Ranges, Spares};
 use crate::operation::{Operation, Outcome, Part};
+
+/// A virtqueue whose requests end, by the fast way.
+pub struct Completing<'q> {
+    queue: &'q mut BlkQueue,
+    /// Its own.
+    tag: QueueTag,
+}
+
+impl Completing<'_> {
+    /// Whose requests they are.
+    #[inline(always)]
+    pub fn tag(&self) -> QueueTag {
+        self.tag
+    }
+
+    /// As [`BlkQueue::complete_at`], for what was done to one range of memory: that has nothing to follow it.
+    #[inline(always)]
+    pub fn one(&mut self, ended: EndedOne, now: Time) {
+        let Self { queue, tag: own } = self;
+        if ended.tag.queue() != *own {
+            return self.foreign(ended);
+        }
+        let EndedOne { tag, range, quiet } = ended;
+        let bytes = range.len();
+        queue.release_one(range, &quiet);
+        let Some((status, data, stamp)) = queue.flights.end_well(tag) else {
+            return queue.part_of_one_ended(tag, bytes, now);
+        };
+        if !queue.tally.joins(stamp) {
+            queue.ended_otherwise(tag, stamp, Outcome::Done, bytes.into(), now);
+        }
+        queue.keep_after(tag);
+        queue.answer(tag.head(), status, Status::Ok, data);
+    }
+
+    /// The same for another virtqueue's, which was in this one's place before.
+    #[cold]
+    #[inline(never)]
+    pub fn foreign(&mut self, ended: EndedOne) {
+        self.queue.release_one(ended.range, &ended.quiet);
+        self.queue.stray();
+    }
+}
 
 impl BlkQueue {
     /// Takes back what has ended. When it was the request's last part, the request is answered, or its follow-up is
@@ -40,22 +83,10 @@ impl BlkQueue {
         self.part_ended(tag, outcome, bytes, now)
     }
 
-    /// As [`complete`](Self::complete), for what was done to one range of memory: that has nothing to follow it.
+    /// The fast way of [`complete`](Self::complete), for any number of requests that were done.
     #[inline(always)]
-    pub fn complete_one(&mut self, ended: EndedOne, now: Time) {
-        let EndedOne { tag, range, quiet } = ended;
-        let bytes = range.len();
-        self.release_one(range, &quiet);
-        if tag.queue() == self.tag
-            && let Some((status, data, stamp)) = self.flights.end_well(tag)
-        {
-            if !self.tally.joins(stamp) {
-                self.ended_otherwise(tag, stamp, Outcome::Done, bytes.into(), now);
-            }
-            self.keep_after(tag);
-            return self.answer(tag.head(), status, Status::Ok, data);
-        }
-        self.part_of_one_ended(tag, bytes, now);
+    pub fn completing(&mut self) -> Completing<'_> {
+        Completing { tag: self.tag, queue: self }
     }
 
     #[cold]

@@ -222,7 +222,11 @@ impl Flights {
     #[inline(always)]
     pub(super) fn end_well(&mut self, tag: Tag) -> Option<(Pinned, u32, Stamp)> {
         let slot = self.by_head.get_mut(usize::from(tag.head()))?;
-        if slot.as_ref().is_none_or(|flight| flight.stage != LAST || flight.take != tag.take()) {
+        // Asked for by one comparison: where there is none, the stage's word is zero.
+        if slot.as_ref().map_or(0, |flight| flight.stage.0.get()) != LAST.0.get() {
+            return None;
+        }
+        if slot.as_ref().is_none_or(|flight| flight.take != tag.take()) {
             return None;
         }
         let Flight { status, data, stamp, .. } = slot.take()?;

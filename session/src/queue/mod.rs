@@ -50,6 +50,7 @@ use nvme_policy::Grant;
 
 pub use config::{Direction, QueueConfig};
 pub use counts::{Asked, BUCKETS, Counted, CountedKind, Counts, KINDS};
+pub use end::Completing;
 pub use fault::{FAULTS, Fault};
 use flight::Flights;
 pub use laggards::{LONG, Laggard, Laggards, REMEMBERED};

@@ -131,14 +131,12 @@ impl Request {
         Ended { request: self, outcome, quiet }
     }
 
-    /// It was done, and its memory, which is one range, is not used any more. If it has other memory, or none: it ended all the same.
+    /// It was done, and its memory, which [is one range](Operation::is_of_one), is not used any more. `None` if it is not: then it is held for
+    /// ever, and never answered.
     #[inline(always)]
-    pub fn end_one(self, quiet: Quiet) -> Result<EndedOne, Ended> {
+    pub fn end_one(self, quiet: Quiet) -> Option<EndedOne> {
         let Self { tag, operation } = self;
-        match operation.into_one() {
-            Ok(range) => Ok(EndedOne { tag, range, quiet }),
-            Err(operation) => Err(Self { tag, operation }.end(Outcome::Done, quiet)),
-        }
+        Some(EndedOne { tag, range: operation.into_one()?, quiet })
     }
 
     #[inline(always)]

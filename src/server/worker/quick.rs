@@ -36,27 +36,52 @@ pub(super) fn quick(
         Err(slow) => return (0, Some(slow)),
     };
     let mut issuing = pair.issuing(now);
-    let mut taken = 0;
-    while taken < most {
+    let mut left = most;
+    while left > 0 {
         match taking.next(Submit { issuing: &mut issuing, back }) {
-            Ok(true) => taken += 1,
-            Ok(false) => return (taken, None),
-            Err(slow) => return (taken, Some(slow)),
+            Ok(true) => left -= 1,
+            Ok(false) => return (most - left, None),
+            Err(slow) => return (most - left, Some(slow)),
         }
     }
-    (taken, None)
+    (most, None)
 }
 
 /// Takes completions of a pair, up to `most`, as long as they are of the fast way, and gives each to its virtqueue. How many.
 #[inline(never)]
 pub(super) fn completions(pair: &mut QueuePair, roster: &mut Roster, most: u32, now: Time) -> u32 {
-    pair.ended_fast(most, |ended| {
-        let token = ended.tag().queue().token();
-        let Some(queue) = roster.get_mut(token) else { return };
-        queue.virtqueue.complete_one(ended, now);
+    let Some(mut ending) = pair.ending() else { return 0 };
+    let mut taken = 0;
+    // As a rule many of one virtqueue come one after the other: it is looked for once.
+    while taken < most
+        && let Some(tag) = ending.whose()
+    {
+        let Some(queue) = roster.get_mut(tag.token()) else {
+            let Some(_) = ending.next_of(tag) else { break };
+            taken += 1;
+            continue;
+        };
+        let (mut completing, before) = (queue.virtqueue.completing(), taken);
+        let own = completing.tag();
+        if own != tag {
+            let Some(ended) = ending.next_of(tag) else { break };
+            completing.foreign(ended);
+            taken += 1;
+            continue;
+        }
+        while taken < most
+            && let Some(ended) = ending.next_of(own)
+        {
+            completing.one(ended, now);
+            taken += 1;
+        }
+        if taken == before {
+            break;
+        }
         // Its driver hears of that, and as a rule has more.
         if queue.activity == Activity::Asleep || !queue.news {
-            roster.has_ended(token);
+            roster.has_ended(tag.token());
         }
-    })
+    }
+    taken
 }
