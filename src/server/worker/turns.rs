@@ -3,13 +3,15 @@
 use core::time::Duration;
 
 use nvme_platform::{Clock, Time};
+use nvme_session::memory::Spares;
 use nvme_session::queue::Next;
+use nvme_session::virtqueue::Broken;
 
 use super::quick::quick;
-use super::roster::{Activity, Duty, Forgiven};
+use super::roster::{Activity, Duty, Forgiven, Queue, Served};
 use super::shares::{GROUP, OVERRUN, nanos, since};
 use super::submit::{submit, weight};
-use super::{Pair, Worker};
+use super::{Pair, Waits, Worker};
 
 /// Most units spent on one virtqueue at once. A pass rings one doorbell for all of them, so many make it cheap.
 const TAKE: u32 = 32;
@@ -202,7 +204,27 @@ impl Worker {
     }
 
     /// Serves a session's virtqueues until the turn is spent. How many units that came to; 0: there is nothing to do.
+    #[inline(always)]
     fn serve(&mut self, session: usize, now: Time) -> u32 {
+        if self.finds_nothing(session) { 0 } else { self.serve_some(session, now) }
+    }
+
+    /// Whether a look shows that there is nothing to do: so a turn in which nothing is done, as there is after each that has done something,
+    /// is no more than the look.
+    #[inline]
+    fn finds_nothing(&mut self, session: usize) -> bool {
+        let Some(only) = self.roster.only(session) else { return false };
+        self.say_turn(Some(session));
+        let nothing = self
+            .roster
+            .get_mut(only)
+            .is_some_and(|queue| queue.kicked.is_none() && !queue.virtqueue.has_work());
+        self.say_turn(None);
+        nothing
+    }
+
+    #[inline(never)]
+    fn serve_some(&mut self, session: usize, now: Time) -> u32 {
         let Some(id) = self.roster.pair_of(session) else { return 0 };
         let pair = self.pairs.iter().position(|pair| pair.id == id);
         let (mut turn, mut here) = (Turn::of(TURN), false);
@@ -362,11 +384,13 @@ impl Worker {
             return self.take_begun(token, pair, turn, now, its_turn);
         }
         queue.piece = u64::MAX;
-        self.take_some(token, pair, turn, now, its_turn)
+        let pair = pair.and_then(|at| self.pairs.get_mut(at));
+        let taking = Taking { token, queue, served, pair, spares: &mut self.spares, waits: &mut self.waits };
+        let taken = taking.some(turn, now, its_turn);
+        self.tell_of(token, taken)
     }
 
     /// The same, whatever the session may do.
-    #[inline]
     pub(super) fn take_some(
         &mut self,
         token: usize,
@@ -376,67 +400,22 @@ impl Worker {
         its_turn: bool,
     ) -> u32 {
         let Some((queue, served)) = self.roster.with_session(token) else { return 0 };
-        let Some(pair) = pair.and_then(|at| self.pairs.get_mut(at)) else {
-            queue.go_away(served);
-            return 0;
-        };
-        if !pair.line.is_empty() && !its_turn {
-            queue.stand_in_line(token, served, &mut pair.line);
-            return 0;
-        }
-        if let Some(kicked) = queue.kicked.take() {
-            self.waits.took(kicked, now);
-        }
-        queue.virtqueue.set_time(now);
-        let most = turn.allows(pair.most(queue.virtqueue.offered()));
-        let mut taken = 0;
-        let mut news = false;
-        let mut full = false;
-        let mut broken = None;
-        while taken < most {
-            let mut back = None;
-            let (units, slow) = quick(&mut queue.virtqueue, &mut pair.queues, most - taken, now, &mut back);
-            taken += units;
-            let next = match (back, slow) {
-                (Some(request), _) => Next::Request(request),
-                (None, Some(slow)) => queue.virtqueue.next_slow(slow, &mut self.spares),
-                (None, None) => break,
-            };
-            match next {
-                Next::Request(request) => {
-                    match submit(queue, &mut pair.queues, request, &mut news, now, &mut self.spares) {
-                        0 => {
-                            full = true;
-                            break;
-                        }
-                        units => taken += units,
-                    }
-                }
-                Next::Again => {
-                    news = true;
-                    taken += weight(queue, 0);
-                }
-                Next::Idle => break,
-                Next::Broken(why) => {
-                    broken = Some(why);
-                    break;
-                }
-            }
-        }
-        if full {
-            queue.stand_in_line(token, served, &mut pair.line);
-        }
-        if taken > 0 {
-            queue.last_work = now;
-            queue.units = queue.units.wrapping_add(taken);
-            queue.virtqueue.show();
-        }
+        let pair = pair.and_then(|at| self.pairs.get_mut(at));
+        let taking = Taking { token, queue, served, pair, spares: &mut self.spares, waits: &mut self.waits };
+        let taken = taking.some(turn, now, its_turn);
+        self.tell_of(token, taken)
+    }
+
+    /// What was taken is told of, where there is something to be told. How many units that came to.
+    #[inline(always)]
+    fn tell_of(&mut self, token: usize, taken: Taken) -> u32 {
+        let Taken { units, news, broken } = taken;
         if news {
             self.roster.has_news(token);
         }
         match broken {
-            Some(why) => taken + u32::from(self.break_queue(token, why)),
-            None => taken,
+            Some(why) => units + u32::from(self.break_queue(token, why)),
+            None => units,
         }
     }
 
@@ -469,6 +448,88 @@ impl Worker {
             Some(why) => taken + u32::from(self.break_queue(token, why)),
             None => taken,
         }
+    }
+}
+
+/// A virtqueue from which requests are taken, with all that this takes.
+struct Taking<'w> {
+    token: usize,
+    queue: &'w mut Queue,
+    served: &'w mut Served,
+    /// Its pair, if that is here.
+    pair: Option<&'w mut Pair>,
+    spares: &'w mut Spares,
+    waits: &'w mut Waits,
+}
+
+/// What was taken: how many units, whether there is something to be published, and why the ring is broken, if it is.
+struct Taken {
+    units: u32,
+    news: bool,
+    broken: Option<Broken>,
+}
+
+impl Taking<'_> {
+    /// Takes as many requests as the turn allows, and submits them.
+    #[inline(always)]
+    fn some(self, turn: &Turn, now: Time, its_turn: bool) -> Taken {
+        let Self { token, queue, served, pair, spares, waits } = self;
+        let Some(pair) = pair else {
+            queue.go_away(served);
+            return Taken { units: 0, news: false, broken: None };
+        };
+        if !pair.line.is_empty() && !its_turn {
+            queue.stand_in_line(token, served, &mut pair.line);
+            return Taken { units: 0, news: false, broken: None };
+        }
+        if let Some(kicked) = queue.kicked.take() {
+            waits.took(kicked, now);
+        }
+        queue.virtqueue.set_time(now);
+        let most = turn.allows(pair.most(queue.virtqueue.offered()));
+        let mut taken = 0;
+        let mut news = false;
+        let mut full = false;
+        let mut broken = None;
+        while taken < most {
+            let mut back = None;
+            let (units, slow) = quick(&mut queue.virtqueue, &mut pair.queues, most - taken, now, &mut back);
+            taken += units;
+            let next = match (back, slow) {
+                (Some(request), _) => Next::Request(request),
+                (None, Some(slow)) => queue.virtqueue.next_slow(slow, spares),
+                (None, None) => break,
+            };
+            match next {
+                Next::Request(request) => {
+                    match submit(queue, &mut pair.queues, request, &mut news, now, spares) {
+                        0 => {
+                            full = true;
+                            break;
+                        }
+                        units => taken += units,
+                    }
+                }
+                Next::Again => {
+                    news = true;
+                    taken += weight(queue, 0);
+                }
+                Next::Idle => break,
+                Next::Broken(why) => {
+                    broken = Some(why);
+                    break;
+                }
+            }
+        }
+        if full {
+            queue.stand_in_line(token, served, &mut pair.line);
+        }
+        if taken > 0 {
+            queue.last_work = now;
+            queue.units = queue.units.wrapping_add(taken);
+            queue.virtqueue.show();
+        }
+        Taken { units: taken, news, broken }
     }
 }
 

@@ -45,6 +45,14 @@ impl Roster {
         self.sessions.get(session).map_or(0, |served| served.polled.len())
     }
 
+    /// The only virtqueue that has a turn in this turn of its session, where nothing is to be asked or done but whether it has work.
+    #[inline]
+    pub(in super::super) fn only(&self, session: usize) -> Option<usize> {
+        let served = self.sessions.get(session)?;
+        let [only] = served.polled[..] else { return None };
+        (!served.changed && !served.limited && !served.lost).then_some(only)
+    }
+
     /// The virtqueue whose turn it is, `at` turns after the session's first.
     pub(in super::super) fn polled_at(&self, session: usize, at: usize) -> Option<usize> {
         let served = self.sessions.get(session)?;
