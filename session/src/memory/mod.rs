@@ -14,6 +14,7 @@ pub use account::{Account, NotMediated, Pinned, Rights};
 pub use range::{DmaRange, Quiet, QuietBy, Ranges, Segments, Windows};
 pub(crate) use spares::Lists;
 pub use spares::Spares;
+pub(crate) use table::Near;
 pub use table::{MemoryTable, Region, TableError};
 
 /// Most regions that a session may register (`GET_MAX_MEM_SLOTS`).

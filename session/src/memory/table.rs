@@ -215,6 +215,38 @@ impl MemoryTable {
     }
 }
 
+/// A table, and the region in which something was found last: what is looked for next lies there too, as a rule.
+pub(crate) struct Near<'t> {
+    pub(crate) table: &'t MemoryTable,
+    region: &'t Region,
+}
+
+impl<'t> Near<'t> {
+    /// Nothing was found yet. `None`: there are no regions.
+    #[inline(always)]
+    pub(crate) fn new(table: &'t MemoryTable) -> Option<Self> {
+        Some(Self { table, region: table.regions.first()? })
+    }
+
+    /// As [`MemoryTable::find`].
+    #[inline(always)]
+    pub(crate) fn find(&mut self, addr: u64) -> Option<(&'t Region, usize)> {
+        // The second time it is there.
+        loop {
+            if let Some(offset) = self.region.offset(addr) {
+                return Some((self.region, offset));
+            }
+            self.region = self.elsewhere(addr)?;
+        }
+    }
+
+    /// The region that holds an address.
+    #[inline(never)]
+    fn elsewhere(&self, addr: u64) -> Option<&'t Region> {
+        self.table.find(addr).map(|(region, _)| region)
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use alloc::vec;
@@ -275,6 +307,18 @@ pub(crate) mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_address_is_found_wherever_the_one_before_was() {
+        let regions = [0_u16, 2, 3, 7].map(|i| region(i, u64::from(i) << 12, 4096));
+        let t = MemoryTable::new(regions.into()).unwrap();
+        let mut near = Near::new(&t).unwrap();
+        for addr in [0x3fff, 0x2000, 0x2fff, 0x1000, 0x7000, 0, u64::MAX, 0x8000, 0xfff, 0x7fff, 0x6fff] {
+            let found = |found: Option<(&Region, usize)>| found.map(|(region, offset)| (region.slot, offset));
+            assert_eq!(found(near.find(addr)), found(t.find(addr)), "{addr:#x}");
+        }
+        assert!(Near::new(&MemoryTable::default()).is_none());
     }
 
     #[test]

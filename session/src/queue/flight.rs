@@ -110,8 +110,8 @@ pub(super) struct Course {
 pub(super) struct Flights {
     by_head: alloc::boxed::Box<[Option<Flight>]>,
     courses: alloc::boxed::Box<[Course]>,
-    /// How many there were, and one.
-    before: u64,
+    /// The next use of head 0: how many there were, and one, as a use has it.
+    next: Take,
     /// How many of them have ended, and one.
     ended: u64,
     /// The last that has to have ended, with all before it, so that those that have are the first that were taken.
@@ -124,7 +124,7 @@ impl Flights {
         Self {
             by_head: (0..size).map(|_| None).collect(),
             courses,
-            before: 1,
+            next: Take::new(0, 1),
             ended: 1,
             latest: Take::default(),
         }
@@ -133,7 +133,7 @@ impl Flights {
     /// How many requests there are.
     pub(super) fn count(&self) -> u32 {
         // Never more than there are heads.
-        self.before.wrapping_sub(self.ended) as u32
+        self.next.before().wrapping_sub(self.ended) as u32
     }
 
     /// Whether the head can be taken: it is not in flight. `None`: it is no descriptor of the queue.
@@ -145,13 +145,13 @@ impl Flights {
     /// A request starts. The head is free. Answers which use of it this is.
     #[inline(always)]
     pub(super) fn start(&mut self, head: u16, plan: Plan, status: Pinned) -> Take {
-        let take = Take::new(head, self.before);
+        let take = self.next.of(head);
         if let Some(slot) = self.by_head.get_mut(usize::from(head)) {
             debug_assert!(slot.is_none(), "the head is free");
             let Plan { parts, flush_after, data, stamp } = plan;
             let stage = Stage::new(parts, Outcome::Done, flush_after);
             *slot = Some(Flight { take, status, data, stage, stamp });
-            self.before += 1;
+            self.next.step();
         }
         take
     }
@@ -164,7 +164,7 @@ impl Flights {
 
     /// All that were taken are overtaken by one that is answered and never was in flight.
     pub(super) fn all_are_overtaken(&mut self) {
-        self.latest = Take::new(0, self.before - 1);
+        self.latest = Take::new(0, self.next.before() - 1);
     }
 
     /// Whether those that were answered are the first that were taken: all up to the latest have ended, since as many have as there were.

@@ -62,7 +62,7 @@ use tally::Tally;
 
 use crate::blk::features;
 pub use crate::memory::Spares;
-use crate::memory::{Account, DmaRange, MemoryTable, Windows};
+use crate::memory::{Account, DmaRange, MemoryTable, Near, Windows};
 pub use crate::virtqueue::{AddressSpace, Broken, RingAddresses, RingError};
 use crate::virtqueue::{Keeping, Ring, indirect_shape};
 
@@ -139,14 +139,17 @@ enum Then {
 
 /// A virtqueue of which new requests are taken, by the fast way. Having it tells you that it runs and that nothing old comes first; as long
 /// as you have it nobody can change that.
-pub struct Taking<'q>(&'q mut BlkQueue);
+pub struct Taking<'q, 't> {
+    queue: &'q mut BlkQueue,
+    near: Near<'t>,
+}
 
-impl Taking<'_> {
+impl Taking<'_, '_> {
     /// Gives the next request to `then`, when it is a read or write as most are. Anything else is for
     /// [`next_slow`](BlkQueue::next_slow), at once. They are two so that what most requests are stays in registers.
     #[inline(always)]
     pub fn next<R>(&mut self, then: impl Onward<Answer = R>) -> Result<R, Slow> {
-        self.0.take_fast(then)
+        self.queue.take_fast(&mut self.near, then)
     }
 }
 
@@ -195,19 +198,23 @@ impl BlkQueue {
 
     /// The next thing to do. What was put back or divided comes first, even in a queue that is broken or stopped.
     pub fn next(&mut self, spares: &mut Spares) -> Next {
-        match self.taking().and_then(|mut taking| taking.next(Here)) {
+        match self.taking(|mut taking| taking.next(Here)).flatten() {
             Ok(request) => Next::Request(request),
             Err(slow) => self.next_slow(slow, spares),
         }
     }
 
-    /// The fast way of [`next`](Self::next), when nothing old comes first: otherwise that is for [`next_slow`](Self::next_slow), at once.
+    /// The fast way of [`next`](Self::next), for any number of them, when nothing old comes first: otherwise that is for
+    /// [`next_slow`](Self::next_slow), at once.
     #[inline(always)]
-    pub fn taking(&mut self) -> Result<Taking<'_>, Slow> {
+    pub fn taking<R>(&mut self, take: impl FnOnce(Taking<'_, '_>) -> R) -> Result<R, Slow> {
         if !self.ready.is_empty() || self.broken.is_some() || self.state != State::Running {
             return Err(self.stop(Why::Old));
         }
-        Ok(Taking(self))
+        // It stays the queue's: whoever has the queue changes neither.
+        let table = Arc::clone(&self.table);
+        let Some(near) = Near::new(&table) else { return Err(self.stop(Why::Fail(Broken::RingsGone))) };
+        Ok(take(Taking { queue: self, near }))
     }
 
     /// Goes on where [`taking`](Self::taking) or [`Taking::next`] stopped.

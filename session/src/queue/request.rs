@@ -63,6 +63,18 @@ impl Take {
     pub(super) fn before(self) -> u64 {
         self.0 >> 16
     }
+
+    /// The same use of another head; this one is head 0's.
+    #[inline(always)]
+    pub(super) fn of(self, head: u16) -> Self {
+        Self(self.0 | u64::from(head))
+    }
+
+    /// Goes on to the next use.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        self.0 += 1 << 16;
+    }
 }
 
 impl Tag {

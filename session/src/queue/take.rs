@@ -4,6 +4,7 @@
 //! not know it hands to the slow way, with what it has read, since nothing is read twice. What a request may do is decided
 //! by the same code in both (`decide`).
 
+use alloc::sync::Arc;
 use core::mem;
 
 use nvme_platform::trace;
@@ -15,7 +16,7 @@ use super::slow::{Slow, Why};
 use super::tally::Tally;
 use super::{BlkQueue, Direction, Here, Next, Onward, Request};
 use crate::blk::request::{HEADER, Header, Kind, Status};
-use crate::memory::{Account, Lists, Pinned, Ranges, Spares};
+use crate::memory::{Account, Lists, MemoryTable, Near, Pinned, Ranges, Spares};
 use crate::virtqueue::{Broken, Buffer, Descriptor, Keeping, Read, Three};
 
 /// Does what is done seldom, out of the way of what is done often.
@@ -37,7 +38,11 @@ impl BlkQueue {
     /// Takes the next available chain, as far as it is a read or write as most are, and gives the request to `then`. Two kinds, so that
     /// each is one straight line down to the command.
     #[inline(always)]
-    pub(super) fn take_fast<R>(&mut self, then: impl Onward<Answer = R>) -> Result<R, Slow> {
+    pub(super) fn take_fast<R>(
+        &mut self,
+        near: &mut Near<'_>,
+        then: impl Onward<Answer = R>,
+    ) -> Result<R, Slow> {
         let head = match self.ring.head() {
             Ok(Some(head)) => head,
             Ok(None) => return Err(aside(|| self.stop(Why::Idle))),
@@ -51,47 +56,63 @@ impl BlkQueue {
         if let Keeping::Entries(journal) = &mut self.journal {
             journal.taken(head);
         }
-        self.take_head(head, then)
+        self.take_head(head, near, then)
     }
 
     /// The same for a head that was taken before, by whoever served the queue then.
     #[inline(never)]
     pub(super) fn take_again(&mut self, head: u16) -> Result<Request, Slow> {
         match self.flights.is_free(head) {
-            Some(true) => self.take_head(head, Here),
+            Some(true) => {
+                let table = Arc::clone(&self.table);
+                match Near::new(&table) {
+                    Some(mut near) => self.take_head(head, &mut near, Here),
+                    None => Err(self.stop(Why::Fail(Broken::RingsGone))),
+                }
+            }
             _ => Err(self.stop(Why::Fail(Broken::HeadInFlight))),
         }
     }
 
     /// The same for a head that was taken, and is free.
     #[inline(always)]
-    fn take_head<R>(&mut self, head: u16, then: impl Onward<Answer = R>) -> Result<R, Slow> {
-        let stopped = &mut self.stopped;
+    fn take_head<R>(
+        &mut self,
+        head: u16,
+        near: &mut Near<'_>,
+        then: impl Onward<Answer = R>,
+    ) -> Result<R, Slow> {
+        let (stopped, table) = (&mut self.stopped, near.table);
         let left = |first: Option<Descriptor>, behind: &[Descriptor]| keep(stopped, head, first, behind);
         let Some(Three { header, data, status, near }) =
-            self.ring.three(head, self.indirect_shape, &self.table, left)
+            self.ring.three(head, self.indirect_shape, near, left)
         else {
             return Err(Slow(()));
         };
-        let Ok(status) = self.account.pin_near(&self.table, near, status) else {
+        let Ok(status) = self.account.pin_near(table, near, status) else {
             return Err(aside(|| self.stop(Why::Fail(Broken::NoStatus))));
         };
-        let Ok(words) = self.table.read_words_near(near, header) else {
+        let Ok(words) = table.read_words_near(near, header) else {
             return Err(aside(move || self.stop(Why::Answer(head, status, Status::IoErr, Asked::Other))));
         };
         let header = Header::from_words(words);
         match Kind::from_wire(header.kind) {
-            Some(Kind::In) => self.transfer_fast(Way::Read, head, header, status, data, then),
-            Some(Kind::Out) => self.transfer_fast(Way::Write, head, header, status, data, then),
+            Some(Kind::In) => self.transfer_fast(Way::Read, table, head, header, status, data, then),
+            Some(Kind::Out) => self.transfer_fast(Way::Write, table, head, header, status, data, then),
             _ => Err(aside(move || self.stop(Why::Start(head, header, status, data)))),
         }
     }
 
     /// Goes on with a read or write.
     #[inline(always)]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that is known of the request, which stays in registers"
+    )]
     fn transfer_fast<R>(
         &mut self,
         way: Way,
+        table: &MemoryTable,
         head: u16,
         header: Header,
         status: Pinned,
@@ -108,9 +129,9 @@ impl BlkQueue {
             }
         };
         let need = decision.need();
-        let Some(range) = self.account.mediate_whole(&self.table, data.addr, data.len, need) else {
+        let Some(range) = self.account.mediate_whole(table, data.addr, data.len, need) else {
             return Err(aside(move || {
-                let why = match Account::why_not_whole(&self.table, data.addr, data.len, need) {
+                let why = match Account::why_not_whole(table, data.addr, data.len, need) {
                     Ok(()) => Why::Start(head, header, status, data),
                     Err(_) => Why::Answer(head, status, Status::IoErr, Asked::of(header.kind)),
                 };

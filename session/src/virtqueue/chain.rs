@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use nvme_platform::Entries;
 
 use super::{Broken, Ring};
-use crate::memory::{MemoryTable, Region};
+use crate::memory::{MemoryTable, Near, Region};
 
 /// A descriptor (virtio 1.2, 2.7.5, `struct virtq_desc`), in our own byte order: the address; then length, flags and next in one word.
 #[derive(Clone, Copy, Default, Debug)]
@@ -187,10 +187,10 @@ impl Ring {
     /// then nothing is kept for it where all is well.
     #[inline(always)]
     pub(crate) fn three<'a>(
-        &'a self,
+        &self,
         head: u16,
         indirect: u64,
-        memory: &'a MemoryTable,
+        memory: &mut Near<'a>,
         left: impl FnOnce(Option<Descriptor>, &[Descriptor]),
     ) -> Option<Three<'a>> {
         let ring = self.descriptors();
