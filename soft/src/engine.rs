@@ -187,43 +187,54 @@ fn run_plain<const STORED: bool>(
     let entries = &*entries;
     let mut executor = Executor { dma: Dma { view, hits }, counts: Counts::default() };
     let cq = &*sq.completions;
-    // What was used of the budget: as much for each command as is one of its, and its bytes.
-    let (mut spent, most) = (0_u64, u64::from(budget) << BYTES_SHIFT);
+    // What is left of the budget, of which each command uses as much as is one of its, and its bytes.
+    let most = i64::from(budget) << BYTES_SHIFT;
+    let mut left = most;
     let mut stopped = false;
+    // How many commands there are for whose completions there is room, as far as was seen.
+    let mut there = 0;
     let next = loop {
-        // Acquire: as in `pending` and `room`.
-        if sq.tail.load(Ordering::Acquire) == head {
-            break None;
+        if there == 0 {
+            // Acquire: as in `pending` and `room`.
+            let tail = sq.tail.load(Ordering::Acquire);
+            if tail == head {
+                break None;
+            }
+            let pending = if tail > head { tail - head } else { sq.size - head };
+            there = pending.min(poster.free(cq.size, cq.head.load(Ordering::Acquire)));
+            if there == 0 {
+                break Some(now);
+            }
         }
-        if spent >= most || sq.gate.asked() || !poster.room(cq.size, cq.head.load(Ordering::Acquire)) {
+        if left <= 0 || sq.gate.asked() {
             break Some(now);
         }
+        there -= 1;
         // Ours from here on: no word is read again, unless nothing comes of it here.
         let Ok(words) = entries.read_words(head, [0, 3, 5, 6]) else { break None };
-        let at = head;
-        head = if head + 1 >= sq.size { 0 } else { head + 1 };
-        let mut status = Status::SUCCESS;
-        match executor.read_fast::<STORED>(words) {
-            Some(len) => spent += len,
+        let [first, ..] = words;
+        let done = match executor.read_fast::<STORED>(words) {
+            Some(bytes) => Done { first, bytes, status: Status::SUCCESS },
             None => {
-                let (executor, moved) = (&mut executor, &mut spent);
-                match aside(move || execute_any::<STORED>(executor, entries, at, words, moved)) {
-                    Executed::Ended(other) => status = other,
+                let (executor, at) = (&mut executor, head);
+                match aside(move || execute_any::<STORED>(executor, entries, at)) {
+                    Executed::Ended(done) => done,
                     Executed::Stored => {
-                        (head, stopped) = (at, true);
+                        stopped = true;
                         break None;
                     }
                     Executed::Gone => break None,
                 }
             }
-        }
-        spent += 1 << BYTES_SHIFT;
-        let [first, ..] = words;
-        let last = u64::from(head as u16) | u64::from(sq.id) << 16 | (first.to_le() >> 16 & 0xffff) << 32;
-        poster.post_words(ring, cq.size, [0, last | u64::from(status.0) << 49]);
+        };
+        head = if head + 1 >= sq.size { 0 } else { head + 1 };
+        left -= done.bytes.cast_signed() + (1 << BYTES_SHIFT);
+        let cid = done.first.to_le() >> 16 & 0xffff;
+        let last = u64::from(head as u16) | u64::from(sq.id) << 16 | cid << 32;
+        poster.post_words(ring, cq.size, [0, last | u64::from(done.status.0) << 49]);
     };
-    let units = u32::try_from(spent >> BYTES_SHIFT).unwrap_or(u32::MAX);
-    (Ran { next, head, posted: spent > 0, counts: executor.counts }, stopped.then_some(units))
+    let units = u32::try_from((most - left) >> BYTES_SHIFT).unwrap_or(u32::MAX);
+    (Ran { next, head, posted: left < most, counts: executor.counts }, stopped.then_some(units))
 }
 
 /// The world as it is now. `None`: nothing can run.
@@ -261,25 +272,33 @@ fn aside<R>(what: impl FnOnce() -> R) -> R {
     what()
 }
 
+/// A command that was executed.
+struct Done {
+    /// Its first word, as it is in the entry.
+    first: u64,
+    /// Bytes that were moved.
+    bytes: u64,
+    status: Status,
+}
+
 /// What came of a command.
 enum Executed {
-    Ended(Status),
+    Ended(Done),
     /// It is to be a request to its storage.
     Stored,
     /// Its entry cannot be read.
     Gone,
 }
 
-/// Executes a command of which some words were read: reads the others.
+/// Executes a command of which nothing has come yet: its words are read anew.
 fn execute_any<const STORED: bool>(
     executor: &mut Executor<'_>,
     entries: &Table<[u64; 8]>,
     at: u32,
-    [first, prp1, lba, blocks]: [u64; 4],
-    spent: &mut u64,
 ) -> Executed {
-    let Ok([one, two, prp2, last]) = entries.read_words(at, [1, 2, 4, 7]) else { return Executed::Gone };
-    let sqe: Sqe = transmute!([first, one, two, prp1, prp2, lba, blocks, last]);
+    let Ok(words) = entries.read(at) else { return Executed::Gone };
+    let [first, ..] = words;
+    let sqe: Sqe = transmute!(words);
     let moved = |counts: &Counts| counts.bytes_read + counts.bytes_written;
     let before = moved(&executor.counts);
     let status = if STORED && is_stored(executor.dma.view, &sqe, false) {
@@ -287,6 +306,6 @@ fn execute_any<const STORED: bool>(
     } else {
         Some(executor.execute(&sqe))
     };
-    *spent += moved(&executor.counts) - before;
-    status.map_or(Executed::Stored, Executed::Ended)
+    let bytes = moved(&executor.counts) - before;
+    status.map_or(Executed::Stored, |status| Executed::Ended(Done { first, bytes, status }))
 }

@@ -67,6 +67,14 @@ impl Poster {
         next != head
     }
 
+    /// How many entries fit.
+    #[inline]
+    pub(crate) fn free(&self, size: u32, head: u32) -> u32 {
+        let used = if self.tail >= head { self.tail - head } else { size - head + self.tail };
+        // A full queue could not be told from an empty one.
+        (size - 1).saturating_sub(used)
+    }
+
     /// Posts an entry; `cqe.status` comes without its phase tag, or with one that flips it. There must be room.
     #[inline]
     pub(crate) fn post(&mut self, ring: &Table<[u64; 2]>, size: u32, cqe: &Cqe) {
