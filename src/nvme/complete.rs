@@ -40,7 +40,7 @@ impl Ending<'_> {
     #[inline(always)]
     pub fn next_of(&mut self, queue: QueueTag) -> Option<EndedOne> {
         let Self(pair) = self;
-        let completion = pair.cq.peek().filter(|completion| completion.status.code() == Status::SUCCESS)?;
+        let completion = pair.cq.peek_good()?;
         let issued = pair.claim(&completion, |issued| {
             let Issued { request, standing, .. } = issued;
             request.operation().is_of_one()

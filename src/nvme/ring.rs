@@ -4,7 +4,7 @@
 use nvme_platform::{OutOfBounds, Table, Window};
 use zerocopy::transmute;
 
-use super::spec::command::{CQE_PHASE, Command, Completion, Status, Words};
+use super::spec::command::{CQE_CODE, CQE_PHASE, Command, Completion, Status, Words};
 
 /// A submission queue in driver memory. Whoever submits makes sure that no more than `depth - 1` commands are in
 /// flight; then a free entry needs no head pointer from the controller.
@@ -95,11 +95,23 @@ impl CompletionRing {
     /// The next entry, if there is one.
     #[inline(always)]
     pub(super) fn peek(&self) -> Option<Completion> {
+        self.peek_as(CQE_PHASE)
+    }
+
+    /// The same, if it says that all went well.
+    #[inline(always)]
+    pub(super) fn peek_good(&self) -> Option<Completion> {
+        self.peek_as(CQE_PHASE | CQE_CODE)
+    }
+
+    /// The next entry, if of its last dword these bits are no others than the phase tag.
+    #[inline(always)]
+    fn peek_as(&self, bits: u32) -> Option<Completion> {
         // The controller writes the phase tag last, so the rest of the entry, and the data that the command brought,
         // are visible once the tag is. Dwords 2 and 3 are loaded as one.
         let [first, second] = self.entries.load_entry(self.head.into()).ok()?;
         let (dw0, dw2, dw3) = (first as u32, second as u32, (second >> 32) as u32);
-        if dw3 & CQE_PHASE != self.phase {
+        if dw3 & bits != self.phase {
             return None;
         }
         Some(Completion {
@@ -170,6 +182,24 @@ mod tests {
                 assert!(ring.pop().is_none());
                 assert_eq!(ring.take_head(), Some((i + 1) % 3));
                 assert_eq!(ring.take_head(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_of_the_lap_before_is_not_good_nor_is_one_that_says_an_error() {
+        let w = heap(4096).unwrap();
+        let mut ring = CompletionRing::new(w.clone(), 2);
+        assert!(ring.peek_good().is_none());
+        for (status, good) in [(0, true), (7, false), (0x700, false), (1 << 14, true)] {
+            // Each of them in either lap.
+            for phase in [true, false] {
+                ring.resume(0, phase);
+                w.store32(12, 5 | u32::from(phase) << 16 | status << 17).unwrap();
+                assert_eq!(ring.peek_good().is_some(), good && Status(status as u16).ok());
+                assert_eq!(ring.peek().map(|c| (c.cid, c.status)), Some((5, Status(status as u16))));
+                ring.resume(0, !phase);
+                assert!(ring.peek_good().is_none() && ring.peek().is_none());
             }
         }
     }

@@ -73,6 +73,8 @@ pub const CQE_DW3: usize = 12;
 pub const CQE_DW2: usize = 8;
 /// The phase tag in the last dword.
 pub const CQE_PHASE: u32 = 1 << 16;
+/// Type and code of the status, in the same dword ([`Status::code`]): zero when all went well.
+pub const CQE_CODE: u32 = 0x7ff << 17;
 
 /// The status field without its phase tag (Base 3.3.3.2.1): code in bits 7:0, type in 10:8, then CRD, More, DNR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

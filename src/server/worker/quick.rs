@@ -31,51 +31,50 @@ pub(super) fn quick(
     now: Time,
     back: &mut Option<Request>,
 ) -> (u32, Option<Slow>) {
-    let mut taking = match virtqueue.taking() {
-        Ok(taking) => taking,
-        Err(slow) => return (0, Some(slow)),
-    };
-    let mut issuing = pair.issuing(now);
-    let mut left = most;
-    while left > 0 {
-        match taking.next(Submit { issuing: &mut issuing, back }) {
-            Ok(true) => left -= 1,
-            Ok(false) => return (most - left, None),
-            Err(slow) => return (most - left, Some(slow)),
+    let taken = virtqueue.taking(|mut taking| {
+        let mut issuing = pair.issuing(now);
+        let mut left = most;
+        while left > 0 {
+            match taking.next(Submit { issuing: &mut issuing, back }) {
+                Ok(true) => left -= 1,
+                Ok(false) => return (most - left, None),
+                Err(slow) => return (most - left, Some(slow)),
+            }
         }
-    }
-    (most, None)
+        (most, None)
+    });
+    taken.unwrap_or_else(|slow| (0, Some(slow)))
 }
 
 /// Takes completions of a pair, up to `most`, as long as they are of the fast way, and gives each to its virtqueue. How many.
 #[inline(never)]
 pub(super) fn completions(pair: &mut QueuePair, roster: &mut Roster, most: u32, now: Time) -> u32 {
     let Some(mut ending) = pair.ending() else { return 0 };
-    let mut taken = 0;
+    let mut left = most;
     // As a rule many of one virtqueue come one after the other: it is looked for once.
-    while taken < most
+    while left > 0
         && let Some(tag) = ending.whose()
     {
         let Some(queue) = roster.get_mut(tag.token()) else {
             let Some(_) = ending.next_of(tag) else { break };
-            taken += 1;
+            left -= 1;
             continue;
         };
-        let (mut completing, before) = (queue.virtqueue.completing(), taken);
+        let (mut completing, before) = (queue.virtqueue.completing(), left);
         let own = completing.tag();
         if own != tag {
             let Some(ended) = ending.next_of(tag) else { break };
             completing.foreign(ended);
-            taken += 1;
+            left -= 1;
             continue;
         }
-        while taken < most
+        while left > 0
             && let Some(ended) = ending.next_of(own)
         {
             completing.one(ended, now);
-            taken += 1;
+            left -= 1;
         }
-        if taken == before {
+        if left == before {
             break;
         }
         // Its driver hears of that, and as a rule has more.
@@ -83,5 +82,5 @@ pub(super) fn completions(pair: &mut QueuePair, roster: &mut Roster, most: u32, 
             roster.has_ended(tag.token());
         }
     }
-    taken
+    most - left
 }
