@@ -6,7 +6,7 @@
 //! it, and a state is all of these. A state that was seen is not gone on from. What is independent is decided narrowly: where it is not certain, it is not independent.
 //!
 //! Of two steps that are independent of each other one order is tried, and the other is known to lead to the same state. What a driver finds in its rings, and what a client is
-//! answered, it takes at once: nobody else can tell.
+//! answered, it takes at once: nobody else can tell. Likewise it says at once what its server only notes ([`only_notes`]).
 //!
 //! A world is *fine* or *coarse*. In a fine one each message and each pass is a step. In a coarse one a role that has its turn takes all messages that there are and does what it can
 //! before it waits again, as its thread does when nobody is faster; what others do comes between turns, in any order. A turn of a worker that found nothing to do
@@ -21,7 +21,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::besides::Besides;
 use crate::driver::Kind;
 use crate::judge::{Finding, Judge};
-use crate::seat::Phase;
+use crate::messages::Message;
+use crate::seat::{Conn, Phase, Stage};
 use crate::setup::{Place, Setup};
 use crate::step::{Operation, Spoil, Step, Wish};
 use crate::world::World;
@@ -104,6 +105,26 @@ fn hash(what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
+}
+
+/// Whether what a client says next is only noted by its server, which looks at that when the ring is started. No other step reads or changes it, but
+/// for the end of the connection, which drops it; and control has nothing to do after it.
+fn only_notes(conn: &Conn) -> bool {
+    let still = |ring: u8| {
+        let ring = conn.rings.get(&ring.into());
+        ring.is_none_or(|ring| ring.stage == Stage::Stopped && !ring.enabled)
+    };
+    let Some(
+        Message::Num(ring)
+        | Message::Addresses(ring)
+        | Message::Base(ring)
+        | Message::Call(ring)
+        | Message::Kick(ring),
+    ) = conn.todo.front()
+    else {
+        return false;
+    };
+    conn.waiting.is_none() && conn.rest.is_none() && !conn.machine.rings_start_enabled() && still(*ring)
 }
 
 /// A step that may be possible: an actor's next, or a role's.
@@ -197,9 +218,18 @@ impl<'a> Walk<'a> {
         for at in 0..SEATS {
             let reaped = self.world.step(&Step::Reap(at as u8, 0));
             let seat = &self.world.seats[at];
-            let answered = |c: &crate::seat::Conn| c.waiting.is_some() && !c.machine.outgoing().is_empty();
+            let answered = |c: &Conn| c.waiting.is_some() && !c.machine.outgoing().is_empty();
             let told = seat.conn.as_ref().is_some_and(answered) && self.world.step(&Step::Talk(at as u8));
-            if reaped || told {
+            let (awake, mut notes) = (self.world.control_awake, false);
+            while self.world.seats[at].conn.as_ref().is_some_and(only_notes)
+                && self.world.step(&Step::Talk(at as u8))
+            {
+                // And the answer to it.
+                notes = true;
+                self.world.step(&Step::Talk(at as u8));
+            }
+            self.world.control_awake = awake;
+            if reaped || told || notes {
                 touched.extend([Object::Client(at), Object::Memory(at)]);
             }
         }
