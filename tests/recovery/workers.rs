@@ -44,6 +44,19 @@ fn sessions_spread_over_workers() {
 }
 
 #[test]
+fn a_pair_whose_session_ended_is_the_next_one_s() {
+    let mut rig = spread(3, 64);
+    let (a, b) = (rig.client(&[&name(1)]), rig.client(&[&name(2), "read-only"]));
+    let worker = |rig: &Rig, client: &Client| rig.control.session(client.key).unwrap().worker();
+    let (stays, left) = (worker(&rig, &a), worker(&rig, &b));
+    assert_ne!(stays, left);
+    rig.end(&b);
+    let mut c = rig.client(&[&name(3)]);
+    assert_eq!(worker(&rig, &c), left, "there is one on that worker");
+    rig.serves(&mut c, 0, 1);
+}
+
+#[test]
 fn a_reset_waits_until_every_worker_has_handed_its_pairs_back() {
     let mut rig = spread(2, 64);
     let mut a = rig.client(&[&name(1)]);
