@@ -7,7 +7,7 @@ use nvme_platform::{Notify, Window};
 use nvme_policy::Dataspaces;
 use nvme_session::dataspace::{Claim, File, FileId};
 use nvme_session::queue::{AddressSpace, RingAddresses};
-use nvme_session::virtqueue::journal_holds;
+use nvme_session::virtqueue::{forget_journal, journal_holds};
 
 use crate::driver::{REGIONS, SEALED, Share};
 use crate::handed::Change;
@@ -354,7 +354,10 @@ impl World {
         ring.stage = Stage::Stopped;
         // What a killed server left and nobody did before it stopped is to be done when it is started again.
         let own = self.seats[at].conn.as_ref().and_then(|conn| conn.own.get(&index));
-        let left = !broken && size.zip(own).is_some_and(|(size, own)| journal_holds(own, size));
+        if let Some(own) = own.filter(|_| broken) {
+            forget_journal(own);
+        }
+        let left = size.zip(own).is_some_and(|(size, own)| journal_holds(own, size));
         let Some(ring) = self.ring(at, index) else { return };
         ring.killed |= left;
         // One that broke is started by its client and by nobody else.
@@ -397,7 +400,7 @@ impl World {
             return;
         }
         conn.pending = None;
-        conn.rings.clear();
+        conn.forget_rings();
         if let Some(inflight) = &mut conn.inflight {
             inflight.forget();
         }

@@ -32,7 +32,7 @@ impl World {
     /// The client of a seat takes the answer that it waits for, or says the next thing.
     pub(crate) fn talk(&mut self, at: usize) -> bool {
         let Some(seat) = self.seats.get_mut(at) else { return false };
-        let clients = seat.clients;
+        let (clients, hostile) = (seat.clients, seat.place.hostile);
         let (Some(conn), Some(driver)) = (&mut seat.conn, &seat.driver) else { return false };
         if let Some((rest, files)) = conn.rest.take_if(|_| self.frozen.is_none() && !conn.taking_up) {
             self.feed(at, &[&rest], 0, &files);
@@ -57,6 +57,10 @@ impl World {
             return false;
         }
         let Some(message) = conn.todo.pop_front() else { return false };
+        if !hostile && message.ring().is_some_and(|ring| driver.queues.get(ring).is_some_and(|q| q.broken)) {
+            // Of a ring that broke its driver knows no more where to go on: it resets its device.
+            return true;
+        }
         if message.is_answered() {
             conn.waiting = Some(message);
         }

@@ -191,7 +191,7 @@ impl World {
         }
         for (index, ring) in &mut conn.rings {
             let own = conn.own.get(index).zip(ring.size);
-            ring.killed |= ring.paused && own.is_some_and(|(own, size)| journal_holds(own, size));
+            ring.killed |= own.is_some_and(|(own, size)| journal_holds(own, size));
         }
         conn.goes_on = inflight.map(|inflight| {
             let file = match files.thing(inflight.file) {

@@ -278,6 +278,12 @@ impl World {
 }
 
 impl Conn {
+    /// Its rings begin anew, and nothing that they had is to be done any more.
+    pub(crate) fn forget_rings(&mut self) {
+        self.rings.clear();
+        self.own.values().for_each(forget_journal);
+    }
+
     /// Where the server itself keeps what is in flight of a ring. What a killed server left counts once.
     fn own_journal(&mut self, ring: u16, size: u16) -> Option<Window> {
         let fresh = !self.rings.get_mut(&ring).is_some_and(|r| std::mem::take(&mut r.killed));

@@ -93,6 +93,19 @@ impl Message {
         }
     }
 
+    /// The ring that it starts, or stops to start it again.
+    pub(crate) fn ring(self) -> Option<usize> {
+        match self {
+            Self::Num(n)
+            | Self::Addresses(n)
+            | Self::Base(n)
+            | Self::Kick(n)
+            | Self::Call(n)
+            | Self::Enable(n, _) => Some(n.into()),
+            _ => None,
+        }
+    }
+
     /// The regions that a message is about, as files go with it.
     pub(crate) fn regions(self) -> Vec<usize> {
         match self {

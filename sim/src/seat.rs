@@ -397,7 +397,7 @@ impl World {
                     self.take_pending(at, |p| matches!(p, Pending::Start(_)))
                 {
                     if let Some(conn) = &mut self.seats[at].conn {
-                        conn.rings.clear();
+                        conn.forget_rings();
                         conn.regions.clear();
                         if let Some(mut inflight) = conn.inflight.take() {
                             inflight.forget();

@@ -434,3 +434,46 @@ fn a_ring_that_stops_while_it_is_drained_does_so_once_it_is_resumed() {
     ];
     keeps(&setup, &steps);
 }
+
+/// Seed 8900000000000294: a ring was disabled before what a killed server had left of it was done, and the next server, to which that did not run, forgot that.
+#[test]
+fn what_a_killed_server_left_of_a_ring_that_is_disabled_is_not_forgotten_by_the_next_one() {
+    let mut setup = alone(&["device=d1:n2", "read-only", "ds-max=4"]);
+    (setup.apart, setup.store) = ([false, true], true);
+    let seat = |words: &[&'static str], queues, declines, inflight| Place {
+        words: words.to_vec(),
+        queues,
+        declines,
+        inflight,
+        ..setup.seats[0].clone()
+    };
+    let mut second = seat(&["device=d1:n1", "read-only", "ds-max=4", "bytes=64K"], 1, 268435968, true);
+    (second.listens, second.sealed) = (true, true);
+    setup.seats = vec![
+        seat(&["device=d1:n2", "read-only", "ds-max=4"], 3, 0, false),
+        second,
+        seat(&["device=d1:n2", "read-only", "ds-max=4"], 2, 0, false),
+        seat(&["device=d1:n1", "read-only", "ds-max=4"], 2, 512, true),
+    ];
+    let ask = |kind, sector| Step::Ask { seat: 2, queue: 1, kind, sector, sectors: 0, layout: 0 };
+    let steps = [
+        Step::Settle,
+        Step::Operate(Operation::Create(2)),
+        Step::Want(2, Wish::Connect),
+        Step::Chat(2),
+        Step::Operate(Operation::Create(3)),
+        Step::Want(3, Wish::Connect),
+        Step::Chat(3),
+        ask(Kind::Read, 4),
+        ask(Kind::Write, 24),
+        Step::Kick(2, 1),
+        Step::Want(2, Wish::Disable(255)),
+        Step::Worker(0),
+        Step::Operate(Operation::Kill),
+        Step::Talk(2),
+        Step::Operate(Operation::Create(0)),
+        Step::Operate(Operation::Upgrade(114)),
+    ];
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}

@@ -144,13 +144,23 @@ impl Own {
         Ok(window)
     }
 
+    /// That of one ring, if it has one.
+    fn known(&self, ring: u16, size: u16) -> Option<Window> {
+        let first = ring / TOGETHER * TOGETHER;
+        let (_, window) = self.0.get(&first)?;
+        window.sub(usize::from(ring - first) * EACH, journal_len(size)).ok()
+    }
+
     /// Whether something of a ring is still to be done.
     pub(crate) fn holds(&self, ring: u16, size: u16) -> bool {
-        let first = ring / TOGETHER * TOGETHER;
-        let known = self.0.get(&first);
-        let journal = known
-            .and_then(|(_, window)| window.sub(usize::from(ring - first) * EACH, journal_len(size)).ok());
-        journal.is_some_and(|journal| journal_holds(&journal, size))
+        self.known(ring, size).is_some_and(|journal| journal_holds(&journal, size))
+    }
+
+    /// Nothing of a ring is to be done any more, whoever serves it next.
+    pub(crate) fn forget(&self, ring: u16, size: u16) {
+        if let Some(journal) = self.known(ring, size) {
+            forget_journal(&journal);
+        }
     }
 
     /// The files, each with the first ring that it is for.

@@ -190,7 +190,12 @@ impl Seat {
         let Some(ring) = conn.rings.get_mut(&index) else { return };
         ring.stage = Stage::Stopped;
         // What a killed server left and nobody did before it stopped is to be done when it is started again.
-        ring.killed |= !ring.broken && ring.size.is_some_and(|size| conn.own.holds(index, size));
+        match ring.size {
+            // Of one that broke what it had is nothing any more.
+            Some(size) if ring.broken => conn.own.forget(index, size),
+            Some(size) => ring.killed |= conn.own.holds(index, size),
+            None => {}
+        }
         // One that broke is started by its client and by nobody else: it would go on behind what broke it, which is answered never.
         ring.paused &= !ring.broken;
         ring.resumes &= !ring.broken;
@@ -228,7 +233,7 @@ impl Seat {
         let Some(conn) = &mut self.conn else { return };
         match conn.pending.take() {
             Some(Pending::Start(token)) => {
-                conn.rings.clear();
+                conn.forget_rings();
                 if let Some(mut inflight) = conn.inflight.take() {
                     inflight.forget();
                 }
@@ -249,7 +254,7 @@ impl Seat {
             return;
         }
         conn.pending = None;
-        conn.rings.clear();
+        conn.forget_rings();
         if let Some(inflight) = &mut conn.inflight {
             inflight.forget();
         }

@@ -223,9 +223,8 @@ impl Seat {
                 kick: kick.map(|kick| Arc::new(ClientFd::new(kick))),
                 enabled: ring.enabled,
                 paused: ring.runs,
-                // One that was taken up and not served since has still what its journal says.
-                killed: ring.runs
-                    && (killed || ring.size.is_some_and(|size| conn.own.holds(ring.index, size))),
+                // One that was taken up and not served since, or stopped before all of that was done, has still what its journal says.
+                killed: ring.runs && killed || ring.size.is_some_and(|size| conn.own.holds(ring.index, size)),
                 ..Ring::default()
             };
             known.set_call(call, &self.account).map_err(|why| why.to_string())?;

@@ -254,6 +254,15 @@ impl Conn {
 }
 
 impl Conn {
+    /// Its rings begin anew: nothing of what they had is to be done any more.
+    fn forget_rings(&mut self) {
+        for (index, ring) in core::mem::take(&mut self.rings) {
+            if let Some(size) = ring.size {
+                self.own.forget(index, size);
+            }
+        }
+    }
+
     /// Until when its lane may take its time.
     pub(crate) fn patience(&self) -> Option<Time> {
         match &self.pending {
