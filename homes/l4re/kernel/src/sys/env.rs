@@ -31,7 +31,7 @@ pub(super) fn cap(name: &str) -> Option<Cap> {
         }
         // What is behind the NUL is garbage.
         let len = entry.name.iter().position(|byte| *byte == 0).unwrap_or(entry.name.len());
-        if entry.name[..len] == *name.as_bytes() && entry.cap & L4_INVALID_CAP_BIT == 0 {
+        if entry.name.get(..len) == Some(name.as_bytes()) && entry.cap & L4_INVALID_CAP_BIT == 0 {
             return Some(Cap(entry.cap));
         }
     }

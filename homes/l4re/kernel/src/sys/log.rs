@@ -31,7 +31,7 @@ impl Log {
     }
 
     fn flush(&mut self) {
-        Self::send(&self.buffer[..self.used]);
+        Self::send(self.buffer.get(..self.used).unwrap_or_default());
         self.used = 0;
     }
 }
@@ -48,8 +48,10 @@ impl Write for Log {
             if self.used == PIECE {
                 self.flush();
             }
-            self.buffer[self.used] = byte;
-            self.used += 1;
+            if let Some(place) = self.buffer.get_mut(self.used) {
+                *place = byte;
+                self.used += 1;
+            }
         }
         Ok(())
     }
