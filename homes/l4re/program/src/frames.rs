@@ -39,15 +39,17 @@ impl State {
             }
         };
         for byte in whole {
-            self.bytes[(self.first + self.held) % CAPACITY] = *byte;
-            self.held += 1;
+            if let Some(place) = self.bytes.get_mut((self.first + self.held) % CAPACITY) {
+                *place = *byte;
+                self.held += 1;
+            }
         }
     }
 
     fn take(&mut self, into: &mut [u8; LINE]) -> usize {
         let len = self.held.min(LINE);
-        for byte in &mut into[..len] {
-            *byte = self.bytes[self.first];
+        for byte in into.iter_mut().take(len) {
+            *byte = self.bytes.get(self.first).copied().unwrap_or_default();
             self.first = (self.first + 1) % CAPACITY;
         }
         self.held -= len;
@@ -74,7 +76,7 @@ pub(crate) fn flush() {
         if len == 0 {
             return;
         }
-        sys::line(format_args!("frames {}", Hex(&line[..len])));
+        sys::line(format_args!("frames {}", Hex(line.get(..len).unwrap_or_default())));
     }
 }
 

@@ -87,9 +87,9 @@ fn hardware(platform: &sys::Hardware, options: bus::Options, lines: &mut Lines) 
         lines.line(Level::Info, format_args!("{name}: {mode}, {count} vectors"));
         let unmask = found.interrupts.take_unmask();
         let first = found.interrupts.labels().first().copied();
-        let places = 0..hardware.interrupts.len();
-        if let Some(at) = places.into_iter().find(|at| Some(interrupt_label(*at)) == first) {
-            let interrupt = &mut hardware.interrupts[at];
+        let all = hardware.interrupts.iter_mut().enumerate();
+        let own = all.into_iter().find(|(at, _)| Some(interrupt_label(*at)) == first);
+        if let Some((_, interrupt)) = own {
             interrupt.admin = true;
             if let Some(unmask) = unmask {
                 interrupt.unmask = Some(Box::new(unmask));
