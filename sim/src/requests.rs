@@ -130,7 +130,8 @@ impl World {
                     disk.reads.swap_remove(i);
                 }
             }
-            Kind::Flush if well => {
+            // One of who may only read succeeds, and no controller hears of it.
+            Kind::Flush if well && holding.writes => {
                 disk.flushed(holding.first..holding.first + holding.sectors, asked.begun, now);
             }
             kind if kind.changes() && inside && holding.writes => {

@@ -354,3 +354,32 @@ fn a_device_that_is_not_proven_quiet_may_end_what_it_was_asked_by_who_is_gone() 
     let run = run_steps(&setup, &steps);
     assert!(run.finding.is_none(), "{}", run.finding.unwrap());
 }
+
+/// Seed 9200000000077865: the model took what was written for flushed, since one who may only read had flushed.
+#[test]
+fn a_flush_of_who_may_only_read_makes_nothing_durable() {
+    let seat = |words: &[&'static str]| alone(words).seats.remove(0);
+    let seats = vec![
+        seat(&["device=d1:n2", "ds-max=4"]),
+        seat(&["device=d1:n2", "read-only", "ds-max=4"]),
+    ];
+    let setup = Setup { seats, cache: true, ..alone(&[]) };
+    let begin =
+        |seat| [Step::Operate(Operation::Create(seat)), Step::Want(seat, Wish::Connect), Step::Chat(seat)];
+    let mut steps = vec![Step::Settle];
+    steps.extend(begin(0));
+    steps.extend([
+        ask(Kind::Write, 32, 0),
+        Step::Kick(0, 0),
+        Step::Settle,
+        Step::Reap(0, 0),
+        Step::Operate(Operation::End(0)),
+        Step::Settle,
+    ]);
+    steps.extend(begin(1));
+    let flush = Step::Ask { seat: 1, queue: 0, kind: Kind::Flush, sector: 0, sectors: 0, layout: 0 };
+    steps.extend([flush, Step::Kick(1, 0), Step::Settle, Step::Reap(1, 0)]);
+    // At the end power is lost, and what was not flushed is gone.
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}
