@@ -383,3 +383,41 @@ fn a_flush_of_who_may_only_read_makes_nothing_durable() {
     let run = run_steps(&setup, &steps);
     assert!(run.finding.is_none(), "{}", run.finding.unwrap());
 }
+
+/// Seed 9200000000268760: a pair that nobody used, and that a reset could not make again, kept its number, and who came next waited for one.
+#[test]
+fn a_pair_that_nobody_uses_and_a_reset_cannot_make_again_keeps_nobody_from_one() {
+    let seat = |words: &[&'static str], queues| Place { queues, ..alone(words).seats.remove(0) };
+    let seats = vec![
+        seat(&["device=d1:n1", "read-only", "ds-max=4"], 1),
+        seat(&["device=d1:n1", "ds-max=4"], 1),
+        seat(&["device=d0:n1", "ds-max=4"], 3),
+        seat(&["device=d0:n2", "ds-max=4"], 2),
+    ];
+    let setup = Setup { seats, pairs: 2, ..alone(&[]) };
+    let begin =
+        |seat| [Step::Operate(Operation::Create(seat)), Step::Want(seat, Wish::Connect), Step::Chat(seat)];
+    let mut steps = vec![Step::Settle];
+    steps.extend(begin(0));
+    steps.extend(begin(2));
+    steps.extend(begin(3));
+    steps.extend([
+        Step::Deliver(1),
+        Step::Deliver(0),
+        Step::Operate(Operation::End(0)),
+        Step::Deliver(0),
+        Step::Deliver(1),
+        Step::Worker(0),
+        Step::Hear(1),
+        Step::Spoil(Spoil::Fatal(1)),
+        Step::Control,
+        Step::Control,
+        Step::Deliver(0),
+        Step::Hear(0),
+        Step::Spoil(Spoil::Internal(1)),
+        Step::Operate(Operation::Create(0)),
+        Step::Want(0, Wish::Connect),
+    ]);
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}

@@ -295,3 +295,20 @@ fn sessions_for_which_a_controller_makes_no_pair_do_not_hope_for_each_others_wit
         rig.until("the end of their hope", |rig| clients.iter().all(|client| rig.lost(client)));
     }
 }
+
+#[test]
+fn a_pair_that_nobody_uses_and_that_cannot_be_made_again_is_free_for_the_next_session() {
+    let mut device = soft("d0");
+    device.queues = 1;
+    let mut rig = Rig::with(config(), vec![device]);
+    let mut a = rig.client(&["device=d0:n1", "read-only"]);
+    rig.serves(&mut a, 0, 1);
+    rig.end(&a);
+    rig.inject(Queue::Admin, 0x05, When::First(1), Action::Fail(nvme_soft::wire::Status::QUEUE_ID));
+    rig.handles[0].raise_fatal();
+    rig.until("the end of the reset", |rig| {
+        crate::timeouts::enables(rig) == 2 && rig.state(0) == ControllerState::Serving
+    });
+    let mut b = rig.client(&["device=d0:n1", "read-only"]);
+    rig.serves(&mut b, 0, 2);
+}

@@ -175,6 +175,8 @@ impl Unit {
         }
         if let Some(known) = self.pairs.get_mut(queue) {
             known.serving = false;
+            // Nobody leaves one that nobody uses, and its number is needed.
+            known.retiring |= known.users() == 0;
             known.place = Place::Here(Here { pair, quiet, doorbells: None });
         }
         // Its worker hands the failed requests to their drivers.
