@@ -359,10 +359,7 @@ fn a_device_that_is_not_proven_quiet_may_end_what_it_was_asked_by_who_is_gone() 
 #[test]
 fn a_flush_of_who_may_only_read_makes_nothing_durable() {
     let seat = |words: &[&'static str]| alone(words).seats.remove(0);
-    let seats = vec![
-        seat(&["device=d1:n2", "ds-max=4"]),
-        seat(&["device=d1:n2", "read-only", "ds-max=4"]),
-    ];
+    let seats = vec![seat(&["device=d1:n2", "ds-max=4"]), seat(&["device=d1:n2", "read-only", "ds-max=4"])];
     let setup = Setup { seats, cache: true, ..alone(&[]) };
     let begin =
         |seat| [Step::Operate(Operation::Create(seat)), Step::Want(seat, Wish::Connect), Step::Chat(seat)];

@@ -6,7 +6,7 @@
 //!
 //! * [`rig`]: the server and what must hold. [`disk`]: images. [`bystander`], [`raw`]: the two clients.
 //! * [`chains`], [`buffers`], [`requests`], [`races`]: what is in a ring. [`protocol`], [`regions`], [`files`],
-//!   [`vanishing`], [`slow`], [`touching`], [`telling`], [`trusted`], [`lifetime`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`delegation`], [`tenants`]: attenuated factories. [`tables`],
+//!   [`vanishing`], [`slow`], [`closing`], [`touching`], [`telling`], [`trusted`], [`lifetime`]: vhost-user. [`factory`], [`floods`]: the server's own sockets. [`delegation`], [`tenants`]: attenuated factories. [`tables`],
 //!   [`broken`]: what is on the disk.
 
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod rig;
 mod broken;
 mod buffers;
 mod chains;
+mod closing;
 mod factory;
 mod files;
 mod floods;

@@ -109,6 +109,14 @@ impl Rig {
         rig
     }
 
+    /// Does something that the server sees afterwards.
+    pub(crate) fn while_it_stands_still(&self, work: impl FnOnce()) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).unwrap();
+        work();
+        kill_process(pid, Signal::CONT).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

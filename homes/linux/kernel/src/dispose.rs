@@ -4,26 +4,37 @@
 //! that a client runs may take for ever to answer. And what ends with its last descriptor takes its time: a memory file frees its
 //! pages, a socket closes what lies unread in it, an eventfd leaves every set that watches it. So a client's descriptor is never
 //! closed by a thread that has other things to do: files of foreign file systems are one thread's, which may be stuck in one
-//! for ever; everything else is another's, which always comes on.
+//! for ever; everything else is a few others', which always come on.
+//!
+//! That they do is seen to. A socket of another family may have been told to linger, for as long as its sender likes: it is told not to, and
+//! where that was undone, or such a one lies unread in another socket, a signal ends the wait ([`bounded`]).
 #![expect(unsafe_code, reason = "hands a descriptor on when its holder is dropped")]
 
 use std::cell::Cell;
 use std::mem::{self, ManuallyDrop};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, StatxFlags, fcntl_get_seals, statx};
+use rustix::net::sockopt::set_socket_linger;
+
+use crate::events::bounded;
 
 /// Files of foreign file systems that may wait to be closed.
 const FOREIGN: usize = 64;
 /// Other descriptors that may. They are open meanwhile, and no session's any more.
 const WAITING: usize = 48;
+/// Threads that close those: what one takes long with holds up no other.
+const THREADS: usize = 3;
+/// What threads that never close themselves may leave besides.
+const LEFT: usize = 64;
 
 struct Closers {
     foreign: SyncSender<OwnedFd>,
     others: SyncSender<OwnedFd>,
+    left: Arc<Mutex<Vec<OwnedFd>>>,
 }
 
 static CLOSERS: OnceLock<Closers> = OnceLock::new();
@@ -32,6 +43,12 @@ static LOST: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static OWN: Cell<usize> = const { Cell::new(0) };
+    static NEVER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The calling thread closes nothing of clients', however much waits: it serves others.
+pub fn never_here() {
+    NEVER.set(true);
 }
 
 /// How many descriptors stay open for ever because too many others wait to be closed.
@@ -48,15 +65,37 @@ pub fn lost_here() -> usize {
 /// Starts the threads that close clients' descriptors. A server calls this before it gives up the right to start
 /// threads; without it they are closed where they are dropped.
 pub fn start() -> std::io::Result<()> {
-    let closer = |name: &str, most| {
-        let (closer, waiting) = sync_channel::<OwnedFd>(most);
-        let thread = std::thread::Builder::new().name(name.into()).stack_size(64 << 10);
-        thread.spawn(move || waiting.iter().for_each(drop)).map(|_| closer)
-    };
-    let closers = Closers { foreign: closer("foreign", FOREIGN)?, others: closer("close", WAITING)? };
+    let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(64 << 10);
+    let (foreign, files) = sync_channel(FOREIGN);
+    thread("foreign").spawn(move || files.iter().for_each(drop))?;
+    let (others, waiting) = sync_channel(WAITING);
+    let (waiting, left) = (Arc::new(Mutex::new(waiting)), Arc::default());
+    for _ in 0..THREADS {
+        let (waiting, left) = (Arc::clone(&waiting), Arc::clone(&left));
+        thread("close").spawn(move || while close_next(&waiting, &left) {})?;
+    }
     // More threads, started meanwhile, end at once.
-    let _ = CLOSERS.set(closers);
+    let _ = CLOSERS.set(Closers { foreign, others, left });
     Ok(())
+}
+
+/// Closes what comes next, and what was left. False: nothing comes any more.
+fn close_next(waiting: &Mutex<Receiver<OwnedFd>>, left: &Mutex<Vec<OwnedFd>>) -> bool {
+    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    let Ok(next) = next else { return false };
+    close(next);
+    loop {
+        let last = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let Some(last) = last else { return true };
+        close(last);
+    }
+}
+
+/// Takes no longer than two ticks where it is somebody's wish that it does.
+fn close(fd: OwnedFd) {
+    // Of what is no socket it is not heard.
+    let _ = set_socket_linger(&fd, None);
+    bounded(|| drop(fd));
 }
 
 /// Closes what is not wanted, without waiting. For everything that a client sent and that may be any file.
@@ -83,6 +122,21 @@ impl ClientFd {
     }
 }
 
+impl ClientFd {
+    /// It is somebody else's from now on.
+    pub fn into_owned(self) -> OwnedFd {
+        let mut kept = ManuallyDrop::new(self);
+        // SAFETY: it is taken once, here, and what would take it again is not dropped.
+        unsafe { ManuallyDrop::take(&mut kept.0) }
+    }
+}
+
+impl From<OwnedFd> for ClientFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self::new(fd)
+    }
+}
+
 impl AsFd for ClientFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -100,9 +154,24 @@ impl Drop for ClientFd {
     }
 }
 
-/// Who finds no room closes by itself: it takes its time, and comes back.
+/// Who finds no room closes by itself: it takes its time, and comes back. Who never does leaves it.
 fn later(closers: &Closers, fd: OwnedFd) {
-    drop(closers.others.try_send(fd));
+    let Err(TrySendError::Full(fd) | TrySendError::Disconnected(fd)) = closers.others.try_send(fd) else {
+        return;
+    };
+    if !NEVER.get() {
+        return close(fd);
+    }
+    let mut left = closers.left.lock().unwrap_or_else(PoisonError::into_inner);
+    // Whoever takes what is still before it looks here afterwards.
+    match closers.others.try_send(fd) {
+        Ok(()) => {}
+        Err(TrySendError::Full(fd) | TrySendError::Disconnected(fd)) if left.len() < LEFT => left.push(fd),
+        Err(TrySendError::Full(fd) | TrySendError::Disconnected(fd)) => {
+            mem::drop(left);
+            close(fd);
+        }
+    }
 }
 
 fn hand_over(closer: &SyncSender<OwnedFd>, file: OwnedFd) {
@@ -181,10 +250,67 @@ mod tests {
     }
 
     #[test]
+    fn who_never_closes_leaves_what_finds_no_room_and_it_is_closed_afterwards() {
+        let (foreign, _never) = sync_channel(1);
+        let (others, taken) = sync_channel(1);
+        let closers = Closers { foreign, others, left: Arc::default() };
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                never_here();
+                (0..3).for_each(|_| later(&closers, writer.try_clone().unwrap()));
+            });
+        });
+        drop(writer);
+        assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Err(rustix::io::Errno::AGAIN));
+        let (taken, left) = (Mutex::new(taken), Arc::clone(&closers.left));
+        assert!(close_next(&taken, &left));
+        assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0));
+        drop(closers);
+        assert!(!close_next(&taken, &left));
+    }
+
+    /// A connection of which the other end takes nothing, whose last close waits until what was sent is acknowledged: for an hour.
+    fn lingering() -> (OwnedFd, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        // Until neither end has room for more.
+        let mut rest = 0;
+        while rest < 100 {
+            let sent = std::io::Write::write(&mut &ours, &[0; 1 << 16]);
+            rest = if sent.is_ok() { 0 } else { rest + 1 };
+            std::thread::sleep(std::time::Duration::from_millis(u64::from(sent.is_err())));
+        }
+        set_socket_linger(&ours, Some(std::time::Duration::from_secs(3600))).unwrap();
+        (ours.into(), theirs)
+    }
+
+    #[test]
+    fn a_socket_that_lingers_holds_up_nobody_who_closes_it() {
+        crate::events::guard_calls().unwrap();
+        let begun = std::time::Instant::now();
+        let (socket, _theirs) = lingering();
+        close(socket);
+        // Where the wish comes after it was told not to, or nobody told it: so does this.
+        let (socket, _other) = lingering();
+        bounded(|| drop(socket));
+        // In a message that nobody reads.
+        let (socket, _third) = lingering();
+        let (from, to) = crate::socket::pair(crate::socket::Kind::Stream).unwrap();
+        crate::socket::send(&from, b"x", &[socket.as_fd()]).unwrap();
+        drop(socket);
+        bounded(|| drop(to));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
+
+    #[test]
     fn what_finds_no_room_is_closed_at_once() {
         let (foreign, _never) = sync_channel(1);
         let (others, _taken) = sync_channel(1);
-        let closers = Closers { foreign, others };
+        let closers = Closers { foreign, others, left: Arc::default() };
         let (reader, writer) = rustix::pipe::pipe().unwrap();
         later(&closers, writer.try_clone().unwrap());
         later(&closers, writer);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::UNIX_EPOCH;
 
 use nvme_core::server::control::{Control, ControllerState};
+use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::now;
 use nvme_linux::inventory;
 use nvme_linux::inventory::{
@@ -25,7 +26,7 @@ use crate::worker::Handle;
 
 /// A connection that is being told.
 pub(crate) struct Introspection {
-    socket: OwnedFd,
+    socket: ClientFd,
     document: Vec<u8>,
     sent: usize,
 }
@@ -33,7 +34,7 @@ pub(crate) struct Introspection {
 impl Introspection {
     pub(crate) fn new(socket: OwnedFd, inventory: &Inventory) -> Self {
         let document = inventory.to_json().unwrap_or_default();
-        Self { socket, document, sent: 0 }
+        Self { socket: ClientFd::new(socket), document, sent: 0 }
     }
 
     /// Sends what the socket takes; true when the connection is over.

@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nvme_linux::dispose::{ClientFd, dispose};
 use nvme_linux::inventory::Format;
 use nvme_linux::socket::{self, ReceiveError};
 use rustix::io::Errno;
@@ -16,7 +17,7 @@ const HEADERS: usize = 32;
 
 /// One connection.
 pub(crate) struct Scraper {
-    socket: OwnedFd,
+    socket: ClientFd,
     request: Box<[u8; REQUEST]>,
     filled: usize,
     /// What is being sent, once the request is whole.
@@ -39,7 +40,13 @@ pub(crate) enum Asks {
 
 impl Scraper {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, request: Box::new([0; REQUEST]), filled: 0, answer: Vec::new(), sent: 0 }
+        Self {
+            socket: ClientFd::new(socket),
+            request: Box::new([0; REQUEST]),
+            filled: 0,
+            answer: Vec::new(),
+            sent: 0,
+        }
     }
 
     /// Reads what has come.
@@ -49,8 +56,14 @@ impl Scraper {
                 return Asks::Wrong("431 Request Header Fields Too Large");
             };
             match socket::receive(&self.socket, room) {
-                Ok((0, _)) => return Asks::Over,
-                Ok((n, _)) => self.filled += n,
+                Ok((0, files)) => {
+                    dispose(files);
+                    return Asks::Over;
+                }
+                Ok((n, files)) => {
+                    dispose(files);
+                    self.filled += n;
+                }
                 Err(ReceiveError::Socket(Errno::INTR)) => continue,
                 Err(ReceiveError::Socket(Errno::AGAIN)) => return Asks::More,
                 Err(_) => return Asks::Over,

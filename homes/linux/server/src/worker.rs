@@ -16,7 +16,7 @@ use nvme_core::nvme::QueuePair;
 use nvme_core::server::Polling;
 use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
 use nvme_core::server::worker::Worker;
-use nvme_linux::dispose::ClientFd;
+use nvme_linux::dispose::{self, ClientFd};
 use nvme_linux::events::{
     Closed, Doorbell, Epoll, Events, Interest, Ready, Receiver, SendError, Sender, ThreadClock, channel,
     guard_this_thread, now,
@@ -277,6 +277,7 @@ impl Thread {
 
     fn run(mut self) {
         guard_this_thread();
+        dispose::never_here();
         frames::on_this_thread();
         let mut events = Events::new(64);
         let clock = ThreadClock::of_this_thread();

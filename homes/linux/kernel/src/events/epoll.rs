@@ -23,6 +23,8 @@ pub enum Interest {
     ReadEdge,
     /// As long as there is something to read, or room to write.
     ReadWrite,
+    /// As long as there is room to write. What comes meanwhile wakes nobody.
+    Write,
     /// Only that the other side is gone.
     Hangup,
 }
@@ -34,6 +36,7 @@ impl Interest {
             Self::Read => F::IN | F::RDHUP,
             Self::ReadEdge => F::IN | F::ET,
             Self::ReadWrite => F::IN | F::OUT | F::RDHUP,
+            Self::Write => F::OUT | F::RDHUP,
             Self::Hangup => F::RDHUP,
         }
     }

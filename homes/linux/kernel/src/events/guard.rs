@@ -10,6 +10,9 @@
 //!   by another way, which never waits and costs three times as much ([`Submissions`]).
 //!
 //! The watching thread sleeps while nobody writes, and is woken by the first write after that.
+//!
+//! It watches over closing as well ([`bounded`]): a socket that its sender told to linger makes whoever closes it last wait for as long as the
+//! sender likes, unless a signal comes.
 #![expect(unsafe_code, reason = "handles and sends a signal")]
 
 use std::cell::Cell;
@@ -74,6 +77,34 @@ static GUARD: OnceLock<Guard> = OnceLock::new();
 
 thread_local! {
     static OWN: Cell<Option<Own>> = const { Cell::new(None) };
+    static WORK: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+}
+
+/// Does something in which the kernel may wait for a client, in a close or in what follows from one: what a signal can interrupt there takes no
+/// longer than two [ticks](TICK). Within another it is part of that.
+pub fn bounded<T>(work: impl FnOnce() -> T) -> T {
+    let Some(guard) = GUARD.get() else { return work() };
+    let slot = WORK.get().unwrap_or_else(|| {
+        unblock_signal();
+        let slot = guard.slot();
+        WORK.set(Some(slot));
+        slot
+    });
+    if !slot.writes.load(Ordering::Relaxed).is_multiple_of(2) {
+        return work();
+    }
+    guard.begin(slot);
+    let _end = End(slot);
+    work()
+}
+
+/// What a slot says when the work is over, in whatever way.
+struct End(&'static Slot);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// Starts the thread that watches over notifications. False: there is one.
@@ -100,11 +131,7 @@ pub(super) fn start() -> io::Result<bool> {
 pub fn guard_this_thread() {
     let Some(guard) = GUARD.get().filter(|_| OWN.get().is_none()) else { return };
     unblock_signal();
-    let thread = rustix::thread::gettid().as_raw_nonzero().get();
-    // Kept for ever: the watching thread may look at any time. There is one for each worker.
-    let slot: &'static Slot =
-        Box::leak(Box::new(Slot { writes: AtomicU64::new(0), place: AtomicUsize::new(NO_PLACE), thread }));
-    guard.slots().push(slot);
+    let slot = guard.slot();
     OWN.set(Some(Own { slot, repaid: Time::from_nanos(0) }));
 }
 
@@ -190,7 +217,26 @@ impl Guard {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One for the calling thread.
+    fn slot(&self) -> &'static Slot {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        // Kept for ever: the watching thread may look at any time. There are two for each thread that has any.
+        let slot: &'static Slot = Box::leak(Box::new(Slot {
+            writes: AtomicU64::new(0),
+            place: AtomicUsize::new(NO_PLACE),
+            thread,
+        }));
+        self.slots().push(slot);
+        slot
+    }
+
     fn write(&self, slot: &Slot, fd: BorrowedFd<'_>, count: u64) {
+        self.begin(slot);
+        write(fd, count);
+        slot.end();
+    }
+
+    fn begin(&self, slot: &Slot) {
         let begun = slot.writes.load(Ordering::Relaxed).wrapping_add(1);
         // SeqCst on both: either this thread sees that the watcher is going to sleep, or the watcher sees this write.
         slot.writes.store(begun, Ordering::SeqCst);
@@ -200,8 +246,6 @@ impl Guard {
                 watcher.unpark();
             }
         }
-        write(fd, count);
-        slot.writes.store(begun.wrapping_add(1), Ordering::Release);
     }
 
     /// The watching thread.
@@ -244,6 +288,11 @@ impl Guard {
 }
 
 impl Slot {
+    fn end(&self) {
+        let begun = self.writes.load(Ordering::Relaxed);
+        self.writes.store(begun.wrapping_add(1), Ordering::Release);
+    }
+
     fn interrupt(&self) {
         let process = rustix::process::getpid().as_raw_nonzero().get();
         // SAFETY: plain numbers. A signal to another thread of this process, whose handler does nothing; it is ignored

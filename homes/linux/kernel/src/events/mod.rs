@@ -36,6 +36,6 @@ pub use clock::{ThreadClock, now};
 pub use doorbell::Doorbell;
 pub use epoll::{Epoll, Events, Interest, Ready};
 pub use eventfd::EventFd;
-pub use guard::guard_this_thread;
+pub use guard::{bounded, guard_this_thread};
 pub use signals::{Signals, Stop, settle_signals};
 pub use slowly::{guard_calls, ring_for_ends, some_ended};

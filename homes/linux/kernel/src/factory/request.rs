@@ -17,6 +17,13 @@ pub struct Request {
     listener: Option<OwnedFd>,
 }
 
+impl Drop for Request {
+    fn drop(&mut self) {
+        // It may be any file, and a socket may have anything unread.
+        dispose(self.listener.take());
+    }
+}
+
 impl Request {
     /// Checks a datagram and the descriptors that came with it. Those of a refused request are closed.
     pub fn parse(datagram: &[u8], files: Vec<OwnedFd>) -> Result<Self, Refusal> {

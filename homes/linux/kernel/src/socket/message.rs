@@ -13,6 +13,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use super::Peer;
 use crate::dispose::dispose;
+use crate::events::bounded;
 
 /// Most descriptors that one message may carry.
 pub const DESCRIPTORS_MAX: usize = 64;
@@ -47,9 +48,14 @@ pub fn receive(socket: impl AsFd, into: &mut [u8]) -> Result<(usize, Vec<OwnedFd
 /// What an ancillary message begins with (cmsg(3)).
 const HEADER: usize = size_of::<libc::cmsghdr>();
 const ALIGN: usize = size_of::<usize>();
-/// Room for the descriptors, and for one set of credentials.
-const CONTROL: usize =
-    HEADER + DESCRIPTORS_MAX * size_of::<i32>() + HEADER + size_of::<libc::ucred>().next_multiple_of(ALIGN);
+/// The most that the kernel takes with one message. Of those for which there is no room the last copy may be closed by whoever receives the
+/// others, and takes as long as its sender likes: so there is room for all.
+const SENT_MAX: usize = 253;
+/// Room for them, and for one set of credentials.
+const CONTROL: usize = HEADER
+    + (SENT_MAX * size_of::<i32>()).next_multiple_of(ALIGN)
+    + HEADER
+    + size_of::<libc::ucred>().next_multiple_of(ALIGN);
 
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
@@ -81,7 +87,7 @@ fn receive_once(
     message.msg_controllen = CONTROL as _;
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: everything that the message points to is there and borrowed by nobody else, as long as it says.
-    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+    let received = bounded(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) });
     let Ok(bytes) = usize::try_from(received) else {
         let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
         return Err(ReceiveError::Socket(Errno::from_raw_os_error(errno)));
@@ -103,7 +109,8 @@ fn receive_once(
         }
         rest = behind;
     }
-    if message.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
+    let too_many = files.len() > DESCRIPTORS_MAX;
+    if too_many || message.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 {
         dispose(files);
         return Err(ReceiveError::Truncated);
     }

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use nvme_core::server::control::MemoryPlan;
 use nvme_core::server::message::SessionKey;
-use nvme_linux::dispose;
+use nvme_linux::dispose::{self, ClientFd};
 use nvme_linux::events::Account;
 use nvme_linux::lanes::Lane;
 use nvme_linux::logger::REFUSAL;
@@ -55,7 +55,7 @@ pub(crate) enum Source {
     /// The one connection that the session was minted with. The session ends with it.
     Connection,
     /// A listening socket: one client after the other.
-    Listener(OwnedFd),
+    Listener(ClientFd),
 }
 
 /// How far a session is.
@@ -132,7 +132,7 @@ pub(crate) struct Conn {
 
 /// A connection that waits for its turn.
 pub(crate) struct Waiter {
-    pub(crate) socket: OwnedFd,
+    pub(crate) socket: ClientFd,
     pub(crate) token: u64,
 }
 
@@ -167,7 +167,7 @@ pub(crate) struct Seat {
     /// Who connected and waits for its turn.
     pub(crate) waiting: VecDeque<Waiter>,
     /// Our end of the session capability, where that is not the connection itself.
-    pub(crate) lifetime: Option<OwnedFd>,
+    pub(crate) lifetime: Option<ClientFd>,
     pub(crate) cap: Option<String>,
     pub(crate) conn: Option<Conn>,
     pub(crate) phase: Phase,

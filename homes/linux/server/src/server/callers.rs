@@ -17,7 +17,7 @@ use nvme_session::factory::{CreateError, FactoryId, SessionId};
 
 use super::records::Minted;
 use super::waiting::{Asked, Call, WAITING_EACH, Waiting, refused};
-use super::{ACCEPTS_PER_TURN, CALLERS_MAX, Server, Watched};
+use super::{ACCEPTS_PER_TURN, CALLERS_MAX, CTL_PEERS_MAX, Server, Watched};
 use crate::capability::Capability;
 use crate::hints::Told;
 use crate::keep::State;
@@ -30,13 +30,21 @@ const LEAVE_WAIT: Duration = Duration::from_secs(5);
 
 impl Server {
     pub(super) fn callers(&self) -> usize {
-        let counts =
-            |w: &&Watched| matches!(w, Watched::Caller(_, FactoryId::SERVER, _) | Watched::CtlPeer(..));
-        self.watched.values().filter(counts).count()
+        self.watched.values().filter(|w| matches!(w, Watched::Caller(_, FactoryId::SERVER, _))).count()
+    }
+
+    /// Who is being told what there is has places apart from those who ask for sessions.
+    pub(super) fn ctl_peers(&self) -> usize {
+        self.watched.values().filter(|w| matches!(w, Watched::CtlPeer(..))).count()
     }
 
     /// Whether there is a place for one more. There is none once clients have made the server lose too many descriptors.
     pub(super) fn has_place(&mut self) -> bool {
+        self.is_sound() && self.callers() < CALLERS_MAX
+    }
+
+    /// Whether anybody is let in.
+    pub(super) fn is_sound(&mut self) -> bool {
         let sound = dispose::lost() < self.budget.lost;
         if !sound && !core::mem::replace(&mut self.closed, true) {
             log::error!(
@@ -44,13 +52,13 @@ impl Server {
                 dispose::lost()
             );
         }
-        sound && self.callers() < CALLERS_MAX
+        sound
     }
 
     /// Listens to newcomers only while there is room for them.
     pub(super) fn breathe(&mut self) {
         let room = self.has_place() && self.paused_until.is_none();
-        let interest = if room { Interest::Read } else { Interest::Hangup };
+        let ctl = self.is_sound() && self.ctl_peers() < CTL_PEERS_MAX && self.paused_until.is_none();
         for (token, watched) in &self.watched {
             let fd = match watched {
                 Watched::Svr => &self.svr,
@@ -61,9 +69,13 @@ impl Server {
             };
             if let Some(fd) = fd {
                 // The operator gets in though callers crowd, and who reads numbers.
-                let open =
-                    matches!(watched, Watched::Admin | Watched::Metrics) && self.paused_until.is_none();
-                let _ = self.epoll.modify(fd, *token, if open { Interest::Read } else { interest });
+                let open = match watched {
+                    Watched::Admin | Watched::Metrics => self.paused_until.is_none(),
+                    Watched::Ctl => ctl,
+                    _ => room,
+                };
+                let interest = if open { Interest::Read } else { Interest::Hangup };
+                let _ = self.epoll.modify(fd, *token, interest);
             }
         }
     }
@@ -343,8 +355,8 @@ impl Server {
             let token = self.next_token;
             self.epoll.add(&listener, token, Interest::Read)?;
             self.token(Watched::Listener(id));
-            seat.source = Source::Listener(listener);
-            seat.lifetime = Some(ours);
+            seat.source = Source::Listener(listener.into());
+            seat.lifetime = Some(ours.into());
         } else {
             let token = self.next_token;
             let offered = self.control.session(key).map_or(0, |s| s.offered());

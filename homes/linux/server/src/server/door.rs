@@ -5,6 +5,7 @@
 //! of a connection, which would then last as long as nobody reads it, with no client alive. So connections are taken from the
 //! socket whatever state the session is in; a few wait here, and more than that are closed.
 
+use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::Interest;
 use nvme_linux::logger::{OPERATOR, REFUSAL};
 use nvme_linux::socket::{self, Unread, unread};
@@ -61,6 +62,7 @@ impl Server {
     }
 
     fn take_in(&mut self, id: u32, socket: OwnedFd, time: Time) {
+        let socket = ClientFd::new(socket);
         self.touch(id);
         let token = self.next_token;
         let Some(seat) = self.seats.get_mut(&id) else { return };
@@ -153,7 +155,8 @@ impl Server {
             self.watched.remove(&token);
             let peer = socket::peer(&socket);
             let offered = self.control.session(key).map_or(0, |s| s.offered());
-            let Ok(connection) = Connection::new(socket, offered, self.control.config().queues) else {
+            let Ok(connection) = Connection::new(socket.into_owned(), offered, self.control.config().queues)
+            else {
                 continue;
             };
             let token = self.next_token;

@@ -1,21 +1,24 @@
 //! Whose time is over, and when the next one's is.
 
+use std::time::Duration;
+
 use nvme_platform::Time;
 use nvme_session::factory::FactoryId;
 
 use super::watched::Watched;
-use super::{CALLER_IDLE, CALLERS_MAX, Server};
-use crate::seat::{Conn, Seat};
+use super::{CALLER_IDLE, CALLERS_MAX, CTL_PEERS_MAX, Server};
+use crate::seat::{Conn, STALL_MAX, Seat};
 
 impl Server {
     pub(super) fn deadline(&self) -> Option<Time> {
         let conns = self.seats.values().filter_map(|s| s.conn.as_ref()?.deadline);
         let lanes = self.seats.values().filter_map(|c| c.conn.as_ref()?.patience());
         let waiting = self.waiting.iter().map(|w| w.until);
-        let crowded = self.callers() >= CALLERS_MAX;
+        let (crowded, told) = (self.callers() >= CALLERS_MAX, self.ctl_patience());
         let idle = self.watched.values().filter_map(|w| match w {
             Watched::Caller(_, FactoryId::SERVER, heard) if crowded => Some(*heard + CALLER_IDLE),
-            Watched::CtlPeer(_, until) | Watched::Scraper(_, until) => Some(*until),
+            Watched::CtlPeer(_, since) => Some(*since + told),
+            Watched::Scraper(_, until) => Some(*until),
             _ => None,
         });
         let idle = idle.chain(self.factory_deadlines());
@@ -30,6 +33,11 @@ impl Server {
             self.upgrades.deadline(),
         ];
         conns.chain(lanes).chain(waiting).chain(idle).chain(own.into_iter().flatten()).min()
+    }
+
+    /// For how long somebody may take to hear what there is: as long as nobody else may want the place, longer.
+    fn ctl_patience(&self) -> Duration {
+        if self.ctl_peers() >= CTL_PEERS_MAX { CALLER_IDLE } else { STALL_MAX }
     }
 
     /// Whose time is over.
@@ -59,7 +67,7 @@ impl Server {
         if self.paused_until.is_some_and(|until| time >= until) {
             self.resume_accepting();
         }
-        let crowded = self.callers() >= CALLERS_MAX;
+        let (crowded, told) = (self.callers() >= CALLERS_MAX, self.ctl_patience());
         let waits: Vec<u64> = if crowded { self.held() } else { Vec::new() };
         let held = |token: u64| waits.contains(&token);
         let mut over = Vec::new();
@@ -73,9 +81,8 @@ impl Server {
                         *heard = time;
                     }
                 }
-                Watched::CtlPeer(_, until) | Watched::Scraper(_, until) if time >= *until => {
-                    over.push(*token);
-                }
+                Watched::CtlPeer(_, since) if time >= *since + told => over.push(*token),
+                Watched::Scraper(_, until) if time >= *until => over.push(*token),
                 _ => {}
             }
         }

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 
 use nvme_audit as audit;
 use nvme_audit::Record;
+use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::Interest;
 use nvme_linux::factory::{Caller, Listing};
 use nvme_linux::logger::{OPERATOR, REFUSAL};
@@ -35,11 +36,11 @@ pub(super) struct Post {
     /// Somebody waits for a place among its callers.
     pub(super) crowded: bool,
     /// Our end of its lifetime; none where it is the operator's.
-    pub(super) lifetime: Option<OwnedFd>,
+    pub(super) lifetime: Option<ClientFd>,
     /// Names of devices that were not there so far.
     absent: Vec<String>,
     /// Where its callers come from, in the listening form.
-    pub(super) listener: Option<OwnedFd>,
+    pub(super) listener: Option<ClientFd>,
     /// Its one caller, in the connected form.
     pub(super) connection: Option<u64>,
     /// Where it is kept in case that the server is killed.
@@ -87,13 +88,13 @@ impl Server {
         self.epoll.add(&ours, token, Interest::Read)?;
         self.token(Watched::FactoryLifetime(id));
         let mut post = Post::new(name, self.control.catalogue().top_of(id).number());
-        post.lifetime = Some(ours);
+        post.lifetime = Some(ours.into());
         let token = self.next_token;
         match listener {
             Some(listener) => {
                 self.epoll.add(&listener, token, Interest::Read)?;
                 self.token(Watched::FactoryListener(id));
-                post.listener = Some(listener);
+                post.listener = Some(listener.into());
             }
             None => {
                 let (ours, theirs) = socket::pair(Kind::SeqPacket)?;
@@ -120,7 +121,7 @@ impl Server {
         self.token(Watched::FactoryListener(id));
         let name = self.factory_name(id);
         let mut post = Post::new(name, id.number());
-        (post.cap, post.listener) = (Some(cap), Some(socket));
+        (post.cap, post.listener) = (Some(cap), Some(socket.into()));
         self.posts.insert(id, post);
         Ok(())
     }

@@ -53,7 +53,7 @@ impl Server {
                     scraper.answer(&metrics::text(&inventory, format), format);
                 }
             }
-            let _ = self.epoll.modify(&*scraper, token, Interest::ReadWrite);
+            let _ = self.epoll.modify(&*scraper, token, Interest::Write);
         }
         if scraper.send() {
             self.forget(token);

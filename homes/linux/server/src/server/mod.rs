@@ -43,7 +43,7 @@ use nvme_audit as audit;
 use nvme_audit::Record;
 use nvme_core::server::control::Control;
 use nvme_core::server::message::SessionKey;
-use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, now};
+use nvme_linux::events::{Doorbell, Epoll, Events, Interest, Signals, bounded, now};
 use nvme_linux::inventory::Inventory;
 use nvme_linux::logger::{self, Notifier, SERVER};
 use nvme_linux::memory::{Failures, Trusted};
@@ -72,11 +72,13 @@ use crate::fatal::Fatal;
 use crate::inventory::{self, Introspection};
 use crate::keep::Keep;
 use crate::regions::Found;
-use crate::seat::{STALL_MAX, Seat};
+use crate::seat::Seat;
 use crate::worker::{self, ROOM_STEP};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
 const CALLERS_MAX: usize = 64;
+/// Connections to `ctl` that are being told what there is, at a time.
+const CTL_PEERS_MAX: usize = 16;
 /// Connections that are accepted before it is others' turn.
 const ACCEPTS_PER_TURN: usize = 16;
 /// How long nobody is let in after that failed. The reason, no room, goes on for a while.
@@ -164,6 +166,25 @@ impl Server {
         }
     }
 
+    fn hear_control(&mut self, time: Time) {
+        while let Some(event) = self.control.take_event() {
+            self.speak_of_event(&event);
+            self.control_event(event, time);
+        }
+    }
+
+    fn hear(&mut self, events: &Events, time: Time) -> Result<(), Fatal> {
+        for event in events.iter() {
+            self.speak_of_token(event.token);
+            self.event(event.token, event.hangup, time)?;
+            if self.upgrades.gone.is_some() {
+                // What else there is to hear is the next server's.
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Serves until the server is told to stop and everything has ended.
     pub(crate) fn run(mut self) -> Result<(), Fatal> {
         let mut events = Events::new(64);
@@ -183,16 +204,14 @@ impl Server {
             self.control.poll(time);
             self.note_devices(time);
             self.tell_workers()?;
-            while let Some(event) = self.control.take_event() {
-                self.speak_of_event(&event);
-                self.control_event(event, time);
-            }
+            // In whatever way somebody's descriptor is closed in what follows: nobody's wish makes that wait for long.
+            bounded(|| self.hear_control(time));
             logger::speak_of(0);
             self.tell_workers()?;
             self.unmask_pins();
             self.tell_drained(time);
             self.tell_rescanned(time);
-            self.expire(time);
+            bounded(|| self.expire(time));
             self.take_up_more(time);
             self.keep_changes();
             if self.down {
@@ -225,14 +244,7 @@ impl Server {
             self.bell.disarm();
             waited?;
             let time = now();
-            for event in events.iter() {
-                self.speak_of_token(event.token);
-                self.event(event.token, event.hangup, time)?;
-                if self.upgrades.gone.is_some() {
-                    // What else there is to hear is the next server's.
-                    break;
-                }
-            }
+            bounded(|| self.hear(&events, time))?;
             logger::speak_of(0);
             if self.upgrades.unknown {
                 // What is kept goes on, so nothing is closed here that others would hear of.
@@ -281,24 +293,23 @@ impl Server {
     }
 
     fn accept_ctl(&mut self, time: Time) {
-        for _ in 0..ACCEPTS_PER_TURN {
-            if !self.has_place() {
-                break;
-            }
-            let Some(ctl) = &self.ctl else { return };
-            let socket = match socket::accept(ctl) {
-                Ok(Some(socket)) => socket,
-                Ok(None) => return,
-                Err(e) => return self.pause_accepting("ctl", e, time),
-            };
-            let mut peer = Introspection::new(socket, &self.inventory());
-            if peer.send() {
-                continue;
-            }
-            let token = self.next_token;
-            if self.epoll.add(&peer, token, Interest::ReadWrite).is_ok() {
-                self.token(Watched::CtlPeer(peer, time + STALL_MAX));
-            }
+        if !self.is_sound() || self.ctl_peers() >= CTL_PEERS_MAX {
+            return self.breathe();
+        }
+        let Some(ctl) = &self.ctl else { return };
+        // One each turn: with many sessions it is long, and who asks for a session does not wait for several.
+        let socket = match socket::accept(ctl) {
+            Ok(Some(socket)) => socket,
+            Ok(None) => return,
+            Err(e) => return self.pause_accepting("ctl", e, time),
+        };
+        let mut peer = Introspection::new(socket, &self.inventory());
+        if peer.send() {
+            return;
+        }
+        let token = self.next_token;
+        if self.epoll.add(&peer, token, Interest::Write).is_ok() {
+            self.token(Watched::CtlPeer(peer, time));
         }
         self.breathe();
     }

@@ -118,7 +118,8 @@ impl Server {
         let Some(conn) = self.seats.get(&id).and_then(|s| s.conn.as_ref()) else { return };
         let wants = conn.connection.interest();
         let interest = match (wants.read, wants.write) {
-            (_, true) => Interest::ReadWrite,
+            // Nothing more is read from who does not read what it was told.
+            (_, true) => Interest::Write,
             (true, false) => Interest::Read,
             // While a request of its own is worked on, all that counts is that it may go away.
             (false, false) => Interest::Hangup,

@@ -205,8 +205,11 @@ impl Server {
         let name = format!("client {cap}");
         // Each is a group of its own; the factory's sessions are the first.
         let group = 1 + u64::from(id);
-        let (source, waits) =
-            if connected { (Source::Connection, Some(socket)) } else { (Source::Listener(socket), None) };
+        let (source, waits) = if connected {
+            (Source::Connection, Some(socket))
+        } else {
+            (Source::Listener(socket.into()), None)
+        };
         let mut seat = Seat::new(name, group, policy, source, self.budget.fixed);
         (seat.cap, seat.last) = (Some(cap), last);
         if let Some(socket) = waits {
@@ -216,7 +219,7 @@ impl Server {
                 log::error!("{}: {e}", seat.name);
             }
             self.token(Watched::Waiter(id));
-            seat.waiting.push_back(Waiter { socket, token });
+            seat.waiting.push_back(Waiter { socket: socket.into(), token });
         }
         self.seats.insert(id, seat);
         self.watch_listener(id);

@@ -203,7 +203,7 @@ impl Server {
             let token = self.next_token;
             self.epoll.add(&socket, token, Interest::ReadEdge).map_err(|why| text(&why))?;
             if let Some(seat) = self.seats.get_mut(&id) {
-                seat.waiting.push_back(Waiter { socket, token });
+                seat.waiting.push_back(Waiter { socket: socket.into(), token });
             }
             self.token(Watched::Waiter(id));
         }
@@ -259,12 +259,12 @@ impl Server {
         let lifetime = given.take(factory.lifetime.ok_or("nobody holds its lifetime")?)?;
         let token = self.token(Watched::FactoryLifetime(id));
         self.epoll.add(&lifetime, token, Interest::Read).map_err(failed)?;
-        post.lifetime = Some(lifetime);
+        post.lifetime = Some(lifetime.into());
         if let Some(listener) = factory.listener {
             let listener = given.take(listener)?;
             let token = self.token(Watched::FactoryListener(id));
             self.epoll.add(&listener, token, Interest::Read).map_err(failed)?;
-            post.listener = Some(listener);
+            post.listener = Some(listener.into());
         }
         if let Some(connection) = factory.connection {
             let socket = given.take(connection)?;
@@ -315,7 +315,7 @@ impl Server {
                 self.epoll.add(&lifetime, token, Interest::Read).map_err(failed)?;
                 let token = self.token(Watched::Listener(id));
                 self.epoll.add(&listener, token, Interest::Read).map_err(failed)?;
-                (seat.lifetime, seat.source) = (Some(lifetime), Source::Listener(listener));
+                (seat.lifetime, seat.source) = (Some(lifetime.into()), Source::Listener(listener.into()));
             }
             (None, None) if session.connection.is_some() => {}
             _ => return Err("nobody has its capability".into()),
