@@ -66,7 +66,7 @@ use nvme_linux::sandbox::{Landlock, Options, Sandbox, check_calls};
 use nvme_linux::socket::Acceptor;
 use nvme_linux::standard::answer;
 use nvme_linux::start::Start;
-use nvme_linux::storage::facts;
+use nvme_linux::storage::holder;
 use nvme_linux::storage::station;
 use nvme_linux::vfio::{self, VfioOptions};
 use nvme_policy::Policy;
@@ -278,7 +278,7 @@ fn start(
     let mut opener = devices::Opener::new(vfio, &bell, functions, found.is_some());
     let origins: Vec<String> = capabilities.controllers.iter().map(|spec| spec.origin.clone()).collect();
     let controllers = capabilities.controllers.into_iter().map(|spec| opener.open(spec));
-    let controllers = facts::all_at_once(|| controllers.collect::<Result<Vec<_>, _>>())?;
+    let controllers = holder::all_at_once(|| controllers.collect::<Result<Vec<_>, _>>())?;
     let held: usize = controllers.iter().map(devices::Opened::descriptors).sum();
     let held = held + worker::apart_count(fixed.len()) * worker::APART_DESCRIPTORS;
     let budget = Budget::of_process(sessions, fixed.len(), workers, held, keep.is_some());

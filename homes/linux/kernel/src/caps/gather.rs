@@ -9,12 +9,13 @@ use rustix::io::Errno;
 
 use super::kind::{Access, image, regular_file};
 use super::listener::{Listener, ListenerKind, listener, scraped};
-use super::raw::{Raw, described, wrong};
+use super::raw::{Giver, Passed, Raw, described, wrong};
 use super::trail::{TRAIL, TrailFile};
 use super::{CapError, CapWord, Inherited, NamedFd, Place, SoftOptions, SoftSource, Spec};
 use crate::memory::proc_path;
 use crate::socket::Kind;
-use crate::storage::facts::{holder, let_go_of};
+use crate::storage::facts::let_go_of;
+use crate::storage::holder::holder;
 
 /// The names that the command line asks for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -226,21 +227,24 @@ fn by_name(inherited: Inherited, words: Vec<CapWord>) -> Result<BTreeMap<String,
     let mut named: BTreeMap<String, Vec<Raw>> = BTreeMap::new();
     for capability in inherited.listen {
         let origin = format!("{} (descriptor {})", capability.name, capability.fd.as_raw_fd());
-        named.entry(capability.name).or_default().push(Raw::Open(capability.fd, origin));
+        named
+            .entry(capability.name)
+            .or_default()
+            .push(Raw::Open(Passed { fd: capability.fd, by: Giver::Parent }, origin));
     }
     let mut taken: BTreeMap<RawFd, OwnedFd> = inherited.words.into_iter().collect();
     let mut handed = inherited.handed;
     for (_, NamedFd { name, fd }) in handed.extract_if(.., |(word, _)| word.is_none()) {
         let origin = format!("{name} (handed over)");
-        named.entry(name).or_default().push(Raw::Open(fd, origin));
+        named.entry(name).or_default().push(Raw::Open(Passed { fd, by: Giver::Server }, origin));
     }
     for CapWord { name, spec, text } in words {
         let same = handed.iter().position(|(word, _)| word.as_deref() == Some(text.as_str()));
         let fd = match spec.fd() {
-            _ if let Some(at) = same => Some(handed.swap_remove(at).1.fd),
+            _ if let Some(at) = same => Some(Passed { fd: handed.swap_remove(at).1.fd, by: Giver::Server }),
             None => None,
             Some(number) => match taken.remove(&number) {
-                Some(fd) => Some(fd),
+                Some(fd) => Some(Passed { fd, by: Giver::Parent }),
                 None => return Err(CapError::NotOpen { name, fd: number }),
             },
         };
@@ -282,17 +286,18 @@ fn controllers(raws: Vec<Raw>) -> Result<Vec<ControllerSpec>, CapError> {
 
 fn soft(
     source: SoftSource,
-    fd: Option<OwnedFd>,
+    passed: Option<Passed>,
     serial: String,
     origin: &str,
     options: SoftOptions,
 ) -> Result<ControllerKind, CapError> {
-    let name = match (&source, &fd) {
+    let name = match (&source, &passed) {
         (SoftSource::Image(Place::Path(path)), None) => path.display().to_string(),
         _ => origin.to_owned(),
     };
-    let given = fd.is_some();
-    let (file, access) = match (source, fd) {
+    // Whoever opened a device for us may not have claimed it.
+    let unclaimed = passed.as_ref().is_some_and(|passed| passed.by == Giver::Parent);
+    let (file, access) = match (source, passed.map(|passed| passed.fd)) {
         (SoftSource::Memory(size), made) => {
             let (image, read_only) = (Image::Memory(size, made), options.read_only);
             return Ok(ControllerKind::Soft { image, serial, name, options, read_only });
@@ -308,14 +313,13 @@ fn soft(
     };
     let (allowed, device) = image(&file).map_err(|found| wrong("vbus", found, IMAGE))?;
     let read_only = options.read_only || access == Access::Read || allowed == Access::Read;
-    // Whoever opened a device for us may not have claimed it.
-    let file = if given && device && !read_only { claim(file, &name)? } else { file };
+    let file = if unclaimed && device && !read_only { claim(file, &name)? } else { file };
     Ok(ControllerKind::Soft { image: Image::File(file), serial, name, options, read_only })
 }
 
 fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
     let file = match raw {
-        Raw::Open(fd, _) | Raw::Word(Spec::File(_), Some(fd), _) => fd,
+        Raw::Open(Passed { fd, .. }, _) | Raw::Word(Spec::File(_), Some(Passed { fd, .. }), _) => fd,
         Raw::Word(Spec::File(Place::Path(path)), None, _) => match open(name, &path, Access::ReadWrite) {
             // A dataspace that the server may only read is one all the same: a controller can write from it.
             Err(CapError::Open { error, .. })
@@ -334,8 +338,10 @@ fn dataspace(name: &str, raw: Raw) -> Result<NamedFile, CapError> {
 
 fn trail_file(raw: Raw) -> Result<TrailFile, CapError> {
     match raw {
-        Raw::Open(fd, origin) => TrailFile::new(fd, false, origin),
-        Raw::Word(Spec::Trail { required, .. }, Some(fd), origin) => TrailFile::new(fd, required, origin),
+        Raw::Open(Passed { fd, .. }, origin) => TrailFile::new(fd, false, origin),
+        Raw::Word(Spec::Trail { required, .. }, Some(Passed { fd, .. }), origin) => {
+            TrailFile::new(fd, required, origin)
+        }
         Raw::Word(Spec::Trail { place: Place::Path(path), required }, None, origin) => {
             TrailFile::new(TrailFile::open(&path)?, required, origin)
         }
@@ -344,37 +350,53 @@ fn trail_file(raw: Raw) -> Result<TrailFile, CapError> {
 }
 
 /// Opens an image that the operator named. A block device that is to be written is this server's alone.
-fn open_image(path: &PathBuf, access: Access) -> Result<OwnedFd, CapError> {
+fn open_image(path: &Path, access: Access) -> Result<OwnedFd, CapError> {
     let device = rustix::fs::stat(path)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice);
     if !device || access == Access::Read {
         return open("vbus", path, access);
     }
-    // What has it and cannot be named may be the ring of a server that has just ended.
-    let mut claimed = claim_path(path, path);
+    claim_soon(path, path)
+}
+
+/// Opens a device once more, alone. No call says whether it is the descriptor that was passed which has it alone (O_EXCL): so that one is
+/// closed, and what is still somebody's then is not ours.
+fn claim(file: OwnedFd, name: &str) -> Result<OwnedFd, CapError> {
+    let (path, shown) = (PathBuf::from(proc_path(file.as_fd())), Path::new(name));
+    match claim_path(&path, shown) {
+        Err(CapError::InUse { .. }) => {}
+        other => return other,
+    }
+    // A device may go with the last of those that have it open (a loop device does, if it was told to), and its node may have another name here.
+    let kept = open("vbus", &path, Access::Read)?;
+    drop(file);
+    claim_soon(Path::new(&proc_path(kept.as_fd())), shown).map_err(|error| match error {
+        CapError::InUse { name, path, holder } => {
+            let why =
+                "the server has a device for itself, so whoever passes one must not have it alone (O_EXCL)";
+            CapError::InUse { name, path, holder: format!("{holder}; {why}") }
+        }
+        other => other,
+    })
+}
+
+/// Claims a device, which a server that has just ended may have for a moment still: what has it and cannot be named may be that one's ring.
+fn claim_soon(path: &Path, shown: &Path) -> Result<OwnedFd, CapError> {
+    let mut claimed = claim_path(path, shown);
     let unnamed = |claimed: &Result<OwnedFd, CapError>| {
         matches!(claimed, Err(CapError::InUse { .. })) && holder(path).is_none()
     };
     if unnamed(&claimed) {
         let _ = let_go_of(|| -> Result<bool, ()> {
-            claimed = claim_path(path, path);
+            claimed = claim_path(path, shown);
             Ok(!unnamed(&claimed))
         });
     }
     claimed
 }
 
-/// Opens a device once more, alone. Whoever gave it may have claimed it already, and then nobody else has.
-fn claim(file: OwnedFd, name: &str) -> Result<OwnedFd, CapError> {
-    let path = PathBuf::from(proc_path(file.as_fd()));
-    match claim_path(&path, &PathBuf::from(name)) {
-        Err(CapError::InUse { .. }) if holder(&path).is_none() => Ok(file),
-        other => other,
-    }
-}
-
 /// Opens a block device so that nobody else has it: nothing is mounted from it or lies over it, and nothing will.
-fn claim_path(path: &PathBuf, shown: &Path) -> Result<OwnedFd, CapError> {
+fn claim_path(path: &Path, shown: &Path) -> Result<OwnedFd, CapError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::EXCL;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|error| {
         let (name, path_shown) = ("vbus".to_owned(), shown.display().to_string());
@@ -382,7 +404,8 @@ fn claim_path(path: &PathBuf, shown: &Path) -> Result<OwnedFd, CapError> {
             Errno::BUSY => CapError::InUse {
                 name,
                 path: path_shown,
-                holder: holder(path).unwrap_or_else(|| "another program has it for itself".to_owned()),
+                holder: holder(path)
+                    .unwrap_or_else(|| "another program or mount has it for itself".to_owned()),
             },
             error => CapError::Open { name, path: path_shown, error: error.into() },
         }
@@ -390,7 +413,7 @@ fn claim_path(path: &PathBuf, shown: &Path) -> Result<OwnedFd, CapError> {
 }
 
 /// Opens a file that the operator named. Never waits for a pipe's other end, never becomes our terminal.
-fn open(name: &str, path: &PathBuf, access: Access) -> Result<OwnedFd, CapError> {
+fn open(name: &str, path: &Path, access: Access) -> Result<OwnedFd, CapError> {
     let access = if access == Access::Read { OFlags::RDONLY } else { OFlags::RDWR };
     let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     rustix::fs::open(path, flags, Mode::empty()).map_err(|error| CapError::Open {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::kind::{listening_tcp, listening_unix, unix_stream};
-use super::raw::{Raw, described, wrong};
+use super::raw::{Passed, Raw, described, wrong};
 use super::{CapError, Place, Spec, UnixOptions};
 use crate::accounts;
 use crate::socket::{Kind, ListenError, ListenSpec, listen_at};
@@ -78,7 +78,7 @@ pub(super) fn listener(
         Ok(Listener { name: name.to_owned(), kind: ListenerKind::Open(fd), socket })
     };
     match raw {
-        Raw::Word(Spec::Peer(_), Some(fd), _) => {
+        Raw::Word(Spec::Peer(_), Some(Passed { fd, .. }), _) => {
             let listens = unix_stream(&fd).map_err(|found| wrong(name, found, PEER))?;
             unblock(&fd)?;
             let kind = if listens { ListenerKind::Open(fd) } else { ListenerKind::Connected(fd) };
@@ -88,7 +88,9 @@ pub(super) fn listener(
             let kind = ListenerKind::Make(listen_spec(name, path, &UnixOptions::default())?);
             Ok(Listener { name: name.to_owned(), kind, socket: Kind::Stream })
         }
-        Raw::Open(fd, _) | Raw::Word(Spec::Unix { .. }, Some(fd), _) => listens(fd),
+        Raw::Open(Passed { fd, .. }, _) | Raw::Word(Spec::Unix { .. }, Some(Passed { fd, .. }), _) => {
+            listens(fd)
+        }
         Raw::Word(Spec::Unix { place: Place::Path(path), options }, None, _) => {
             let socket = types.first().copied().unwrap_or(Kind::Stream);
             let kind = ListenerKind::Make(listen_spec(name, path, &options)?);
@@ -105,7 +107,9 @@ pub(super) fn scraped(raw: Raw) -> Result<Listener, CapError> {
         Raw::Word(Spec::Tcp(address), None, _) => {
             Ok(Listener { name, kind: ListenerKind::Tcp(address), socket: Kind::Stream })
         }
-        Raw::Open(fd, _) | Raw::Word(Spec::Tcp(_), Some(fd), _) if listening_tcp(&fd) => {
+        Raw::Open(Passed { fd, .. }, _) | Raw::Word(Spec::Tcp(_), Some(Passed { fd, .. }), _)
+            if listening_tcp(&fd) =>
+        {
             rustix::io::ioctl_fionbio(&fd, true)
                 .map_err(|error| CapError::System { name: name.clone(), error: error.into() })?;
             Ok(Listener { name, kind: ListenerKind::Open(fd), socket: Kind::Stream })

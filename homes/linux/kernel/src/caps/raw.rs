@@ -6,8 +6,23 @@ use super::{CapError, Spec};
 
 /// One capability before it is checked.
 pub(super) enum Raw {
-    Open(OwnedFd, String),
-    Word(Spec, Option<OwnedFd>, String),
+    Open(Passed, String),
+    Word(Spec, Option<Passed>, String),
+}
+
+/// A descriptor that came with the start.
+pub(super) struct Passed {
+    pub(super) fd: OwnedFd,
+    pub(super) by: Giver,
+}
+
+/// Who gave a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Giver {
+    /// Whoever started the program.
+    Parent,
+    /// A server that was started with the same words: it has claimed and locked what it gave.
+    Server,
 }
 
 pub(super) fn wrong(name: &str, found: impl Into<String>, wanted: &'static str) -> CapError {

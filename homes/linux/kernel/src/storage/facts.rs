@@ -1,21 +1,20 @@
 //! What the kernel says of an image: file or block device, how large, how it wants to be read, and who else has it.
 #![expect(unsafe_code, reason = "asks the kernel what its safe wrappers do not")]
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::IoSliceMut;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
     Advice, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fcntl_getfl, fstat, fstatfs, fstatvfs,
-    ioctl_blksszget, major, minor, seek,
+    ioctl_blksszget, seek,
 };
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
+use super::holder::{loop_over, sysfs, writer};
 use crate::memory::{Lock, lock_file, proc_path};
 
 /// `f_type` of tmpfs and hugetlbfs (statfs(2)).
@@ -29,9 +28,6 @@ const BLKROGET: libc::Ioctl = 0x125e;
 const DIOALIGN: u32 = 0x2000;
 /// An image that is longer is never mapped: an address space has 128 TiB.
 pub(super) const MAP_MAX: u64 = 32 << 40;
-/// Processes whose descriptors are looked through for one that has an image open.
-const PROCESSES_MAX: usize = 65_536;
-
 /// Why an image cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
@@ -202,11 +198,6 @@ fn is_read_only(file: BorrowedFd<'_>) -> bool {
     asked == 0 && answer != 0
 }
 
-/// The folder of a block device in sysfs.
-fn sysfs(stat: &Stat) -> String {
-    format!("/sys/dev/block/{}:{}", major(stat.st_rdev), minor(stat.st_rdev))
-}
-
 /// A limit of a device's queue, in bytes; 0: none is said.
 fn queue_limit(stat: &Stat, name: &str) -> u64 {
     let folder = sysfs(stat);
@@ -250,113 +241,6 @@ fn format(file: BorrowedFd<'_>) -> Option<&'static str> {
         (b"QED\0", "QED"),
     ];
     known.iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, name)| *name)
-}
-
-/// Who has a block device that could not be opened alone: what is mounted from it, lies over it, or has it open.
-pub fn holder(path: &Path) -> Option<String> {
-    let stat = rustix::fs::stat(path).ok()?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
-        return None;
-    }
-    let number = format!("{}:{}", major(stat.st_rdev), minor(stat.st_rdev));
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounted = mounts.lines().find_map(|line| {
-        let mut words = line.split(' ');
-        (words.nth(2)? == number).then(|| words.nth(1).map(str::to_owned))?
-    });
-    if let Some(place) = mounted {
-        return Some(format!("it is mounted on {place}"));
-    }
-    let folder = sysfs(&stat);
-    if let Some(above) = fs::read_dir(format!("{folder}/holders")).ok().and_then(|mut d| d.next()?.ok()) {
-        let node = above.file_name().to_string_lossy().into_owned();
-        let name = fs::read_to_string(format!("/sys/block/{node}/dm/name")).map(|n| n.trim().to_owned());
-        return Some(format!("{} lies over it", name.unwrap_or(node)));
-    }
-    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if swaps.lines().any(|line| line.split_whitespace().next() == real.to_str()) {
-        return Some("it is swap space".into());
-    }
-    writer(&stat)
-}
-
-/// A loop device over a file or a block device.
-fn loop_over(stat: &Stat) -> Option<String> {
-    fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
-        let below = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        rustix::fs::stat(below.trim_end_matches('\n')).is_ok_and(|other| is_one(stat, &other)).then_some(name)
-    })
-}
-
-/// A file of a file system that another process has open.
-struct Open {
-    stat: Stat,
-    pid: String,
-    number: String,
-}
-
-thread_local! {
-    /// What others have open, where many files are asked about at once.
-    static OTHERS: RefCell<Option<Vec<Open>>> = const { RefCell::new(None) };
-}
-
-/// Opens many images: what other processes have open is looked up once for all of them. With 64 images that is most of a start.
-pub fn all_at_once<R>(open: impl FnOnce() -> R) -> R {
-    OTHERS.set(Some(others().collect()));
-    let opened = open();
-    OTHERS.set(None);
-    opened
-}
-
-/// What other processes have open, as far as this one may see.
-fn others() -> impl Iterator<Item = Open> {
-    let own = std::process::id().to_string();
-    let processes = fs::read_dir("/proc").into_iter().flat_map(|all| all.take(PROCESSES_MAX)).flatten();
-    let pids = processes.map(|process| process.file_name().to_string_lossy().into_owned());
-    pids.filter(move |pid| *pid != own && pid.bytes().all(|b| b.is_ascii_digit())).flat_map(|pid| {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        descriptors.filter_map(move |descriptor| {
-            let number = descriptor.file_name().to_string_lossy().into_owned();
-            let link = format!("/proc/{pid}/fd/{number}");
-            // What is no file of a file system is not asked about.
-            fs::read_link(&link).ok().filter(|target| target.is_absolute())?;
-            let stat = rustix::fs::stat(&link).ok()?;
-            Some(Open { stat, pid: pid.clone(), number })
-        })
-    })
-}
-
-/// Another process that has the file or device open for writing: as far as this one may see.
-fn writer(stat: &Stat) -> Option<String> {
-    let find = |open: &Open| {
-        let Open { stat: other, pid, number } = open;
-        if !is_one(stat, other) || !writes(&format!("/proc/{pid}/fdinfo/{number}")) {
-            return None;
-        }
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Some(format!("process {pid} ({})", name.trim()))
-    };
-    OTHERS.with_borrow(|known| match known {
-        Some(known) => known.iter().find_map(find),
-        None => others().find_map(|open| find(&open)),
-    })
-}
-
-/// Whether both are one file, or nodes of one device.
-fn is_one(one: &Stat, other: &Stat) -> bool {
-    let device = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
-    if device(one) && device(other) {
-        return one.st_rdev == other.st_rdev;
-    }
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
-}
-
-fn writes(info: &str) -> bool {
-    let info = fs::read_to_string(info).unwrap_or_default();
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-    flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok()).is_some_and(|flags| flags & 3 != 0)
 }
 
 /// The same file once more, to be read and written directly, where that can be with blocks of this size.

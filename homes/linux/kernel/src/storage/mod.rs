@@ -6,7 +6,7 @@
 //!                                          └─ threads: helpers with preadv and pwritev
 //! ```
 //!
-//! * [`facts`]: what the kernel says of a file or a device: size, block size, alignment, who holds it.
+//! * [`facts`]: what the kernel says of a file or a device: size, block size, alignment. [`holder`]: who else has it.
 //! * [`image`]: an [`Image`], with what is known of it. `stored`: which engine a request goes to; the software controller sees that as
 //!   [`Storage`](nvme_soft::Storage).
 //! * `task`: one request as the calls it takes, with what follows from each answer. The same for both engines.
@@ -20,6 +20,7 @@ mod durable;
 mod entries;
 pub mod facts;
 mod helpers;
+pub mod holder;
 mod image;
 mod pinned;
 mod rest;
