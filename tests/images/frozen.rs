@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nvme_client::{Client, Io, Options, Segment, kind};
+use nvme_client::{Client, Io, Options, Range, Segment, kind};
+use zerocopy::IntoBytes;
 
 use crate::server::{Bench, wait_until};
-use crate::storage::{Loop, MIB, Mount, able, divide, serve, session, sparse, vbus};
+use crate::storage::{Loop, MIB, Mount, able, client, divide, serve, session, sparse, vbus};
 
 /// Longer than a command of hardware may take before the controller is suspected.
 const FROZEN: Duration = Duration::from_secs(35);
@@ -298,4 +299,57 @@ fn who_cannot_be_taken_over_since_an_image_hangs_goes_on_with_its_rings_and_its_
     client.flush().unwrap();
     drop(client);
     assert_eq!(server.stop(), 0);
+}
+
+#[test]
+fn control_goes_on_while_a_device_hangs_over_a_write_zeroes_or_a_discard() {
+    if !able() {
+        return;
+    }
+    for (engine, kind) in [("uring", kind::WRITE_ZEROES), ("threads", kind::DISCARD)] {
+        let bench = Bench::new();
+        let file = bench.path("file");
+        sparse(&file, 96 * MIB);
+        let device = Loop::over(&file, &[]);
+        let system = Mount::ext4(&device.0);
+        let inner = system.path("inner");
+        std::fs::write(&inner, vec![0; 32 << 20]).unwrap();
+        let image = Loop::over(&inner, &[]);
+        let words = [vbus(&image.0, &format!(",serial=a,engine={engine}")), bench.disk()];
+        let mut server = serve(&bench, &words);
+        let mut slow = session(&bench, &["device=a:n1"]);
+        slow.write(0, &[1; 4096]).unwrap();
+        slow.flush().unwrap();
+        system.freeze();
+        let range = [Range { sector: 2048, sectors: 512, flags: 0 }];
+        slow.memory.write(slow.scratch, range.as_bytes()).unwrap();
+        let scratch = slow.scratch;
+        let queue = slow.queue(0).unwrap();
+        // A write that hangs, and what waits for it below the device's lock.
+        let write = (kind::OUT, Segment { addr: scratch + 4096, len: 4096 });
+        let other = (kind, Segment { addr: scratch, len: size_of_val(&range) as u32 });
+        for (token, (kind, segment)) in (1..).zip([write, other]) {
+            let sector = if kind == kind::OUT { 8192 } else { 0 };
+            queue.submit(Io { kind, sector, segments: &[segment], to_device: true }, token).unwrap();
+            queue.publish().unwrap();
+            queue.kick().unwrap();
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        // Longer than it takes until the server looks by itself whether images grew.
+        std::thread::sleep(Duration::from_secs(7));
+        let before = Instant::now();
+        let list = bench.factory().list();
+        let other = bench.factory().create(&["device=partlabel:bystander"], None);
+        let took = before.elapsed();
+        let waits = slow.queue(0).unwrap().poll().unwrap().is_none();
+        system.thaw();
+        let list = list.unwrap_or_else(|why| panic!("{engine}: {why}: {}", server.said()));
+        assert!(list.contains("a:n1"), "{list}");
+        client(other.unwrap()).write(0, &[2; 4096]).unwrap();
+        assert!(took < Duration::from_secs(5), "{engine}: {took:?}");
+        assert!(waits, "{engine}: it was not frozen");
+        wait_until("the end of what waited", || slow.queue(0).unwrap().poll().unwrap().is_some());
+        drop(slow);
+        assert_eq!(server.stop(), 0);
+    }
 }

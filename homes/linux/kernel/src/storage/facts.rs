@@ -2,15 +2,15 @@
 #![expect(unsafe_code, reason = "asks the kernel what its safe wrappers do not")]
 
 use std::fs;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    Advice, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fcntl_getfl, fstat, fstatfs, fstatvfs,
-    ioctl_blksszget, seek,
+    Advice, FileType, Mode, OFlags, Stat, fadvise, fcntl_getfl, fstat, fstatfs, fstatvfs,
+    ioctl_blksszget,
 };
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
@@ -24,6 +24,8 @@ const HUGETLBFS: u64 = 0x9584_58f6;
 const LOCAL: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x794c_7630];
 /// BLKROGET of linux/fs.h.
 const BLKROGET: libc::Ioctl = 0x125e;
+/// BLKGETSIZE64 of linux/fs.h.
+pub(super) const BLKGETSIZE64: u32 = 0x8008_1272;
 /// STATX_DIOALIGN of statx(2).
 const DIOALIGN: u32 = 0x2000;
 /// An image that is longer is never mapped: an address space has 128 TiB.
@@ -183,10 +185,14 @@ pub(crate) fn let_go_of<E>(mut had: impl FnMut() -> Result<bool, E>) -> Result<b
     }
 }
 
-/// Its size in bytes, now. Asks nobody who could be away.
+/// Its size in bytes, now. Of a device that hangs, too: `lseek` would wait for the lock that a discard or write-zeroes under way has.
 pub fn size(file: BorrowedFd<'_>, block_device: bool) -> Result<u64, Errno> {
     if block_device {
-        return seek(file, SeekFrom::End(0));
+        let mut answer = 0_u64;
+        // SAFETY: the request takes a pointer to 64 bits.
+        let asked = unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64.into(), &raw mut answer) };
+        let failed = || Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO);
+        return if asked == 0 { Ok(answer) } else { Err(failed()) };
     }
     fstat(file).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
 }

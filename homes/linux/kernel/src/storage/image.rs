@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::durable::{Durable, Flush, Joined};
 use super::facts;
-use super::facts::{Alignment, Facts, FactsError};
+use super::facts::{Alignment, BLKGETSIZE64, Facts, FactsError};
 use crate::events::{Doorbell, now};
 use crate::logger::{OPERATOR, RateLimit};
 
@@ -281,9 +281,9 @@ impl Image {
         self.facts.discards
     }
 
-    /// What else a helper asks of its device.
+    /// What else is asked of its device: by a helper, and how large it is.
     pub fn ioctls(&self) -> &'static [u32] {
-        if self.facts.block_device { &[BLKDISCARD] } else { &[] }
+        if self.facts.block_device { &[BLKDISCARD, BLKGETSIZE64] } else { &[] }
     }
 
     /// Whether rings must know it.
