@@ -65,6 +65,30 @@ fn growth_is_noticed_without_an_operator() {
 }
 
 #[test]
+fn nobody_is_asked_for_a_size_who_might_not_answer_unless_the_operator_says_so() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let (far, near) = (Mount::unknown(), bench.path("near"));
+    for image in [&far.path("far"), &near] {
+        sparse(image, 8 * MIB);
+    }
+    let words = [vbus(&far.path("far"), ",serial=far"), vbus(&near, ",serial=near")];
+    let mut server = serve(&bench, &words);
+    server.says("ready: ");
+    for image in [&far.path("far"), &near] {
+        File::options().write(true).open(image).unwrap().set_len(12 * MIB).unwrap();
+    }
+    let capacity = |device| session(&bench, &[device, "read-only"]).config.capacity;
+    assert_eq!(capacity("device=near:n1"), 12 * SECTORS);
+    assert_eq!(capacity("device=far:n1"), 8 * SECTORS);
+    operator(&bench, &["rescan", "far"]).unwrap();
+    assert_eq!(capacity("device=far:n1"), 12 * SECTORS);
+    assert_eq!(server.stop(), 0);
+}
+
+#[test]
 fn an_image_in_memory_that_shrank_fails_what_is_gone_of_it_and_serves_it_again_when_it_is_back() {
     let bench = Bench::new();
     let image = bench.path("image");

@@ -32,6 +32,13 @@ impl Mount {
         Self(dir)
     }
 
+    /// In memory, and of a kind that the server does not know: to it, somebody else may have to be asked for what is there.
+    pub(crate) fn unknown() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        run("mount", &["-t", "ramfs", "none", dir.path().to_str().unwrap()]);
+        Self(dir)
+    }
+
     /// An ext4 file system, made anew on a device.
     pub(crate) fn ext4(device: &Path) -> Self {
         let device = device.to_str().unwrap();

@@ -101,21 +101,8 @@ impl Server {
         self.rescans.iter().map(|rescan| rescan.until).min()
     }
 
-    /// Looks whether images grew: before somebody new is told how large they are.
+    /// Looks whether images grew, where nobody need be asked who might not answer: before somebody new is told how large they are.
     pub(super) fn look_at_images(&mut self, time: Time) {
-        self.looked = time;
-        for Served { stored, handle } in self.images.iter().flatten() {
-            stored.image().rescan();
-            handle.rescan(1);
-        }
-        self.lose_images(time);
-    }
-
-    /// Looks so now and then, where nobody need be asked who might not answer, so that those who have one are told without an operator.
-    pub(super) fn look_again(&mut self, time: Time) {
-        if self.growth_deadline().is_none_or(|at| time < at) {
-            return;
-        }
         self.looked = time;
         for Served { stored, handle } in self.images.iter().flatten() {
             if stored.image().is_local() {
@@ -124,6 +111,13 @@ impl Server {
             }
         }
         self.lose_images(time);
+    }
+
+    /// Looks so now and then, so that those who have one are told without an operator.
+    pub(super) fn look_again(&mut self, time: Time) {
+        if self.growth_deadline().is_some_and(|at| time >= at) {
+            self.look_at_images(time);
+        }
     }
 
     /// When it is looked next.
