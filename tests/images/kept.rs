@@ -90,6 +90,66 @@ fn sessions_of_an_image_wait_until_the_dead_server_s_ring_is_gone_and_others_do_
     assert_eq!(server.stop(), 0);
 }
 
+#[test]
+fn two_frozen_images_at_their_caps_leave_kernel_threads_for_a_third_where_each_has_its_own_ring() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 96 * MIB);
+    let device = Loop::over(&file, &[]);
+    let system = Mount::ext4(&device.0);
+    let third = bench.path("third");
+    for image in [&system.path("a"), &system.path("b"), &third] {
+        sparse(image, 16 * MIB);
+    }
+    let manager = Manager::new(&bench, 100);
+    let words = [
+        vbus(&system.path("a"), ",serial=a,engine=uring"),
+        vbus(&system.path("b"), ",serial=b,engine=uring"),
+        vbus(&third, ",serial=c,engine=uring"),
+        bench.socket("svr"),
+        "--workers=1".to_owned(),
+    ];
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut server = manager.start(&bench, &words);
+    let mut frozen = ["device=a:n1", "device=b:n1"].map(|device| client(&bench, &[device]));
+    let mut other = client(&bench, &["device=c:n1"]);
+    other.write(0, &[1; 4096]).unwrap();
+    other.flush().unwrap();
+    system.freeze();
+    // More than either may have under way.
+    const WRITES: u64 = 100;
+    for client in &mut frozen {
+        let segments = [Segment { addr: client.scratch, len: 4096 }];
+        let queue = client.queue(0).unwrap();
+        for n in 0..WRITES {
+            let io = Io { kind: kind::OUT, sector: n * 8, segments: &segments, to_device: true };
+            queue.submit(io, n).unwrap();
+        }
+        queue.publish().unwrap();
+        queue.kick().unwrap();
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let before = Instant::now();
+    let done = other.write(8, &[2; 4096]).and_then(|()| other.flush());
+    let took = before.elapsed();
+    system.thaw();
+    done.unwrap_or_else(|why| panic!("{why}: {}", server.said()));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    for client in &mut frozen {
+        for _ in 0..WRITES {
+            let queue = client.queue(0).unwrap();
+            let done =
+                queue.next(Duration::from_millis(1), Instant::now() + Duration::from_secs(20)).unwrap();
+            assert_eq!(done.status, Status::Ok);
+        }
+    }
+    drop((frozen, other));
+    assert_eq!(server.stop(), 0);
+}
+
 /// A factory that was made at another, and its lifetime.
 fn made(at: &Factory, words: &[&str]) -> (Factory, OwnedFd) {
     let made = at.request("factory", words, None).unwrap();

@@ -110,10 +110,12 @@ impl Rings {
             images.iter().enumerate().map(apart).collect()
         };
         let count = if ends.is_empty() { images.len() } else { 1 };
+        // The kernel's threads are the calling thread's, for all its rings: what was said last holds.
+        let blocked = slots(count).saturating_mul(u32::try_from(sets.len()).unwrap_or(u32::MAX));
         let one = |_| {
             let event = Arc::new(bell()?);
             let seeds = sets.iter().map(|(files, pins)| {
-                Ok(OneSeed { images: images.len(), ..seed(files, count, *pins, &event)? })
+                Ok(OneSeed { images: images.len(), ..seed(files, count, blocked, *pins, &event)? })
             });
             seeds.collect::<Result<_, _>>().map(Seed)
         };
@@ -168,9 +170,20 @@ fn build(entries: u32, completions: u32, pins: bool) -> Result<IoUring, RingsErr
     Ok(ring)
 }
 
-fn seed(files: &[RawFd], images: usize, pins: bool, event: &Arc<OwnedFd>) -> Result<OneSeed, RingsError> {
-    let count = u32::try_from(images).unwrap_or(u32::MAX);
-    let slots = count.saturating_mul(CAP).clamp(1, SLOTS_MAX);
+/// What a ring over so many images may have under way.
+fn slots(images: usize) -> u32 {
+    u32::try_from(images).unwrap_or(u32::MAX).saturating_mul(CAP).clamp(1, SLOTS_MAX)
+}
+
+/// A ring over so many images. `blocked`: what its thread may have under way on all its rings.
+fn seed(
+    files: &[RawFd],
+    images: usize,
+    blocked: u32,
+    pins: bool,
+    event: &Arc<OwnedFd>,
+) -> Result<OneSeed, RingsError> {
+    let slots = slots(images);
     let ring = build(ENTRIES, slots * 2, pins)?;
     let submitter = ring.submitter();
     submitter.register_files(files).map_err(RingsError::Setup)?;
@@ -179,7 +192,7 @@ fn seed(files: &[RawFd], images: usize, pins: bool, event: &Arc<OwnedFd>) -> Res
     }
     submitter.register_eventfd(event.as_raw_fd()).map_err(RingsError::Setup)?;
     // An image whose file system is frozen takes as many as it may, and there are some for the others still.
-    let workers = slots + WORKERS_SPARE;
+    let workers = blocked.saturating_add(WORKERS_SPARE);
     submitter.register_iowq_max_workers(&mut [workers, workers]).map_err(RingsError::Setup)?;
     Ok(OneSeed { ring: RingOf(ring), event: Arc::clone(event), images, slots, pins })
 }
@@ -467,7 +480,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8192).unwrap();
         let fd = file.as_raw_fd();
-        let mut ring = seed(&[fd], 1, false, &Arc::new(bell().unwrap())).unwrap().enable().unwrap();
+        let mut ring = seed(&[fd], 1, 64, false, &Arc::new(bell().unwrap())).unwrap().enable().unwrap();
         let mut bytes = [1_u8; 512];
         let at = bytes.as_mut_ptr();
         assert_eq!(answer(&mut ring, &opcode::Read::new(Fixed(0), at, 512).build()), 512);
@@ -492,7 +505,7 @@ mod tests {
     fn several_requests_are_begun_before_the_rest_of_a_batch_is_there() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8192).unwrap();
-        let Ok(seed) = seed(&[file.as_raw_fd()], 1, false, &Arc::new(bell().unwrap())) else { return };
+        let Ok(seed) = seed(&[file.as_raw_fd()], 1, 64, false, &Arc::new(bell().unwrap())) else { return };
         let mut ring = seed.enable().unwrap();
         let mut bytes = [1_u8; 512];
         let read = opcode::Read::new(Fixed(0), bytes.as_mut_ptr(), 512).build();
@@ -521,7 +534,7 @@ mod tests {
         file.set_len(8192).unwrap();
         let fd = file.as_raw_fd();
         // Where there is no io_uring there is nothing to restrict.
-        let Ok(seed) = seed(&[fd], 1, true, &Arc::new(bell().unwrap())) else { return };
+        let Ok(seed) = seed(&[fd], 1, 64, true, &Arc::new(bell().unwrap())) else { return };
         let mut ring = seed.enable().unwrap();
         let mut bytes = [1_u8; 512];
         let at = bytes.as_mut_ptr();
