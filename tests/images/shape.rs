@@ -1,10 +1,14 @@
 //! How large an image is, what it takes, and what an operator is told of it.
 
 use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use crate::server::{Bench, wait_until};
-use crate::storage::{MIB, Mount, able, operator, serve, session, sparse, taken, vbus};
+use rustix::fs::OFlags;
+
+use crate::server::{Bench, Server, wait_until};
+use crate::storage::{Loop, MIB, Mount, able, operator, run, serve, session, sparse, taken, vbus};
 
 const SECTORS: u64 = MIB / 512;
 
@@ -211,6 +215,60 @@ fn what_an_operator_should_know_is_said_at_start() {
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(server.stop(), 0);
+}
+
+/// A server that is passed this descriptor.
+fn passed(bench: &Bench, file: &File) -> Server {
+    bench.start(&[&bench.socket("svr")], &[("vbus", file.as_fd())], &[])
+}
+
+#[test]
+fn what_a_descriptor_s_flags_would_do_to_writes_is_not_done_or_it_is_refused() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 64 * MIB);
+    // With blocks of 4096 bytes below, an image of 512-byte blocks goes through the page cache.
+    let device = Loop::over(&file, &["-b", "4096"]);
+    let system = Mount::ext4(&device.0);
+    let image = system.path("image");
+    let open = |flag: OFlags| {
+        let flag = flag.bits().cast_signed();
+        File::options().read(true).write(true).custom_flags(flag).open(&image).unwrap()
+    };
+    sparse(&image, 16 * MIB);
+    for flag in [OFlags::APPEND, OFlags::DIRECT] {
+        let file = open(flag);
+        let mut server = passed(&bench, &file);
+        let mut client = session(&bench, &["device=soft0:n1"]);
+        client.write(SECTORS + 1, &[7; 512]).unwrap();
+        client.flush().unwrap();
+        let mut read = [0; 512];
+        client.read(SECTORS + 1, &mut read).unwrap();
+        assert_eq!(read, [7; 512], "{flag:?}");
+        drop(client);
+        assert_eq!(server.stop(), 0);
+        let bytes = fs::read(&image).unwrap();
+        assert_eq!(
+            (bytes.len() as u64, &bytes[MIB as usize + 512..][..512]),
+            (16 * MIB, &[7; 512][..]),
+            "{flag:?}"
+        );
+        assert!(rustix::fs::fcntl_getfl(&file).unwrap().contains(flag), "it is its giver's, too");
+    }
+    // It may be appended to, and nothing else.
+    run("chattr", &["+a", image.to_str().unwrap()]);
+    let file = open(OFlags::APPEND);
+    let mut server = passed(&bench, &file);
+    assert_ne!(server.wait(), 0);
+    assert!(
+        server.said().contains("was opened with O_APPEND, and cannot be opened again without"),
+        "{}",
+        server.said()
+    );
+    run("chattr", &["-a", image.to_str().unwrap()]);
 }
 
 #[test]

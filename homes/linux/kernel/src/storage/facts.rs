@@ -9,8 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    Advice, FileType, Mode, OFlags, Stat, fadvise, fcntl_getfl, fstat, fstatfs, fstatvfs,
-    ioctl_blksszget,
+    Advice, FileType, Mode, OFlags, Stat, fadvise, fcntl_getfl, fstat, fstatfs, fstatvfs, ioctl_blksszget,
 };
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
@@ -50,6 +49,11 @@ pub enum FactsError {
     /// The descriptor cannot be read.
     #[error("the descriptor is not open for reading")]
     NotReadable,
+    /// Its flags, which are its giver's as well, do not let it be served, and it cannot be opened without them.
+    #[error(
+        "the descriptor was opened with {0}, and cannot be opened again without: {1}. Pass one that was not"
+    )]
+    Flags(&'static str, Errno),
     /// The device can only be read.
     #[error("the device is read-only; open it read-only (`ro`)")]
     ReadOnlyDevice,
@@ -267,6 +271,21 @@ pub fn direct(
     let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::DIRECT;
     let direct = rustix::fs::open(proc_path(file), flags, Mode::empty()).ok()?;
     Some((direct, alignment))
+}
+
+/// The same file once more, to be read and written through the page cache, at places that are asked for: where the flags of this descriptor
+/// do not let that be. They are its giver's as well, so they stay.
+pub fn placed(file: BorrowedFd<'_>, read_only: bool) -> Result<Option<OwnedFd>, FactsError> {
+    let flags = fcntl_getfl(file).map_err(|errno| FactsError::System("F_GETFL", errno))?;
+    let flag = match flags {
+        // What is written goes to the end, wherever it was meant to go.
+        flags if flags.contains(OFlags::APPEND) && !read_only => "O_APPEND",
+        flags if flags.contains(OFlags::DIRECT) => "O_DIRECT",
+        _ => return Ok(None),
+    };
+    let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+    let again = rustix::fs::open(proc_path(file), access | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty());
+    again.map(Some).map_err(|errno| FactsError::Flags(flag, errno))
 }
 
 /// What the kernel says (since 6.1). `None`: it does not; zeroes: not at all.

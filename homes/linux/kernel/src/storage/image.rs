@@ -121,8 +121,10 @@ pub struct Image {
     facts: Facts,
     /// The file as it is read and written.
     file: OwnedFd,
-    /// The file as it was given: the lock is on it, and the claim.
+    /// The file as it was given, where that is another descriptor: the lock is on it, and the claim.
     held: Option<OwnedFd>,
+    /// It is read and written directly.
+    is_direct: bool,
     index: usize,
     /// Which of a thread's rings is for it.
     ring: AtomicUsize,
@@ -194,9 +196,16 @@ impl Image {
             Engine::Window => None,
             _ => facts::direct(file.as_fd(), &facts, options.read_only, block_size),
         };
-        let (file, held, alignment) = match direct {
-            Some((direct, alignment)) => (direct, Some(file), alignment),
-            None => (file, None, Alignment { memory: 1, offset: 1 }),
+        let is_direct = direct.is_some();
+        let anyhow = Alignment { memory: 1, offset: 1 };
+        let (again, alignment) = match direct {
+            Some((direct, alignment)) => (Some(direct), alignment),
+            None if engine == Engine::Window => (None, anyhow),
+            None => (facts::placed(file.as_fd(), options.read_only)?, anyhow),
+        };
+        let (file, held) = match again {
+            Some(again) => (again, Some(file)),
+            None => (file, None),
         };
         let no_memory = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
         let aside = engine != Engine::Window;
@@ -207,6 +216,7 @@ impl Image {
             facts,
             file,
             held,
+            is_direct,
             index,
             ring: AtomicUsize::new(0),
             block_size,
@@ -231,7 +241,7 @@ impl Image {
     /// How it is served, for the operator.
     pub(super) fn say(&self) {
         let (name, size, engine) = (&self.options.name, self.size(), self.engine.word());
-        let direct = if self.held.is_some() { ", direct" } else { "" };
+        let direct = if self.is_direct { ", direct" } else { "" };
         let pin = if self.options.pin { ", client memory is pinned" } else { "" };
         log::info!(target: OPERATOR, "{name}: {size} bytes, engine={engine}{direct}{pin}");
     }
@@ -298,7 +308,7 @@ impl Image {
 
     /// Whether what is read and written goes through the page cache.
     pub(super) fn copies(&self) -> bool {
-        self.held.is_none()
+        !self.is_direct
     }
 
     /// Whether client memory is pinned for it.
