@@ -2,12 +2,16 @@
 //!
 //! A thread puts a filter on itself and starts the server, which inherits it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
 use nvme_client::{Client, Options};
 use rustix::process::{Pid, Signal, kill_process};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
+};
 
 use crate::disk;
 use crate::server::{Bench, wait_until};
@@ -22,15 +26,24 @@ const OPTIONAL: &[&[i64]] = &[
     &[libc::SYS_io_submit, libc::SYS_io_getevents],
     &[libc::SYS_pwritev2, libc::SYS_preadv2],
     &[libc::SYS_io_uring_setup],
+    &[libc::SYS_io_uring_enter],
+    &[libc::SYS_io_uring_register],
     &[libc::SYS_pidfd_open, libc::SYS_pidfd_getfd],
     &[libc::SYS_openat2],
     &[libc::SYS_rseq],
     &[libc::SYS_membarrier],
 ];
 
+/// Calls that fail: all of a kind, or those of the rules.
+type Calls = BTreeMap<i64, Vec<SeccompRule>>;
+
+fn whole(calls: &[i64]) -> Calls {
+    calls.iter().map(|call| (*call, Vec::new())).collect()
+}
+
 /// Starts a server over that disk, for which these calls have that error.
-fn start(bench: &Bench, disk: &str, calls: &[i64], error: i32) -> Child {
-    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+fn start(bench: &Bench, disk: &str, calls: &Calls, error: i32) -> Child {
+    let rules = calls.clone();
     let error = SeccompAction::Errno(error.unsigned_abs());
     let arch = std::env::consts::ARCH.try_into().unwrap();
     let filter: BpfProgram =
@@ -54,11 +67,11 @@ fn said(bench: &Bench) -> String {
 
 fn is_served(calls: &[i64], error: i32) {
     let bench = Bench::new();
-    serves(&bench, &bench.disk(), calls, error);
+    serves(&bench, &bench.disk(), &whole(calls), error);
 }
 
 /// A client is served from that disk, and the server ends in order.
-fn serves(bench: &Bench, disk: &str, calls: &[i64], error: i32) {
+fn serves(bench: &Bench, disk: &str, calls: &Calls, error: i32) {
     let mut server = start(bench, disk, calls, error);
     wait_until("it is ready, or ends", || {
         said(bench).contains("partitions") || server.try_wait().unwrap().is_some()
@@ -104,16 +117,25 @@ fn where_there_is_no_io_uring_an_image_on_a_disk_is_served_by_threads_with_a_lin
         eprintln!("skipped: {} is in memory, and is mapped", image.display());
         return;
     }
-    for error in [libc::ENOSYS, libc::EPERM] {
+    // IORING_REGISTER_IOWQ_MAX_WORKERS: rings can be restricted since Linux 5.10, and this is there since 5.15.
+    let is = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 19).unwrap();
+    let workers = Calls::from([(libc::SYS_io_uring_register, vec![SeccompRule::new(vec![is]).unwrap()])]);
+    let all = [
+        (whole(&[libc::SYS_io_uring_setup]), libc::ENOSYS),
+        (whole(&[libc::SYS_io_uring_setup]), libc::EPERM),
+        (whole(&[libc::SYS_io_uring_enter]), libc::EPERM),
+        (workers, libc::EINVAL),
+    ];
+    for (calls, error) in all {
         let bench = Bench::new();
         let word = format!("--cap=vbus=soft:{}", image.display());
-        serves(&bench, &word, &[libc::SYS_io_uring_setup], error);
+        serves(&bench, &word, &calls, error);
         let log = said(&bench);
         assert!(log.contains("no io_uring (") && log.contains("served by threads"), "{error}: {log}");
         assert!(log.contains("engine=threads"), "{error}: {log}");
         // Who asks for it by name gets nothing else.
         let named = format!("{word},engine=uring");
-        let status = start(&bench, &named, &[libc::SYS_io_uring_setup], error).wait().unwrap();
+        let status = start(&bench, &named, &calls, error).wait().unwrap();
         assert!(!status.success() && said(&bench).contains("engine=uring: "), "{status}: {}", said(&bench));
     }
 }
@@ -128,7 +150,7 @@ fn a_call_that_cannot_be_done_without_is_named_before_anything_is_served() {
     ] {
         for error in [libc::ENOSYS, libc::EPERM] {
             let bench = Bench::new();
-            let mut server = start(&bench, &bench.disk(), &[call], error);
+            let mut server = start(&bench, &bench.disk(), &whole(&[call]), error);
             assert_eq!(server.wait().unwrap().code(), Some(1), "{name}: {}", said(&bench));
             assert!(said(&bench).contains(name), "{name}: {}", said(&bench));
         }

@@ -53,6 +53,12 @@ pub enum RingsError {
     /// It has no room for fixed buffers.
     #[error("pin: this kernel's io_uring keeps no fixed buffers: {0}")]
     Buffers(io::Error),
+    /// Its threads cannot be counted (before Linux 5.15): a frozen image would take those of all others.
+    #[error("this kernel's io_uring does not let its threads be counted: {0}")]
+    Workers(io::Error),
+    /// It can be made, and not used.
+    #[error("io_uring_enter: {0}")]
+    Enter(io::Error),
     /// It cannot be restricted.
     #[error("this kernel's io_uring cannot be restricted: {0}")]
     Restrictions(io::Error),
@@ -85,9 +91,12 @@ impl std::fmt::Debug for RingOf {
 pub struct Rings(());
 
 impl Rings {
-    /// Whether there can be rings at all.
+    /// Whether there can be rings at all: makes one as they are made, and enters it. Of fixed buffers nothing is asked.
     pub fn probe() -> Result<(), RingsError> {
-        build(2, 2, false).map(drop)
+        let event = Arc::new(bell()?);
+        let mut ring =
+            seed(&[event.as_raw_fd()], 1, CAP, false, &event)?.enable().map_err(RingsError::Setup)?;
+        ring.try_enter().map_err(RingsError::Enter)
     }
 
     /// One ring for each worker, over these images, in the order of their index. `ends`: one end of a pipe for each image, whose other end
@@ -193,7 +202,7 @@ fn seed(
     submitter.register_eventfd(event.as_raw_fd()).map_err(RingsError::Setup)?;
     // An image whose file system is frozen takes as many as it may, and there are some for the others still.
     let workers = blocked.saturating_add(WORKERS_SPARE);
-    submitter.register_iowq_max_workers(&mut [workers, workers]).map_err(RingsError::Setup)?;
+    submitter.register_iowq_max_workers(&mut [workers, workers]).map_err(RingsError::Workers)?;
     Ok(OneSeed { ring: RingOf(ring), event: Arc::clone(event), images, slots, pins })
 }
 
@@ -326,6 +335,13 @@ impl Ring {
                 return false;
             }
         }
+    }
+
+    /// Whether the kernel takes entries at all.
+    fn try_enter(&mut self) -> io::Result<()> {
+        let none: Option<&libc::sigset_t> = None;
+        // SAFETY: no argument is passed, and there are no entries.
+        unsafe { self.ring.submitter().enter(0, 0, GETEVENTS, none) }.map(drop)
     }
 
     /// Tells the kernel; how many entries it took.
