@@ -75,6 +75,14 @@ fn a_failed_write_back_fails_every_sessions_flush_until_it_is_resumed() {
         // Without space the next flush would fail as well.
         run("mount", &["-o", "remount,size=256m", small.0.path().to_str().unwrap()]);
         assert_eq!(operator(&bench, &["resume", "nobody:n1"]), Err(3));
+        // Whoever ends a drain, of this or of all, forgets nothing of what is lost.
+        let latched = "{\"resumed\":[],\"latched\":[\"a:n1\"]}";
+        assert_eq!(operator(&bench, &["resume"]).as_deref(), Ok(latched), "{engine}");
+        server.says("its flushes fail until `nvme-ctl resume a`");
+        operator(&bench, &["drain"]).unwrap();
+        let drained = "{\"resumed\":[],\"latched\":[\"a:n1\"],\"drained\":true}";
+        assert_eq!(operator(&bench, &["resume"]).as_deref(), Ok(drained), "{engine}");
+        assert!(a.flush().is_err(), "{engine}: nobody named it");
         assert_eq!(operator(&bench, &["resume", "a:n1"]).as_deref(), Ok("{\"resumed\":[\"a:n1\"]}"));
         server.says("resumed after a failed write-back");
         a.flush().unwrap();

@@ -261,6 +261,11 @@ impl Image {
         self.options.read_only
     }
 
+    /// How messages call it.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
     /// Its serial number.
     pub fn serial(&self) -> &str {
         &self.options.serial

@@ -215,43 +215,55 @@ impl Server {
         Ok(())
     }
 
-    /// The images of that name: a serial number, or a device of it. All, without a name.
-    fn named(&self, name: Option<&str>) -> Result<Vec<Served>, Refusal> {
+    /// The images of that name: a serial number, or a device of it.
+    fn named(&self, name: &str) -> Vec<Served> {
         let is = |served: &&Served| {
-            let serial = served.stored.image().serial();
-            name.is_none_or(|name| {
-                let rest = name.strip_prefix(serial);
-                rest.is_some_and(|rest| rest.is_empty() || rest == ":n1" || rest.starts_with(":n1:"))
-            })
+            let rest = name.strip_prefix(served.stored.image().serial());
+            rest.is_some_and(|rest| rest.is_empty() || rest == ":n1" || rest.starts_with(":n1:"))
         };
-        let found: Vec<Served> = self.images.iter().flatten().filter(is).cloned().collect();
-        match name {
-            Some(name) if found.is_empty() => {
-                let shown = Shown::new(name.as_bytes());
-                let why = format!("no image has the serial number `{}`", shown.as_str());
-                Err(refused(Errno::NotFound, &why))
-            }
-            _ => Ok(found),
-        }
+        self.images.iter().flatten().filter(is).cloned().collect()
     }
 
     /// Goes on with what was drained, and with images whose write-back failed.
     fn resume(&mut self, device: Option<&str>) -> Result<String, Refusal> {
         let drained = self.resume_drained(device);
-        let images = self.named(device);
-        let images = images.unwrap_or_default();
-        let resumed = images.iter().filter(|served| served.stored.image().resume());
-        let items: Vec<String> = resumed.map(|served| quoted(served.stored.image().serial(), 1)).collect();
+        let Some(device) = device else {
+            let released = drained?;
+            return Ok(self.resumed(&[], released));
+        };
+        let mut resumed = self.named(device);
+        resumed.retain(|served| served.stored.image().resume());
         // A device that is not there now may be one of an image that is.
-        let released = drained.or_else(|why| if items.is_empty() { Err(why) } else { Ok(false) })?;
-        if let Some(device) = device.filter(|_| !released && items.is_empty() && self.drains()) {
+        let released = drained.or_else(|why| if resumed.is_empty() { Err(why) } else { Ok(false) })?;
+        if !released && resumed.is_empty() && self.drains() {
             let why = format!(
                 "{device} was not drained, or not by this name: resume what was, or all without a name"
             );
             return Err(refused(Errno::NotFound, &why));
         }
+        Ok(self.resumed(&resumed, released))
+    }
+
+    /// What came of it, as JSON. That what was acknowledged may be lost is forgotten image by image, by whoever names it, and nothing of what
+    /// is still known is passed over.
+    fn resumed(&self, resumed: &[Served], released: bool) -> String {
+        let latched = self.images.iter().flatten().filter(|served| served.stored.image().lost().is_some());
+        let latched: Vec<&Served> = latched.collect();
+        for image in latched.iter().map(|served| served.stored.image()) {
+            log::warn!(
+                target: OPERATOR,
+                "{0}: its write-back failed, and its flushes fail until `nvme-ctl resume {1}`",
+                image.name(),
+                image.serial()
+            );
+        }
+        let names = |all: &mut dyn Iterator<Item = &Served>| {
+            all.map(|served| quoted(served.stored.image().serial(), 1)).collect::<Vec<_>>().join(",")
+        };
+        let failed = names(&mut latched.into_iter());
+        let failed = if failed.is_empty() { failed } else { format!(",\"latched\":[{failed}]") };
         let drained = if released { ",\"drained\":true" } else { "" };
-        Ok(format!("{{\"resumed\":[{}]{drained}}}", items.join(",")))
+        format!("{{\"resumed\":[{}]{failed}{drained}}}", names(&mut resumed.iter()))
     }
 
     /// Devices that went for good are no namespaces any more: whoever has one is told that it is lost.
