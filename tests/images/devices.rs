@@ -338,6 +338,33 @@ fn a_device_sets_the_least_block_size_and_may_be_read_only() {
 }
 
 #[test]
+fn a_device_of_blocks_between_those_of_sessions_is_served_with_larger_ones() {
+    if !able() {
+        return;
+    }
+    for block in ["1024", "2048"] {
+        let bench = Bench::new();
+        let file = bench.path("file");
+        sparse(&file, 32 * MIB);
+        let device = Loop::over(&file, &["-b", block]);
+        let said = refusal(&bench, &vbus(&device.0, ""));
+        assert!(said.contains(&format!("block size is {block}, and sessions have 512 or 4096")), "{said}");
+        let said = refusal(&bench, &vbus(&device.0, ",lba=512"));
+        assert!(said.contains(&format!("lba=512 is less than the device's block size, {block}")), "{said}");
+        let mut server = serve(&bench, &[vbus(&device.0, ",serial=a,lba=4096")]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        assert_eq!(client.config.blk_size, 4096);
+        client.write(8, &[5; 4096]).unwrap();
+        client.flush().unwrap();
+        let mut read = [0; 4096];
+        client.read(8, &mut read).unwrap();
+        assert_eq!(read, [5; 4096]);
+        drop(client);
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
 fn a_device_that_goes_for_good_is_lost_to_its_sessions_alone() {
     if !able() {
         return;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -212,9 +213,36 @@ fn what_an_operator_should_know_is_said_at_start() {
     server.says("has it open for writing, too");
     server.says("seccomp on");
     assert!(server.said().contains(&holder.id().to_string()), "{}", server.said());
+    assert_eq!(server.stop(), 0);
+    // What is only read may change below it.
+    let mut server = serve(&bench, &[vbus(&image, ",ro,preallocate")]);
+    server.says("has it open for writing; what is read may change at any time");
+    server.says("preallocate does nothing for a read-only image");
     holder.kill().unwrap();
     holder.wait().unwrap();
     assert_eq!(server.stop(), 0);
+    let file = small.path("device");
+    sparse(&file, 8 * MIB);
+    let device = Loop::over(&file, &[]);
+    let mut server = serve(&bench, &[vbus(&device.0, ",preallocate")]);
+    server.says("preallocate does nothing for a block device");
+    assert_eq!(server.stop(), 0);
+    // Faults of pages that have to be brought are waited for by the worker.
+    let (far, holds_up) = (Mount::unknown(), "holds up all sessions of the worker");
+    let mut server = serve(&bench, &[vbus(&unopened(&far), ",engine=window")]);
+    server.says(holds_up);
+    assert_eq!(server.stop(), 0);
+    let mut server = serve(&bench, &[vbus(&unopened(&small), ",engine=window")]);
+    server.says("seccomp on");
+    assert!(!server.said().contains(holds_up), "{}", server.said());
+    assert_eq!(server.stop(), 0);
+}
+
+/// A new image there.
+fn unopened(system: &Mount) -> PathBuf {
+    let image = system.path("new");
+    sparse(&image, MIB);
+    image
 }
 
 /// A server that is passed this descriptor.

@@ -83,7 +83,9 @@ pub enum OpenError {
         device: u32,
     },
     /// It has blocks that no namespace here can have.
-    #[error("the device's block size is {0}; only 512 and 4096 can be served")]
+    #[error(
+        "the device's block size is {0}, and sessions have 512 or 4096: give lba=4096, if that is a multiple of it"
+    )]
     OddBlocks(u32),
     /// It holds no whole block.
     #[error("the image holds no whole block of {0} bytes")]
@@ -508,16 +510,14 @@ impl Image {
     }
 }
 
+/// Of blocks of 512 or 4096 bytes, each of which is some of the device's own.
 fn block_size(facts: &Facts, asked: Option<u32>) -> Result<u32, OpenError> {
-    if facts.block_size != 512 && facts.block_size != 4096 {
-        return Err(OpenError::OddBlocks(facts.block_size));
-    }
+    let device = facts.block_size;
     match asked {
-        Some(asked) if asked < facts.block_size => {
-            Err(OpenError::BlockSize { asked, device: facts.block_size })
-        }
-        Some(asked) => Ok(asked),
-        None => Ok(facts.block_size),
+        Some(asked) if asked < device => Err(OpenError::BlockSize { asked, device }),
+        Some(asked) if asked % device == 0 => Ok(asked),
+        None if matches!(device, 512 | 4096) => Ok(device),
+        _ => Err(OpenError::OddBlocks(device)),
     }
 }
 
@@ -531,11 +531,22 @@ fn warn_of(options: &ImageOptions, facts: &Facts, block_size: u32) {
     if let Some(format) = facts.format {
         log::warn!(target: OPERATOR, "{name}: this looks like a {format} image; it is served as it is, raw");
     }
+    if let Some(who) = &facts.writer {
+        let too = if options.read_only { "; what is read may change at any time" } else { ", too" };
+        log::warn!(target: OPERATOR, "{name}: {who} has it open for writing{too}");
+    }
+    if options.preallocate && (options.read_only || facts.block_device) {
+        let what = if facts.block_device { "a block device" } else { "a read-only image" };
+        log::warn!(target: OPERATOR, "{name}: preallocate does nothing for {what}");
+    }
+    if options.engine == Engine::Window && !facts.memory {
+        log::warn!(
+            target: OPERATOR,
+            "{name}: engine=window on a file that is not in memory: a page that its storage does not bring holds up all sessions of the worker"
+        );
+    }
     if options.read_only {
         return;
-    }
-    if let Some(who) = &facts.writer {
-        log::warn!(target: OPERATOR, "{name}: {who} has it open for writing, too");
     }
     if let Some((missing, free)) = facts.overcommitted()
         && !options.preallocate
