@@ -22,8 +22,9 @@ const CALLERS_EACH: usize = 8;
 const WORKER: usize = 6;
 /// Connections to a session's socket that wait for their turn, at most. Fewer where descriptors are scarce.
 const WAITING_MAX: usize = 8;
-/// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client.
-const SESSION: usize = 4;
+/// A session's besides what it is given a budget for: its sockets, its capability, the channel to its client, the set that its kicks are in
+/// where they are many.
+const SESSION: usize = 5;
 /// A session's that is kept: both ends of its shelf, and journals of 256 rings.
 const KEPT: usize = 2 + QUEUES as usize / 16;
 /// A factory's that is kept: both ends of its shelf.

@@ -1,6 +1,7 @@
 //! A worker thread: the core's worker role, its messages, and what it sleeps on.
 
 mod apart;
+mod kicks;
 mod pulses;
 mod times;
 
@@ -18,7 +19,7 @@ use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, Session
 use nvme_core::server::worker::Worker;
 use nvme_linux::dispose::{self, ClientFd};
 use nvme_linux::events::{
-    Closed, Doorbell, Epoll, Events, Interest, Ready, Receiver, SendError, Sender, ThreadClock, channel,
+    Closed, Doorbell, Epoll, Interest, Ready, Receiver, SendError, Sender, ThreadClock, channel,
     guard_this_thread, now,
 };
 use nvme_linux::storage::{Seed, station};
@@ -26,6 +27,7 @@ use nvme_platform::Time;
 
 pub(crate) use self::apart::{Apart, DESCRIPTORS as APART_DESCRIPTORS, count as apart_count};
 use self::apart::{Given, Home, Moved};
+use self::kicks::Kicks;
 use self::pulses::Pulses;
 use self::times::Shown;
 use crate::devices::AllInterrupts;
@@ -40,6 +42,8 @@ const BELL: u64 = u64::MAX;
 const INTERRUPT: u64 = u64::MAX - 1;
 /// How long kicks of queues that sleep may go unnoticed while others are busy.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
+/// What so many kicks took is not the next session's turn.
+const MANY_KICKS: usize = 16;
 /// Who had something done so long ago may soon want more.
 const LATELY: Duration = Duration::from_millis(10);
 /// Messages that a worker takes before it turns to its queues again.
@@ -166,7 +170,8 @@ impl Handle {
         self.pulses.waits()
     }
 
-    /// How long kicks ever went unseen while the worker was awake, without the round in which they were seen.
+    /// How long kicks ever went unseen while the worker was awake, without the round in which they were seen. A look sees all that were there
+    /// when it began, but for those of sessions with many rings, which come by turns where there are very many: these are not counted.
     pub(crate) fn longest_unseen(&self) -> Duration {
         Duration::from_nanos(self.pulses.longest_unseen.load(Ordering::Relaxed))
     }
@@ -192,14 +197,13 @@ impl Handle {
 
 struct Thread {
     worker: Worker,
-    epoll: Epoll,
+    /// Each virtqueue's kick; closed when the queue is gone.
+    kicks: Kicks,
     bell: Arc<Doorbell>,
     inbox: Receiver<Message>,
     outbox: Sender<News>,
     /// News that control has no room for now.
     unsent: VecDeque<News>,
-    /// Each virtqueue's kick; closed when the queue is gone.
-    kicks: HashMap<QueueKey, Arc<ClientFd>>,
     interrupts: Arc<AllInterrupts>,
     /// The vectors (controller and number) that are watched, and the pairs here that use each.
     vectors: HashMap<(u16, u16), Vec<PairId>>,
@@ -227,12 +231,11 @@ impl Thread {
     ) -> Self {
         Self {
             worker,
-            epoll,
+            kicks: Kicks::new(epoll),
             bell,
             inbox,
             outbox,
             unsent: VecDeque::new(),
-            kicks: HashMap::new(),
             interrupts: Arc::clone(interrupts),
             vectors: HashMap::new(),
             pulses,
@@ -250,7 +253,7 @@ impl Thread {
         if taken.is_ok()
             && let Some(event) = station::event()
         {
-            taken = self.epoll.add(&event, INTERRUPT, Interest::ReadEdge);
+            taken = self.kicks.epoll().add(&event, INTERRUPT, Interest::ReadEdge);
         }
         let good = taken.is_ok();
         if ready.send(taken).is_ok() && good {
@@ -279,7 +282,6 @@ impl Thread {
         guard_this_thread();
         dispose::never_here();
         frames::on_this_thread();
-        let mut events = Events::new(64);
         let clock = ThreadClock::of_this_thread();
         let mut time = now();
         let mut last_work = time;
@@ -319,7 +321,11 @@ impl Thread {
                 let unseen = u64::try_from((began - last_look).as_nanos()).unwrap_or(u64::MAX);
                 self.pulses.longest_unseen.fetch_max(unseen, Ordering::Relaxed);
                 last_look = time;
-                came = self.wait(&mut events, Some(Duration::ZERO), time);
+                let kicks = self.look(Duration::ZERO, time);
+                came = kicks > 0;
+                if kicks >= MANY_KICKS {
+                    time = now();
+                }
             }
             // Where nobody but storage that has much to do is waited for, neither its answers nor its drivers are polled for.
             let deep = match station::deep(time) {
@@ -351,7 +357,7 @@ impl Thread {
             let sleep = pass.wake.map_or(longest, |t| (t - time).min(longest));
             self.pulses.pulse.store(rounds.wrapping_add(1), Ordering::Relaxed);
             self.pulses.times.sleeps(time);
-            self.wait(&mut events, Some(sleep), time);
+            self.look(sleep, time);
             self.bell.disarm();
             station::disarm();
             let begin = time;
@@ -370,19 +376,14 @@ impl Thread {
         self.worker.is_vacant() && self.forward.is_empty() && self.unsent.is_empty()
     }
 
-    /// Whether anything came.
-    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>, time: Time) -> bool {
-        if self.epoll.wait(events, timeout).is_err() {
-            return false;
-        }
-        let mut came = false;
-        for Ready { token, .. } in events.iter() {
-            came = true;
+    /// Waits so long at most. How many events came.
+    fn look(&mut self, timeout: Duration, time: Time) -> usize {
+        let worker = &mut self.worker;
+        self.kicks.look(timeout, |Ready { token, .. }| {
             if token < INTERRUPT {
-                self.worker.kick(token as usize, time);
+                worker.kick(token as usize, time);
             }
-        }
-        came
+        })
     }
 
     /// Takes the messages that wait; false when control is gone.
@@ -449,7 +450,7 @@ impl Thread {
         let Some(event) = interrupts.and_then(|i| i.vector(place.1)) else { return };
         let pairs = self.vectors.entry(place).or_default();
         if pairs.is_empty()
-            && let Err(e) = self.epoll.add(event, INTERRUPT, Interest::ReadEdge)
+            && let Err(e) = self.kicks.epoll().add(event, INTERRUPT, Interest::ReadEdge)
         {
             log::error!("cannot watch vector {} of controller {}: {e}", place.1, place.0);
         }
@@ -465,31 +466,25 @@ impl Thread {
             self.vectors.remove(&place);
             let interrupts = self.interrupts.get(usize::from(place.0)).and_then(Option::as_ref);
             if let Some(event) = interrupts.and_then(|i| i.vector(place.1)) {
-                let _ = self.epoll.remove(event);
+                let _ = self.kicks.epoll().remove(event);
             }
         }
     }
 
     fn watch(&mut self, key: QueueKey, kick: Arc<ClientFd>) {
         let Some(token) = self.worker.token(key) else { return };
-        if let Some(old) = self.kicks.remove(&key) {
-            let _ = self.epoll.remove(&*old);
-        }
         // Control has checked that it can be watched. If the kernel has no room now, the queue is served when
         // others are, and its client sees time-outs.
-        if let Err(e) = self.epoll.add(&*kick, token as u64, Interest::ReadEdge) {
+        if let Err(e) = self.kicks.watch(key, kick, token as u64) {
             log::error!("cannot watch the kicks of session {} queue {}: {e}", key.session.0, key.index);
         }
-        self.kicks.insert(key, kick);
         self.worker.kick(token, now());
     }
 
     fn report(&mut self) {
         while let Some(news) = self.worker.take_message() {
-            if let FromWorker::QueueStopped(key, _) | FromWorker::GivenBack(key, Some(_)) = &news
-                && let Some(kick) = self.kicks.remove(key)
-            {
-                let _ = self.epoll.remove(&*kick);
+            if let FromWorker::QueueStopped(key, _) | FromWorker::GivenBack(key, Some(_)) = &news {
+                self.kicks.forget(*key);
             }
             self.unsent.push_back(News::Core(news));
         }

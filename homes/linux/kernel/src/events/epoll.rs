@@ -6,11 +6,11 @@
 #![expect(unsafe_code, reason = "waits by calls that have no safe interface on older kernels")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 
 /// What to be told about a descriptor. That the other side is gone is always told.
@@ -127,6 +127,19 @@ impl Epoll {
         }
     }
 
+    /// Takes what is there, but no more than `most` events.
+    pub fn take(&self, events: &mut Events, most: usize) -> io::Result<()> {
+        events.0.clear();
+        let room = room(events).min(libc::c_int::try_from(most.max(1)).unwrap_or(libc::c_int::MAX));
+        let at = events.0.as_mut_ptr();
+        // SAFETY: there is room for so many events at `at`; without a mask nothing else is looked at.
+        let found = unsafe { libc::epoll_pwait(self.0.as_raw_fd(), at, room, 0, std::ptr::null()) };
+        match found_events(events, found.into()) {
+            Err(error) if error != Errno::INTR => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn wait_finely(&self, events: &mut Events, timeout: Option<Duration>) -> Result<(), Errno> {
         // The kernel's own, whose fields have 64 bits everywhere.
         #[repr(C)]
@@ -157,6 +170,27 @@ impl Epoll {
     }
 }
 
+/// Waits until some of these can be read, at most so long: which. None when a signal handler ran. For sets that cannot be in one set: a
+/// set that is in another is added to under a lock of the kernel's that all processes share.
+pub fn any_readable<'f>(
+    fds: impl Iterator<Item = BorrowedFd<'f>>,
+    timeout: Duration,
+) -> io::Result<Vec<usize>> {
+    let mut fds: Vec<PollFd<'f>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(0) | Err(Errno::INTR) => Ok(Vec::new()),
+        Ok(_) => {
+            let ready = fds.iter().enumerate().filter(|(_, fd)| !fd.revents().is_empty());
+            Ok(ready.map(|(at, _)| at).collect())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn room(events: &Events) -> libc::c_int {
     libc::c_int::try_from(events.0.capacity()).unwrap_or(libc::c_int::MAX)
 }
@@ -180,11 +214,12 @@ impl AsFd for Epoll {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
     use super::super::EventFd;
-    use super::{Epoll, Events, Interest, Ready};
+    use super::{Epoll, Events, Interest, Ready, any_readable};
 
     fn wait(epoll: &Epoll) -> Vec<Ready> {
         let mut events = Events::new(4);
@@ -229,6 +264,30 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let error = Epoll::new().unwrap().add(&file, 0, Interest::ReadEdge).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn sets_with_something_are_found_and_so_much_is_taken_as_was_asked_for() {
+        let sets = [Epoll::new().unwrap(), Epoll::new().unwrap()];
+        let kicks = [(); 3].map(|()| EventFd::new().unwrap());
+        for (token, kick) in (0..).zip(&kicks) {
+            sets[1].add(kick, token, Interest::ReadEdge).unwrap();
+        }
+        let none = Vec::<usize>::new();
+        let any = |millis| any_readable(sets.iter().map(AsFd::as_fd), Duration::from_millis(millis)).unwrap();
+        let start = Instant::now();
+        assert_eq!(any(2), none);
+        assert!(start.elapsed() >= Duration::from_millis(2));
+        kicks.iter().for_each(EventFd::signal);
+        let mut events = Events::new(4);
+        let mut take = || {
+            sets[1].take(&mut events, 2).unwrap();
+            events.iter().map(|event| event.token).collect::<Vec<_>>()
+        };
+        // What is left is there as long as it is.
+        assert_eq!((any(10_000), take()), (vec![1], vec![0, 1]));
+        assert_eq!((any(10_000), take(), take()), (vec![1], vec![2], vec![]));
+        assert_eq!(any(0), none);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub use channel::{Closed, Receiver, SendError, Sender, channel};
 pub(crate) use clock::bringing;
 pub use clock::{ThreadClock, now};
 pub use doorbell::Doorbell;
-pub use epoll::{Epoll, Events, Interest, Ready};
+pub use epoll::{Epoll, Events, Interest, Ready, any_readable};
 pub use eventfd::EventFd;
 pub use guard::{bounded, guard_this_thread};
 pub use signals::{Signals, Stop, settle_signals};

@@ -176,10 +176,7 @@ impl Thread {
         self.report();
         let (pair, vector) = split.pair;
         self.unwatch_vector(pair);
-        let kicks: HashMap<_, _> = self.kicks.extract_if(|key, _| key.session == session).collect();
-        for kick in kicks.values() {
-            let _ = self.epoll.remove(&**kick);
-        }
+        let kicks = self.kicks.give(session);
         self.given.sessions.insert(session, index);
         self.given.pairs.insert(pair, index);
         self.given.groups.insert(index, group);
