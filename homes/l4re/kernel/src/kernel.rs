@@ -59,15 +59,13 @@ pub const WORDS_MAX: usize = 63;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Label(pub u64);
 
-/// What arrived.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What something arrived for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Incoming {
     /// At which of our objects.
     pub object: Label,
     /// Whether the sender's capability has the S (special) right. Its W right is of no use to us.
     pub special: bool,
-    /// What was said; for an interrupt, nothing.
-    pub message: Message,
 }
 
 /// A message of somebody else's, copied out of the buffer that it came in.
@@ -112,7 +110,15 @@ pub trait Ipc {
     /// Answers the caller of the last message, if there is an answer, and takes the next message. With `until` in the past
     /// it looks whether there is one. `None`: none came by then. A caller that is not waiting any more gets no answer, and nobody
     /// waits for it.
-    fn receive(&mut self, reply: Option<&Reply>, until: Option<Time>) -> Option<Incoming>;
+    ///
+    /// What was said comes into `message`, in place of what is there; with an interrupt, nothing. (Returned, it would be moved, and that
+    /// is longer than all else that an interrupt takes.)
+    fn receive(
+        &mut self,
+        reply: Option<&Reply>,
+        until: Option<Time>,
+        message: &mut Message,
+    ) -> Option<Incoming>;
     /// Whether the answer of the last [`receive`](Ipc::receive) reached its caller (true if there was none): a capability that did
     /// not has no user, and nothing reports its end.
     fn delivered(&self) -> bool;

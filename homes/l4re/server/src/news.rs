@@ -2,28 +2,41 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nvme_platform::Notify;
 
-/// One bit for each place of a session.
-pub(crate) struct News(Arc<[AtomicU64]>);
+/// What there is.
+pub(crate) struct News(Arc<Board>);
+
+struct Board {
+    /// Whether any bit may be set: most passes have no news.
+    any: AtomicBool,
+    /// One bit for each place of a session.
+    words: Box<[AtomicU64]>,
+}
 
 impl News {
     /// For so many places.
     pub(crate) fn new(places: usize) -> Self {
-        Self((0..places.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+        let words = (0..places.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self(Arc::new(Board { any: AtomicBool::new(false), words }))
     }
 
     /// What the worker tells the driver of the queue at that place by.
     pub(crate) fn of(&self, place: usize) -> Box<dyn Notify> {
-        Box::new(Bit { news: Arc::clone(&self.0), word: place / 64, bit: 1 << (place % 64) })
+        Box::new(Bit { board: Arc::clone(&self.0), word: place / 64, bit: 1 << (place % 64) })
     }
 
     /// Takes the places that have news.
     #[inline]
     pub(crate) fn take(&self, mut each: impl FnMut(usize)) {
-        for (at, word) in self.0.iter().enumerate() {
+        if !self.0.any.load(Ordering::Relaxed) {
+            return;
+        }
+        // Before the bits are looked at: what is set meanwhile says so again. Acquire: whoever said so has set its bit.
+        self.0.any.swap(false, Ordering::Acquire);
+        for (at, word) in self.0.words.iter().enumerate() {
             if word.load(Ordering::Relaxed) == 0 {
                 continue;
             }
@@ -38,15 +51,16 @@ impl News {
 }
 
 struct Bit {
-    news: Arc<[AtomicU64]>,
+    board: Arc<Board>,
     word: usize,
     bit: u64,
 }
 
 impl Notify for Bit {
     fn used(&self) {
-        if let Some(word) = self.news.get(self.word) {
+        if let Some(word) = self.board.words.get(self.word) {
             word.fetch_or(self.bit, Ordering::Release);
+            self.board.any.store(true, Ordering::Release);
         }
     }
 

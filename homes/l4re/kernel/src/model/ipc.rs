@@ -53,7 +53,7 @@ impl World {
         }
     }
 
-    fn take(&mut self, ready: Ready) -> Option<Incoming> {
+    fn take(&mut self, ready: Ready, message: &mut Message) -> Option<Incoming> {
         let (to, special, said) = match ready {
             Ready::Irq(id) => (id, false, None),
             Ready::Call(call) => {
@@ -63,7 +63,7 @@ impl World {
             }
         };
         let object = self.label_of(to)?;
-        let mut message = Message::default();
+        *message = Message::default();
         if let Some((number, from, said)) = said {
             self.caller = Some(CallId(number));
             message.protocol = said.protocol;
@@ -77,12 +77,17 @@ impl World {
                 self.given.insert(cap.0, from);
             }
         }
-        Some(Incoming { object, special, message })
+        Some(Incoming { object, special })
     }
 }
 
 impl Ipc for Model {
-    fn receive(&mut self, reply: Option<&Reply>, until: Option<Time>) -> Option<Incoming> {
+    fn receive(
+        &mut self,
+        reply: Option<&Reply>,
+        until: Option<Time>,
+        message: &mut Message,
+    ) -> Option<Incoming> {
         let mut world = self.world();
         world.asleep = None;
         world.delivered = true;
@@ -108,7 +113,7 @@ impl Ipc for Model {
         let at = world.ready.iter().position(|ready| world.is_served(*ready));
         let ready = at.and_then(|at| world.ready.remove(at));
         match ready {
-            Some(ready) => world.take(ready),
+            Some(ready) => world.take(ready, message),
             None => {
                 let now = Time::from_nanos(world.now);
                 world.asleep = until.is_none_or(|until| until > now).then_some(until);

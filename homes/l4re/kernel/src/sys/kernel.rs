@@ -69,15 +69,14 @@ impl Kernel {
     }
 
     /// Copies the message out, before anything else uses the UTCB.
-    fn read_message(&mut self, tag: l4_msgtag_t) -> Message {
+    fn read_message(&mut self, tag: l4_msgtag_t, message: &mut Message) {
         let utcb = l4_utcb();
-        let mut message = Message { protocol: tag.label() as i64, ..Message::default() };
+        message.protocol = tag.label() as i64;
+        message.words.clear();
         message.words.extend((0..tag.words()).map(|at| utcb.mr(at) as u64));
         let (mask, mapped) = RECEIVED;
-        if tag.items() > 0 && utcb.mr(tag.words()) & mask == mapped {
-            message.cap = self.slot.take();
-        }
-        message
+        let has_cap = tag.items() > 0 && utcb.mr(tag.words()) & mask == mapped;
+        message.cap = if has_cap { self.slot.take() } else { None };
     }
 }
 
@@ -88,7 +87,12 @@ impl Default for Kernel {
 }
 
 impl Ipc for Kernel {
-    fn receive(&mut self, reply: Option<&Reply>, until: Option<Time>) -> Option<Incoming> {
+    fn receive(
+        &mut self,
+        reply: Option<&Reply>,
+        until: Option<Time>,
+        message: &mut Message,
+    ) -> Option<Incoming> {
         // Without a slot, capabilities cannot come; words can.
         if self.slot.is_none() {
             self.slot = objects::cap_alloc().ok();
@@ -100,12 +104,8 @@ impl Ipc for Kernel {
             unsafe { l4_ipc_receive(self.callers.place(), reply, self.slot.map(|cap| cap.0), micros) };
         self.delivered = delivered;
         let (tag, label) = came?;
-        let message = self.read_message(tag);
-        Some(Incoming {
-            object: Label((label & !RIGHTS) as u64),
-            special: label & L4_CAP_FPAGE_S != 0,
-            message,
-        })
+        self.read_message(tag, message);
+        Some(Incoming { object: Label((label & !RIGHTS) as u64), special: label & L4_CAP_FPAGE_S != 0 })
     }
 
     fn delivered(&self) -> bool {

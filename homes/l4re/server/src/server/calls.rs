@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::ToString;
 
-use nvme_l4re::kernel::{Caller, Cap, HandOut, Incoming, L4Error, Message, Reply};
+use nvme_l4re::kernel::{Caller, Cap, HandOut, Incoming, L4Error, Reply};
 use nvme_platform::Time;
 use nvme_policy::{FactoryRequest, SessionRequest};
 use nvme_session::factory::FactoryId;
@@ -42,23 +42,23 @@ pub(super) enum Fresh {
 impl<K: Kernel, O: Output> Server<K, O> {
     /// Something arrived.
     pub(super) fn take(&mut self, incoming: Incoming, now: Time) {
-        let Incoming { object, special, message } = incoming;
+        let Incoming { object, special } = incoming;
         let asked = match Source::of(object) {
             Some(Source::Interrupt(at)) => return self.interrupt(at),
             Some(Source::Kick(number)) => return self.kick(number, now),
             Some(Source::Deletion) => return self.check_gates(),
-            Some(Source::Factory) => self.asked_factory(FactoryId::SERVER, &message, special, now),
+            Some(Source::Factory) => self.asked_factory(FactoryId::SERVER, special, now),
             Some(Source::Post(number)) => match self.factory_of(number) {
-                Some(at) => self.asked_factory(at, &message, special, now),
+                Some(at) => self.asked_factory(at, special, now),
                 None => Err(L4Error::NOENT),
             },
             Some(Source::Gate(number)) if self.session(number).is_some() => {
-                SessionCall::parse(&message).map(|call| Asked::Session(number, call))
+                SessionCall::parse(&self.message).map(|call| Asked::Session(number, call))
             }
             // What was sent to an object that is gone, or to none of ours.
             Some(Source::Gate(_)) | None => Err(L4Error::NOENT),
         };
-        let cap = message.cap;
+        let cap = self.message.cap.take();
         match asked {
             Ok(asked) => {
                 let pending = Pending { asked, cap, begun: None };
@@ -84,15 +84,9 @@ impl<K: Kernel, O: Output> Server<K, O> {
         }
     }
 
-    fn asked_factory(
-        &mut self,
-        at: FactoryId,
-        message: &Message,
-        special: bool,
-        now: Time,
-    ) -> Result<Asked, L4Error> {
+    fn asked_factory(&mut self, at: FactoryId, special: bool, now: Time) -> Result<Asked, L4Error> {
         let trusted = self.trusted_at(at);
-        let asked = match FactoryCall::parse(message, special)? {
+        let asked = match FactoryCall::parse(&self.message, special)? {
             FactoryCall::Meta(meta) => return Ok(Asked::Factory(meta)),
             FactoryCall::Create(words) => SessionRequest::from_words(words.iter(), &trusted)
                 .map(|asked| Asked::Create(at, Box::new(asked))),

@@ -32,7 +32,7 @@ use core::time::Duration;
 use nvme_core::server::Polling;
 use nvme_core::server::control::Control;
 use nvme_core::server::worker::Worker;
-use nvme_l4re::kernel::{Cap, Reply};
+use nvme_l4re::kernel::{Cap, Message, Reply};
 use nvme_platform::{Owner, Time};
 use nvme_policy::{CommandLine, Policy};
 use nvme_session::factory::FactoryId;
@@ -89,6 +89,8 @@ pub struct Server<K, O> {
     stirred: bool,
     /// The one call that waits where callers are not kept.
     held: Option<Pending>,
+    /// What was said last. What a call brought is taken from it at once.
+    message: Message,
     /// To be given with the next receive.
     reply: Option<Reply>,
     /// What is new, and goes with it.
@@ -167,6 +169,7 @@ impl<K: Kernel, O: Output> Server<K, O> {
             asked_at: now,
             stirred: false,
             held: None,
+            message: Message::default(),
             reply: None,
             minted: None,
             trusted,

@@ -88,10 +88,10 @@ impl<K: Kernel, O: Output> Server<K, O> {
 
     /// Answers the last call, and takes a message, if there is one by then.
     fn look(&mut self, until: Option<Time>) {
-        let reply = self.reply.take();
         // Whether something new reached anybody is to be known before anything else happens.
         let until = if self.minted.is_some() { Some(Time::default()) } else { until };
-        let incoming = self.kernel.receive(reply.as_ref(), until);
+        let incoming = self.kernel.receive(self.reply.as_ref(), until, &mut self.message);
+        self.reply = None;
         if let Some(fresh) = self.minted.take()
             && !self.kernel.delivered()
         {
