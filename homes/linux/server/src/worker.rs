@@ -324,7 +324,9 @@ impl Thread {
                 let kicks = self.look(Duration::ZERO, time);
                 came = kicks > 0;
                 if kicks >= MANY_KICKS {
+                    // It is a part of the round, as what it found is.
                     time = now();
+                    last_look = time;
                 }
             }
             // Where nobody but storage that has much to do is waited for, neither its answers nor its drivers are polled for.
