@@ -29,7 +29,7 @@ const WAITING: usize = 48;
 /// Threads that close those: what one takes long with holds up no other.
 const THREADS: usize = 3;
 /// What threads that never close themselves may leave besides.
-const LEFT: usize = 64;
+const LEFT: usize = 16;
 
 struct Closers {
     foreign: SyncSender<OwnedFd>,

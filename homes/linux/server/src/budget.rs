@@ -11,7 +11,7 @@ use nvme_session::memory::SLOTS_MAX;
 use rustix::process::{Resource, getrlimit};
 
 /// The server's own: controllers, sockets, threads, callers of the factory with the message of one of them, and what waits to be closed.
-const OWN: usize = 280;
+const OWN: usize = 200;
 /// A factory's besides its callers: its lifetime or its connection, and its socket.
 const FACTORY: usize = 2;
 /// Each of its callers': its connection, and the socket that came with a call that waits.

@@ -76,7 +76,7 @@ use crate::seat::Seat;
 use crate::worker::{self, ROOM_STEP};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
-const CALLERS_MAX: usize = 64;
+const CALLERS_MAX: usize = 48;
 /// Connections to `ctl` that are being told what there is, at a time.
 const CTL_PEERS_MAX: usize = 16;
 /// Connections that are accepted before it is others' turn.
