@@ -160,9 +160,9 @@ pub(crate) enum Command {
         #[arg(value_name = "DEV")]
         device: Option<String>,
     },
-    /// Go on with what was drained; and with an image whose write-back failed: flushes succeed again, though what was acknowledged before may be lost
+    /// Go on with what was drained; and with the image of that name whose write-back failed: flushes succeed again, though what was acknowledged before may be lost
     Resume {
-        /// The device, or the controller's serial number; without it, all
+        /// The device, or the controller's serial number; without it, all that was drained
         #[arg(value_name = "DEV")]
         device: Option<String>,
     },
