@@ -418,3 +418,33 @@ fn a_pair_that_nobody_uses_and_a_reset_cannot_make_again_keeps_nobody_from_one()
     let run = run_steps(&setup, &steps);
     assert!(run.finding.is_none(), "{}", run.finding.unwrap());
 }
+
+/// Seed 9300000000031231: whoever reset a device whose session was ending was told that its rings stood still before they did.
+#[test]
+fn a_reset_beside_the_end_of_its_session_is_answered_once_its_rings_stand_still() {
+    let mut setup = alone(&["device=d1:n2", "ds-max=4", "iops=100", "bytes=300K"]);
+    (setup.slow, setup.seats[0].sealed, setup.seats[0].declines) = (true, true, 268435968);
+    let steps = [
+        Step::Settle,
+        Step::Operate(Operation::Create(0)),
+        Step::Want(0, Wish::Connect),
+        Step::Chat(0),
+        Step::Control,
+        Step::Deliver(1),
+        ask(Kind::Write, 19, 0),
+        Step::Deliver(1),
+        Step::Worker(0),
+        Step::Engine(1, 5),
+        Step::Spoil(Spoil::Vanish(1)),
+        Step::Control,
+        Step::Want(0, Wish::Reset),
+        Step::Deliver(1),
+        Step::Hear(0),
+        Step::Talk(0),
+        Step::Deliver(0),
+        Step::Talk(0),
+        Step::Worker(0),
+    ];
+    let run = run_steps(&setup, &steps);
+    assert!(run.finding.is_none(), "{}", run.finding.unwrap());
+}

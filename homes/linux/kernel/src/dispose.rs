@@ -271,41 +271,6 @@ mod tests {
         assert!(!close_next(&taken, &left));
     }
 
-    /// A connection of which the other end takes nothing, whose last close waits until what was sent is acknowledged: for an hour.
-    fn lingering() -> (OwnedFd, std::net::TcpStream) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (theirs, _) = listener.accept().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        // Until neither end has room for more.
-        let mut rest = 0;
-        while rest < 100 {
-            let sent = std::io::Write::write(&mut &ours, &[0; 1 << 16]);
-            rest = if sent.is_ok() { 0 } else { rest + 1 };
-            std::thread::sleep(std::time::Duration::from_millis(u64::from(sent.is_err())));
-        }
-        set_socket_linger(&ours, Some(std::time::Duration::from_secs(3600))).unwrap();
-        (ours.into(), theirs)
-    }
-
-    #[test]
-    fn a_socket_that_lingers_holds_up_nobody_who_closes_it() {
-        crate::events::guard_calls().unwrap();
-        let begun = std::time::Instant::now();
-        let (socket, _theirs) = lingering();
-        close(socket);
-        // Where the wish comes after it was told not to, or nobody told it: so does this.
-        let (socket, _other) = lingering();
-        bounded(|| drop(socket));
-        // In a message that nobody reads.
-        let (socket, _third) = lingering();
-        let (from, to) = crate::socket::pair(crate::socket::Kind::Stream).unwrap();
-        crate::socket::send(&from, b"x", &[socket.as_fd()]).unwrap();
-        drop(socket);
-        bounded(|| drop(to));
-        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
-    }
-
     #[test]
     fn what_finds_no_room_is_closed_at_once() {
         let (foreign, _never) = sync_channel(1);

@@ -167,16 +167,15 @@ impl Control {
         }
     }
 
-    /// Stops a virtqueue after what is in flight has ended: [`Event::QueueStopped`]. An error when it does not run.
+    /// Stops a virtqueue after what is in flight has ended: [`Event::QueueStopped`]. An error when it does not run. One of a session that ends
+    /// stops already: until it has, its worker may look into its rings, and tell its driver of what failed.
     pub fn stop_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
-        self.live(key)?;
         debug!("session {}: queue {} stops", key.0, index);
         self.stop(key, index, Old::Left)
     }
 
     /// The same, after what was in flight when the last server died, too: its driver may go on elsewhere, where nobody knows of that.
     pub fn finish_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
-        self.live(key)?;
         debug!("session {}: queue {} comes to its end", key.0, index);
         self.stop(key, index, Old::First)
     }
