@@ -51,7 +51,8 @@ fn a_socket_that_lingers_holds_up_nobody_who_closes_it() {
     let (mut others, mut sockets) = (Vec::new(), Vec::new());
     for _ in 0..8 {
         let (socket, other) = lingering();
-        (sockets.push(socket), others.push(other));
+        sockets.push(socket);
+        others.push(other);
     }
     for (at, socket) in sockets.into_iter().enumerate() {
         match at % 2 {
