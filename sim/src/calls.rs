@@ -21,6 +21,22 @@ use crate::world::World;
 /// How a virtqueue is started.
 type Start = fn(&mut Control, SessionKey, u16, QueueSpec, Box<dyn Notify>) -> Result<(), SessionError>;
 
+fn start_opened(
+    control: &mut Control,
+    key: SessionKey,
+    index: u16,
+    spec: QueueSpec,
+    notify: Box<dyn Notify>,
+) -> Result<(), SessionError> {
+    let mut queue = control.prepare_queue(key, index, spec)?;
+    queue.touch();
+    if queue.broken().is_some() {
+        Err(SessionError::Queue)
+    } else {
+        control.start_prepared(key, index, queue, notify)
+    }
+}
+
 /// Those of the trusted dataspaces, by bits.
 fn trusted_by(bits: u64) -> Dataspaces {
     let places: Vec<usize> = (0..64).filter(|place| bits >> place & 1 == 1).collect();
@@ -278,7 +294,11 @@ impl World {
     }
 
     fn start(&mut self, at: usize, key: SessionKey, index: u16) -> Option<Reply> {
-        self.start_by(Control::start_queue, at, key, index)
+        // What a client keeps itself is opened before it is answered: with another server it may say where to go on by a request of which this
+        // one has not heard.
+        let conn = self.seats[at].conn.as_ref();
+        let keeps = conn.and_then(|conn| conn.inflight.as_ref()).is_some();
+        self.start_by(if keeps { start_opened } else { Control::start_queue }, at, key, index)
     }
 
     /// Starts a ring again that was stopped to go on elsewhere, of which its client knows nothing.

@@ -7,7 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use nvme_client::{Client, Io, Memory, Options, Segment, kind, memfd};
+use nvme_client::message::protocol;
+use nvme_client::{Client, Inflight, Io, Memory, Options, Segment, kind, memfd};
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::rig::{Rig, Setup, WAIT, attack, attack_on};
@@ -141,6 +142,73 @@ fn rings_that_are_punched_while_they_are_looked_at_hold_up_their_own_session_onl
                 client.queues[0].kick().unwrap();
                 std::thread::sleep(Duration::from_micros(100));
             }
+        });
+    });
+}
+
+/// A client all of whose memory is in that file, what it keeps of what is in flight included.
+fn keeper(rig: &Rig, file: &OwnedFd) -> Client {
+    let options = Options { queue_size: 64, scratch: 4096, wait: WAIT, ..Options::default() };
+    let options = Options { protocol: options.protocol | protocol::INFLIGHT_SHMFD, ..options };
+    let mut memory = Memory::new();
+    let index = memory.add_file(file.try_clone().unwrap());
+    memory.add_region(index, 0, 0, LEN / 2).unwrap();
+    let session = rig.create(&["device=partlabel:attack"]);
+    let mut client = Client::negotiate(session, memory, &options).unwrap();
+    client.register().unwrap();
+    let rings = (1, 64);
+    let made = client.front.get_inflight(rings, 24).unwrap().expect("memory for what is in flight");
+    let inflight = Inflight { offset: LEN / 2, file: file.try_clone().unwrap(), ..made };
+    client.front.set_inflight(&inflight).unwrap();
+    client.add_queue(0).unwrap();
+    client
+}
+
+#[test]
+fn rings_that_start_and_begin_anew_in_memory_that_is_punched_hold_up_nobody_who_asks_for_a_session() {
+    attack(|rig| {
+        let file = memfd(LEN, false).unwrap();
+        let (stop, holes) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+        let mut client = keeper(rig, &file);
+        std::thread::scope(|scope| {
+            let _stop = Stop(&stop);
+            let (stop, holes) = (&stop, &holes);
+            scope.spawn(|| punch(&file, stop, holes));
+            let starts = scope.spawn(move || {
+                let mut starts = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    client.stop_queue(0).unwrap();
+                    // What is kept of it is nothing any more.
+                    client.front.get_inflight((1, 64), 24).unwrap();
+                    client.restart_queue(0).unwrap();
+                    starts += 1;
+                }
+                starts
+            });
+            let mut took = Vec::new();
+            let deadline = Instant::now() + 6 * WAIT;
+            let count = || holes.lock().unwrap().len();
+            while count() < 4 * ROUNDS {
+                assert!(Instant::now() < deadline, "{} holes", count());
+                let start = Instant::now();
+                drop(rig.create(&["device=partlabel:before", "read-only"]));
+                took.push(start.elapsed());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Ordering::Relaxed);
+            let starts = starts.join().unwrap();
+            let mut holes = holes.lock().unwrap().clone();
+            took.sort();
+            holes.sort();
+            let (hole, last) = (holes[holes.len() / 2], &took[took.len().saturating_sub(8)..]);
+            eprintln!(
+                "{starts} starts, a hole takes {hole:?}; {} sessions, the longest {last:?}",
+                took.len()
+            );
+            assert!(starts > 1, "{starts}");
+            // Who waited for some of them waited as often; other programs want this machine, too.
+            let waits = took.iter().filter(|took| **took > hole / 2).count();
+            assert!(waits <= 2, "{waits} sessions waited for half of {hole:?}: {last:?}");
         });
     });
 }

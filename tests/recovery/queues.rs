@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use nvme_core::server::control::{ControllerState, Event, MemoryChange, SessionError};
+use nvme_core::server::control::{ControllerState, Drained, Event, MemoryChange, QueueSpec, SessionError};
+use nvme_mem::{Window, heap};
 use nvme_platform::DmaError;
+use nvme_platform::fake::FakeNotify;
 use nvme_session::blk::features;
+use nvme_session::virtqueue::{Broken, RingError, journal_len};
 use nvme_soft::NamespaceConfig;
 use nvme_soft::faulty::{Action, Queue, When};
 
-use crate::client::{ALL, Client, GUEST, IN, IOERR, LEN, OK, PENDING};
+use crate::client::{ALL, Client, GUEST, IN, IOERR, LEN, OK, PENDING, SIZE};
 use crate::device::Knobs;
 use crate::rig::{MS, Rig, SECOND, config, medium, soft};
+
+/// Where the used ring of a client's first queue is: its flags, and behind them its index.
+const USED: usize = 0x2000;
 
 fn stopped(rig: &mut Rig, client: &Client, queue: u16) -> u16 {
     let key = client.key;
@@ -316,4 +322,61 @@ fn a_pair_that_nobody_uses_and_that_cannot_be_made_again_is_free_for_the_next_se
     });
     let mut b = rig.client(&["device=d0:n1", "read-only"]);
     read(&mut rig, &mut b);
+}
+
+#[test]
+fn rings_and_journals_are_touched_by_their_worker_and_not_by_control() {
+    let mut rig = Rig::new(1);
+    let a = rig.client(&["device=d0:n1"]);
+    rig.control.stop_queue(a.key, 0).unwrap();
+    rig.expect("the stop", |e| matches!(e, Event::QueueStopped(..)));
+    // What whoever takes the ring writes: that kicks are wanted, and that the journal is in use.
+    a.memory.store16(USED, 1).unwrap();
+    let journal = heap(journal_len(SIZE)).unwrap();
+    let spec = QueueSpec { journal: Some(journal.clone()), ..a.spec(0) };
+    rig.control.start_queue(a.key, 0, spec, Box::new(a.rings[0].notify.clone())).unwrap();
+    let touched = |journal: &Window| (a.memory.load16(USED).unwrap() == 0, journal.load16(8).unwrap() == 1);
+    assert_eq!(touched(&journal), (false, false));
+    rig.until("it is taken", |_| touched(&journal) == (true, true));
+    // What has no room for a journal is refused at once, as rings are that lie nowhere.
+    rig.control.stop_queue(a.key, 0).unwrap();
+    rig.expect("the stop", |e| matches!(e, Event::QueueStopped(..)));
+    let short = QueueSpec { journal: Some(heap(64).unwrap()), ..a.spec(0) };
+    let refused = rig.control.start_queue(a.key, 0, short, Box::new(a.rings[0].notify.clone()));
+    assert_eq!(refused, Err(SessionError::Ring(RingError::Journal)));
+}
+
+#[test]
+fn where_a_ring_goes_on_is_in_its_journal_also_if_it_stops_before_its_worker_has_it() {
+    for (first, drained) in [(true, false), (false, false), (true, true), (false, true)] {
+        let mut rig = Rig::new(1);
+        let mut a = rig.registered(&["device=d0:n1"]);
+        let journal = heap(journal_len(SIZE)).unwrap();
+        // Five were taken and answered.
+        journal.write_value(8, &[1_u16, SIZE, 0, 5]).unwrap();
+        let spec = QueueSpec { journal: Some(journal), ..a.add_ring(FakeNotify::new()) };
+        a.memory.store16(USED + 2, 5).unwrap();
+        if drained {
+            rig.control.drain(Drained::All);
+        }
+        rig.control.start_queue(a.key, 0, spec, Box::new(a.rings[0].notify.clone())).unwrap();
+        if first {
+            rig.control.finish_queue(a.key, 0).unwrap();
+        } else {
+            rig.control.stop_queue(a.key, 0).unwrap();
+        }
+        let stopped = rig.expect("the stop", |e| matches!(e, Event::QueueStopped(..)));
+        assert!(matches!(stopped, Event::QueueStopped(key, 0, 5) if key == a.key), "{stopped:?}");
+    }
+}
+
+#[test]
+fn a_journal_of_another_ring_breaks_the_ring() {
+    let mut rig = Rig::new(1);
+    let mut a = rig.registered(&["device=d0:n1"]);
+    let journal = heap(journal_len(SIZE)).unwrap();
+    journal.write_value(8, &[1_u16, SIZE / 2, 0, 0]).unwrap();
+    let spec = QueueSpec { journal: Some(journal), ..a.add_ring(FakeNotify::new()) };
+    rig.control.start_queue(a.key, 0, spec, Box::new(a.rings[0].notify.clone())).unwrap();
+    rig.expect("that it broke", |e| matches!(e, Event::QueueBroken(_, 0, Broken::Journal)));
 }

@@ -1,5 +1,6 @@
 //! What is in flight is kept, for whoever serves the queue next.
 
+use alloc::boxed::Box;
 use core::mem;
 
 use nvme_platform::{Window, debug};
@@ -10,10 +11,51 @@ use crate::virtqueue::{Broken, Found, Journal, Keeping};
 
 impl BlkQueue {
     /// Keeps what is in flight in a journal of [`journal_len`](crate::virtqueue::journal_len) bytes, and takes first what was in flight
-    /// when it was used last. To be called before the first is taken.
+    /// when it was used last. To be called before the first is taken. Of a queue that has not been [touched](Self::touch) the journal is not touched
+    /// before it does: only whether it can be there is said at once.
     pub fn keep(&mut self, journal: Window) -> Result<(), RingError> {
+        Journal::fits(&journal, self.config.size)?;
+        if self.is_touched {
+            return self.open(&journal);
+        }
+        self.journal = Keeping::Unopened(Box::new(journal));
+        Ok(())
+    }
+
+    /// Touches the rings and the journal for the first time, where that was left for later. It takes as long as their client likes, so it is for
+    /// who has the client pay for it. What is found wrong breaks the queue.
+    pub fn touch(&mut self) {
+        if self.is_touched {
+            return;
+        }
+        self.is_touched = true;
+        if self.broken.is_some() {
+            return;
+        }
+        let journal = match mem::take(&mut self.journal) {
+            Keeping::Unopened(journal) => Some(journal),
+            as_it_is => {
+                self.journal = as_it_is;
+                None
+            }
+        };
+        let begun = self.ring.begin().and_then(|()| {
+            let opened = journal.map(|journal| self.open(&journal)).transpose();
+            opened.map(|_| ()).map_err(|_| Broken::Journal)
+        });
+        if let Err(why) = begun {
+            self.break_off(why);
+        }
+    }
+
+    /// Whether nobody knows yet what is in the journal.
+    pub fn is_unopened(&self) -> bool {
+        matches!(self.journal, Keeping::Unopened(_))
+    }
+
+    fn open(&mut self, journal: &Window) -> Result<(), RingError> {
         let (journal, Found { heads, next_avail }) =
-            Journal::open(&journal, self.config.size, self.ring.used())?;
+            Journal::open(journal, self.config.size, self.ring.used())?;
         if let Some(next_avail) = next_avail {
             self.ring.start_at(next_avail);
         }

@@ -108,6 +108,8 @@ pub struct BlkQueue {
     /// Its client has left.
     left: bool,
     broken: Option<Broken>,
+    /// Its memory was touched.
+    is_touched: bool,
     indirect: bool,
     /// The same, as the fast way asks for it.
     indirect_shape: u64,
@@ -154,8 +156,15 @@ impl Taking<'_, '_> {
 }
 
 impl BlkQueue {
-    /// Sets a queue up. Its rings must lie in `table`.
+    /// Sets a queue up, and [touches](Self::touch) its memory at once. Its rings must lie in `table`.
     pub fn new(config: QueueConfig, table: Arc<MemoryTable>) -> Result<Self, RingError> {
+        let mut queue = Self::prepared(config, table)?;
+        queue.touch();
+        Ok(queue)
+    }
+
+    /// Sets a queue up without touching its memory: to be [touched](Self::touch) before anything else is asked of it.
+    pub fn prepared(config: QueueConfig, table: Arc<MemoryTable>) -> Result<Self, RingError> {
         let has = |bit| config.features & bit != 0;
         let event_idx = has(features::EVENT_IDX);
         let ring = Ring::new(&config.rings, config.size, config.next_avail, event_idx, &table)?;
@@ -182,6 +191,7 @@ impl BlkQueue {
             state: State::Running,
             left: false,
             broken: None,
+            is_touched: false,
             indirect: has(features::INDIRECT_DESC),
             indirect_shape: indirect_shape(has(features::INDIRECT_DESC)),
             durable: !config.write_back || !has(features::FLUSH),

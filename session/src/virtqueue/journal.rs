@@ -83,6 +83,8 @@ pub(crate) enum Keeping {
     /// Not.
     #[default]
     Nothing,
+    /// So it will: the memory was not touched yet.
+    Unopened(Box<Window>),
     /// In the ring's own order: no entry is made as long as nothing that is published overtakes another.
     InOrder(Box<Journal>),
     /// With an entry for each request.
@@ -109,6 +111,13 @@ pub(crate) struct Journal {
 const PATIENCE: u32 = 16;
 
 impl Journal {
+    /// Whether `window` has room for the journal of a queue of `size` descriptors, at a place where it can be. It is not touched.
+    pub(crate) fn fits(window: &Window, size: u16) -> Result<(), RingError> {
+        let tables = Table::<u16>::new(window, 0, HEAD as u32 / 2)
+            .and_then(|_| Table::<[u64; 2]>::new(window, HEAD, size.into()));
+        tables.map(|_| ()).map_err(|_: OutOfBounds| RingError::Journal)
+    }
+
     /// Opens a journal for a queue of `size` descriptors whose ring's used index is `used`, and says what was in flight. `window` has
     /// [`journal_len`] bytes, at a multiple of eight.
     pub(crate) fn open(window: &Window, size: u16, used: u16) -> Result<(Keeping, Found), RingError> {

@@ -79,6 +79,8 @@ pub enum Broken {
     RingsGone,
     /// The memory under the rings vanished.
     MemoryGone,
+    /// The journal of what is in flight does not fit the queue.
+    Journal,
     /// The device is lost. The home says so; no ring does.
     DeviceLost,
     /// Its session's memory holds others up. The home says so.
@@ -101,6 +103,7 @@ impl fmt::Display for Broken {
             Self::NoStatus => "a request has no status byte that can be written",
             Self::RingsGone => "the rings lie outside the registered memory now",
             Self::MemoryGone => "the memory under the rings vanished",
+            Self::Journal => "the journal of what is in flight does not fit the queue",
             Self::DeviceLost => "the device is lost",
             Self::HoldsUp => "reaching its memory holds others up",
         })

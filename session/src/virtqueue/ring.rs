@@ -111,8 +111,7 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Resolves the rings in `table`. Available entries are taken from `next_avail` on; used ones go on where the used
-    /// ring's own index says.
+    /// Resolves the rings in `table`, without touching them: [`begin`](Self::begin) does. Available entries are taken from `next_avail` on.
     pub fn new(
         at: &RingAddresses,
         size: u16,
@@ -124,19 +123,26 @@ impl Ring {
             return Err(RingError::BadSize);
         }
         let rings = Rings::resolve(at, size, table)?;
-        // The driver's claim; any value will do, as it is only ever used modulo the size.
-        let next_used = rings.used.load16(INDEX).map_err(|_| RingError::Misaligned)?;
-        rings.used.store16(FLAGS, 0).map_err(|_| RingError::Misaligned)?;
         Ok(Self {
             rings,
             size,
             event_idx,
             next_avail,
             seen_avail: next_avail,
-            next_used,
-            published: next_used,
+            next_used: 0,
+            published: 0,
             listening: true,
         })
+    }
+
+    /// Used entries go on where the used ring's own index says, and kicks are asked for. The first touch of the rings, which takes as long as
+    /// their client likes.
+    pub(crate) fn begin(&mut self) -> Result<(), Broken> {
+        // The driver's claim; any value will do, as it is only ever used modulo the size.
+        let used = self.rings.used.load16(INDEX).map_err(|_| Broken::MemoryGone)?;
+        self.rings.used.store16(FLAGS, 0).map_err(|_| Broken::MemoryGone)?;
+        (self.next_used, self.published) = (used, used);
+        Ok(())
     }
 
     /// Resolves the rings in another table; indices stay. After an error the ring has no memory any more, and every

@@ -118,6 +118,7 @@ impl Control {
             }
             let told = self.tell_workers(key, || ToWorker::Hold(key, held));
             if held {
+                self.stop_what_waits(key);
                 let quiet = self.sessions.get_mut(&key).is_some_and(|s| s.ask_for_quiet(told));
                 if quiet {
                     self.quiet(key);

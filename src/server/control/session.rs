@@ -6,7 +6,7 @@ mod places;
 mod queues;
 mod quiet;
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -20,7 +20,7 @@ use nvme_session::queue::{Counted, Counts};
 use nvme_session::virtqueue::Broken;
 
 use super::super::limits::Limits;
-use super::super::message::{PairId, SessionKey, ToWorker};
+use super::super::message::{Old, PairId, SessionKey, ToWorker};
 use super::error::SessionError;
 use super::job::MemoryJob;
 use super::{Anomaly, Control, Event};
@@ -87,8 +87,9 @@ pub struct Session {
     /// Until when no queue of it goes to another worker.
     pub(super) stays_until: Time,
     queues: BTreeMap<u16, QueueState>,
-    /// Of those that wait, the ones that stop once what was in flight before is done.
-    stops: BTreeSet<u16>,
+    /// Of those that wait, the ones that stop once their worker has them: what was in flight before is to be done, or where they go on is in their
+    /// journal.
+    stops: BTreeMap<u16, Old>,
     /// Of changes of its cache mode: how many workers have not answered yet.
     write_back_asked: VecDeque<usize>,
     /// How often workers were asked to say that nothing of it is in flight, and have not said it yet.
@@ -318,7 +319,7 @@ impl Control {
                 abroad: Vec::new(),
                 stays_until: Time::default(),
                 queues: BTreeMap::new(),
-                stops: BTreeSet::new(),
+                stops: BTreeMap::new(),
                 write_back_asked: VecDeque::new(),
                 hold_asked: 0,
                 limits,

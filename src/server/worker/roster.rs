@@ -141,6 +141,8 @@ impl Roster {
         let entry = self.queues.vacant_entry();
         let token = entry.key();
         self.lives = self.lives.wrapping_add(1);
+        // Here its client pays for it. One that comes from another worker was touched.
+        virtqueue.touch();
         virtqueue.enrol(QueueTag::new(token as u32, self.lives));
         let (duty, activity) = (Duty::Serve, Activity::Asleep);
         entry.insert(Queue {

@@ -37,13 +37,11 @@ impl Inflight {
         self.ran.insert(ring);
     }
 
-    /// The rings that ran begin anew: what is left in their journals (of one that broke, that is something) is nothing any more. None runs.
-    pub(crate) fn forget(&mut self) {
-        for ring in core::mem::take(&mut self.ran) {
-            if let Ok(Some(journal)) = self.of(ring, self.size) {
-                forget_journal(&journal);
-            }
-        }
+    /// The rings that ran begin anew, and none runs: their journals, to be [forgotten](forget), since what is left there (of a ring that broke,
+    /// that is something) is nothing any more.
+    pub(crate) fn begin_anew(&mut self) -> Vec<Window> {
+        let ran = core::mem::take(&mut self.ran);
+        ran.into_iter().filter_map(|ring| self.of(ring, self.size).ok().flatten()).collect()
     }
 
     /// For how many rings it is, and of how many entries.
@@ -195,6 +193,14 @@ pub(crate) fn map(order: Order, trusted: &Arc<Trusted>, made: bool, file: OwnedF
     });
 }
 
+/// Has journals made such that nobody has used them yet. They are in a client's memory, which takes what time the client makes it take.
+pub(crate) fn forget(order: Order, journals: Vec<Window>) {
+    order.put(move || {
+        journals.iter().for_each(forget_journal);
+        Ok(Step::Forgotten)
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,8 +262,8 @@ mod tests {
         window.fill(0, window.len(), 1).unwrap();
         let mut inflight = Inflight::new(window, 2, 128);
         inflight.runs(1);
-        inflight.forget();
-        let version = |ring| inflight.of(ring, 128).unwrap().unwrap().load16(8).unwrap();
-        assert_eq!([version(0), version(1)], [0x101, 0]);
+        let places: Vec<_> = inflight.begin_anew().iter().map(Window::address).collect();
+        assert_eq!(places, [inflight.of(1, 128).unwrap().unwrap().address()]);
+        assert!(inflight.begin_anew().is_empty(), "none of them ran since");
     }
 }

@@ -16,6 +16,7 @@ use nvme_linux::vhost::{Region, RegionFile};
 use nvme_platform::Window;
 use nvme_policy::Dataspaces;
 use nvme_session::dataspace::{Claim, File, FileId};
+use nvme_session::queue::BlkQueue;
 use rustix::fs::{AtFlags, StatxFlags, major, minor, statx};
 
 use crate::audit::Note;
@@ -86,6 +87,10 @@ pub(crate) enum Step {
     Mapped(Vec<RegionMemory>),
     /// Where what is in flight is kept, and in which file, from where on.
     Inflight(Window, Arc<MemoryFile>, u64),
+    /// What was in flight on rings that begin anew is nothing any more.
+    Forgotten,
+    /// A virtqueue's rings and its journal were touched.
+    Touched(Box<BlkQueue>),
 }
 
 impl Found {
@@ -192,6 +197,14 @@ pub(crate) fn look(order: Order, trusted: &Arc<Trusted>, regions: Vec<RegionFile
             }
         }
         Ok(Step::Checked(checked))
+    });
+}
+
+/// Has a virtqueue's rings, and the journal in its client's memory, touched for the first time.
+pub(crate) fn touch(order: Order, mut queue: Box<BlkQueue>) {
+    order.put(move || {
+        queue.touch();
+        Ok(Step::Touched(queue))
     });
 }
 

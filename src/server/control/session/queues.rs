@@ -12,7 +12,7 @@ use nvme_session::virtqueue::{Broken, RingAddresses};
 use super::super::super::message::{GroupKey, NewQueue, Old, PairId, QueueKey, SessionKey, ToWorker};
 use super::super::{Control, Event};
 use super::places::QueueState;
-use super::{InForce, SessionError, SessionPair};
+use super::{InForce, Session, SessionError, SessionPair};
 
 /// How a virtqueue is to be started.
 #[derive(Clone, Debug)]
@@ -36,10 +36,37 @@ impl Control {
         spec: QueueSpec,
         notify: Box<dyn Notify>,
     ) -> Result<(), SessionError> {
+        let queue = self.prepare_queue(key, index, spec)?;
+        self.start_prepared(key, index, queue, notify)
+    }
+
+    /// The first half of that: the queue is set up, and its memory not touched. Whoever does so before it is started says its client what is found
+    /// there, and that takes what time the client makes it take.
+    pub fn prepare_queue(
+        &self,
+        key: SessionKey,
+        index: u16,
+        spec: QueueSpec,
+    ) -> Result<Box<BlkQueue>, SessionError> {
+        let session = self.sessions.get(&key).filter(|s| !s.is_leaving()).ok_or(SessionError::Ended)?;
+        if session.lost {
+            return Err(SessionError::DeviceLost);
+        }
+        self.prepared(session, index, spec)
+    }
+
+    /// The second half.
+    pub fn start_prepared(
+        &mut self,
+        key: SessionKey,
+        index: u16,
+        queue: Box<BlkQueue>,
+        notify: Box<dyn Notify>,
+    ) -> Result<(), SessionError> {
         if self.live(key)?.lost {
             return Err(SessionError::DeviceLost);
         }
-        self.resume_queue(key, index, spec, notify)
+        self.begin_queue(key, index, queue, notify)
     }
 
     /// Starts a virtqueue again that the home had stopped for a while, of which its driver knows nothing: when the device was lost meanwhile, what
@@ -51,11 +78,18 @@ impl Control {
         spec: QueueSpec,
         notify: Box<dyn Notify>,
     ) -> Result<(), SessionError> {
-        let (direction, queues) = (self.config.transport.direction, self.config.queues);
-        let laggards = Arc::clone(&self.laggards);
-        let session = self.live(key)?;
-        let lost = session.lost;
-        if index >= queues || session.queues.contains_key(&index) {
+        let session = self.sessions.get(&key).filter(|s| !s.is_leaving()).ok_or(SessionError::Ended)?;
+        let queue = self.prepared(session, index, spec)?;
+        self.begin_queue(key, index, queue, notify)
+    }
+
+    fn prepared(
+        &self,
+        session: &Session,
+        index: u16,
+        spec: QueueSpec,
+    ) -> Result<Box<BlkQueue>, SessionError> {
+        if index >= self.config.queues || session.queues.contains_key(&index) {
             return Err(SessionError::Queue);
         }
         let config = QueueConfig {
@@ -63,19 +97,40 @@ impl Control {
             rings: spec.rings,
             next_avail: spec.next_avail,
             features: session.features,
-            direction,
+            direction: self.config.transport.direction,
             grant: session.minted.grant().clone(),
             limits: *session.minted.limits(),
             id: session.minted.id(),
             write_back: session.write_back,
         };
-        let mut queue = BlkQueue::new(config, session.registry.table()).map_err(SessionError::Ring)?;
+        // Its memory may take long to be reached, so it is touched where that is the session's own time: by its worker at last.
+        let mut queue = BlkQueue::prepared(config, session.registry.table()).map_err(SessionError::Ring)?;
         if let Some(journal) = spec.journal {
             queue.keep(journal).map_err(SessionError::Ring)?;
         }
+        Ok(Box::new(queue))
+    }
+
+    fn begin_queue(
+        &mut self,
+        key: SessionKey,
+        index: u16,
+        mut queue: Box<BlkQueue>,
+        notify: Box<dyn Notify>,
+    ) -> Result<(), SessionError> {
+        let laggards = Arc::clone(&self.laggards);
+        let session = self.live(key)?;
+        let lost = session.lost;
+        if session.queues.contains_key(&index) {
+            return Err(SessionError::Queue);
+        }
+        // What has changed since it was set up.
+        queue.set_table(session.registry.table()).map_err(SessionError::Ring)?;
+        queue.set_grant(session.minted.grant().clone());
+        queue.set_write_back(session.write_back);
         queue.set_counts(Arc::clone(session.counts.entry(index).or_default()));
         queue.set_laggards(laggards, key.0, index);
-        session.queues.insert(index, QueueState::Waiting(Box::new(queue), notify, None));
+        session.queues.insert(index, QueueState::Waiting(queue, notify, None));
         if lost {
             self.launch_queues(key);
             // That worker may not have had any of it when it was lost.
@@ -126,7 +181,7 @@ impl Control {
                 launched.push((worker, NewQueue { key, group, queue, pair, notify, limits, abroad }));
             }
         }
-        let stops: Vec<u16> = core::mem::take(&mut session.stops).into_iter().collect();
+        let stops = core::mem::take(&mut session.stops);
         for (worker, new) in launched {
             let PairId { controller, queue } = new.pair;
             debug!(
@@ -135,9 +190,9 @@ impl Control {
             );
             self.tell(worker, ToWorker::AddQueue(new));
         }
-        for index in stops {
+        for (index, old) in stops {
             // One that was just launched can be stopped.
-            let _ = self.stop(key, index, Old::First);
+            let _ = self.stop(key, index, old);
         }
     }
 
@@ -171,13 +226,39 @@ impl Control {
     /// stops already: until it has, its worker may look into its rings, and tell its driver of what failed.
     pub fn stop_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
         debug!("session {}: queue {} stops", key.0, index);
-        self.stop(key, index, Old::Left)
+        self.stop_known(key, index, Old::Left)
     }
 
     /// The same, after what was in flight when the last server died, too: its driver may go on elsewhere, where nobody knows of that.
     pub fn finish_queue(&mut self, key: SessionKey, index: u16) -> Result<(), SessionError> {
         debug!("session {}: queue {} comes to its end", key.0, index);
-        self.stop(key, index, Old::First)
+        self.stop_known(key, index, Old::First)
+    }
+
+    /// Where a virtqueue goes on is in its journal, if it has one, and its worker opens that. One that waits for a pair stops there: soon. Of
+    /// one that waits for a drain to be over, which may take long, it is found out here.
+    fn stop_known(&mut self, key: SessionKey, index: u16, old: Old) -> Result<(), SessionError> {
+        let session = self.sessions.get_mut(&key).ok_or(SessionError::Ended)?;
+        let held = session.is_held();
+        if let Some(QueueState::Waiting(queue, ..)) = session.queues.get_mut(&index)
+            && queue.is_unopened()
+        {
+            if !held {
+                session.stops.entry(index).or_insert(old);
+                return Ok(());
+            }
+            queue.touch();
+        }
+        self.stop(key, index, old)
+    }
+
+    /// A session is held from now on: what stops once its worker has it does not wait for the end of that, unless something is to be done first.
+    pub(in super::super) fn stop_what_waits(&mut self, key: SessionKey) {
+        let stops = self.sessions.get_mut(&key).map(|session| core::mem::take(&mut session.stops));
+        for (index, old) in stops.into_iter().flatten() {
+            // It waits, so it can be stopped.
+            let _ = self.stop_known(key, index, old);
+        }
     }
 
     pub(super) fn stop(&mut self, key: SessionKey, index: u16, old: Old) -> Result<(), SessionError> {
@@ -185,7 +266,7 @@ impl Control {
         match session.queues.get_mut(&index) {
             None => Err(SessionError::Queue),
             Some(QueueState::Waiting(queue, ..)) if old == Old::First && queue.has_old() => {
-                session.stops.insert(index);
+                session.stops.entry(index).or_insert(old);
                 Ok(())
             }
             Some(QueueState::Waiting(queue, ..)) => {

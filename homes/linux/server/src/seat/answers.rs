@@ -7,11 +7,12 @@ use nvme_core::server::control::{MemoryPlan, SessionError};
 use nvme_linux::dispose::ClientFd;
 use nvme_linux::vhost::{Reply, Token};
 
+use super::calls::NotStarted;
 use super::kept::Files;
-use super::{Order, PATIENCE, Pending, Seat};
+use super::{Anew, Order, Over, PATIENCE, Pending, Seat};
 use crate::audit::Note;
 use crate::hints::Told;
-use crate::inflight::Inflight;
+use crate::inflight::{self, Inflight};
 use crate::lent::Lent;
 use crate::regions::{self, Checked, Denied, Found, Refused, Step, Wanted};
 use crate::rings::Stage;
@@ -24,7 +25,9 @@ impl Seat {
         let awaited = |pending: &mut Pending| match pending {
             Pending::Looking(_, order, ..)
             | Pending::Mapping(_, order, ..)
-            | Pending::Inflight(_, order, ..) => *order == found.order,
+            | Pending::Inflight(_, order, ..)
+            | Pending::Opening(_, order, ..)
+            | Pending::Forgetting(_, order, ..) => *order == found.order,
             _ => false,
         };
         // Otherwise it comes too late, or for another client.
@@ -61,6 +64,16 @@ impl Seat {
                     conn.inflight = Some(Inflight::new(window, rings, size));
                 }
                 self.reply(token, Reply::Done);
+            }
+            (Pending::Forgetting(token, _, _, anew), _) => self.begun_anew(token, anew, lent),
+            (Pending::Opening(token, _, _, index, kick), Ok(Step::Touched(queue))) => {
+                let started = match (self.key, queue.broken()) {
+                    (None, _) => Err(NotStarted::Session(SessionError::Ended)),
+                    (Some(_), Some(why)) => Err(why.into()),
+                    (Some(key), None) => self.start_prepared(key, index, queue, lent).map_err(Into::into),
+                };
+                let reply = self.started(index, kick, started, lent);
+                self.reply(token, reply);
             }
             (
                 Pending::Looking(token, ..) | Pending::Mapping(token, ..) | Pending::Inflight(token, ..),
@@ -138,6 +151,17 @@ impl Seat {
     /// The lane took too long. What it finds now is nobody's.
     pub(crate) fn out_of_patience(&mut self) {
         let Some(conn) = &mut self.conn else { return };
+        if let Some(Pending::Forgetting(..)) = conn.pending {
+            // What is written there late would be written under a ring that runs.
+            self.over = Some(Over::Forgetful);
+            return;
+        }
+        if let Some(Pending::Opening(token, ..)) =
+            conn.pending.take_if(|pending| matches!(pending, Pending::Opening(..)))
+        {
+            self.refuse("starting a ring", &Refused::Slow(PATIENCE));
+            return self.reply(token, Reply::Failed);
+        }
         let waits = |pending: &mut Pending| {
             matches!(pending, Pending::Looking(..) | Pending::Mapping(..) | Pending::Inflight(..))
         };
@@ -222,25 +246,19 @@ impl Seat {
     fn resume(&mut self, index: u16, lent: &mut Lent<'_>) {
         let resumes = self.ring(index).is_some_and(|ring| core::mem::take(&mut ring.resumes));
         let pending = self.conn.as_ref().and_then(|conn| conn.pending.as_ref());
-        let stays = matches!(pending, Some(Pending::Reset(_) | Pending::Start(_)));
+        let stays = matches!(pending, Some(Pending::Reset(_) | Pending::Start(_) | Pending::Forgetting(..)));
         if let Some(key) = self.key.filter(|_| resumes && !stays) {
             self.start_again(key, index, lent);
         }
     }
 
     /// What the session before left on this connection is cleared away, as between two clients.
-    pub(crate) fn cleared(&mut self) {
+    pub(crate) fn cleared(&mut self, lent: &mut Lent<'_>) {
         let Some(conn) = &mut self.conn else { return };
         match conn.pending.take() {
             Some(Pending::Start(token)) => {
                 conn.forget_rings();
-                if let Some(mut inflight) = conn.inflight.take() {
-                    inflight.forget();
-                }
-                if let Some(files) = &mut conn.files {
-                    files.clear();
-                }
-                self.reply(token, Reply::Done);
+                self.begin_anew(token, Anew::Start, lent);
             }
             other => conn.pending = other,
         }
@@ -255,11 +273,42 @@ impl Seat {
         }
         conn.pending = None;
         conn.forget_rings();
-        if let Some(inflight) = &mut conn.inflight {
-            inflight.forget();
+        self.begin_anew(token, Anew::Reset, lent);
+    }
+
+    /// What was in flight on rings of which none runs is nothing any more. That is written where their client keeps it, before the client is
+    /// answered; the client's memory takes what time it does, so the lane writes it.
+    pub(super) fn begin_anew(&mut self, token: Token, anew: Anew, lent: &mut Lent<'_>) {
+        let inflight = self.conn.as_mut().and_then(|conn| conn.inflight.as_mut());
+        let journals = inflight.map(Inflight::begin_anew).unwrap_or_default();
+        if journals.is_empty() {
+            return self.begun_anew(token, anew, lent);
         }
-        if let Some(key) = self.key {
-            let _ = lent.control.set_features(key, 0);
+        if self.at_lane > 0 {
+            self.over = Some(Over::Slow);
+            return;
+        }
+        let order = self.order(lent);
+        self.pend(Pending::Forgetting(token, order.number, lent.now + PATIENCE, anew));
+        inflight::forget(order, journals);
+    }
+
+    fn begun_anew(&mut self, token: Token, anew: Anew, lent: &mut Lent<'_>) {
+        match anew {
+            Anew::Inflight(rings, size) => return self.give_inflight(token, rings, size),
+            Anew::Reset => {
+                if let Some(key) = self.key {
+                    let _ = lent.control.set_features(key, 0);
+                }
+            }
+            Anew::Start => {
+                if let Some(conn) = &mut self.conn {
+                    conn.inflight = None;
+                    if let Some(files) = &mut conn.files {
+                        files.clear();
+                    }
+                }
+            }
         }
         self.reply(token, Reply::Done);
     }

@@ -3,15 +3,17 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use nvme_core::server::control::{Control, InForce, QueueSpec, SessionError};
+use nvme_core::server::control::{InForce, QueueSpec, SessionError};
 use nvme_core::server::message::{Old, SessionKey};
 use nvme_linux::dispose::{ClientFd, dispose};
 use nvme_linux::logger::OPERATOR;
 use nvme_linux::socket;
 use nvme_linux::vhost::{Call, RegionFile, Reply, Token, inflight_len};
-use nvme_platform::{Notify, Window};
+use nvme_platform::Window;
+use nvme_session::queue::{BlkQueue, Broken};
+use rustix::io::Errno;
 
-use super::{Order, Over, PATIENCE, Pending, Seat};
+use super::{Anew, Order, Over, PATIENCE, Pending, Seat};
 use crate::hints::Told;
 use crate::inflight::{self, Made, NoJournal};
 use crate::lent::Lent;
@@ -22,8 +24,14 @@ use crate::rings::{self, Ring, Stage};
 const NO_MEMORY: &str =
     "the client has registered no memory; a QEMU needs memory that is shared (memory-backend-memfd,share=on)";
 
-/// How a virtqueue is started.
-type Start = fn(&mut Control, SessionKey, u16, QueueSpec, Box<dyn Notify>) -> Result<(), SessionError>;
+/// Why a ring is not started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotStarted {
+    #[error("{}", Told(.0))]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Broken(#[from] Broken),
+}
 
 impl Seat {
     /// `None`: the reply comes later.
@@ -101,7 +109,7 @@ impl Seat {
                     }
                     return Some(Reply::Failed);
                 }
-                self.start(key, ring, lent)
+                self.start(key, token, ring, lent)
             }
             Call::SetCall { ring, event } => {
                 if !self.has_room(ring, event.as_ref(), |r| r.call.is_some()) {
@@ -133,7 +141,7 @@ impl Seat {
                 let known = self.ring(ring)?;
                 known.enabled = on;
                 if on {
-                    return self.start(key, ring, lent);
+                    return self.start(key, token, ring, lent);
                 }
                 if known.stage == Stage::Stopped {
                     return Some(Reply::Done);
@@ -166,7 +174,16 @@ impl Seat {
                 lent.control.clear(key);
                 None
             }
-            Call::GetInflight { rings, size } => self.make_inflight(token, rings, size),
+            Call::GetInflight { rings, size } => {
+                // Who asks while none of its rings runs begins anew with what it is given, be it what it has already.
+                let runs = self.conn.as_ref().is_some_and(|conn| conn.rings.values().any(Ring::is_busy));
+                if runs {
+                    self.give_inflight(token, rings, size);
+                } else {
+                    self.begin_anew(token, Anew::Inflight(rings, size), lent);
+                }
+                None
+            }
             Call::SetInflight { rings, size, offset, file } => {
                 self.take_inflight(key, token, (rings, size), offset, file, lent)
             }
@@ -198,33 +215,29 @@ impl Seat {
     }
 
     /// Gives the client memory to keep in it what is in flight.
-    fn make_inflight(&mut self, token: Token, rings: u16, size: u16) -> Option<Reply> {
-        let conn = self.conn.as_mut()?;
-        let connection = conn.token;
-        // Who asks while none of its rings runs begins anew with what it is given, be it what it has already.
-        if let Some(inflight) = conn.inflight.as_mut().filter(|_| !conn.rings.values().any(Ring::is_busy)) {
-            inflight.forget();
-        }
-        if !self.made.as_ref().is_some_and(|made| made.is_for(rings, size, connection)) {
-            match Made::new(rings, size, connection) {
-                Ok(made) => self.made = Some(made),
-                Err(why) => {
-                    self.refuse("memory for what is in flight", &why);
-                    return Some(Reply::Failed);
-                }
-            }
-        }
-        match self.made.as_ref()?.share() {
+    pub(super) fn give_inflight(&mut self, token: Token, rings: u16, size: u16) {
+        let Some(connection) = self.conn.as_ref().map(|conn| conn.token) else { return };
+        match self.made_for(rings, size, connection).and_then(Made::share) {
             Ok(file) => {
-                // It fails only for a request that is not outstanding.
-                let _ = self.conn.as_mut()?.connection.reply_inflight(token, file);
-                None
+                if let Some(conn) = &mut self.conn {
+                    // It fails only for a request that is not outstanding.
+                    let _ = conn.connection.reply_inflight(token, file);
+                }
             }
             Err(why) => {
                 self.refuse("memory for what is in flight", &why);
-                Some(Reply::Failed)
+                self.reply(token, Reply::Failed);
             }
         }
+    }
+
+    /// What was made for a connection, or is now.
+    fn made_for(&mut self, rings: u16, size: u16, connection: u64) -> Result<&Made, Errno> {
+        let made = match self.made.take().filter(|made| made.is_for(rings, size, connection)) {
+            Some(made) => made,
+            None => Made::new(rings, size, connection)?,
+        };
+        Ok(self.made.insert(made))
     }
 
     /// Takes memory of the client's in which it keeps what is in flight.
@@ -323,32 +336,85 @@ impl Seat {
         }
     }
 
-    fn start(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
-        self.start_by(Control::start_queue, key, index, lent)
+    /// Starts a ring, once its client has said everything. In a journal of the client's, it is said before the client is answered where to go on: with
+    /// another server it may say where by a request of which this one has not heard. The lane does that.
+    fn start(&mut self, key: SessionKey, token: Token, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
+        let (spec, kick) = match self.spec(index, lent) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Some(Reply::Done),
+            Err(reply) => return Some(reply),
+        };
+        let started = match lent.control.prepare_queue(key, index, spec) {
+            Ok(queue) if self.keeps_itself(index) => {
+                if self.at_lane > 0 {
+                    self.lane.put(move || drop(queue));
+                    self.over = Some(Over::Slow);
+                    return None;
+                }
+                let order = self.order(lent);
+                self.pend(Pending::Opening(token, order.number, lent.now + PATIENCE, index, kick));
+                regions::touch(order, queue);
+                return None;
+            }
+            Ok(queue) => self.start_prepared(key, index, queue, lent),
+            Err(why) => Err(why),
+        };
+        Some(self.started(index, kick, started.map_err(Into::into), lent))
     }
 
     /// Starts a ring again that was stopped to go on elsewhere, of which its client knows nothing. What is wrong with it now is said, to its driver, too.
     pub(super) fn start_again(&mut self, key: SessionKey, index: u16, lent: &mut Lent<'_>) {
-        if let Some(Reply::Failed) = self.start_by(Control::resume_queue, key, index, lent)
-            && let Some(ring) = self.ring(index)
-        {
+        let reply = match self.spec(index, lent) {
+            Ok(Some((spec, kick))) => {
+                let Some(ring) = self.ring(index) else { return };
+                let notify = ring.notify();
+                let started = lent.control.resume_queue(key, index, spec, notify);
+                self.started(index, kick, started.map_err(Into::into), lent)
+            }
+            Ok(None) => Reply::Done,
+            Err(reply) => reply,
+        };
+        if let (Reply::Failed, Some(ring)) = (reply, self.ring(index)) {
             let notify = ring.notify();
             self.lane.put(move || notify.broken());
         }
     }
 
-    fn start_by(&mut self, start: Start, key: SessionKey, index: u16, lent: &mut Lent<'_>) -> Option<Reply> {
-        let journal = match self.journal(index, lent) {
-            Ok(journal) => journal,
-            Err(why) => {
-                self.refuse(&format!("starting ring {index}"), &why);
-                return Some(Reply::Failed);
-            }
-        };
-        let ring = self.ring(index)?;
-        let Some((spec, kick)) = ring.spec(ring.enabled, journal) else { return Some(Reply::Done) };
-        let notify = ring.notify();
-        match start(lent.control, key, index, spec, notify) {
+    /// How a ring is to be started, and its kick. `None`: its client has not said everything.
+    fn spec(&mut self, index: u16, lent: &mut Lent<'_>) -> Result<Option<(QueueSpec, Arc<ClientFd>)>, Reply> {
+        let journal = self.journal(index, lent).map_err(|why| {
+            self.refuse(&format!("starting ring {index}"), &why);
+            Reply::Failed
+        })?;
+        Ok(self.ring(index).and_then(|ring| ring.spec(ring.enabled, journal)))
+    }
+
+    /// Whether the client keeps what is in flight on a ring.
+    fn keeps_itself(&self, index: u16) -> bool {
+        let inflight = self.conn.as_ref().and_then(|conn| conn.inflight.as_ref());
+        inflight.is_some_and(|inflight| index < inflight.shape().0)
+    }
+
+    pub(super) fn start_prepared(
+        &mut self,
+        key: SessionKey,
+        index: u16,
+        queue: Box<BlkQueue>,
+        lent: &mut Lent<'_>,
+    ) -> Result<(), SessionError> {
+        let notify = self.ring(index).ok_or(SessionError::Ended)?.notify();
+        lent.control.start_prepared(key, index, queue, notify)
+    }
+
+    /// A ring was started, or not.
+    pub(super) fn started(
+        &mut self,
+        index: u16,
+        kick: Arc<ClientFd>,
+        started: Result<(), NotStarted>,
+        lent: &mut Lent<'_>,
+    ) -> Reply {
+        match started {
             Ok(()) => {
                 if let Some(ring) = self.ring(index) {
                     (ring.stage, ring.broken) = (Stage::Running, false);
@@ -357,16 +423,17 @@ impl Seat {
                 if let Some(inflight) = self.conn.as_mut().and_then(|conn| conn.inflight.as_mut()) {
                     inflight.runs(index);
                 }
-                Some(Reply::Done)
+                Reply::Done
             }
             Err(why) => {
                 let what = format!("starting ring {index}");
-                if lent.control.session(key).is_some_and(|s| s.registry().is_empty()) {
+                let session = self.key.and_then(|key| lent.control.session(key));
+                if session.is_some_and(|s| s.registry().is_empty()) {
                     self.refuse(&what, &NO_MEMORY);
                 } else {
-                    self.refuse(&what, &Told(&why));
+                    self.refuse(&what, &why);
                 }
-                Some(Reply::Failed)
+                Reply::Failed
             }
         }
     }

@@ -83,6 +83,10 @@ enum Pending {
     Mapping(Token, u64, Time, Box<MemoryPlan>),
     /// A lane maps where what is in flight is kept, until then; for so many rings of so many entries.
     Inflight(Token, u64, Time, (u16, u16)),
+    /// A lane opens the journal of a ring that is to start, until then; its number and its kick.
+    Opening(Token, u64, Time, u16, Arc<ClientFd>),
+    /// A lane forgets what was in flight on rings that begin anew, until then; and what comes after that.
+    Forgetting(Token, u64, Time, Anew),
     /// Memory is being registered or unregistered.
     Memory(Token),
     /// A ring stops; the reply is its base.
@@ -95,6 +99,17 @@ enum Pending {
     Start(Token),
     /// A worker is to be told.
     Told(Token, Order),
+}
+
+/// What lets a client's rings begin anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Anew {
+    /// The device was reset.
+    Reset,
+    /// Another session starts on the connection.
+    Start,
+    /// The client asks where to keep what is in flight: for so many rings of so many entries.
+    Inflight(u16, u16),
 }
 
 /// What a worker is told on a client's behalf. The client is answered once the worker has taken it, so one that floods waits
@@ -208,8 +223,10 @@ pub(crate) enum Over {
     Descriptors,
     #[error("it sent more files that cannot be closed than the server waits for")]
     Unclosable,
-    #[error("it wants more memory looked at, and what it sent before is not done with")]
+    #[error("it wants more of its memory, and what it wanted before is not done with")]
     Slow,
+    #[error("its memory is busy: it takes more than {PATIENCE:?} to forget what was in flight")]
+    Forgetful,
     #[error("storage that hangs does not let go of what it wants back")]
     Hangs,
     #[error("to tell it something takes {} µs of a processor, so many wait for its eventfd", .0.as_micros())]
@@ -269,7 +286,9 @@ impl Conn {
             Some(
                 Pending::Looking(_, _, until, _)
                 | Pending::Mapping(_, _, until, _)
-                | Pending::Inflight(_, _, until, _),
+                | Pending::Inflight(_, _, until, _)
+                | Pending::Opening(_, _, until, ..)
+                | Pending::Forgetting(_, _, until, _),
             ) => Some(*until),
             _ => None,
         }
@@ -341,6 +360,9 @@ impl Seat {
         let lost = dispose::lost_here();
         // What is left in the socket is told again by the next wait.
         for _ in 0..REQUESTS_PER_TURN {
+            if let Some(over) = self.over.take() {
+                return Err(over);
+            }
             let Some(conn) = &mut self.conn else { return Ok(()) };
             let incoming = conn.connection.poll()?;
             // Whoever has it now: it may have been passed on.

@@ -329,7 +329,7 @@ impl Server {
                         self.free(id, time);
                     }
                 } else {
-                    self.with_session(key, time, |client, _| client.cleared());
+                    self.with_session(key, time, |client, lent| client.cleared(lent));
                 }
             }
             Event::Ended(key) => {
