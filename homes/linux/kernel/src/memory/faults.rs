@@ -14,6 +14,8 @@ use nvme_platform::PAGE;
 use nvme_soft::Missing;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
+use super::zeroes;
+
 /// Pages that are remembered. More between two looks: whoever copied meanwhile counts as hit.
 const KEPT: usize = 64;
 
@@ -64,14 +66,16 @@ impl Faults {
         self.base.store(base, Ordering::Relaxed);
     }
 
-    /// For the handler: puts a page of zeroes where this address is. Async-signal-safe.
-    pub(super) fn put(&self, address: usize) -> bool {
+    /// For the handler: puts a page of zeroes where this address is, in the window at that place of the table. Async-signal-safe.
+    pub(super) fn put(&self, index: usize, address: usize) -> bool {
         let base = self.base.load(Ordering::Relaxed);
         let page = address.wrapping_sub(base) / PAGE;
         // Counted before it is there: whoever uses it sees the count.
         let n = self.missing.put();
         fence(Ordering::SeqCst);
-        let mut put = self.zeroes(base + page * PAGE, PAGE);
+        let at = base + page * PAGE;
+        // Where the host commits no more memory, one of the pages that were made beforehand.
+        let mut put = self.zeroes(at, PAGE) || self.writable && zeroes::lend(index, at, PAGE);
         if !put {
             // No room for another mapping: then all of it goes, which needs none, and every request makes its call.
             self.broken.store(true, Ordering::Release);
@@ -157,7 +161,11 @@ impl Faults {
         let at = ptr::with_exposed_provenance_mut(address);
         let flags = MapFlags::SHARED | MapFlags::FIXED;
         // SAFETY: a part of a mapping of our own, which is used through windows alone; it may change at any time.
-        unsafe { mmap(at, len, self.protection(), flags, &self.file, offset) }.is_ok()
+        let mapped = unsafe { mmap(at, len, self.protection(), flags, &self.file, offset) }.is_ok();
+        if mapped {
+            zeroes::given_back(address, len);
+        }
+        mapped
     }
 }
 
@@ -170,6 +178,7 @@ mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
 
     use crate::memory::map_image;
+    use crate::memory::zeroes::SLICES;
 
     #[test]
     fn a_page_that_is_gone_costs_those_who_use_it_and_is_there_again_when_it_can() {
@@ -198,6 +207,71 @@ mod tests {
         let mut bytes = [0; 8];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 5 * PAGE as u64).unwrap();
         assert_eq!(bytes, [7; 8], "it was written into a page that the file does not have");
+    }
+
+    #[test]
+    fn a_page_that_is_gone_costs_no_more_where_the_kernel_commits_no_more_memory() {
+        let program = std::env::current_exe().unwrap();
+        let test = "memory::faults::tests::child_that_is_refused_memory";
+        let arguments = ["--exact", "--ignored", "--nocapture", test];
+        let out = std::process::Command::new(program).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(
+            out.status.success() && said.contains("1 passed"),
+            "{}: {}",
+            out.status,
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+
+    #[test]
+    #[ignore = "run by a_page_that_is_gone_costs_no_more_where_the_kernel_commits_no_more_memory"]
+    fn child_that_is_refused_memory() {
+        use seccompiler::SeccompCmpArgLen::Dword;
+        use seccompiler::SeccompCmpOp::MaskedEq;
+        use seccompiler::{SeccompAction, SeccompCondition, SeccompFilter, SeccompRule};
+
+        let pages = 3 * SLICES;
+        let files: [File; 2] = std::array::from_fn(|_| {
+            let file = File::from(memfd_create("image", MemfdFlags::CLOEXEC).unwrap());
+            file.set_len((pages * PAGE) as u64).unwrap();
+            file
+        });
+        let images =
+            files.each_ref().map(|file| map_image(file.as_fd(), (pages * PAGE) as u64, true).unwrap());
+        // A private writable anonymous mapping is refused, as it is at the commit limit of `vm.overcommit_memory=2`.
+        let masked = |argument, mask| SeccompCondition::new(argument, Dword, MaskedEq(mask), mask).unwrap();
+        let private = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let rule = SeccompRule::new(vec![masked(2, libc::PROT_WRITE as u64), masked(3, private)]).unwrap();
+        let rules = [(libc::SYS_mmap, vec![rule])].into_iter().collect();
+        let refuse = SeccompAction::Errno(libc::ENOMEM.unsigned_abs());
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).unwrap();
+        let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
+
+        let copy = |image: usize, page: usize, byte: u8| {
+            let (window, faults) = &images[image];
+            let before = faults.now();
+            let mut read = [0; 8];
+            window.read(page * PAGE, &mut read).unwrap();
+            window.fill(page * PAGE, PAGE, byte).unwrap();
+            (faults.hit(before, page * PAGE, PAGE), read[0])
+        };
+        // Of two images by turns, more pages than there are slices, each of them twice: one of another's is never seen.
+        files.iter().for_each(|file| file.set_len(0).unwrap());
+        for page in (0..pages).chain(0..pages) {
+            for image in [0, 1] {
+                assert_eq!(copy(image, page, 1 + image as u8), (true, 0), "{image} {page}");
+            }
+        }
+        files.iter().for_each(|file| file.set_len((pages * PAGE) as u64).unwrap());
+        for page in 0..pages {
+            for image in [0, 1] {
+                assert_eq!(copy(image, page, 9), (false, 0), "{image} {page}");
+            }
+        }
+        assert!(images.iter().all(|(window, _)| !window.failed()));
     }
 
     #[test]

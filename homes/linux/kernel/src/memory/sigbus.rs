@@ -157,7 +157,7 @@ fn mend(address: usize) -> bool {
     TABLE.with(address, |index, found| {
         // SAFETY: as for the owner, the entry is stable while this handler counts.
         let faults = unsafe { found.faults.as_ref() };
-        faults.is_some_and(|faults| faults.put(address)) || replace(index, found, address)
+        faults.is_some_and(|faults| faults.put(index, address)) || replace(index, found, address)
     })
 }
 

@@ -7,6 +7,9 @@
 //! needs a slice when all are out takes the oldest: what it held is forgotten, since its window failed, and its place
 //! faults again. Shared mappings cost no commit; a slice is zeroed before it is put anywhere.
 //!
+//! A page of an image that could not be had is replaced for now ([`lend`]): its window goes on. Whoever needs its slice has it, and that page
+//! faults again.
+//!
 //! The first fault of a window replaces its page only, the next one elsewhere the whole window: so there are never more than
 //! [`PARTS`] windows in several pieces, however many fail.
 #![expect(unsafe_code, reason = "maps over what vanished, in a signal handler")]
@@ -128,14 +131,30 @@ pub(super) fn take_away(window: Gone) -> bool {
     replace(made, window, None)
 }
 
+/// Puts a page of zeroes there for now, in a window that goes on: until it is [given back](given_back). Async-signal-safe.
+pub(super) fn lend(index: usize, base: usize, len: usize) -> bool {
+    let Some(made) = MADE.get() else { return false };
+    let Some((pages, zeroed_at)) = &made.pages else { return false };
+    let _held = Held::new();
+    place(made, (pages, *zeroed_at), index, base, len)
+}
+
+/// In this part of a window is its own memory again.
+pub(super) fn given_back(base: usize, len: usize) {
+    let _held = Held::new();
+    for slice in &PLACED {
+        if slice.base.load(Ordering::Relaxed).wrapping_sub(base) < len {
+            slice.len.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Forgets the window at `index`, which nobody uses any more.
 pub(super) fn release(index: usize) {
     let Some(part) = PARTS_OF.get(index) else { return };
     let _held = Held::new();
-    if part.len.load(Ordering::Relaxed) != 0 {
-        forget(part);
-        forget_slices(index);
-    }
+    forget(part);
+    forget_slices(index);
 }
 
 fn mend(made: &Made, window: Gone, address: usize) -> bool {
