@@ -42,7 +42,7 @@ use self::drains::{Drain, TABLE_STEP};
 use self::leaving::Leaving;
 use self::quick::completions;
 use self::roster::{Activity, Duty, Roster};
-use self::shares::{OVERRUN, nanos, since};
+use self::shares::{OVERRUN, since};
 pub use self::split::Split;
 use self::submit::submit;
 pub use self::waits::Waits;
@@ -59,6 +59,8 @@ const CLOSELY: u32 = 10_000;
 const CLOSELY_FOR: Duration = Duration::from_secs(60);
 /// How often deadlines and idle queues are looked at while there is work.
 const CHECK_EVERY: Duration = Duration::from_millis(1);
+/// About so many queues are looked at then: a part of a pass that many idle ones make no longer.
+const SLEEPERS: usize = 512;
 
 struct Pair {
     id: PairId,
@@ -179,14 +181,15 @@ impl Worker {
         (self.closely, self.closely_until) = (CLOSELY, now + CLOSELY_FOR);
     }
 
-    /// A virtqueue was taken in, which took so long.
-    pub fn took_in(&mut self, session: SessionKey, time: Duration, clock: &dyn Clock) {
-        if nanos(time) > OVERRUN
-            && let Some(place) = self.roster.place_of(session)
-        {
-            // From the clock's zero on.
+    /// What was done for a session beside its turns, a message about it being taken, took from then till now: it is the session's to pay for.
+    pub fn heard(&mut self, session: SessionKey, began: Time, ended: Time, clock: &dyn Clock) {
+        let Some(place) = self.roster.place_of(session) else { return };
+        let took = since(began, ended);
+        if took > OVERRUN {
             self.looked = false;
-            self.pay_for_long(place, Time::default(), Time::default() + time, clock);
+            self.pay_for_long(place, began, ended, clock);
+        } else {
+            self.roster.pay(place, took);
         }
     }
 
@@ -208,7 +211,7 @@ impl Worker {
             queue.kicked.get_or_insert(now);
             if queue.activity == Activity::Asleep {
                 queue.last_work = now;
-                self.roster.wake(token);
+                self.roster.rouse(token);
             }
         }
     }
@@ -291,7 +294,7 @@ impl Worker {
             self.finish_holding();
         }
         if !self.drains.is_empty() {
-            worked |= self.turn_drains();
+            worked |= self.turn_drains(clock);
         }
         if now >= self.next_check {
             self.next_check = now + CHECK_EVERY;
@@ -316,10 +319,16 @@ impl Worker {
     }
 
     /// Takes the next steps of changes of memory: a bounded part of each.
-    fn turn_drains(&mut self) -> bool {
+    fn turn_drains(&mut self, clock: &dyn Clock) -> bool {
         let mut worked = false;
         for at in 0..self.drains.len() {
-            worked |= self.update_tables(at, TABLE_STEP);
+            let began = clock.now();
+            if self.update_tables(at, TABLE_STEP) {
+                worked = true;
+                if let Some(session) = self.drains.get(at).map(|drain| drain.session) {
+                    self.heard(session, began, clock.now(), clock);
+                }
+            }
         }
         let (queues, kept, outbox) = (&self.roster, &self.quarantined, &mut self.outbox);
         self.drains.retain_mut(|drain| {
@@ -450,7 +459,7 @@ impl Worker {
         // Whether the only one goes on polling is the home's to say.
         if self.roster.is_crowded() {
             let poll_for = self.poll_for;
-            self.roster.let_sleep(|queue| now - queue.last_work > poll_for);
+            self.roster.let_some_sleep(SLEEPERS, |queue| now - queue.last_work > poll_for);
         }
         issued
     }

@@ -128,6 +128,59 @@ fn sixty_four_queues_have_the_same_share_as_one() {
     assert!(is_half(loads[1].time(), all), "{:?} of {all:?}", loads[1].time());
 }
 
+#[test]
+fn what_messages_take_is_paid_for_by_the_session_that_they_are_about() {
+    let mut rig = rig(one_pair());
+    let words = ["device=d0:n1", "read-only"];
+    let (talks, other) = (rig.client(&words), rig.client(&words));
+    rig.step();
+    let talker = talks.key;
+    let mut loads = [Load::small(talks), Load::small(other)];
+    loads.iter_mut().for_each(|load| load.start(&mut rig));
+    let (start, handle) = (rig.now, rig.handles[0].clone());
+    let (before, talked) = (spent(&handle), Cell::new(Duration::ZERO));
+    let clock = || start + (spent(&handle) - before) + talked.get();
+    while clock() - start < 50 * MS {
+        let began = clock();
+        talked.set(talked.get() + MS / 40);
+        rig.workers[0].heard(talker, began, clock(), &clock);
+        rig.workers[0].pass(clock(), &clock);
+        loads.iter_mut().for_each(Load::refill);
+    }
+    let (all, talked) = (clock() - start, talked.get());
+    assert!(talked * 20 > all, "{talked:?} of {all:?} is too little to be seen");
+    assert!(is_half(loads[1].time(), all), "{:?} of {all:?}", loads[1].time());
+    assert!(is_half(loads[0].time() + talked, all), "{:?} and {talked:?} of {all:?}", loads[0].time());
+}
+
+#[test]
+fn of_very_many_queues_without_work_some_are_let_sleep_in_a_pass() {
+    let mut rig = rig(one_pair());
+    let clients: Vec<_> =
+        (0..12).map(|_| many_queues(&mut rig, &["device=d0:n1", "read-only"], 64)).collect();
+    rig.step();
+    for client in &clients {
+        (0..64).for_each(|queue| rig.kick(client, queue));
+    }
+    // Who wants to be kicked says so in its used ring.
+    let asleep = || {
+        let wants =
+            |client: &Client, queue: usize| client.memory.load16(0x8000 * queue + 0x2000).unwrap() == 0;
+        clients.iter().map(|client| (0..64).filter(|queue| wants(client, *queue)).count()).sum::<usize>()
+    };
+    let pass = |rig: &mut Rig, time: Duration| {
+        rig.now = rig.now + time;
+        let now = rig.now;
+        rig.workers[0].pass(now, &|| now);
+    };
+    (0..12).for_each(|_| pass(&mut rig, Duration::ZERO));
+    assert_eq!(asleep(), 0, "all of them have turns");
+    pass(&mut rig, 10 * MS);
+    assert!((512..576).contains(&asleep()), "{}", asleep());
+    pass(&mut rig, 2 * MS);
+    assert_eq!(asleep(), 768);
+}
+
 /// A client with a region of so many bytes apart.
 fn with_region(rig: &mut Rig, words: &[&str], len: u64) -> Client {
     let client = rig.client(words);

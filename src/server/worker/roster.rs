@@ -120,6 +120,8 @@ pub(super) struct Roster {
     next: usize,
     /// A session has no polled virtqueue any more.
     emptied: bool,
+    /// Which of the sessions that have turns comes first when some are let sleep.
+    sleeps_next: usize,
     /// Since when those groups that owe wait for others.
     waits_since: Option<Time>,
     /// How often a session was let out of a line.

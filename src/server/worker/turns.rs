@@ -484,6 +484,8 @@ impl Taking<'_> {
         }
         if let Some(kicked) = queue.kicked.take() {
             waits.took(kicked, now);
+            // It is polled from now on.
+            queue.virtqueue.ignore_kicks();
         }
         queue.virtqueue.set_time(now);
         let most = turn.allows(pair.most(queue.virtqueue.offered()));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nvme_core::nvme::QueuePair;
 use nvme_core::server::Polling;
-use nvme_core::server::message::{FromWorker, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
+use nvme_core::server::message::{About, FromWorker, NewQueue, PairId, QueueKey, SessionKey, ToWorker};
 use nvme_core::server::worker::Worker;
 use nvme_linux::dispose::{self, ClientFd};
 use nvme_linux::events::{
@@ -48,7 +48,7 @@ const MANY_KICKS: usize = 16;
 const LATELY: Duration = Duration::from_millis(10);
 /// Messages that a worker takes before it turns to its queues again.
 const MESSAGES_PER_PASS: usize = 256;
-/// How long it takes them for. The clock is read for each eight.
+/// How long it takes them for.
 const MESSAGES_TIME: Duration = Duration::from_micros(50);
 /// How soon control looks again whether there is room in a worker's inbox.
 pub(crate) const ROOM_STEP: Duration = Duration::from_millis(1);
@@ -68,6 +68,21 @@ pub(crate) enum Message {
     Serve(Box<Moved>),
     /// From such a thread, in that place: its session has ended, and these are its pairs.
     Back(usize, Vec<(PairId, Box<QueuePair>)>),
+}
+
+impl Message {
+    /// Whose time it takes, where that is one session's.
+    fn session(&self) -> Option<SessionKey> {
+        match self {
+            Self::Core(message) => match message.about() {
+                About::Session(session) => Some(session),
+                About::Pair(_) => None,
+            },
+            Self::Queue(new, _) => Some(new.key.session),
+            Self::Kick(key, _) => Some(key.session),
+            Self::Serve(_) | Self::Back(..) => None,
+        }
+    }
 }
 
 /// What a worker's pulse was found to be.
@@ -392,14 +407,22 @@ impl Thread {
     fn receive(&mut self, time: Time, clock: &ThreadClock) -> bool {
         self.send_forward();
         let start = now();
-        for count in 1..=MESSAGES_PER_PASS {
-            if count.is_multiple_of(8) && now() - start >= MESSAGES_TIME {
-                break;
-            }
-            match self.inbox.receive() {
-                Ok(Some(message)) => self.hear(message, time, clock),
+        let mut began = start;
+        for _ in 0..MESSAGES_PER_PASS {
+            let message = match self.inbox.receive() {
+                Ok(Some(message)) => message,
                 Ok(None) => return true,
                 Err(Closed) => return false,
+            };
+            let session = message.session();
+            self.hear(message, time);
+            let ended = now();
+            if let Some(session) = session {
+                self.worker.heard(session, began, ended, clock);
+            }
+            began = ended;
+            if ended - start >= MESSAGES_TIME {
+                break;
             }
         }
         // The rest in the next pass.
@@ -407,7 +430,7 @@ impl Thread {
         true
     }
 
-    fn hear(&mut self, message: Message, time: Time, clock: &ThreadClock) {
+    fn hear(&mut self, message: Message, time: Time) {
         if let Some(to) = self.elsewhere(&message) {
             self.forget_given(&message);
             self.forward.push_back((to, message));
@@ -418,9 +441,7 @@ impl Thread {
             Message::Core(message) => self.take_core(message, time),
             Message::Queue(new, kick) => {
                 let key = new.key;
-                let start = now();
                 self.worker.handle(ToWorker::AddQueue(new), time);
-                self.worker.took_in(key.session, now() - start, clock);
                 self.watch(key, kick);
             }
             Message::Kick(key, kick) => {

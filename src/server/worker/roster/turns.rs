@@ -18,11 +18,18 @@ impl Roster {
 
     /// Gives a virtqueue turns, whatever it waited for.
     pub(in super::super) fn wake(&mut self, token: usize) {
-        let Some(queue) = self.queues.get_mut(token) else { return };
-        if queue.activity == Activity::Polled {
-            return;
+        if let Some(queue) = self.queues.get_mut(token).filter(|queue| queue.activity != Activity::Polled) {
+            queue.virtqueue.ignore_kicks();
+            self.rouse(token);
         }
-        queue.virtqueue.ignore_kicks();
+    }
+
+    /// The same without a word in its ring, which is in its client's memory: that is for its turn.
+    pub(in super::super) fn rouse(&mut self, token: usize) {
+        let Some(queue) = self.queues.get_mut(token).filter(|queue| queue.activity != Activity::Polled)
+        else {
+            return;
+        };
         queue.activity = Activity::Polled;
         if let Some(served) = self.sessions.get_mut(queue.session) {
             if served.polled.is_empty()
@@ -98,10 +105,23 @@ impl Roster {
 
     /// Lets virtqueues without work ask for kicks, those of which `which` says so. True when none is polled any more.
     pub(in super::super) fn let_sleep(&mut self, which: impl Fn(&Queue) -> bool) -> bool {
+        self.sleeps_next = 0;
+        self.let_some_sleep(usize::MAX, which)
+    }
+
+    /// The same of sessions that have about so many together, the ones next time that come after these.
+    pub(in super::super) fn let_some_sleep(&mut self, most: usize, which: impl Fn(&Queue) -> bool) -> bool {
         let (groups, sessions, queues) = (&self.groups, &mut self.sessions, &mut self.queues);
         let groups = self.round.iter().filter_map(|place| groups.get(*place));
-        for place in groups.flat_map(|group| &group.turns) {
+        // Those that are asleep then have no place among them any more.
+        let (mut left, mut stay) = (most, core::mem::take(&mut self.sleeps_next));
+        for place in groups.flat_map(|group| &group.turns).skip(stay) {
+            if left == 0 {
+                self.sleeps_next = stay;
+                break;
+            }
             let Some(served) = sessions.get_mut(*place) else { continue };
+            left = left.saturating_sub(served.polled.len().max(1));
             served.polled.retain(|token| {
                 let Some(queue) = queues.get_mut(*token) else { return false };
                 let idle = match queue.duty {
@@ -115,6 +135,7 @@ impl Roster {
                 queue.activity = Activity::Asleep;
                 false
             });
+            stay += usize::from(!served.polled.is_empty());
         }
         self.emptied = true;
         self.end_turns();
