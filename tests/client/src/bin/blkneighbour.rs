@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -97,6 +97,9 @@ const FAR: u64 = 1 << 40;
 const PAGE: u64 = 4096;
 const LARGE: u64 = 256 << 20;
 
+/// Requests that have ended.
+static ENDED: AtomicU64 = AtomicU64::new(0);
+
 fn run(arguments: &Arguments) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let (busy, is_busy) = std::sync::mpsc::channel();
@@ -129,7 +132,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     if count == threads.len() {
         println!("busy");
         std::io::stdout().flush()?;
-        let _ = std::io::stdin().read(&mut [0]);
+        // Whoever writes something wants to know how many requests of its own have ended.
+        while std::io::stdin().read(&mut [0]).is_ok_and(|read| read > 0) {
+            println!("{}", ENDED.load(Ordering::Relaxed));
+            std::io::stdout().flush()?;
+        }
     }
     stop.store(true, Ordering::Relaxed);
     threads.into_iter().try_for_each(|thread| thread.join().map_err(|_| Error::Full("thread"))?)
@@ -275,6 +282,7 @@ impl Attack {
         for queue in &mut self.client.queues {
             while queue.poll()?.is_some() {
                 some = true;
+                ENDED.fetch_add(1, Ordering::Relaxed);
             }
             while queue.in_flight() < u32::from(self.depth) {
                 let mut one = [Segment { addr: 0, len: 1 << 20 }];
