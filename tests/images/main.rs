@@ -2,7 +2,7 @@
 //! without room, a frozen file system. They need root and loop devices.
 //!
 //! * [`storage`]: such storage. [`failing`]: whose error it is. [`frozen`]: who waits. [`kept`]: and for what a dead server began. [`stuck`]: a worker that waits as well. [`devices`]: block devices. [`trail`]: the audit trail on such storage. [`tenants`]: factories.
-//!   [`shape`]: size, holes, and what is said at start.
+//!   [`asked`]: whose size is somebody else's to say. [`shape`]: size, holes, and what is said at start.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod mounted;
 #[expect(dead_code, reason = "the program's tests use more of it")]
 mod server;
 
+mod asked;
 mod devices;
 mod failing;
 mod frozen;

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    Advice, FileType, Mode, OFlags, Stat, fadvise, fcntl_getfl, fstat, fstatfs, fstatvfs, ioctl_blksszget,
+    Advice, AtFlags, FileType, Mode, OFlags, Stat, StatxFlags, fadvise, fcntl_getfl, fstat, fstatfs,
+    fstatvfs, ioctl_blksszget, statx,
 };
 use rustix::io::{Errno, ReadWriteFlags, pread, preadv2};
 
@@ -20,7 +21,8 @@ use crate::memory::{Lock, lock_file, proc_path};
 const TMPFS: u64 = 0x0102_1994;
 const HUGETLBFS: u64 = 0x9584_58f6;
 /// Of ext4, XFS, Btrfs, F2FS and overlayfs: of a file there its size is known without asking any other machine.
-const LOCAL: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x794c_7630];
+const LOCAL: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, OVERLAYFS];
+const OVERLAYFS: u64 = 0x794c_7630;
 /// BLKROGET of linux/fs.h.
 const BLKROGET: libc::Ioctl = 0x125e;
 /// BLKGETSIZE64 of linux/fs.h.
@@ -82,8 +84,10 @@ pub struct Facts {
     pub block_size: u32,
     /// It is in memory.
     pub memory: bool,
-    /// How large it is can be asked at any time: nothing answers for it that is not here.
+    /// What the kernel knows of its size is what there is: nothing answers for it that is not here.
     pub local: bool,
+    /// Whoever wants to know how large it is may have to ask somebody who does not answer.
+    pub asks: bool,
     /// It has huge pages of its own: what is mapped of it is reserved.
     pub huge: bool,
     /// A discard gives something back.
@@ -149,6 +153,8 @@ impl Facts {
             block_size,
             memory,
             local: block_device || kind == TMPFS || LOCAL.contains(&kind),
+            // What lies below an overlay may be anybody's.
+            asks: !block_device && kind != TMPFS && (kind == OVERLAYFS || !LOCAL.contains(&kind)),
             huge: !block_device && kind == HUGETLBFS,
             discards: !block_device || queue_limit(&stat, "discard_max_bytes") > 0,
             discard_granularity: if block_device { queue_limit(&stat, "discard_granularity") } else { 0 },
@@ -189,7 +195,17 @@ pub(crate) fn let_go_of<E>(mut had: impl FnMut() -> Result<bool, E>) -> Result<b
     }
 }
 
-/// Its size in bytes, now. Of a device that hangs, too: `lseek` would wait for the lock that a discard or write-zeroes under way has.
+/// Its size in bytes, as far as the kernel knows it: whose file system asks somebody else is not asked.
+pub fn known_size(file: BorrowedFd<'_>, block_device: bool) -> Result<u64, Errno> {
+    if block_device {
+        return size(file, true);
+    }
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    statx(file, "", flags, StatxFlags::SIZE).map(|found| found.stx_size)
+}
+
+/// Its size in bytes, now. Of a device that hangs, too: `lseek` would wait for the lock that a discard or write-zeroes under way has. A file's may
+/// be somebody else's to say, who takes what time he likes.
 pub fn size(file: BorrowedFd<'_>, block_device: bool) -> Result<u64, Errno> {
     if block_device {
         let mut answer = 0_u64;

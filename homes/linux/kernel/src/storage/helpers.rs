@@ -13,10 +13,17 @@ use super::image::{BLKDISCARD, Image};
 use super::task::{Call, Next, Task, errno};
 use crate::events::Doorbell;
 
-/// A task, and the bell of the thread that waits for it.
+/// What is to be done, and the bell of the thread that waits for it.
 struct Order {
-    task: Task,
+    what: What,
     bell: Arc<Doorbell>,
+}
+
+enum What {
+    /// Calls that a request takes, or the flushes of an image.
+    Task(Box<Task>),
+    /// A look how large it is.
+    Size(Arc<Image>),
 }
 
 struct Orders {
@@ -56,9 +63,20 @@ impl Helpers {
 
     /// Hands a task over.
     pub(super) fn put(&self, task: Task, bell: Arc<Doorbell>) {
+        self.add(Order { what: What::Task(Box::new(task)), bell });
+    }
+
+    /// Has its storage asked how large the image is, if that is not being done.
+    pub(super) fn ask(&self, image: &Arc<Image>, bell: &Arc<Doorbell>) {
+        if image.begin_asking() {
+            self.add(Order { what: What::Size(Arc::clone(image)), bell: Arc::clone(bell) });
+        }
+    }
+
+    fn add(&self, order: Order) {
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         orders.under_way += 1;
-        orders.waiting.push_back(Order { task, bell });
+        orders.waiting.push_back(order);
         drop(orders);
         self.news.notify_one();
     }
@@ -75,17 +93,24 @@ impl Helpers {
 
     fn serve(&self) {
         loop {
-            let Order { mut task, bell } = self.take();
-            let result = run(&mut task);
-            let sync = task.request.is_none();
-            let (request, _, image) = task.into_parts();
-            match request {
-                Some(request) => request.end(result),
-                None if sync => Self::synced(&image),
-                None => {}
+            let Order { what, bell } = self.take();
+            match what {
+                What::Task(task) => Self::work(*task),
+                What::Size(image) => image.ask(),
             }
             bell.ring();
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).under_way -= 1;
+        }
+    }
+
+    fn work(mut task: Task) {
+        let result = run(&mut task);
+        let sync = task.request.is_none();
+        let (request, _, image) = task.into_parts();
+        match request {
+            Some(request) => request.end(result),
+            None if sync => Self::synced(&image),
+            None => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Stat, major, makedev, minor};
+use rustix::fs::{AtFlags, CWD, FileType, Stat, StatxFlags, major, makedev, minor, statx};
 
 /// Processes whose descriptors are looked through for one that has an image open.
 const PROCESSES_MAX: usize = 65_536;
@@ -108,7 +108,7 @@ fn number_in(folder: &Path) -> Option<u64> {
 /// Whether that is the path of a node of the device.
 fn is_node_of(node: &str, stat: &Stat) -> bool {
     node.starts_with("/dev/")
-        && rustix::fs::stat(node).is_ok_and(|other| is_device(&other) && is_one(stat, &other))
+        && rustix::fs::stat(node).is_ok_and(|other| is_device(&other) && other.st_rdev == stat.st_rdev)
 }
 
 /// The folder of a block device in sysfs.
@@ -121,13 +121,44 @@ pub(super) fn loop_over(stat: &Stat) -> Option<String> {
     fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
         let below = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        rustix::fs::stat(below.trim_end_matches('\n')).is_ok_and(|other| is_one(stat, &other)).then_some(name)
+        Which::known(below.trim_end_matches('\n')).is_some_and(|other| other.is(stat)).then_some(name)
     })
+}
+
+/// Which file or device that is.
+struct Which {
+    is_device: bool,
+    /// Of a device its number, of a file its file system's, and its own.
+    number: (u64, u64),
+}
+
+impl Which {
+    fn of(stat: &Stat) -> Self {
+        let is_device = is_device(stat);
+        Self { is_device, number: if is_device { (stat.st_rdev, 0) } else { (stat.st_dev, stat.st_ino) } }
+    }
+
+    /// As far as the kernel knows: others have files open whose file system does not answer.
+    fn known(path: &str) -> Option<Self> {
+        let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE | StatxFlags::INO).ok()?;
+        let is_device = FileType::from_raw_mode(found.stx_mode.into()) == FileType::BlockDevice;
+        let number = if is_device {
+            (makedev(found.stx_rdev_major, found.stx_rdev_minor), 0)
+        } else {
+            (makedev(found.stx_dev_major, found.stx_dev_minor), found.stx_ino)
+        };
+        Some(Self { is_device, number })
+    }
+
+    fn is(&self, stat: &Stat) -> bool {
+        let other = Self::of(stat);
+        self.is_device == other.is_device && self.number == other.number
+    }
 }
 
 /// A file of a file system that another process has open.
 struct Open {
-    stat: Stat,
+    which: Which,
     pid: String,
     number: String,
 }
@@ -168,8 +199,7 @@ fn others() -> impl Iterator<Item = Open> {
             let link = format!("/proc/{pid}/fd/{number}");
             // What is no file of a file system is not asked about.
             fs::read_link(&link).ok().filter(|target| target.is_absolute())?;
-            let stat = rustix::fs::stat(&link).ok()?;
-            Some(Open { stat, pid: pid.clone(), number })
+            Some(Open { which: Which::known(&link)?, pid: pid.clone(), number })
         })
     })
 }
@@ -177,8 +207,8 @@ fn others() -> impl Iterator<Item = Open> {
 /// Another process that has the file or device open for writing: as far as this one may see.
 pub(super) fn writer(stat: &Stat) -> Option<String> {
     let find = |open: &Open| {
-        let Open { stat: other, pid, number } = open;
-        if !is_one(stat, other) || !writes(&format!("/proc/{pid}/fdinfo/{number}")) {
+        let Open { which, pid, number } = open;
+        if !which.is(stat) || !writes(&format!("/proc/{pid}/fdinfo/{number}")) {
             return None;
         }
         Some(format!("process {pid} ({})", name_of(pid)))
@@ -191,14 +221,6 @@ pub(super) fn writer(stat: &Stat) -> Option<String> {
 
 fn is_device(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice
-}
-
-/// Whether both are one file, or nodes of one device.
-fn is_one(one: &Stat, other: &Stat) -> bool {
-    if is_device(one) && is_device(other) {
-        return one.st_rdev == other.st_rdev;
-    }
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 fn writes(info: &str) -> bool {

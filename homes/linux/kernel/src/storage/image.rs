@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nvme_mem::Window;
@@ -133,6 +133,10 @@ pub struct Image {
     block_size: u32,
     alignment: Alignment,
     size: AtomicU64,
+    /// How often somebody wished that its storage be asked how large it is, since it last answered.
+    asking: AtomicU32,
+    /// It has answered.
+    answered: AtomicBool,
     /// How long it may become until it is opened anew, where it is mapped.
     reach: OnceLock<u64>,
     /// Who reaches it: never [`Engine::Auto`].
@@ -224,6 +228,8 @@ impl Image {
             block_size,
             alignment,
             size: AtomicU64::new(size),
+            asking: AtomicU32::new(0),
+            answered: AtomicBool::new(false),
             reach: OnceLock::new(),
             engine,
             durable: Durable::default(),
@@ -249,7 +255,7 @@ impl Image {
     }
 
     /// Bytes, as far as is known.
-    pub(super) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 
@@ -273,9 +279,14 @@ impl Image {
         &self.options.serial
     }
 
-    /// Whether it costs nothing to look how large it is.
+    /// Whether the kernel knows how large it is.
     pub fn is_local(&self) -> bool {
         self.facts.local
+    }
+
+    /// Whether somebody has to be asked how large it is who may not answer.
+    pub fn asks(&self) -> bool {
+        self.facts.asks
     }
 
     /// Whether more of it may be mapped than there is. Of huge pages there must be as many as are mapped.
@@ -367,12 +378,46 @@ impl Image {
         }
     }
 
-    /// Looks how large it is by now. Growth counts; a smaller size is said, and refuses what lies beyond.
+    /// Looks how large it is by now, as far as the kernel knows: waits for nobody. Growth counts; a smaller size is said, and refuses what
+    /// lies beyond.
     pub fn rescan(&self) -> u64 {
-        let before = self.size.load(Ordering::Relaxed);
-        let Ok(found) = facts::size(self.file.as_fd(), self.facts.block_device) else { return before };
+        self.found(facts::known_size(self.file.as_fd(), self.facts.block_device))
+    }
+
+    /// Somebody is to be asked how large it is. False: somebody is being asked, and will be once more.
+    pub(super) fn begin_asking(&self) -> bool {
+        self.asking.fetch_add(1, Ordering::AcqRel) == 0
+    }
+
+    /// Asks, and takes what time that takes: until the answer is to a question that is not older than anybody's wish.
+    pub(super) fn ask(&self) {
+        loop {
+            let wishes = self.asking.load(Ordering::Acquire);
+            self.found(facts::size(self.file.as_fd(), self.facts.block_device));
+            self.answered.store(true, Ordering::Release);
+            if self.asking.compare_exchange(wishes, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the answer is still to come.
+    pub fn is_asking(&self) -> bool {
+        self.asking.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether an answer has come since this was asked last. There is one when [`is_asking`](Self::is_asking) has become false.
+    pub fn take_answer(&self) -> bool {
+        self.answered.swap(false, Ordering::AcqRel)
+    }
+
+    /// It is as large as that.
+    fn found(&self, found: Result<u64, Errno>) -> u64 {
+        let Ok(found) = found else { return self.size() };
         let reach = self.reach.get().copied().unwrap_or(u64::MAX);
         let size = found.min(reach) / u64::from(self.block_size) * u64::from(self.block_size);
+        // Two may look at a time: each says what it changed.
+        let before = self.size.swap(size, Ordering::Relaxed);
         if found > reach && size != before {
             log::warn!(
                 target: OPERATOR,
@@ -381,7 +426,6 @@ impl Image {
             );
         }
         if size != before {
-            self.size.store(size, Ordering::Relaxed);
             let how = if size > before { "grew" } else { "shrank" };
             log::warn!(target: OPERATOR, "{}: {how} from {before} to {size} bytes", self.options.name);
         }

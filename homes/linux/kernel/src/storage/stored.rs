@@ -71,6 +71,11 @@ impl Stored {
         self.helpers.start("storage", threads)
     }
 
+    /// Has a helper ask how large it is by now; `bell` is rung when [`Image::take_answer`] has news.
+    pub fn ask(&self, bell: &Arc<Doorbell>) {
+        self.helpers.ask(&self.image, bell);
+    }
+
     /// Hands a request to a helper.
     fn help(&self, request: Request) -> Begun {
         if !self.helpers.has_room() {
