@@ -4,6 +4,7 @@ use std::fs::{self, File};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use crate::manager::{self, Manager};
 use crate::server::{Bench, Server, wait_until};
 use crate::storage::{Loop, MIB, Mount, able, divide, operator, run, serve, session, sparse, vbus};
 
@@ -12,8 +13,8 @@ const LOST: &str = "goes out of use after a failed write-back";
 /// Sectors of a mebibyte.
 const SECTORS: u64 = MIB / 512;
 
-/// An image of two partitions, 34 MiB each, on a file system over less room than it has been told.
-fn too_small(bench: &Bench, engine: &str) -> (Mount, Loop, Mount, Server) {
+/// An image of two partitions, 34 MiB each, on a file system over less room than it has been told; its word.
+fn too_small_storage(engine: &str) -> (Mount, Loop, Mount, String) {
     let small = Mount::tmpfs(24 * MIB);
     sparse(&small.path("disk"), 128 * MIB);
     // With blocks of 4096 bytes below, an image of 512-byte blocks goes through the page cache.
@@ -22,7 +23,13 @@ fn too_small(bench: &Bench, engine: &str) -> (Mount, Loop, Mount, Server) {
     let image = system.path("image");
     sparse(&image, 80 * MIB);
     divide(&image, &[34, 34]);
-    let server = serve(bench, &[vbus(&image, &format!(",serial=a,lba=512,engine={engine}"))]);
+    let word = vbus(&image, &format!(",serial=a,lba=512,engine={engine}"));
+    (small, device, system, word)
+}
+
+fn too_small(bench: &Bench, engine: &str) -> (Mount, Loop, Mount, Server) {
+    let (small, device, system, word) = too_small_storage(engine);
+    let server = serve(bench, &[word]);
     (small, device, system, server)
 }
 
@@ -42,6 +49,56 @@ fn a_server_that_stops_says_which_images_have_a_failed_write_back() {
     drop(a);
     server.stop();
     server.says(LOST);
+}
+
+#[test]
+fn who_takes_over_a_failed_write_back_says_so_by_name_and_flushes_go_on_failing() {
+    if !able() {
+        return;
+    }
+    const SAYS: &str = "a write-back had failed in the server before";
+    for engine in ["uring", "threads"] {
+        let bench = Bench::new();
+        let (small, _device, system, word) = too_small_storage(engine);
+        let image = system.path("image").display().to_string();
+        let manager = Manager::new(&bench, 100);
+        let words = [word, bench.disk(), bench.socket("svr"), bench.socket("admin"), bench.socket("upgrade")];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut server = manager.start(&bench, &words);
+        let mut a = manager::client(&bench, &["device=a:n1:1"]);
+        for mib in 0..32 {
+            a.write(mib * SECTORS, &[1; MIB as usize]).unwrap();
+        }
+        assert!(a.flush().is_err(), "{engine}: {}", server.said());
+        assert!(!server.said().contains(SAYS), "{engine}");
+        let said = |server: &Server| {
+            let said = server.said();
+            let lines: Vec<&str> = said.lines().filter(|line| line.contains(SAYS)).collect();
+            assert!(
+                matches!(lines[..], [line] if line.contains(&image) && line.contains("may be lost")),
+                "{engine}: {said}"
+            );
+        };
+        // Killed, taken over, and killed again after that.
+        server = manager.restart(&bench, server, &words);
+        assert!(a.flush().is_err(), "{engine}: {}", server.said());
+        said(&server);
+        server = manager.upgrade(&bench, server, &words);
+        assert!(a.flush().is_err(), "{engine}: {}", server.said());
+        said(&server);
+        server = manager.restart(&bench, server, &words);
+        assert!(a.flush().is_err(), "{engine}: {}", server.said());
+        said(&server);
+        // What is forgotten is forgotten for the next one, too.
+        run("mount", &["-o", "remount,size=256m", small.0.path().to_str().unwrap()]);
+        operator(&bench, &["resume", "a:n1"]).unwrap();
+        a.flush().unwrap();
+        server = manager.restart(&bench, server, &words);
+        a.flush().unwrap();
+        assert!(!server.said().contains(SAYS), "{engine}: {}", server.said());
+        drop(a);
+        assert_eq!(server.stop(), 0);
+    }
 }
 
 #[test]

@@ -425,5 +425,6 @@ fn start(
         (None, Some(found)) => server.take_up(found)?,
         (None, None) => server.begin(),
     }
+    server.say_losses();
     Ok(server)
 }

@@ -378,6 +378,19 @@ impl Image {
         }
     }
 
+    /// Says that a write-back had failed in a server before this one, as long as nobody has resumed it: who reads this one's lines does not know.
+    pub fn say_taken_loss(&self) {
+        if let Some(why) = self.lost() {
+            log::error!(
+                target: OPERATOR,
+                "{}: a write-back had failed in the server before ({why}). What was acknowledged before may be lost; flushes and forced \
+                 writes fail until `nvme-ctl resume {}`",
+                self.options.name,
+                self.options.serial
+            );
+        }
+    }
+
     /// Looks how large it is by now, as far as the kernel knows: waits for nobody. Growth counts; a smaller size is said, and refuses what
     /// lies beyond.
     pub fn rescan(&self) -> u64 {

@@ -266,6 +266,11 @@ impl Server {
         format!("{{\"resumed\":[{}]{failed}{drained}}}", names(&mut resumed.iter()))
     }
 
+    /// Says which images came to this server with a write-back that had failed.
+    pub(crate) fn say_losses(&self) {
+        self.images.iter().flatten().for_each(|served| served.stored.image().say_taken_loss());
+    }
+
     /// Devices that went for good are no namespaces any more: whoever has one is told that it is lost.
     pub(super) fn lose_images(&mut self, time: Time) {
         let mut gone = Vec::new();
