@@ -172,6 +172,40 @@ fn write_zeroes_take_no_storage_where_the_driver_allows_it() {
     }
 }
 
+/// Headers as the descriptions of the formats have them, as far as they say what it is.
+fn headers() -> Vec<(Vec<u8>, &'static str)> {
+    let all = |parts: &[&[u8]]| parts.concat();
+    let number = |number: u32| number.to_le_bytes();
+    // VirtualBox's and QEMU's word it otherwise.
+    let vdi = |text: &[u8]| {
+        let mut header = text.to_vec();
+        header.resize(64, 0);
+        header.extend(all(&[&number(0xbeda_107f), &number(0x0001_0001), &number(0x190), &number(1)]));
+        header
+    };
+    let luks = |version: u16| {
+        let mut header = all(&[b"LUKS\xba\xbe", &version.to_be_bytes(), b"aes"]);
+        header.resize(512, 0);
+        header
+    };
+    vec![
+        (all(&[b"QFI\xfb", &3_u32.to_be_bytes()]), "qcow2"),
+        (all(&[b"KDMV", &number(1), &number(3)]), "VMDK"),
+        (all(&[b"COWD", &number(1), &number(3), &number(2048), &number(1), &number(4)]), "VMDK"),
+        (b"# Disk DescriptorFile\nversion=1\n".to_vec(), "VMDK"),
+        (all(&[b"vhdxfile", b"Q\0E\0M\0U\0"]), "VHDX"),
+        (all(&[b"conectix", &2_u32.to_be_bytes(), &0x0001_0000_u32.to_be_bytes()]), "VHD"),
+        (all(&[b"QED\0", &number(65536), &number(4), &number(1)]), "QED"),
+        (vdi(b"<<< Oracle VM VirtualBox Disk Image >>>\n"), "VDI"),
+        (vdi(b"<<< QEMU VM Virtual Disk Image >>>\n"), "VDI"),
+        (luks(1), "LUKS"),
+        (luks(2), "LUKS"),
+        (all(&[b"WithoutFreeSpace", &number(2), &number(16), &number(4)]), "Parallels"),
+        (all(&[b"WithouFreSpacExt", &number(2), &number(16), &number(4)]), "Parallels"),
+        (all(&[b"Bochs Virtual HD Image\0\0\0\0\0\0\0\0\0\0", b"Redolog\0"]), "Bochs"),
+    ]
+}
+
 #[test]
 fn what_an_operator_should_know_is_said_at_start() {
     if !able() {
@@ -191,8 +225,9 @@ fn what_an_operator_should_know_is_said_at_start() {
         said
     };
     assert!(said("tail", b"", MIB + 100, "").contains("the last 100 bytes are no whole block"));
-    for (magic, name) in [(&b"QFI\xfb\0\0\0\x03"[..], "qcow2"), (b"KDMV", "VMDK"), (b"vhdxfile", "VHDX")] {
-        assert!(said("format", magic, MIB, "").contains(&format!("looks like a {name} image")), "{name}");
+    for (header, name) in headers() {
+        let said = said("format", &header, MIB, "");
+        assert!(said.contains(&format!("looks like a {name} image")), "{name}: {said}");
     }
     assert!(
         said("sparse", b"", 64 * MIB, "").contains("it is sparse, and 67108864 bytes of it have no space")

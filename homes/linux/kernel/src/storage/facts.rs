@@ -253,20 +253,30 @@ fn read_first(file: BorrowedFd<'_>, first: &mut [u8]) -> Option<usize> {
     }
 }
 
+/// Formats by what their headers begin with, or have at that place.
+const FORMATS: [(usize, &[u8], &str); 12] = [
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "VMDK"),
+    (0, b"COWD", "VMDK"),
+    (0, b"# Disk DescriptorFile", "VMDK"),
+    (0, b"vhdxfile", "VHDX"),
+    (0, b"conectix", "VHD"),
+    (0, b"QED\0", "QED"),
+    (0, b"LUKS\xba\xbe", "LUKS"),
+    (0, b"WithoutFreeSpace", "Parallels"),
+    (0, b"WithouFreSpacExt", "Parallels"),
+    // Before it is text, which each program words as it likes.
+    (0x40, b"\x7f\x10\xda\xbe", "VDI"),
+    (0, b"Bochs Virtual HD Image\0", "Bochs"),
+];
+
 /// What the first bytes say.
 fn format(file: BorrowedFd<'_>) -> Option<&'static str> {
-    let mut first = [0; 21];
+    let mut first = [0; 0x44];
     let count = read_first(file, &mut first)?;
     let first = first.get(..count)?;
-    let known: [(&[u8], &str); 6] = [
-        (b"QFI\xfb", "qcow2"),
-        (b"KDMV", "VMDK"),
-        (b"# Disk DescriptorFile", "VMDK"),
-        (b"vhdxfile", "VHDX"),
-        (b"conectix", "VHD"),
-        (b"QED\0", "QED"),
-    ];
-    known.iter().find(|(magic, _)| first.starts_with(magic)).map(|(_, name)| *name)
+    let is = |at: usize, magic: &[u8]| first.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    FORMATS.iter().find(|(at, magic, _)| is(*at, magic)).map(|(.., name)| *name)
 }
 
 /// The same file once more, to be read and written directly, where that can be with blocks of this size.
