@@ -3,10 +3,14 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::time::Duration;
+
+use nvme_platform::Time;
 
 use crate::command::Counts;
 use crate::namespace::Namespace;
 use crate::storage::{Begun, Boxes, Failure, Inbox, Inner, Job, Left, Request, Storage, Told};
+use crate::stored::{AGAIN, AGAIN_MAX};
 use crate::wire::{Sqe, Status};
 use crate::world::View;
 
@@ -22,6 +26,8 @@ pub(crate) struct Flight {
     pub(crate) ended: Boxes,
     /// Fetched, and there was no room for them.
     pub(crate) parked: Vec<Request>,
+    /// When to try these again, and how long after that.
+    retry: Option<(Time, Duration)>,
     pub(crate) spares: Boxes,
     /// Nobody may wait for what is begun: it is put here, and begun outside of the gate.
     pub(crate) apart: Option<Vec<Request>>,
@@ -41,6 +47,22 @@ impl Flight {
             self.spares.reserve(entries as usize);
             Inbox::new(shared, entries as usize)
         })
+    }
+
+    /// There was no room. When to try again, if nobody says before that there is some: each time in vain it is twice as long until then.
+    pub(crate) fn full(&mut self, now: Time) -> Time {
+        let (at, after) = match self.retry {
+            Some((at, after)) if now < at => (at, after),
+            Some((_, after)) => (now + after, (after * 2).min(AGAIN_MAX)),
+            None => (now + AGAIN, AGAIN * 2),
+        };
+        self.retry = Some((at, after));
+        at
+    }
+
+    /// There was room.
+    pub(crate) fn has_room(&mut self) {
+        self.retry = None;
     }
 
     /// For control, when nobody runs the queue any more: takes what came back. True: nothing is under way.

@@ -94,7 +94,8 @@ pub enum Begun {
     UnderWay,
     /// It ended at once.
     Ended(Request, Result<(), Failure>),
-    /// As much is under way as may be: to be begun again later.
+    /// As much is under way as may be: to be begun again when whoever runs the queue is woken, and after a while at the latest. Storage
+    /// that can wakes him when there is room.
     Full(Request),
 }
 

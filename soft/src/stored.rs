@@ -18,8 +18,10 @@ use crate::transfer::{Access, Dma};
 use crate::wire::{Sqe, Status, nvm};
 use crate::world::View;
 
-/// When to try again to begin a request for which there was no room: whoever makes room may be another worker's.
+/// When to try again to begin a request for which there was no room: at first, since whoever makes room may be another worker's and may
+/// not tell; and at the latest, since storage that hangs has none for hours.
 pub(crate) const AGAIN: Duration = Duration::from_micros(500);
+pub(crate) const AGAIN_MAX: Duration = Duration::from_millis(64);
 /// Deallocate, in dword 12 of Write Zeroes (NVM Command Set 1.0, 3.2.8).
 const DEAC: u32 = 1 << 25;
 
@@ -162,21 +164,24 @@ impl Batch<'_> {
         if again.is_some() {
             return again;
         }
-        for _ in 0..flight.parked.len() {
+        for parked in (1..=flight.parked.len()).rev() {
             if !self.go_on() {
                 return Some(now);
             }
             let Some(inner) = flight.parked.pop().and_then(Request::into_inner) else { break };
             match flight.go(inner, &mut self.executor.counts) {
-                Step::Ends(inner, status) => self.post_ended(flight, inner, status),
+                Step::Ends(inner, status) => {
+                    flight.has_room();
+                    self.post_ended(flight, inner, status);
+                }
                 // There is no more room now than there was.
-                Step::UnderWay if !flight.parked.is_empty() => return Some(now + AGAIN),
-                Step::UnderWay => {}
+                Step::UnderWay if flight.parked.len() == parked => return Some(flight.full(now)),
+                Step::UnderWay => flight.has_room(),
             }
         }
         while self.go_on() {
             if !flight.parked.is_empty() {
-                return Some(now + AGAIN);
+                return Some(flight.full(now));
             }
             let due = faulty::take_due(held, now);
             let (sqe, action) = match due {

@@ -103,6 +103,72 @@ fn a_frozen_file_system_makes_its_own_requests_wait_and_ends_nobody() {
     }
 }
 
+/// What the threads of a process had of processors so far, and how often they went to sleep.
+fn spent(pid: i32) -> (Duration, u64) {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| task.path());
+    tasks.fold((Duration::ZERO, 0), |(time, sleeps), task| {
+        let read = |name: &str| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+        let ran = read("schedstat").split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
+        let status = read("status");
+        let slept = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let slept = slept.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+        (time + Duration::from_nanos(ran), sleeps + slept)
+    })
+}
+
+/// Two clients of an image that is frozen: what the first has under way is all that the image may have, and the second waits for room.
+#[test]
+fn an_idle_server_sleeps_while_more_waits_for_a_frozen_image_than_it_may_have_under_way() {
+    if !able() {
+        return;
+    }
+    let bench = Bench::new();
+    let file = bench.path("file");
+    sparse(&file, 64 * MIB);
+    let device = Loop::over(&file, &[]);
+    let system = Mount::ext4(&device.0);
+    let image = system.path("image");
+    sparse(&image, 32 * MIB);
+    divide(&image, &[10, 10]);
+    let mut server = serve(&bench, &[vbus(&image, ",serial=a,engine=uring"), "--workers=1".to_owned()]);
+    let mut both = ["device=a:n1:1", "device=a:n1:2"].map(|device| session(&bench, &[device]));
+    for client in &mut both {
+        client.write(0, &[1; 4096]).unwrap();
+    }
+    system.freeze();
+    for (client, writes) in both.iter_mut().zip([WRITES, 8]) {
+        let segments = [Segment { addr: client.scratch, len: 4096 }];
+        let queue = client.queue(0).unwrap();
+        for n in 0..writes {
+            let io = Io { kind: kind::OUT, sector: n * 8, segments: &segments, to_device: true };
+            queue.submit(io, n).unwrap();
+        }
+        queue.publish().unwrap();
+        queue.kick().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let before = spent(server.pid());
+    std::thread::sleep(Duration::from_secs(3));
+    let after = spent(server.pid());
+    assert!(both.iter_mut().all(|client| client.queue(0).unwrap().poll().unwrap().is_none()));
+    system.thaw();
+    let (ran, slept) = (after.0 - before.0, after.1 - before.1);
+    println!("3 s of idling: {ran:?}, {slept} times asleep");
+    assert!(slept < 300, "{slept} times asleep in 3 s");
+    // Room is told of: nobody waits until it is looked again.
+    let began = Instant::now();
+    for (client, writes) in both.iter_mut().zip([WRITES, 8]) {
+        for _ in 0..writes {
+            let queue = client.queue(0).unwrap();
+            queue.next(Duration::from_millis(1), began + Duration::from_secs(20)).unwrap();
+        }
+    }
+    println!("all ended {:?} after it was thawed", began.elapsed());
+    drop(both);
+    assert_eq!(server.stop(), 0);
+}
+
 /// How long it may take until a client is told that it does not get back what it wants.
 const QUIET: Duration = Duration::from_secs(20);
 

@@ -94,16 +94,20 @@ impl Helpers {
     fn serve(&self) {
         loop {
             let Order { what, bell } = self.take();
-            match what {
+            let image = match what {
                 What::Task(task) => Self::work(*task),
-                What::Size(image) => image.ask(),
-            }
+                What::Size(image) => {
+                    image.ask();
+                    image
+                }
+            };
             bell.ring();
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).under_way -= 1;
+            image.makes_room();
         }
     }
 
-    fn work(mut task: Task) {
+    fn work(mut task: Task) -> Arc<Image> {
         let result = run(&mut task);
         let sync = task.request.is_none();
         let (request, _, image) = task.into_parts();
@@ -112,6 +116,7 @@ impl Helpers {
             None if sync => Self::synced(&image),
             None => {}
         }
+        image
     }
 
     /// Makes the calls of all flushes that wait.

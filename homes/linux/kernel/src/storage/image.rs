@@ -143,6 +143,9 @@ pub struct Image {
     engine: Engine,
     durable: Durable,
     bounces: Mutex<Vec<Window>>,
+    /// Bells of threads for whose requests there was no room, if there are any.
+    waiting: Mutex<Vec<Arc<Doorbell>>>,
+    is_full: AtomicBool,
     zeroes: Window,
     lines: Mutex<RateLimit>,
     /// The device went for good: nothing of it is left.
@@ -234,6 +237,8 @@ impl Image {
             engine,
             durable: Durable::default(),
             bounces: Mutex::new(bounces),
+            waiting: Mutex::default(),
+            is_full: AtomicBool::new(false),
             zeroes: nvme_mem::heap(ZEROES).ok_or_else(no_memory)?,
             lines: Mutex::new(RateLimit::new(LINES)),
             gone: AtomicBool::new(false),
@@ -517,6 +522,24 @@ impl Image {
 
     pub(super) fn put_bounce(&self, bounce: Window) {
         self.bounces.lock().unwrap_or_else(PoisonError::into_inner).push(bounce);
+    }
+
+    /// There was no room for a request of that thread's, which tries once more when this is said.
+    pub(super) fn wait_for_room(&self, bell: &Arc<Doorbell>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.iter().any(|other| Arc::ptr_eq(other, bell)) {
+            waiting.push(Arc::clone(bell));
+        }
+        self.is_full.store(true, Ordering::SeqCst);
+    }
+
+    /// Something of it has ended: whoever waits for room is woken.
+    pub(super) fn makes_room(&self) {
+        if !self.is_full.load(Ordering::SeqCst) || !self.is_full.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.iter().for_each(|bell| bell.ring());
     }
 
     pub(super) fn join(&self, flush: Flush) -> Joined {

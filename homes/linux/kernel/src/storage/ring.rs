@@ -280,7 +280,12 @@ impl Ring {
         } else {
             let pieces =
                 self.slots.get_mut(at as usize).map(|s| mem::take(&mut s.pieces)).unwrap_or_default();
-            match Task::new(image, request, pieces) {
+            let task = Task::new(image, request, pieces).or_else(|request| {
+                // Another worker may have the memory that it lacks. What ends on this ring wakes this thread anyway.
+                image.wait_for_room(bell);
+                Task::new(image, request, Vec::new())
+            });
+            match task {
                 Ok(mut task) => {
                     if let Some(pinned) = self.pinned.as_mut().filter(|_| image.pins()) {
                         task.fixed = pinned.find(&self.ring.submitter(), &task);
@@ -440,6 +445,7 @@ impl Ring {
         if let Some(request) = request {
             request.end(result);
         }
+        image.makes_room();
     }
 
     /// Asks to be woken by the event. False: there is something to do first.

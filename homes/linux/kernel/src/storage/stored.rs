@@ -78,12 +78,23 @@ impl Stored {
 
     /// Hands a request to a helper.
     fn help(&self, request: Request) -> Begun {
+        let bell = station::bell().unwrap_or_else(|| Arc::clone(&self.bell));
+        match self.hand(request, &bell) {
+            Begun::Full(request) => {
+                self.image.wait_for_room(&bell);
+                // Whoever made room before that has woken nobody.
+                self.hand(request, &bell)
+            }
+            begun => begun,
+        }
+    }
+
+    fn hand(&self, request: Request, bell: &Arc<Doorbell>) -> Begun {
         if !self.helpers.has_room() {
             return Begun::Full(request);
         }
-        let bell = station::bell().unwrap_or_else(|| Arc::clone(&self.bell));
         let task = if request.job() == Job::Flush {
-            match self.image.join(Flush { request, bell: Arc::clone(&bell) }) {
+            match self.image.join(Flush { request, bell: Arc::clone(bell) }) {
                 Joined::Call => Task::sync(&self.image),
                 Joined::Waits => return Begun::UnderWay,
                 Joined::Lost(request) => return Begun::Ended(request, Err(Failure::Lost)),
@@ -94,7 +105,7 @@ impl Stored {
                 Err(request) => return Begun::Full(request),
             }
         };
-        self.helpers.put(task, bell);
+        self.helpers.put(task, Arc::clone(bell));
         Begun::UnderWay
     }
 }
