@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -169,6 +170,37 @@ fn write_zeroes_take_no_storage_where_the_driver_allows_it() {
         assert!(bytes.iter().all(|b| *b == 0));
         drop(client);
         assert_eq!(server.stop(), 0);
+    }
+}
+
+#[test]
+fn whoever_sees_the_server_end_can_unmount_what_its_images_lie_on() {
+    if !able() {
+        return;
+    }
+    for round in 0..12 {
+        let bench = Bench::new();
+        let file = bench.path("file");
+        sparse(&file, 32 * MIB);
+        let device = Loop::over(&file, &[]);
+        let system = Mount::ext4(&device.0);
+        let image = system.path("image");
+        sparse(&image, 8 * MIB);
+        let mut server = serve(&bench, &[vbus(&image, ",serial=a,engine=uring"), "--workers=2".to_owned()]);
+        let mut client = session(&bench, &["device=a:n1"]);
+        client.write(0, &vec![1; MIB as usize]).unwrap();
+        client.flush().unwrap();
+        if round % 2 == 0 {
+            drop(client);
+            assert_eq!(server.stop(), 0);
+        } else {
+            // It is there still.
+            assert_eq!(server.stop(), 0);
+            drop(client);
+        }
+        let unmounted = Command::new("umount").arg(system.0.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&unmounted.stderr);
+        assert!(unmounted.status.success(), "round {round}: {said}: {}", server.said());
     }
 }
 

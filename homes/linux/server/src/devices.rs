@@ -10,7 +10,7 @@ use nvme_linux::caps::{ControllerKind, ControllerSpec, Image, SoftOptions};
 use nvme_linux::events::{Doorbell, now};
 use nvme_linux::logger::OPERATOR;
 use nvme_linux::memory::{ImageError, ImageFile, anonymous};
-use nvme_linux::storage::{self, ImageOptions, OpenError, Rings, RingsError, Seed, Stored};
+use nvme_linux::storage::{self, ImageOptions, LettingGo, OpenError, Rings, RingsError, Seed, Stored};
 use nvme_linux::vfio::{
     Descriptors, Held, Interrupts, Opened as OpenedFunction, VfioDevice, VfioError, VfioOptions,
 };
@@ -177,15 +177,15 @@ impl Opener {
         }
     }
 
-    /// A ring for each worker, if any image needs one.
+    /// A ring for each worker, if any image needs one, and what says that they have let go of their files.
     /// `keep`: each image has gates of its own.
     pub(crate) fn rings(
         &self,
         workers: usize,
         keep: Option<&mut Beginning>,
-    ) -> Result<Vec<Option<Seed>>, RingsError> {
+    ) -> Result<(Vec<Option<Seed>>, Option<LettingGo>), RingsError> {
         if self.known.is_empty() {
-            return Ok((0..workers).map(|_| None).collect());
+            return Ok(((0..workers).map(|_| None).collect(), None));
         }
         let mut ends = Vec::new();
         if let Some(keep) = keep {
@@ -193,7 +193,8 @@ impl Opener {
                 ends.push(keep.gate(image.serial()).map_err(|why| RingsError::Setup(why.into()))?);
             }
         }
-        Ok(Rings::make(workers, &self.known, &ends)?.into_iter().map(Some).collect())
+        let (rings, letting_go) = Rings::make(workers, &self.known, &ends)?;
+        Ok((rings.into_iter().map(Some).collect(), Some(letting_go)))
     }
 
     /// Opens a controller.

@@ -355,7 +355,7 @@ fn start(
 
     let signals = Signals::new()?;
     let epoll = Epoll::new()?;
-    let rings = opener
+    let (rings, letting_go) = opener
         .rings(workers, keep.as_mut())
         .map_err(|why| Failure::Failed(format!("io_uring: {why}").into()))?;
     let hardware = interrupts.iter().any(Option::is_some);
@@ -398,6 +398,7 @@ fn start(
     let parts = Parts {
         control,
         workers,
+        letting_go,
         bell,
         epoll,
         signals,

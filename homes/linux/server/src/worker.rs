@@ -64,6 +64,8 @@ pub(crate) enum Message {
     Queue(NewQueue, Arc<ClientFd>),
     /// Another kick for a virtqueue.
     Kick(QueueKey, Arc<ClientFd>),
+    /// The server ends: nobody reaches images from here any more.
+    Leave,
     /// To a thread for one session: serve this one.
     Serve(Box<Moved>),
     /// From such a thread, in that place: its session has ended, and these are its pairs.
@@ -80,7 +82,7 @@ impl Message {
             },
             Self::Queue(new, _) => Some(new.key.session),
             Self::Kick(key, _) => Some(key.session),
-            Self::Serve(_) | Self::Back(..) => None,
+            Self::Serve(_) | Self::Back(..) | Self::Leave => None,
         }
     }
 }
@@ -448,6 +450,7 @@ impl Thread {
                 self.watch(key, kick);
                 self.unsent.push_back(News::KickTaken(key));
             }
+            Message::Leave => station::leave(),
             Message::Serve(moved) => self.serve_alone(*moved),
             Message::Back(index, pairs) => self.take_back(index, pairs, time),
         }

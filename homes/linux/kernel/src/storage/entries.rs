@@ -3,6 +3,7 @@
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{opcode, squeue};
 
+use super::ring::FIRST;
 use super::task::{Call, Task};
 
 /// What goes through the page cache is copied by whoever submits it. More than this is copied by a thread of the kernel's: the worker
@@ -16,7 +17,7 @@ pub(super) fn is_apart(task: &Task) -> bool {
 }
 
 pub(super) fn entry(task: &Task) -> squeue::Entry {
-    let file = Fixed(u32::try_from(task.image.index()).unwrap_or(u32::MAX));
+    let file = Fixed(u32::try_from(FIRST + task.image.index()).unwrap_or(u32::MAX));
     let first = task.pieces.first();
     let one = first.map_or((std::ptr::null_mut(), 0), |p| (p.iov_base.cast::<u8>(), p.iov_len as u32));
     match (task.call(), task.fixed) {

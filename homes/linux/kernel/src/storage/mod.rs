@@ -31,5 +31,5 @@ mod task;
 mod window;
 
 pub use image::{Engine, Image, ImageOptions, OpenError};
-pub use ring::{Rings, RingsError, Seed};
+pub use ring::{LettingGo, Rings, RingsError, Seed};
 pub use stored::Stored;

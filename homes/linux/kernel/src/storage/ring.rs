@@ -12,7 +12,8 @@ use std::time::Duration;
 use io_uring::{IoUring, Probe, opcode, register::Restriction, squeue};
 use nvme_platform::Time;
 use nvme_soft::{Begun, Failure, Job, Request};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::durable::{Flush, Joined};
 use super::entries::{entry, is_apart};
@@ -101,7 +102,13 @@ impl Rings {
 
     /// One ring for each worker, over these images, in the order of their index. `ends`: one end of a pipe for each image, whose other end
     /// hangs up once nothing of what was begun can land there any more; each has rings of its own then. None: nobody asks.
-    pub fn make(workers: usize, images: &[Arc<Image>], ends: &[OwnedFd]) -> Result<Vec<Seed>, RingsError> {
+    pub fn make(
+        workers: usize,
+        images: &[Arc<Image>],
+        ends: &[OwnedFd],
+    ) -> Result<(Vec<Seed>, LettingGo), RingsError> {
+        let (gone, all) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| RingsError::Setup(e.into()))?;
+        let all = &all;
         let file = |image: &Arc<Image>| image.file().as_raw_fd();
         // Behind the files what holds their locks: a write of a ring's may land after the process was killed and reaped, and nobody else
         // may have the image before the last of them has. The kernel keeps all these files open until then.
@@ -110,11 +117,11 @@ impl Rings {
             image.has_own_rings();
             let own = images.iter().map(|other| if Arc::ptr_eq(other, image) { file(other) } else { -1 });
             let end = ends.get(at).map(AsRawFd::as_raw_fd);
-            (own.chain(lock(image)).chain(end).collect(), image.pins())
+            (around(all, own.chain(lock(image)).chain(end)), image.pins())
         };
         let sets: Vec<(Vec<RawFd>, bool)> = if ends.is_empty() {
-            let all = images.iter().map(file).chain(images.iter().filter_map(lock)).collect();
-            vec![(all, images.iter().any(|image| image.pins()))]
+            let files = images.iter().map(file).chain(images.iter().filter_map(lock));
+            vec![(around(all, files), images.iter().any(|image| image.pins()))]
         } else {
             images.iter().enumerate().map(apart).collect()
         };
@@ -128,8 +135,30 @@ impl Rings {
             });
             seeds.collect::<Result<_, _>>().map(Seed)
         };
-        (0..workers).map(one).collect()
+        Ok(((0..workers).map(one).collect::<Result<_, _>>()?, LettingGo(gone)))
     }
+}
+
+/// Hangs up when all rings have let go of their files: the kernel does that behind whoever closed them.
+#[derive(Debug)]
+pub struct LettingGo(OwnedFd);
+
+impl LettingGo {
+    /// Waits for that, so long at most. Whether it is so.
+    pub fn wait(&self, patience: Duration) -> bool {
+        let patience = Timespec::try_from(patience).ok();
+        let mut end = [PollFd::new(&self.0, PollFlags::IN)];
+        poll(&mut end, patience.as_ref()).is_ok_and(|count| count > 0)
+    }
+}
+
+/// The place of the first image among a ring's files.
+pub(super) const FIRST: usize = 1;
+
+/// A ring's files. The end of the pipe is before and behind them: in whatever order the kernel lets go of them, its last use is the last.
+fn around(end: &OwnedFd, files: impl Iterator<Item = RawFd>) -> Vec<RawFd> {
+    let end = end.as_raw_fd();
+    [end].into_iter().chain(files).chain([end]).collect()
 }
 
 /// What becomes readable when something came back.

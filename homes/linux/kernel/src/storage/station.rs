@@ -32,6 +32,15 @@ pub fn take(seed: Option<Seed>, bell: &Arc<Doorbell>) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives the calling thread's rings up, unless something is under way there: the kernel writes to its memory as long as that lasts.
+pub fn leave() {
+    HERE.with_borrow_mut(|here| {
+        if let Some(here) = here.as_mut().filter(|here| here.rings.iter().all(Ring::is_idle)) {
+            here.rings.clear();
+        }
+    });
+}
+
 fn with_rings<T>(what: impl FnOnce(&mut [Ring]) -> T) -> Option<T> {
     HERE.with_borrow_mut(|here| here.as_mut().map(|here| what(&mut here.rings)))
 }

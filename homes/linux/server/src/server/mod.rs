@@ -48,6 +48,7 @@ use nvme_linux::inventory::Inventory;
 use nvme_linux::logger::{self, Notifier, SERVER};
 use nvme_linux::memory::{Failures, Trusted};
 use nvme_linux::socket::{self, Acceptor, Cookie};
+use nvme_linux::storage::LettingGo;
 use nvme_platform::Time;
 use nvme_policy::Errno;
 use nvme_session::factory::FactoryId;
@@ -73,7 +74,7 @@ use crate::inventory::{self, Introspection};
 use crate::keep::Keep;
 use crate::regions::Found;
 use crate::seat::Seat;
-use crate::worker::{self, ROOM_STEP};
+use crate::worker::{self, Message, ROOM_STEP};
 
 /// Connections to the factory, and to introspection, at a time. Who comes later waits in the backlog.
 const CALLERS_MAX: usize = 48;
@@ -86,6 +87,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long a connection to the factory may be silent while there is no place for others.
 const CALLER_IDLE: Duration = Duration::from_millis(250);
 
+/// How long the kernel may take at the end to let go of images.
+const LETS_GO: Duration = Duration::from_secs(1);
+
 /// Why something ended: nobody has its capability any more.
 const CLOSED: &str = "its capability was closed";
 /// Why all end.
@@ -95,6 +99,7 @@ const STOPS: &str = "the server is stopping";
 pub(crate) struct Server {
     pub(crate) control: Control,
     workers: Vec<worker::Handle>,
+    letting_go: Option<LettingGo>,
     bell: Arc<Doorbell>,
     epoll: Epoll,
     signals: Signals,
@@ -224,6 +229,7 @@ impl Server {
                 for served in self.images.iter().flatten() {
                     served.stored.image().say_loss();
                 }
+                self.let_go_of_images();
                 for (index, worker) in self.workers.iter().enumerate() {
                     let (longest, otherwise, long) = worker.waits();
                     let (longest, otherwise) = (longest.as_micros(), otherwise.as_micros());
@@ -259,6 +265,16 @@ impl Server {
                 core::mem::forget(self);
                 return goes_on;
             }
+        }
+    }
+
+    /// Waits until the images are nobody's any more, as far as that takes no longer than it should: whoever is told of the end unmounts
+    /// what they lie on.
+    fn let_go_of_images(&self) {
+        let Some(letting_go) = &self.letting_go else { return };
+        let told = self.workers.iter().map(|worker| worker.send(Message::Leave));
+        if told.filter(Result::is_err).count() == 0 && !letting_go.wait(LETS_GO) {
+            log::warn!(target: SERVER, "the kernel has not let go of all images yet: what they lie on may be busy for a while");
         }
     }
 

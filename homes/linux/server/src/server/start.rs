@@ -12,6 +12,7 @@ use nvme_linux::events::{Doorbell, Epoll, Interest, Signals, now};
 use nvme_linux::logger::Notifier;
 use nvme_linux::memory::{Failures, Trusted};
 use nvme_linux::socket::Acceptor;
+use nvme_linux::storage::LettingGo;
 use nvme_policy::Policy;
 use nvme_session::factory::FactoryId;
 
@@ -49,6 +50,8 @@ pub(crate) struct StaticFactory {
 pub(crate) struct Parts {
     pub(crate) control: Control,
     pub(crate) workers: Vec<worker::Handle>,
+    /// Says that rings have let go of the images, if there are any.
+    pub(crate) letting_go: Option<LettingGo>,
     pub(crate) bell: Arc<Doorbell>,
     pub(crate) epoll: Epoll,
     pub(crate) signals: Signals,
@@ -81,6 +84,7 @@ impl Server {
         let mut server = Self {
             control: parts.control,
             workers: parts.workers,
+            letting_go: parts.letting_go,
             bell: parts.bell,
             epoll: parts.epoll,
             signals: parts.signals,

@@ -193,7 +193,7 @@ impl Thread {
             Message::Core(message) => message.about(),
             Message::Queue(new, _) => About::Session(new.key.session),
             Message::Kick(key, _) => About::Session(key.session),
-            Message::Serve(_) | Message::Back(..) => return None,
+            Message::Leave | Message::Serve(_) | Message::Back(..) => return None,
         };
         if let Some(home) = &self.home {
             // Its session has ended, and its pair is on its way back: so is what is said of them.
