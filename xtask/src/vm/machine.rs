@@ -213,9 +213,17 @@ impl Plan {
         self.namespace_with(controller, nsid, bytes, block, "")
     }
 
-    /// One in blocks of 512, to which no more than so many bytes a second are written.
-    pub(crate) fn held_back(self, controller: &str, nsid: u32, bytes: u64, rate: u64) -> Result<Self> {
-        self.namespace_with(controller, nsid, bytes, 512, &format!(",throttling.bps-write={rate}"))
+    /// One to which no more than so many bytes a second are written, and of which no more than so many are read.
+    pub(crate) fn held_back(
+        self,
+        controller: &str,
+        nsid: u32,
+        bytes: u64,
+        block: u32,
+        (written, read): (u64, u64),
+    ) -> Result<Self> {
+        let held = format!(",throttling.bps-write={written},throttling.bps-read={read}");
+        self.namespace_with(controller, nsid, bytes, block, &held)
     }
 
     fn namespace_with(
