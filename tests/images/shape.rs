@@ -45,6 +45,14 @@ fn growth_is_told_to_sessions_and_to_new_ones() {
         server.says("shrank");
         assert_eq!(operator(&bench, &["rescan", "nobody"]), Err(3));
         drop(client);
+        // As large as it was, for whoever comes new, too; and whole when it is as long again.
+        let mut client = session(&bench, &["device=a:n1"]);
+        assert_eq!(client.config.capacity, 12 * SECTORS, "{engine}");
+        assert!(client.read(8 * SECTORS, &mut [0; 4096]).is_err());
+        File::options().write(true).open(&image).unwrap().set_len(12 * MIB).unwrap();
+        operator(&bench, &["rescan"]).unwrap();
+        client.write(8 * SECTORS, &[5; 4096]).unwrap();
+        drop(client);
         assert_eq!(server.stop(), 0);
     }
 }
