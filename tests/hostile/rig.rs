@@ -127,6 +127,19 @@ impl Rig {
     }
 
     /// A session capability. Waits while an earlier session drains.
+    /// The names of the server's threads, and how nice each is.
+    pub(crate) fn threads(&self) -> Vec<(String, i32)> {
+        let dir = format!("/proc/{}/task", self.child.id());
+        let threads = std::fs::read_dir(dir).unwrap().map(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            let (name, rest) = stat.rsplit_once(')').unwrap();
+            // proc_pid_stat(5): the name is the second, in parentheses, and this the nineteenth.
+            let nice = rest.split_whitespace().nth(16).unwrap().parse().unwrap();
+            (name.split_once('(').unwrap().1.to_string(), nice)
+        });
+        threads.collect()
+    }
+
     pub(crate) fn create(&self, words: &[&str]) -> OwnedFd {
         self.mint(words, None)
     }

@@ -8,7 +8,7 @@ use nvme_client::message::{RegionWords, request};
 use nvme_client::{FrontEnd, memfd};
 use rustix::fs::{FallocateFlags, fallocate};
 
-use crate::rig::{Rig, WAIT, attack};
+use crate::rig::{Rig, Setup, WAIT, attack, attack_on};
 
 const LEN: u64 = 1 << 30;
 const THREADS: usize = 8;
@@ -63,6 +63,34 @@ fn creates(rig: &Rig, times: usize) -> (Duration, Duration) {
         .collect();
     took.sort();
     (took[times / 2], took[times - 1])
+}
+
+#[test]
+fn threads_that_do_what_one_client_makes_take_long_have_no_more_of_the_processors_than_others() {
+    let starter = &["nice", "-n", "-5"];
+    attack_on(Setup { starter, ..Setup::default() }, |rig| {
+        let nice = |of: &str| {
+            let threads = rig.threads();
+            let found: Vec<i32> =
+                threads.iter().filter(|(name, _)| name.starts_with(of)).map(|(_, nice)| *nice).collect();
+            assert!(!found.is_empty(), "{of}: {threads:?}");
+            found
+        };
+        let main = nice("nvme-drv")[0];
+        if main == 0 {
+            eprintln!("skipped: who runs this may not have a server start with more");
+            return;
+        }
+        assert!(nice("worker").iter().chain(&nice("watch")).all(|nice| *nice == main), "{:?}", rig.threads());
+        // Some of them may not have begun.
+        let deadline = Instant::now() + WAIT;
+        for of in ["lane", "foreign", "close", "notify", "apart"] {
+            while nice(of).iter().any(|nice| *nice != 0) {
+                assert!(Instant::now() < deadline, "{of}: {:?}", rig.threads());
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    });
 }
 
 #[test]

@@ -21,6 +21,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags, fcntl_get_seals, statx};
 use rustix::net::sockopt::set_socket_linger;
 
 use crate::events::bounded;
+use crate::priority;
 
 /// Files of foreign file systems that may wait to be closed.
 const FOREIGN: usize = 64;
@@ -67,12 +68,18 @@ pub fn lost_here() -> usize {
 pub fn start() -> std::io::Result<()> {
     let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(64 << 10);
     let (foreign, files) = sync_channel(FOREIGN);
-    thread("foreign").spawn(move || files.iter().for_each(drop))?;
+    thread("foreign").spawn(move || {
+        priority::ordinary();
+        files.iter().for_each(drop);
+    })?;
     let (others, waiting) = sync_channel(WAITING);
     let (waiting, left) = (Arc::new(Mutex::new(waiting)), Arc::default());
     for _ in 0..THREADS {
         let (waiting, left) = (Arc::clone(&waiting), Arc::clone(&left));
-        thread("close").spawn(move || while close_next(&waiting, &left) {})?;
+        thread("close").spawn(move || {
+            priority::ordinary();
+            while close_next(&waiting, &left) {}
+        })?;
     }
     // More threads, started meanwhile, end at once.
     let _ = CLOSERS.set(Closers { foreign, others, left });

@@ -17,6 +17,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::events::Doorbell;
+use crate::priority;
 
 /// Threads that may work for the sessions of factories at a time.
 const FACTORIES: usize = 16;
@@ -88,7 +89,10 @@ pub fn start(others: usize, bell: &Arc<Doorbell>) -> io::Result<()> {
     }
     let Some(pool) = POOL.get() else { return Ok(()) };
     for _ in 0..FACTORIES + others.min(OTHERS_MAX) {
-        std::thread::Builder::new().name("lane".into()).stack_size(64 << 10).spawn(|| pool.serve())?;
+        std::thread::Builder::new().name("lane".into()).stack_size(64 << 10).spawn(|| {
+            priority::ordinary();
+            pool.serve();
+        })?;
     }
     Ok(())
 }

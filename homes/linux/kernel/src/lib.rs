@@ -29,6 +29,7 @@ pub mod keep;
 pub mod lanes;
 pub mod logger;
 pub mod memory;
+pub mod priority;
 pub mod sandbox;
 pub mod socket;
 pub mod spawn;

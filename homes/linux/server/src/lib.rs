@@ -62,6 +62,7 @@ use nvme_linux::events::{Doorbell, Epoll, Signals, guard_calls, ring_for_ends, s
 use nvme_linux::lanes;
 use nvme_linux::logger::{self, Notifier, OPERATOR, SERVER};
 use nvme_linux::memory::{Trusted, failures};
+use nvme_linux::priority;
 use nvme_linux::sandbox::{Landlock, Options, Sandbox, check_calls};
 use nvme_linux::socket::Acceptor;
 use nvme_linux::standard::answer;
@@ -364,6 +365,7 @@ fn start(
     ioctls.extend(images.iter().flatten().flat_map(|served| served.stored.image().ioctls()));
     let pins = images.iter().flatten().any(|served| served.stored.image().pins());
     let prepared = Sandbox::prepare(Options { ioctls, pins })?;
+    priority::look();
     // These threads take what clients could make wait.
     let audit = capabilities.audit.map(|file| Audit::start(file, &bell, audit::HEAD_EVERY)).transpose()?;
     dispose::start()?;

@@ -23,6 +23,7 @@ use super::account::{DEAR, ENDS, Signalled};
 use super::clock::{now, processor_time};
 use super::doorbell::Doorbell;
 use super::guard::{self, SLOW};
+use crate::priority;
 
 /// Orders that may wait to be taken.
 const WAITING: usize = 8192;
@@ -113,6 +114,7 @@ pub fn guard_calls() -> io::Result<()> {
     }
     let (sender, waiting) = sync_channel::<Order>(WAITING);
     std::thread::Builder::new().name("notify".into()).stack_size(64 << 10).spawn(move || {
+        priority::ordinary();
         guard::guard_this_thread();
         Slowly::new().work(&waiting);
     })?;

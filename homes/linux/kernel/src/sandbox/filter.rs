@@ -199,6 +199,9 @@ fn allow_list(options: &Options) -> Result<BpfProgram> {
     rules.insert(libc::SYS_sendto, vec![rule([nowhere])?]);
     // A thread's own processors (`events::slowly`).
     rules.insert(libc::SYS_sched_setaffinity, any_of(0, &[0])?);
+    // A thread has an ordinary priority (`priority`), and its own alone.
+    let ordinary = |argument| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 0);
+    rules.insert(libc::SYS_setpriority, vec![rule([ordinary(0)?, ordinary(1)?, ordinary(2)?])?]);
     // abort(3) sends a signal to itself.
     let own = i32::try_from(std::process::id()).unwrap_or(-1);
     rules.insert(libc::SYS_tgkill, any_of(0, &[own])?);

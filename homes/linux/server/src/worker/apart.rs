@@ -15,6 +15,7 @@ use nvme_core::server::message::{About, GroupKey, PairId, QueueKey, SessionKey, 
 use nvme_core::server::worker::Worker;
 use nvme_linux::dispose::ClientFd;
 use nvme_linux::events::{Doorbell, Epoll, Interest, SendError, Sender, channel};
+use nvme_linux::priority;
 use nvme_platform::Time;
 
 use super::Turns;
@@ -129,6 +130,7 @@ impl Apart {
             );
             let (ready, place) = (ready.clone(), turns.apart(index));
             std::thread::Builder::new().name(format!("apart{index}")).spawn(move || {
+                priority::ordinary();
                 thread.start_apart(place, &ready);
             })?;
             threads.push(sender);
