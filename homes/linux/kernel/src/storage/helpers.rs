@@ -68,7 +68,7 @@ impl Helpers {
 
     /// Has its storage asked how large the image is, if that is not being done.
     pub(super) fn ask(&self, image: &Arc<Image>, bell: &Arc<Doorbell>) {
-        if image.begin_asking() {
+        if image.question().begin() {
             self.add(Order { what: What::Size(Arc::clone(image)), bell: Arc::clone(bell) });
         }
     }
@@ -103,7 +103,7 @@ impl Helpers {
             };
             bell.ring();
             self.orders.lock().unwrap_or_else(PoisonError::into_inner).under_way -= 1;
-            image.makes_room();
+            image.room().is_made();
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nvme_mem::Window;
@@ -11,43 +11,13 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::durable::{Durable, Flush, Joined};
+use super::engine::Engine;
 use super::facts;
 use super::facts::{Alignment, BLKGETSIZE64, Facts, FactsError};
+use super::question::Question;
+use super::room::Room;
 use crate::events::{Doorbell, now};
 use crate::logger::{OPERATOR, RateLimit};
-
-/// Who makes the calls.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Engine {
-    /// A window for memory, io_uring for the rest where there is one, else threads.
-    #[default]
-    Auto,
-    /// The image is mapped, and copied.
-    Window,
-    /// io_uring.
-    Uring,
-    /// Threads.
-    Threads,
-}
-
-impl Engine {
-    /// From the word in the SPEC.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Auto, Self::Window, Self::Uring, Self::Threads]
-            .into_iter()
-            .find(|engine| engine.word() == word)
-    }
-
-    /// The word in the SPEC.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Window => "window",
-            Self::Uring => "uring",
-            Self::Threads => "threads",
-        }
-    }
-}
 
 /// How an image is to be served.
 #[derive(Clone, Debug, Default)]
@@ -133,19 +103,14 @@ pub struct Image {
     block_size: u32,
     alignment: Alignment,
     size: AtomicU64,
-    /// How often somebody wished that its storage be asked how large it is, since it last answered.
-    asking: AtomicU32,
-    /// It has answered.
-    answered: AtomicBool,
+    question: Question,
     /// How long it may become until it is opened anew, where it is mapped.
     reach: OnceLock<u64>,
     /// Who reaches it: never [`Engine::Auto`].
     engine: Engine,
     durable: Durable,
     bounces: Mutex<Vec<Window>>,
-    /// Bells of threads for whose requests there was no room, if there are any.
-    waiting: Mutex<Vec<Arc<Doorbell>>>,
-    is_full: AtomicBool,
+    room: Room,
     zeroes: Window,
     lines: Mutex<RateLimit>,
     /// The device went for good: nothing of it is left.
@@ -231,14 +196,12 @@ impl Image {
             block_size,
             alignment,
             size: AtomicU64::new(size),
-            asking: AtomicU32::new(0),
-            answered: AtomicBool::new(false),
+            question: Question::default(),
             reach: OnceLock::new(),
             engine,
             durable: Durable::default(),
             bounces: Mutex::new(bounces),
-            waiting: Mutex::default(),
-            is_full: AtomicBool::new(false),
+            room: Room::default(),
             zeroes: nvme_mem::heap(ZEROES).ok_or_else(no_memory)?,
             lines: Mutex::new(RateLimit::new(LINES)),
             gone: AtomicBool::new(false),
@@ -402,31 +365,16 @@ impl Image {
         self.found(facts::known_size(self.file.as_fd(), self.facts.block_device))
     }
 
-    /// Somebody is to be asked how large it is. False: somebody is being asked, and will be once more.
-    pub(super) fn begin_asking(&self) -> bool {
-        self.asking.fetch_add(1, Ordering::AcqRel) == 0
+    /// Asking its storage how large it is.
+    pub fn question(&self) -> &Question {
+        &self.question
     }
 
-    /// Asks, and takes what time that takes: until the answer is to a question that is not older than anybody's wish.
+    /// Asks, and takes what time that takes.
     pub(super) fn ask(&self) {
-        loop {
-            let wishes = self.asking.load(Ordering::Acquire);
+        self.question.ask(|| {
             self.found(facts::size(self.file.as_fd(), self.facts.block_device));
-            self.answered.store(true, Ordering::Release);
-            if self.asking.compare_exchange(wishes, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return;
-            }
-        }
-    }
-
-    /// Whether the answer is still to come.
-    pub fn is_asking(&self) -> bool {
-        self.asking.load(Ordering::Acquire) > 0
-    }
-
-    /// Whether an answer has come since this was asked last. There is one when [`is_asking`](Self::is_asking) has become false.
-    pub fn take_answer(&self) -> bool {
-        self.answered.swap(false, Ordering::AcqRel)
+        });
     }
 
     /// It is as large as that.
@@ -524,22 +472,9 @@ impl Image {
         self.bounces.lock().unwrap_or_else(PoisonError::into_inner).push(bounce);
     }
 
-    /// There was no room for a request of that thread's, which tries once more when this is said.
-    pub(super) fn wait_for_room(&self, bell: &Arc<Doorbell>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if !waiting.iter().any(|other| Arc::ptr_eq(other, bell)) {
-            waiting.push(Arc::clone(bell));
-        }
-        self.is_full.store(true, Ordering::SeqCst);
-    }
-
-    /// Something of it has ended: whoever waits for room is woken.
-    pub(super) fn makes_room(&self) {
-        if !self.is_full.load(Ordering::SeqCst) || !self.is_full.swap(false, Ordering::SeqCst) {
-            return;
-        }
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        waiting.iter().for_each(|bell| bell.ring());
+    /// Who waits for something of it to end.
+    pub(super) fn room(&self) -> &Room {
+        &self.room
     }
 
     pub(super) fn join(&self, flush: Flush) -> Joined {

@@ -12,12 +12,13 @@ use std::time::Duration;
 use io_uring::{IoUring, Probe, opcode, register::Restriction, squeue};
 use nvme_platform::Time;
 use nvme_soft::{Begun, Failure, Job, Request};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::durable::{Flush, Joined};
 use super::entries::{entry, is_apart};
 use super::image::Image;
+use super::letting_go::LettingGo;
 use super::pinned::{Pinned, UPDATE};
 use super::rest::{Counted, Crowd, Rest};
 use super::task::{Next, Task, errno};
@@ -135,20 +136,7 @@ impl Rings {
             });
             seeds.collect::<Result<_, _>>().map(Seed)
         };
-        Ok(((0..workers).map(one).collect::<Result<_, _>>()?, LettingGo(gone)))
-    }
-}
-
-/// Hangs up when all rings have let go of their files: the kernel does that behind whoever closed them.
-#[derive(Debug)]
-pub struct LettingGo(OwnedFd);
-
-impl LettingGo {
-    /// Waits for that, so long at most. Whether it is so.
-    pub fn wait(&self, patience: Duration) -> bool {
-        let patience = Timespec::try_from(patience).ok();
-        let mut end = [PollFd::new(&self.0, PollFlags::IN)];
-        poll(&mut end, patience.as_ref()).is_ok_and(|count| count > 0)
+        Ok(((0..workers).map(one).collect::<Result<_, _>>()?, LettingGo::of(gone)))
     }
 }
 
@@ -311,7 +299,7 @@ impl Ring {
                 self.slots.get_mut(at as usize).map(|s| mem::take(&mut s.pieces)).unwrap_or_default();
             let task = Task::new(image, request, pieces).or_else(|request| {
                 // Another worker may have the memory that it lacks. What ends on this ring wakes this thread anyway.
-                image.wait_for_room(bell);
+                image.room().wait(bell);
                 Task::new(image, request, Vec::new())
             });
             match task {
@@ -474,7 +462,7 @@ impl Ring {
         if let Some(request) = request {
             request.end(result);
         }
-        image.makes_room();
+        image.room().is_made();
     }
 
     /// Asks to be woken by the event. False: there is something to do first.

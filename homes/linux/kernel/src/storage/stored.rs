@@ -7,8 +7,9 @@ use std::sync::Arc;
 use nvme_soft::{Begun, Failure, Job, Request, Resident, Storage};
 
 use super::durable::{Flush, Joined};
+use super::engine::Engine;
 use super::helpers::Helpers;
-use super::image::{Engine, Image, ImageOptions, OpenError};
+use super::image::{Image, ImageOptions, OpenError};
 use super::station;
 use super::task::Task;
 use super::window::Mapped;
@@ -71,7 +72,7 @@ impl Stored {
         self.helpers.start("storage", threads)
     }
 
-    /// Has a helper ask how large it is by now; `bell` is rung when [`Image::take_answer`] has news.
+    /// Has a helper ask how large it is by now; `bell` is rung when [`Question::take_answer`](super::Question::take_answer) has news.
     pub fn ask(&self, bell: &Arc<Doorbell>) {
         self.helpers.ask(&self.image, bell);
     }
@@ -81,7 +82,7 @@ impl Stored {
         let bell = station::bell().unwrap_or_else(|| Arc::clone(&self.bell));
         match self.hand(request, &bell) {
             Begun::Full(request) => {
-                self.image.wait_for_room(&bell);
+                self.image.room().wait(&bell);
                 // Whoever made room before that has woken nobody.
                 self.hand(request, &bell)
             }

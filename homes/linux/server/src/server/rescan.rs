@@ -89,9 +89,9 @@ impl Server {
         for (index, served) in (0..).zip(&self.images) {
             let image = served.as_ref().map(|served| served.stored.image());
             // What was not asked any more by now has left its answer.
-            let asking = image.is_some_and(|image| image.is_asking());
+            let asking = image.is_some_and(|image| image.question().is_open());
             if let Some(Served { stored, handle }) = served
-                && stored.image().take_answer()
+                && stored.image().question().take_answer()
             {
                 // Whether somebody still waits for it or not.
                 handle.rescan(1);
